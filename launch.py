@@ -1,0 +1,250 @@
+"""The one entrance: pretrain, export, evaluate and report, or all of them in turn with quickstart.
+
+This file finds the job, its config and its workdir; the work is done in pretrain/ and adapt/, which meet only here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import pathlib
+import runpy
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+QUICKSTART_CONFIG = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
+JOBS_FILE = "jobs.jsonl"
+
+OVERVIEW = """\
+Pretrain vision-language encoders with the context objective, export them, and adapt them from a few examples.
+
+A run lives in one workdir. Each job reads what the one before left there:
+
+  pretrain    trains the towers            writes  checkpoints/ metrics.jsonl tensorboard/ tokenizer/
+  export      newest checkpoint            writes  export/ (opens with transformers.SiglipModel)
+  evaluate    the exported directory       writes  evaluation/results.jsonl
+  report      what the others wrote        writes  report.html report.csv
+  quickstart  all four on the embedded emoji set, in about six minutes on two cores
+
+`launch.py JOB --help` explains a job. A job that was stopped continues when the same command is run again.
+"""
+
+CONFIG_HELP = """\
+A config is a Python file with get_config(); configs/ has them. Any value in it can be set on the command line:
+
+  python launch.py {job} --config=configs/quickstart.py --config.pretrain.steps=500 --workdir=runs/mine
+"""
+
+JOBS = {
+    "pretrain": "Trains the towers that the config's pretrain section describes, or continues the run in the workdir.",
+    "export": "Writes the newest checkpoint as a Hugging Face SiglipModel, to WORKDIR/export or --checkpoint.",
+    "evaluate": "Few-shot and retrieval evaluation of WORKDIR/export or --checkpoint, by the evaluate section.",
+    "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
+    "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one job; returns the exit code: 0, 1 for a failure that is told in a sentence, 130 for an interruption."""
+    args, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        use_huge_pages()
+    try:
+        {"pretrain": pretrain, "export": export, "evaluate": evaluate, "report": report, "quickstart": quickstart}[
+            args.job
+        ](args, load_config(args.config, overrides))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues at the last checkpoint", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        if args.traceback:
+            raise
+        print(f"error: {in_a_sentence(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the job's arguments and the `--config.key=value` overrides; exits for what it does not know."""
+    parser = argparse.ArgumentParser(
+        prog="launch.py", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True, help=", ".join(JOBS))
+    for name, summary in JOBS.items():
+        job = jobs.add_parser(
+            name,
+            description=summary,
+            epilog=CONFIG_HELP.format(job=name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        quick = name == "quickstart"
+        job.add_argument("--config", required=not quick, default=str(QUICKSTART_CONFIG), help="config file")
+        job.add_argument(
+            "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
+        )
+        if name in ("export", "evaluate"):
+            job.add_argument("--checkpoint", type=pathlib.Path, help="exported directory; default: WORKDIR/export")
+        if quick:
+            job.add_argument("--compare", action="store_true", help="train the plain base loss beside it, report both")
+        job.add_argument("--traceback", action="store_true", help="show where an error arose")
+    args, rest = parser.parse_known_args(arguments)
+    unknown = [argument for argument in rest if not argument.startswith("--config.")]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones")
+    return args, rest
+
+
+def load_config(path: str, overrides: list[str]) -> ConfigDict:
+    """Returns the config of a file with `--config.key=value` overrides; an unknown key names the known ones."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no config file {path}; configs/ has {', '.join(known_configs())}")
+    config = runpy.run_path(path)["get_config"]()
+    for override in overrides:
+        key, equals, text = override.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ValueError(f"{override} has no value; write {override}=VALUE")
+        *sections, last = key.split(".")
+        section: Any = config
+        for part in [*sections, last]:
+            if not hasattr(section, "keys") or part not in section:
+                known = ", ".join(sorted(section)) if hasattr(section, "keys") else "nothing, it is a value"
+                raise ValueError(f"unknown config key {key!r}: no {part!r} among {known}")
+            section, parent = section[part], section
+        try:
+            parent[last] = parse_value(text, like=section)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config key {key} is {section!r} and cannot become {text!r}") from error
+    return config
+
+
+def parse_value(text: str, *, like: Any) -> Any:
+    """Returns the value that `text` spells for a setting whose value so far is `like`."""
+    if isinstance(like, str):
+        return text
+    if isinstance(like, bool):
+        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = tuple(text.split(",")) if isinstance(like, tuple) else text
+    if isinstance(like, tuple) and not isinstance(value, tuple):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    return value
+
+
+def known_configs() -> list[str]:
+    """Returns the names of the config files that come with the project."""
+    return sorted(path.name for path in QUICKSTART_CONFIG.parent.glob("*.py"))
+
+
+def pretrain(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Trains the run in `args.workdir`, or continues it."""
+    from pretrain.loop import pretrain as train
+
+    with job(args.workdir, "pretrain") as done:
+        result = train(config.pretrain, args.workdir, data_dir=config.data_dir)
+        done(f"steps {result.start_step}–{result.step} of {result.batch_size} pairs")
+
+
+def export(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Writes the exported directory."""
+    from pretrain.export import export as write
+
+    with job(args.workdir, "export") as done:
+        folder = write(args.workdir, args.checkpoint or args.workdir / "export")
+        done(f"to {folder}")
+    print(f"exported to {folder}", flush=True)
+
+
+def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Evaluates the exported directory, and nothing else of the run."""
+    from adapt.evaluate import EvaluateSettings
+    from adapt.evaluate import evaluate as run
+
+    settings = typed(EvaluateSettings, "evaluate", config.evaluate)
+    checkpoint = args.checkpoint or args.workdir / "export"
+    with job(args.workdir, "evaluate") as done:
+        rows = run(checkpoint, settings, out=args.workdir / "evaluation", data_dir=config.data_dir, say=say)
+        done(f"{len(rows)} results")
+
+
+def report(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Writes the report of one run."""
+    from adapt.report import read_run, write_report
+
+    print(
+        write_report([read_run(args.workdir.name, args.workdir)], args.workdir, title=f"Report of {args.workdir.name}")
+    )
+
+
+def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Runs all jobs in turn; with `--compare` once more without the context objective."""
+    from adapt.report import read_run, write_report
+
+    runs = {"with context": args.workdir / "context"}
+    if args.compare:
+        runs["plain"] = args.workdir / "plain"
+    for name, workdir in runs.items():
+        with config.unlocked():
+            config.pretrain.objective.context = name == "with context"
+        print(f"\n{config.pretrain.objective.base} loss, {name}, in {workdir}", flush=True)
+        for step in (pretrain, export, evaluate):
+            step(argparse.Namespace(workdir=workdir, checkpoint=None), config)
+    results = [read_run(name, workdir) for name, workdir in runs.items()]
+    print(write_report(results, args.workdir, title="Quickstart: emoji"))
+
+
+def typed(settings: type, section: str, values: ConfigDict) -> Any:
+    """Returns typed settings of a config section."""
+    from models.settings import build
+
+    return build(settings, section, values)
+
+
+@contextmanager
+def job(workdir: pathlib.Path, name: str) -> Iterator[Callable[[str], None]]:
+    """Notes in the workdir what a job did and how long it took; the job says what through the given function."""
+    began = time.monotonic()
+    what: list[str] = []
+    print(f"— {name}", flush=True)
+    yield what.append
+    line = {"job": name, "what": " ".join(what), "seconds": round(time.monotonic() - began, 2)}
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / JOBS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    print(text, flush=True)
+
+
+def in_a_sentence(error: BaseException) -> str:
+    """Returns the first line of an error's message, for system errors with the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def use_huge_pages() -> None:
+    """Starts this process anew with 2 MiB pages for large arrays, where glibc has them.
+
+    XLA on CPUs allocates and frees its buffers at every step; with 4 KiB pages a third of the time goes into page
+    faults (docs/PERFORMANCE.md). The C library reads the setting only at its start.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv[:1] + sys.orig_argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The two towers of SigLIP: a Vision Transformer and a text transformer (arXiv 2303.15343).
+
+The layers of a tower are one stacked module, scanned, so that a tower of 40 layers compiles as fast as one of 4.
+Parameters leave this file as a nested dict of float32 arrays; `apply` is a pure function of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.settings import ModelSettings, TextSettings, VisionSettings
+
+LAYER_NORM_EPSILON = 1e-6
+Parameters = Mapping[str, Any]
+
+# What the backward pass may keep of each layer; everything else is recomputed.
+_REMAT = {
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Embeddings(NamedTuple):
+    """Raw, un-normalised embeddings, `[batch, dim]` each."""
+
+    image_embeddings: jax.Array
+    text_embeddings: jax.Array
+
+
+def _linear(inputs: int, outputs: int, dtype: Any, rngs: nnx.Rngs, **kwargs: Any) -> nnx.Linear:
+    init = nnx.initializers.xavier_uniform()
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs, **kwargs)
+
+
+def _layer_norm(width: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention from `queries` `[batch, q, width]` to `tokens` `[batch, t, width]`."""
+
+    def __init__(self, width: int, heads: int, dtype: Any, rngs: nnx.Rngs):
+        self.heads = heads
+        self.query = _linear(width, width, dtype, rngs)
+        self.key = _linear(width, width, dtype, rngs)
+        self.value = _linear(width, width, dtype, rngs)
+        self.out = _linear(width, width, dtype, rngs)
+
+    def __call__(self, queries: jax.Array, tokens: jax.Array) -> jax.Array:
+        def split(x: jax.Array) -> jax.Array:
+            return x.reshape(*x.shape[:-1], self.heads, -1)
+
+        attended = jax.nn.dot_product_attention(
+            split(self.query(queries)), split(self.key(tokens)), split(self.value(tokens))
+        )
+        return self.out(attended.reshape(queries.shape))
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with a tanh-approximated GELU between them."""
+
+    def __init__(self, width: int, mlp_width: int, dtype: Any, rngs: nnx.Rngs):
+        bias_init = nnx.initializers.normal(1e-6)
+        self.up = _linear(width, mlp_width, dtype, rngs, bias_init=bias_init)
+        self.down = _linear(mlp_width, width, dtype, rngs, bias_init=bias_init)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(nnx.gelu(self.up(x), approximate=True))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dtype: Any, rngs: nnx.Rngs):
+        self.norm1 = _layer_norm(width, dtype, rngs)
+        self.attention = Attention(width, heads, dtype, rngs)
+        self.norm2 = _layer_norm(width, dtype, rngs)
+        self.mlp = Mlp(width, mlp_width, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normed = self.norm1(x)
+        x = x + self.attention(normed, normed)
+        return x + self.mlp(self.norm2(x))
+
+
+class Encoder(nnx.Module):
+    """`depth` layers as one module with a leading layer axis on every parameter, then a layer norm."""
+
+    def __init__(self, settings: VisionSettings | TextSettings, model: ModelSettings, rngs: nnx.Rngs):
+        self.remat, self.scan_unroll = model.remat, min(model.scan_unroll, settings.depth)
+        dtype = jnp.dtype(model.dtype)
+
+        @nnx.vmap
+        def create(rngs: nnx.Rngs) -> Block:
+            return Block(settings.width, settings.heads, settings.mlp_width, dtype, rngs)
+
+        self.layers = create(rngs.split(settings.depth))
+        self.norm = _layer_norm(settings.width, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        definition, stacked = nnx.split(self.layers)
+
+        def layer(x: jax.Array, parameters: Any) -> tuple[jax.Array, None]:
+            return nnx.merge(definition, parameters)(x), None
+
+        if self.remat != "none":
+            layer = jax.checkpoint(layer, policy=_REMAT[self.remat], prevent_cse=False)
+        x, _ = jax.lax.scan(layer, x, stacked, unroll=self.scan_unroll)
+        return self.norm(x)
+
+
+class AttentionPooling(nnx.Module):
+    """A learned probe attends to all tokens, followed by a residual MLP: `[batch, t, width]` to `[batch, width]`."""
+
+    def __init__(self, settings: VisionSettings, dtype: Any, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, 1, settings.width)))
+        self.attention = Attention(settings.width, settings.heads, dtype, rngs)
+        self.norm = _layer_norm(settings.width, dtype, rngs)
+        self.mlp = Mlp(settings.width, settings.mlp_width, dtype, rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        probe = jnp.broadcast_to(self.probe[...].astype(self.dtype), (len(tokens), 1, tokens.shape[-1]))
+        pooled = self.attention(probe, tokens)
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return pooled[:, 0]
+
+
+class VisionTower(nnx.Module):
+    """Images `[batch, size, size, 3]`, normalised, to embeddings `[batch, width]`.
+
+    With `kept_patches` `[batch, kept]` the tower sees those patches only, at their positions (FLIP, arXiv 2212.00794).
+    """
+
+    def __init__(self, settings: VisionSettings, model: ModelSettings, rngs: nnx.Rngs):
+        self.patch_size, self.dtype = settings.patch_size, jnp.dtype(model.dtype)
+        patch_values = settings.patch_size**2 * 3
+        self.patch_embedding = nnx.Linear(patch_values, settings.width, dtype=self.dtype, rngs=rngs)
+        init = nnx.initializers.normal(settings.width**-0.5)
+        self.position_embedding = nnx.Param(init(rngs.params(), (settings.num_patches, settings.width)))
+        self.encoder = Encoder(settings, model, rngs)
+        self.head = AttentionPooling(settings, self.dtype, rngs)
+
+    def __call__(self, images: jax.Array, kept_patches: jax.Array | None = None) -> jax.Array:
+        patches = patchify(images, self.patch_size)
+        positions = self.position_embedding[...].astype(self.dtype)
+        if kept_patches is not None:
+            patches = jnp.take_along_axis(patches, kept_patches[..., None], axis=1)
+            positions = positions[kept_patches]
+        return self.head(self.encoder(self.patch_embedding(patches) + positions))
+
+
+class TextTower(nnx.Module):
+    """Token ids `[batch, length]`, padded, to embeddings `[batch, output_width]`."""
+
+    def __init__(self, settings: TextSettings, output_width: int, model: ModelSettings, rngs: nnx.Rngs):
+        self.dtype = jnp.dtype(model.dtype)
+        init = nnx.initializers.normal(settings.width**-0.5)
+        self.token_embedding = nnx.Param(init(rngs.params(), (settings.vocab_size, settings.width)))
+        init = nnx.initializers.normal(0.01)
+        self.position_embedding = nnx.Param(init(rngs.params(), (settings.length, settings.width)))
+        self.encoder = Encoder(settings, model, rngs)
+        self.head = _linear(settings.width, output_width, self.dtype, rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = self.token_embedding[...][tokens] + self.position_embedding[...]
+        return self.head(self.encoder(x.astype(self.dtype))[:, -1])
+
+
+class TwoTowers(nnx.Module):
+    """The image and the text tower side by side."""
+
+    def __init__(self, settings: ModelSettings, rngs: nnx.Rngs):
+        self.vision = VisionTower(settings.vision, settings, rngs)
+        self.text = TextTower(settings.text, settings.vision.width, settings, rngs)
+
+
+class Model(NamedTuple):
+    """The functions of a two-tower model; none of them holds state.
+
+    `init(seed)` gives the parameters; `embed_images(parameters, images)` and `embed_texts(parameters, tokens)` give
+    raw embeddings `[batch, dim]`; `embed(parameters, images, tokens)` gives both. What takes images takes
+    `kept_patches` `[batch, kept]` last, to look at those patches only.
+    """
+
+    init: Callable[[int], Parameters]
+    embed_images: Callable[..., jax.Array]
+    embed_texts: Callable[[Parameters, jax.Array], jax.Array]
+    embed: Callable[..., Embeddings]
+
+
+def create_model(settings: ModelSettings) -> Model:
+    """Returns the pure functions of the model that `settings` describe."""
+
+    def init(seed: int) -> Parameters:
+        return nnx.to_pure_dict(nnx.state(TwoTowers(settings, nnx.Rngs(seed)), nnx.Param))
+
+    definition = nnx.graphdef(nnx.eval_shape(lambda: TwoTowers(settings, nnx.Rngs(0))))
+
+    def module(parameters: Parameters) -> TwoTowers:
+        return nnx.merge(definition, nnx.State(parameters))
+
+    def embed_images(parameters: Parameters, images: jax.Array, kept_patches: jax.Array | None = None) -> jax.Array:
+        return module(parameters).vision(images.astype(settings.dtype), kept_patches)
+
+    def embed_texts(parameters: Parameters, tokens: jax.Array) -> jax.Array:
+        return module(parameters).text(tokens)
+
+    def embed(
+        parameters: Parameters, images: jax.Array, tokens: jax.Array, kept_patches: jax.Array | None = None
+    ) -> Embeddings:
+        return Embeddings(embed_images(parameters, images, kept_patches), embed_texts(parameters, tokens))
+
+    return Model(init, embed_images, embed_texts, embed)
+
+
+def patchify(images: jax.Array, patch_size: int) -> jax.Array:
+    """Cuts images `[batch, height, width, 3]` into patches `[batch, patches, patch_size * patch_size * 3]`.
+
+    The same arithmetic as a convolution with stride `patch_size` and no padding: a remainder at the edge is dropped.
+    """
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    images = images[:, : rows * patch_size, : columns * patch_size]
+    patches = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+
+
+def count_parameters(parameters: Parameters) -> int:
+    """Returns the number of scalars in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(parameters))

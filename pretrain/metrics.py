@@ -1,0 +1,81 @@
+"""What a run says of itself: a progress line, `metrics.jsonl`, and TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+
+class MetricsWriter:
+    """Appends the metrics of a step to `metrics.jsonl` and to TensorBoard event files in `workdir`.
+
+    A run that continues at `start_step` drops the lines of later steps, which it is about to write again.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        workdir = pathlib.Path(workdir)
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, path)
+        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one line; it is on disk when this returns."""
+        self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._lines.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Returns the lines of a `metrics.jsonl`, without a last line that was cut off; none where there is no file."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Progress:
+    """Prints where a run is: one line that renews itself on a terminal, plain lines where output is piped."""
+
+    def __init__(self, total: int, *, start: int = 0, stream: TextIO | None = None):
+        self.total, self.start = total, start
+        self._stream = stream or sys.stdout
+        self._live = self._stream.isatty()
+        self._began = time.monotonic()
+
+    def show(self, step: int, text: str) -> None:
+        """Prints the step, `text`, and the time left at the mean rate so far."""
+        elapsed = time.monotonic() - self._began
+        left = elapsed / max(step - self.start, 1) * (self.total - step)
+        line = f"step {step:>{len(str(self.total))}}/{self.total}  {text}  {format_duration(left)} left"
+        print(f"\r\x1b[2K{line}" if self._live else line, end="" if self._live else "\n", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._live:
+            print(file=self._stream, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Returns seconds as `1h02m`, `3m20s` or `7s`."""
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"

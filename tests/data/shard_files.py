@@ -1,0 +1,36 @@
+"""Writes small shards for tests."""
+
+import io
+import json
+import pathlib
+import tarfile
+
+import numpy as np
+from PIL import Image
+
+
+def png(seed: int, size: tuple[int, int] = (20, 16)) -> bytes:
+    """Returns a random picture of (width, height)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write_shard(path: pathlib.Path, samples: list[tuple[str, bytes, dict]]) -> pathlib.Path:
+    """Writes samples of (key, encoded image, fields)."""
+    with tarfile.open(path, "w") as shard:
+        for key, image, fields in samples:
+            for name, content in ((f"{key}.png", image), (f"{key}.json", json.dumps(fields).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    return path
+
+
+def labelled(count: int, classes: int = 3, size: tuple[int, int] = (20, 16)) -> list[tuple[str, bytes, dict]]:
+    """Returns samples whose labels go round."""
+    return [
+        (f"{i:04d}", png(i, size), {"texts": [f"thing {i}"], "label": i % classes, "class": f"kind {i % classes}"})
+        for i in range(count)
+    ]

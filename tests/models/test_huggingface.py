@@ -1,0 +1,128 @@
+"""The map between our parameters and a Hugging Face SigLIP directory."""
+
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from models.huggingface import (
+    Checkpoint,
+    from_tensors,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+    to_tensors,
+)
+from models.preprocessing import Preprocessing
+from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.tokenizer import train_tokenizer
+from models.towers import create_model
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    tokenizer = train_tokenizer(["a red fish", "two blue birds", "one green tree"], vocab_size=60, length=9)
+    settings = ModelSettings(
+        vision=VisionSettings(image_size=14, patch_size=5, width=24, depth=3, heads=2, mlp_width=36),
+        text=TextSettings(vocab_size=tokenizer.vocab_size, length=9, width=20, depth=1, heads=4, mlp_width=28),
+    )
+    checkpoint = Checkpoint(
+        settings,
+        create_model(settings).init(0),
+        {"logit_scale": 2.5, "logit_bias": -3.5},
+        Preprocessing(image_size=14),
+        tokenizer,
+    )
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "export", checkpoint), checkpoint
+
+
+def test_embeddings_equal_those_that_transformers_computed_in_pytorch():
+    golden = np.load(GOLDEN / "outputs.npz")
+    tensors = load_file(GOLDEN / "model.safetensors")
+    scale, bias = tensors.pop("logit_scale"), tensors.pop("logit_bias")
+    settings = read_config(GOLDEN / "config.json")
+    model, parameters = create_model(settings), from_tensors(settings, tensors)
+    images = model.embed_images(parameters, jnp.asarray(golden["pixels"].transpose(0, 2, 3, 1)))
+    texts = model.embed_texts(parameters, jnp.asarray(golden["tokens"]))
+    np.testing.assert_allclose(images, golden["image_embeddings"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(texts, golden["text_embeddings"], rtol=1e-5, atol=1e-5)
+    x, t = (e / np.linalg.norm(e, axis=1, keepdims=True) for e in (np.asarray(images), np.asarray(texts)))
+    np.testing.assert_allclose(np.exp(scale) * x @ t.T + bias, golden["logits_per_image"], rtol=1e-4, atol=1e-5)
+
+
+def test_tensors_of_transformers_come_back_byte_for_byte():
+    tensors = load_file(GOLDEN / "model.safetensors")
+    del tensors["logit_scale"], tensors["logit_bias"]
+    settings = read_config(GOLDEN / "config.json")
+    back = to_tensors(settings, from_tensors(settings, tensors))
+    assert set(back) == set(tensors)
+    assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)
+
+
+def test_an_exported_directory_opens_as_what_was_saved(exported):
+    folder, saved = exported
+    opened = load_checkpoint(folder)
+    assert opened.settings == saved.settings
+    assert opened.scalars == saved.scalars
+    assert opened.preprocessing == saved.preprocessing
+    ours, theirs = to_tensors(saved.settings, saved.parameters), to_tensors(opened.settings, opened.parameters)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    np.testing.assert_array_equal(opened.tokenizer(["a fish", ""]), saved.tokenizer(["a fish", ""]))
+
+
+def test_config_of_an_export_is_read_by_transformers(exported):
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(exported[0])
+    assert type(config).__name__ == "SiglipConfig"
+    assert (config.vision_config.image_size, config.vision_config.hidden_size) == (14, 24)
+    assert (config.text_config.projection_size, config.text_config.max_position_embeddings) == (24, 9)
+
+
+def test_export_replaces_an_older_one_and_leaves_nothing_beside_it(exported, tmp_path):
+    _, checkpoint = exported
+    for _ in range(2):
+        save_checkpoint(tmp_path / "export", checkpoint)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_tensors_that_do_not_fit_are_listed(exported, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported[0], folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["extra.weight"] = tensors.pop("text_model.head.weight")
+    tensors["text_model.head.bias"] = tensors["text_model.head.bias"][:-1]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(folder)
+    for part in ("missing text_model.head.weight", "unexpected extra.weight", "text_model.head.bias has shape [23]"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"])
+def test_a_missing_file_is_named(exported, tmp_path, name):
+    shutil.copytree(exported[0], tmp_path / "export")
+    (tmp_path / "export" / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_checkpoint(tmp_path / "export")
+
+
+def test_a_cut_off_weights_file_is_refused(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "export")
+    path = tmp_path / "export" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(tmp_path / "export")
+
+
+def test_another_architecture_is_refused(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "export")
+    path = tmp_path / "export" / "config.json"
+    path.write_text(path.read_text().replace('"model_type": "siglip"', '"model_type": "bert"'))
+    with pytest.raises(ValueError, match="'bert' is not read"):
+        load_checkpoint(tmp_path / "export")
