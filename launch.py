@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import logging
 import os
 import pathlib
 import runpy
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         use_huge_pages()
+    logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     try:
         {"pretrain": pretrain, "export": export, "evaluate": evaluate, "report": report, "quickstart": quickstart}[
             args.job
@@ -135,7 +137,7 @@ def parse_value(text: str, *, like: Any) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        value = tuple(text.split(",")) if isinstance(like, tuple) else text
+        value = tuple(filter(None, text.split(","))) if isinstance(like, tuple) else text
     if isinstance(like, tuple) and not isinstance(value, tuple):
         value = tuple(value) if isinstance(value, list) else (value,)
     return value

@@ -17,7 +17,7 @@ VOTES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "distance": lambda s, rank, temperature: jnp.exp(s - 1),
     "rank": lambda s, rank, temperature: jnp.broadcast_to(1 / (2 + rank), s.shape),
 }
-_TIE = 1e-6  # a share of a vote: among classes with equal votes the one with the nearest example wins
+_TIE = 2.0**-22  # of the votes, a rank: among classes with equal votes the one with the nearest example wins
 
 
 @pytree
@@ -39,8 +39,8 @@ class KnnClassifier:
         weight = there * VOTES[self.votes](nearest, jnp.arange(nearest.shape[1]), self.temperature)
         members = self.members[index]
         votes = jnp.einsum("qk,qkc->qc", weight, members, precision=jax.lax.Precision.HIGHEST)
-        closest = jnp.max(members * (there * (nearest + 1))[..., None], axis=1)
-        return votes + _TIE * weight[:, :1] * closest
+        lead = jnp.max(members * jnp.arange(nearest.shape[1], 0, -1)[:, None], axis=1)
+        return votes * (1 + _TIE * lead)
 
 
 @pytree

@@ -11,14 +11,15 @@ from adapt.features import cosines, normalize, one_hot
 
 @pytree
 class PrototypesClassifier:
-    """logits = scale · x·p_c, where x is the query less `center`, normalised."""
+    """logits = scale · x·p_c, x the query less `center`, normalised; a class without a prototype gets −scale."""
 
     prototypes: jax.Array
     center: jax.Array
     logit_scale: jax.Array
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        return self.logit_scale * cosines(normalize(normalize(features) - self.center), self.prototypes)
+        similarity = cosines(normalize(normalize(features) - self.center), self.prototypes)
+        return self.logit_scale * jnp.where(jnp.any(self.prototypes != 0, axis=1), similarity, -1.0)
 
 
 @pytree

@@ -115,7 +115,7 @@ def _few_shot(run: Run, dataset: str) -> dict[str, dict[int, Interval]]:
 
 def _dataset_section(runs: Sequence[Run], dataset: str) -> dict[str, Any]:
     tables = [(run, _few_shot(run, dataset)) for run in runs]
-    shots = sorted({shots for _, table in tables for by_shots in table.values() for shots in by_shots if shots})
+    shots = sorted({shots for _, table in tables for by_shots in table.values() for shots in by_shots if shots}) or [1]
     lines, rows = [], []
     for number, (run, table) in enumerate(tables):
         for color, (method, by_shots) in enumerate(table.items()):
@@ -161,7 +161,7 @@ def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "dataset": row["dataset"],
             "metric": row["metric"],
             "value": f"{row['value']:.1%}",
-            "chance": f"{row['k'] / row['queries']:.1%}",
+            "chance": f"{min(1, row['k'] / row['queries']):.1%}",
             "queries": row["queries"],
         }
         for run in runs
@@ -207,17 +207,17 @@ def _protocol(runs: Sequence[Run]) -> list[str]:
     seeds, scales = {row["seed"] for row in rows}, sorted({row["logit_scale"] for row in rows})
     captions = {row["settings"]["caption"] for run in runs for row in run.results if row["task"] == "retrieval"}
     texts = {"first": "its first text, the name", "all": "all its texts, joined by commas"}
-    return [
+    few_shot = [
         f"Supports are drawn at random, {len(seeds)} times; the supports of one draw are nested, and all images of a "
         "class that are in none of them are the queries, the same for every method and number of shots.",
         "Settings of a method are chosen on the support alone, by leave-one-out accuracy; at one shot, where that is "
         "impossible, the defaults are used. No query takes part in any choice.",
         f"Text logits are scaled by {', '.join(f'{scale:g}' for scale in scales)}, whatever a checkpoint learned.",
         "Numbers are means over the draws ± Student's t interval at 95 %.",
-        *(
-            f"In retrieval an image is described by {texts[caption]}; only that image counts as right."
-            for caption in captions
-        ),
+    ]
+    return (few_shot if rows else []) + [
+        f"In retrieval an image is described by {texts[caption]}; only that image counts as right."
+        for caption in sorted(captions)
     ]
 
 

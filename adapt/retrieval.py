@@ -31,6 +31,6 @@ def retrieval(
 
 
 def _recall(similarity: np.ndarray, at: tuple[int, ...]) -> dict[int, float]:
-    others = similarity >= np.diagonal(similarity)[:, None]
+    others = ~(similarity < np.diagonal(similarity)[:, None])  # NaN counts against the match
     rank = others.sum(axis=1) - 1
     return {k: float(np.mean(rank < k)) for k in at}

@@ -50,7 +50,10 @@ def grid_accuracy(method: type[Adapter], settings: Sequence[Mapping[str, Any]], 
     for rows in _same_program(method, settings):
         adapters = [method(**settings[row]) for row in rows]
         stacked = jax.tree.map(lambda *leaves: jnp.array(leaves, jnp.float32), *adapters)
-        scores = jax.lax.map(lambda adapter: leave_one_out_accuracy(adapter, support), stacked)
+        scores = jax.lax.map(
+            lambda row, stacked=stacked: leave_one_out_accuracy(jax.tree.map(lambda leaf: leaf[row], stacked), support),
+            jnp.arange(len(rows)),
+        )
         accuracy = accuracy.at[jnp.array(rows)].set(scores)
     return accuracy
 

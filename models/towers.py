@@ -6,6 +6,7 @@ Parameters leave this file as a nested dict of float32 arrays; `apply` is a pure
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -198,6 +199,7 @@ class Model(NamedTuple):
 def create_model(settings: ModelSettings) -> Model:
     """Returns the pure functions of the model that `settings` describe."""
 
+    @functools.partial(jax.jit, static_argnums=0)
     def init(seed: int) -> Parameters:
         return nnx.to_pure_dict(nnx.state(TwoTowers(settings, nnx.Rngs(seed)), nnx.Param))
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 
 from pretrain.step import TrainState
+
+
+_OVERHEAD = 4_000_000  # bytes, for the file system's blocks and Orbax's own files
 
 
 class Checkpoints:
@@ -33,7 +40,18 @@ class Checkpoints:
         """Starts writing a checkpoint of `state`; training may go on at once."""
         step = int(state.step)
         if step != self.latest_step():
-            self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
+            self._check_space(state)
+            with _told_in_a_sentence(self.folder):
+                self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
+
+    def _check_space(self, state: TrainState) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"a checkpoint needs {needed / 1e6:.1f} MB and {self.folder} has {free / 1e6:.1f} MB left; older "
+                "checkpoints are intact: make room, then run the same command again"
+            )
 
     def restore(self, abstract_state: TrainState) -> TrainState:
         """Returns the newest state, placed as `abstract_state` says."""
@@ -46,9 +64,24 @@ class Checkpoints:
         return TrainState(**restored)
 
     def close(self) -> None:
-        """Waits until everything is written; raises what went wrong while writing."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written; raises `OSError` where it could not be."""
+        with _told_in_a_sentence(self.folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+@contextmanager
+def _told_in_a_sentence(folder: pathlib.Path) -> Iterator[None]:
+    """Turns what Orbax raises when it cannot write, which differs by version and layer, into one `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        reason = re.search(r"([A-Z][\w ]+) \[os_error_code", str(error))
+        reason = reason.group(1) if reason else str(error).partition("\n")[0]
+        raise OSError(
+            f"a checkpoint could not be written to {folder} ({reason}); older ones are intact: mend that, then run the "
+            "same command again"
+        ) from error
 
 
 def restore_parameters(folder: str | os.PathLike) -> tuple[int, dict[str, Any]]:
@@ -59,9 +92,8 @@ def restore_parameters(folder: str | os.PathLike) -> tuple[int, dict[str, Any]]:
     missing = FileNotFoundError(f"{folder} holds no checkpoint; run `launch.py pretrain` on this workdir first")
     if not folder.is_dir():
         raise missing
-    with ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(step_prefix="step", read_only=True)
-    ) as manager:
+    options = ocp.CheckpointManagerOptions(step_prefix="step", create=False)
+    with ocp.CheckpointManager(folder, options=options) as manager:
         step = manager.latest_step()
         if step is None:
             raise missing

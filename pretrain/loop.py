@@ -68,7 +68,8 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     )
     parameters = count_parameters(training.abstract_state.parameters)
     say(
-        f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; {len(source):,} samples; {mesh.size} device(s)"
+        f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; "
+        f"{len(source):,} samples; {mesh.size} device(s)"
     )
 
     checkpoints = Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints)
@@ -92,8 +93,8 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
             state, metrics = training.step(state, sharding.place_batch(batch, mesh))
             if step == start + 1:
                 jax.block_until_ready(metrics)
-                say(f"first step, with compilation: {format_duration(stopwatch.read(1)['seconds'])}")
-            elif step % settings.log_every == 0 or step == settings.steps:
+                say(f"first step, with compilation: {format_duration(stopwatch.read(settings.batch_size)['seconds'])}")
+            if step % settings.log_every == 0 or step == settings.steps:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= stopwatch.read(settings.batch_size) | {"learning_rate": float(schedule(step - 1))}
                 check_finite(values, step)
@@ -167,7 +168,7 @@ class Stopwatch:
 
     def read(self, batch_size: int) -> dict[str, float]:
         """Returns the rates since the last reading and starts anew."""
-        seconds = time.monotonic() - self._began
+        seconds = max(time.monotonic() - self._began, 1e-9)
         rates = {
             "seconds": seconds,
             "pairs_per_second": self._steps * batch_size / seconds,

@@ -66,7 +66,7 @@ def create_training(
         gradients, metrics = jax.grad(loss, has_aux=True)(state.parameters, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
-        metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
+        metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, parameters, optimizer_state), metrics
 
     shapes = jax.eval_shape(init)

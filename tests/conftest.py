@@ -1,0 +1,12 @@
+"""Programs are compiled fast rather than fast to run, and shared with the processes that tests start."""
+
+import os
+import tempfile
+
+_CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -1,0 +1,171 @@
+"""The command line, used as a user does."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+import launch
+from tests.data.shard_files import labelled, png, write_shard
+from tests.pretrain.tiny import config
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(*arguments, **environment):
+    """Runs launch.py in a process of its own."""
+    command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with a shard and a config for all jobs."""
+    folder = tmp_path_factory.mktemp("project")
+    shard = str(write_shard(folder / "s.tar", labelled(30)))
+    sections = {
+        "data_dir": str(folder / "data"),
+        "pretrain": config(shard),
+        "evaluate": {
+            "datasets": (shard,),
+            "retrieval": (shard,),
+            "shots": (1, 2),
+            "seeds": 2,
+            "methods": ("zero_shot", "knn"),
+            "min_examples": 4,
+        },
+    }
+    (folder / "config.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    """A workdir after all jobs, each run on its own."""
+    workdir = project / "run"
+    for job in ("pretrain", "export", "evaluate", "report"):
+        result = run(job, f"--config={project / 'config.py'}", f"--workdir={workdir}")
+        assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == str(workdir / "report.html")
+    return workdir
+
+
+def test_every_job_leaves_what_the_help_promises(finished):
+    left = {path.name for path in finished.iterdir()}
+    assert {"checkpoints", "metrics.jsonl", "tensorboard", "tokenizer", "export", "evaluation"} <= left
+    assert {"report.html", "report.csv", "jobs.jsonl"} <= left
+    jobs = [json.loads(line) for line in (finished / "jobs.jsonl").read_text().splitlines()]
+    assert [job["job"] for job in jobs] == ["pretrain", "export", "evaluate"]
+    assert not [path for path in finished.rglob("*") if "partial" in path.name]
+
+
+def test_progress_is_plain_lines_where_output_is_piped(project, tmp_path):
+    result = run("pretrain", f"--config={project / 'config.py'}", f"--workdir={tmp_path}")
+    steps = [line for line in result.stdout.splitlines() if line.startswith("step")]
+    assert [line.split()[1] for line in steps] == ["2/9", "4/9", "6/9", "8/9", "9/9"]
+    for word in ("loss", "scale", "context scale", "temperature", "attended", "pairs/s", "left"):
+        assert all(word in line for line in steps)
+    assert "\r" not in result.stdout and "\x1b" not in result.stdout
+
+
+def test_help_reads_without_loading_anything_heavy():
+    began = time.monotonic()
+    result = run("--help")
+    assert result.returncode == 0 and "quickstart" in result.stdout
+    assert time.monotonic() - began < 1.0
+    code = "import sys, launch; launch.parse(['quickstart']); print({'jax', 'numpy'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "set()"
+    )
+    for job in launch.JOBS:
+        assert "--config.pretrain.steps=500 --workdir=runs/mine" in run(job, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretran"], "choose from"),
+        (["pretrain", "--config=configs/quickstart.py", "--workdir=w", "--wrkdir=x"], "unknown argument --wrkdir=x"),
+    ],
+)
+def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2 and message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "--config=nowhere.py"], "no config file nowhere.py; configs/ has quickstart.py"),
+        (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among augmentation, batch_size"),
+        (["pretrain", "--config.pretrain.steps=many"], "pretrain.steps is 9 and cannot become 'many'"),
+        (["pretrain", "--config.pretrain.steps"], "has no value"),
+        (["pretrain", "--config.pretrain.objective.base=triplet"], "known: sigmoid, softmax"),
+        (["pretrain", "--config.pretrain.data.sources=nothing*.tar"], "no shard matches 'nothing*.tar'"),
+        (["pretrain", "--config.pretrain.data.sources=emoji:apple"], "known: noto, twemoji, fluent3d"),
+        (["export"], "holds no run; `launch.py pretrain"),
+        (["evaluate"], "is no exported checkpoint"),
+        (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown adapter 'magic'; known: zero_shot"),
+        (["evaluate", "--config.evaluate.shots=1,9"], "must exceed the largest of evaluate.shots"),
+        (["report"], "holds no results.jsonl; `launch.py evaluate` writes one"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, arguments, message):
+    config_given = any(argument.startswith("--config=") for argument in arguments)
+    given = [*arguments, f"--workdir={tmp_path / 'run'}"] + (
+        [] if config_given else [f"--config={project / 'config.py'}"]
+    )
+    assert launch.main(given) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+
+
+def test_an_unknown_dataset_names_what_was_looked_for(project, finished, capsys):
+    given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
+    assert launch.main([*given, "--config.evaluate.datasets=imagenet,"]) == 1
+    assert "imagenet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workdir", ["/proc/nothing/here", "{file}/run"])
+def test_a_workdir_that_cannot_be_written_is_named(project, tmp_path, capsys, workdir):
+    (tmp_path / "file").write_text("")
+    workdir = workdir.format(file=tmp_path / "file")
+    assert launch.main(["pretrain", f"--config={project / 'config.py'}", f"--workdir={workdir}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and workdir.split("/")[1] in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "picture"])
+def test_a_damaged_shard_is_one_sentence(project, tmp_path, damage):
+    samples = labelled(16, size=(64, 64))
+    if damage == "picture":
+        samples[3] = ("0003", png(3)[:70], samples[3][2])
+    path = write_shard(tmp_path / "broken.tar", samples)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    given = [
+        f"--config={project / 'config.py'}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.pretrain.data.sources={path},",
+    ]
+    result = run("pretrain", *given)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr and result.stderr.count("error: ") == 1
+    assert "broken.tar" in result.stderr
+
+
+def test_values_take_the_type_of_the_setting():
+    assert launch.parse_value("3", like=1) == 3
+    assert launch.parse_value("1e-3", like=1.0) == 1e-3
+    assert launch.parse_value("false", like=True) is False
+    assert launch.parse_value("10", like="text") == "10"
+    assert launch.parse_value("a,b", like=("c",)) == ("a", "b")
+    assert launch.parse_value("1,2", like=(3,)) == (1, 2)
+    assert launch.parse_value("4", like=(3,)) == (4,)
