@@ -80,6 +80,7 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) 
         title=title,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        headline=_headline(runs, datasets),
         runs=runs,
         datasets=[_dataset_section(runs, name) for name in datasets],
         retrieval=_retrieval_rows(runs),
@@ -152,6 +153,30 @@ def _dataset_section(runs: Sequence[Run], dataset: str) -> dict[str, Any]:
         ],
         "chart": line_chart(lines, x_label="examples per class", y_label="accuracy", x_ticks=shots, percent=True),
     }
+
+
+def _headline(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
+    """Returns one sentence a result that a reader looks for first."""
+    sentences = []
+    for run in runs:
+        of = f" ({run.name})" if len(runs) > 1 else ""
+        for dataset in datasets:
+            table = _few_shot(run, dataset)
+            most = max((shots for by_shots in table.values() for shots in by_shots), default=0)
+            best = {method: by_shots[most] for method, by_shots in table.items() if most in by_shots}
+            if most and best:
+                method = max(best, key=lambda name: best[name].mean)
+                plural = "s" if most > 1 else ""
+                sentences.append(
+                    f"{dataset}{of}: {_percent(best[method])} % right with {most} example{plural} a class "
+                    f"({method}, the best of {len(best)} methods)."
+                )
+        sentences += [
+            f"{row['dataset']}{of}: {row['metric']} {100 * row['value']:.1f} % of {row['queries']} pictures."
+            for row in run.results
+            if row["task"] == "retrieval" and row["k"] == 10
+        ]
+    return sentences
 
 
 def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

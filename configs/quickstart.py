@@ -9,10 +9,10 @@ def get_config() -> ConfigDict:
 
     config.pretrain = pretrain = ConfigDict()
     pretrain.seed = 0
-    pretrain.steps = 1200
+    pretrain.steps = 1400
     pretrain.batch_size = 64
     pretrain.vision = ConfigDict(dict(image_size=32, patch_size=4, width=96, depth=4, heads=3, mlp_width=384))
-    pretrain.text = ConfigDict(dict(length=24, width=96, depth=3, heads=3, mlp_width=384))
+    pretrain.text = ConfigDict(dict(length=20, width=96, depth=2, heads=3, mlp_width=384))
     pretrain.tokenizer = ConfigDict(dict(vocab_size=2048))
     pretrain.data = ConfigDict(dict(sources=("emoji:noto", "emoji:twemoji"), caption="all", threads=2))
     pretrain.augmentation = ConfigDict(dict(crop_area=(0.9, 1.0), crop_aspect=(0.9, 1.1), keep_patches=0.5))

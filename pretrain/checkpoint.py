@@ -14,7 +14,6 @@ import jax
 
 from pretrain.step import TrainState
 
-
 _OVERHEAD = 4_000_000  # bytes, for the file system's blocks and Orbax's own files
 
 
