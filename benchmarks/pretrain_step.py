@@ -1,0 +1,322 @@
+"""Training steps here and in PyTorch: the same architecture, batch, loss and number of threads, side by side.
+
+python -m benchmarks.pretrain_step [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
+
+Our side is the compiled step that a run takes: pixels come as bytes and are normalised in it, gradients are clipped,
+metrics are computed. The peer is spared these: transformers' SiglipModel with its own loss in eager mode gets
+normalised pixels, then torch.optim.AdamW updates. All patches are kept. Each row is a process of its own, and the rows
+take turns. Run it on an idle machine: PyTorch's threads wait for one another, so others' work slows its rows most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from launch import QUICKSTART_CONFIG, load_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+WARM_UP = 3  # steps, of which the first compiles
+PEAK_SIZE, PEAK_REPEATS = 2048, 10
+
+
+class Row(NamedTuple):
+    """A line of the table: who computes, with which loss, and whether large arrays lie in huge pages."""
+
+    name: str
+    child: str
+    huge_pages: bool
+
+
+OURS = Row("this project, SigLIP loss", "sigmoid", True)
+CONTEXT = Row("this project, context objective", "context", True)
+PEERS = (Row("PyTorch eager, SigLIP loss", "torch", False), Row("PyTorch eager, SigLIP loss", "torch", True))
+
+
+def main() -> int:
+    """Prints the table, or a sentence about what is missing; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrain_step", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default=str(QUICKSTART_CONFIG), help="config file; its pretrain section counts")
+    parser.add_argument("--steps", type=int, default=15, help="steps in a round")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--child", choices=("sigmoid", "context", "torch"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if min(args.steps, args.repeats) < 1:
+        parser.error("--steps and --repeats must be at least 1")
+    try:
+        config = load_config(args.config, []).pretrain
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.child:
+        serve_torch(config, args.steps) if args.child == "torch" else serve_jax(config, args.steps, args.child)
+        return 0
+    if importlib.util.find_spec("torch") is None:
+        print(
+            "error: PyTorch, the peer of this benchmark, is not installed; `pip install -r requirements-parity.txt`",
+            file=sys.stderr,
+        )
+        return 1
+    print(compare(config, args))
+    return 0
+
+
+def compare(config: ConfigDict, args: argparse.Namespace) -> str:
+    """Returns the table of all rows, each measured `args.repeats` times in turn."""
+    rows = (OURS, *PEERS, CONTEXT)
+    load = os.getloadavg()[0]
+    rates: dict[Row, list[float]] = {row: [] for row in rows}
+    with contextlib.ExitStack() as stack:
+        children, facts = {}, {}
+        for row in rows:
+            children[row] = stack.enter_context(start(row, args))
+            facts[row] = json.loads(read_line(children[row], row))
+        for round in range(args.repeats):
+            print(f"round {round + 1} of {args.repeats}", file=sys.stderr, flush=True)
+            for row, child in children.items():
+                child.stdin.write("\n")
+                child.stdin.flush()
+                rates[row].append(args.steps * config.batch_size / float(read_line(child, row)))
+    if len({facts[row]["parameters"] for row in (OURS, *PEERS)}) > 1:
+        raise RuntimeError(f"the sides differ in their numbers of parameters: {facts}")
+    versions = {name: version for fact in facts.values() for name, version in fact["versions"].items()}
+    peaks = {
+        name: max(fact["peak"] for fact in facts.values() if name in fact["versions"]) for name in ("jax", "torch")
+    }
+    return describe(config, args, rates, facts[OURS]["parameters"], versions, peaks, load)
+
+
+def describe(
+    config: ConfigDict,
+    args: argparse.Namespace,
+    rates: dict[Row, list[float]],
+    parameters: int,
+    versions: dict[str, str],
+    peaks: dict[str, float],
+    load: float,
+) -> str:
+    """Returns the machine, the table and the limit as text. `peaks` are in GFLOP/s, `load` is that before the start."""
+    vision, text = config.vision, config.text
+    flops, peak, ours = 3 * forward_flops(config, context=False), max(peaks.values()), statistics.median(rates[OURS])
+    lines = [
+        f"{args.config}, all patches kept: {config.batch_size} pairs a step, {parameters:,} parameters, float32",
+        f"images: {vision.image_size}/{vision.patch_size}, width {vision.width}, {vision.depth} layers; "
+        f"texts: {text.length} tokens, width {text.width}, {text.depth} layers",
+        f"machine: {cpu_model()}, {os.cpu_count()} cores, a thread each; transparent huge pages: {page_policy()}",
+        f"load before the start: {load:.1f}"
+        + ", too much to measure: repeat this when nothing else runs" * (load > 0.5),
+        f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        f"{args.repeats} rounds of {args.steps} steps in turn, after {WARM_UP} steps of warm-up",
+        "",
+        f"{'':36}{'pairs/s, median [min–max]':>28}{'ours/peer':>12}{'of the limit':>14}",
+    ]
+    for row in (OURS, CONTEXT, *PEERS):
+        median = statistics.median(rates[row])
+        share = median * 3 * forward_flops(config, context=row is CONTEXT) / (1e9 * peak)
+        measured = f"{median:.0f} [{min(rates[row]):.0f}–{max(rates[row]):.0f}]"
+        ratio = f"{ours / median:.2f}" if row in PEERS else ""
+        lines.append(f"{row.name + ' *' * row.huge_pages:36}{measured:>28}{ratio:>12}{share:>14.0%}")
+    lines += [
+        "",
+        f"* with GLIBC_TUNABLES={HUGE_PAGES}, as launch.py starts every real run",
+        f"limit: {1e9 * peak / flops:.0f} pairs/s, at {flops / 1e6:.0f} MFLOP of matrix products a pair (3 × forward) "
+        f"and {peak:.0f} GFLOP/s",
+        f"peak: the best of {PEAK_REPEATS} float32 products of {PEAK_SIZE} × {PEAK_SIZE} matrices in a process: "
+        + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in peaks.items()),
+    ]
+    return "\n".join(lines)
+
+
+def forward_flops(config: ConfigDict, *, context: bool) -> int:
+    """Returns the floating-point operations of a pair's matrix products, forward, with all patches kept."""
+
+    def layers(tower: Any, tokens: int) -> int:
+        linear = 2 * tokens * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width)
+        return tower.depth * (linear + 4 * tokens**2 * tower.width)
+
+    vision, text, dim = config.vision, config.text, config.vision.width
+    patches = (vision.image_size // vision.patch_size) ** 2
+    embedding = 2 * patches * 3 * vision.patch_size**2 * dim
+    attention = 2 * (2 * patches + 2) * dim**2 + 4 * patches * dim
+    pooling = attention + 4 * dim * vision.mlp_width
+    towers = embedding + layers(vision, patches) + pooling + layers(text, text.length) + 2 * text.width * dim
+    products = 4 if context else 1  # with every item of the batch: x tᵀ; x xᵀ, attention u and x_context tᵀ
+    return towers + products * 2 * config.batch_size * dim
+
+
+def start(row: Row, args: argparse.Namespace) -> subprocess.Popen:
+    """Starts the process of a row: it writes a line of facts when warm, then seconds for every line that it reads."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error"}
+    environment.pop("GLIBC_TUNABLES", None)
+    if row.huge_pages:
+        environment["GLIBC_TUNABLES"] = HUGE_PAGES
+    command = [sys.executable, "-m", "benchmarks.pretrain_step", f"--child={row.child}"]
+    command += [f"--config={args.config}", f"--steps={args.steps}"]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def read_line(child: subprocess.Popen, row: Row) -> str:
+    """Returns the child's next line; raises `RuntimeError` where it has ended."""
+    line = child.stdout.readline()
+    if not line:
+        raise RuntimeError(f"the process of {row.name!r} ended early; what it said is above")
+    return line
+
+
+def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
+    """Runs the training step of this project."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+
+    from models.preprocessing import Preprocessing
+    from models.towers import count_parameters, create_model
+    from pretrain import sharding
+    from pretrain.optimizer import create_optimizer
+    from pretrain.settings import read_settings
+    from pretrain.step import create_training
+
+    settings = dataclasses.replace(read_settings(config), dtype="float32")
+    mesh = sharding.create_mesh(settings.mesh.fsdp)
+    training = create_training(
+        create_model(settings.model(settings.tokenizer.vocab_size)),
+        dataclasses.replace(settings.objective, base="sigmoid", context=child == "context"),
+        create_optimizer(settings.optimizer, settings.steps),
+        dim=settings.vision.width,
+        preprocessing=Preprocessing(image_size=settings.vision.image_size),
+        mesh=mesh,
+        seed=settings.seed,
+    )
+    batch, state = make_batch(config), training.init()
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = training.step(state, sharding.place_batch(batch, mesh))
+        jax.block_until_ready(metrics)
+
+    matrix, product = jnp.asarray(make_matrix()), jax.jit(jnp.matmul)
+    facts = {
+        "versions": {"jax": jax.__version__},
+        "parameters": count_parameters(state.parameters),
+        "peak": measure_peak(lambda: product(matrix, matrix).block_until_ready()),
+    }
+    serve(facts, step, steps)
+
+
+def serve_torch(config: ConfigDict, steps: int) -> None:
+    """Runs the training step of the peer."""
+    import torch
+    import transformers
+
+    def tower(sizes: Any, **more: Any) -> dict[str, Any]:
+        widths = {"hidden_size": sizes.width, "intermediate_size": sizes.mlp_width}
+        return widths | {"num_hidden_layers": sizes.depth, "num_attention_heads": sizes.heads} | more
+
+    torch.set_num_threads(os.cpu_count())
+    vision, text = config.vision, config.text
+    model = transformers.SiglipModel(
+        transformers.SiglipConfig(
+            vision_config=tower(vision, image_size=vision.image_size, patch_size=vision.patch_size),
+            text_config=tower(
+                text,
+                vocab_size=config.tokenizer.vocab_size,
+                max_position_embeddings=text.length,
+                projection_size=vision.width,
+                pad_token_id=0,
+                bos_token_id=None,
+                eos_token_id=0,
+            ),
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batch = make_batch(config)
+    pixels = torch.tensor(batch["images"].transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32).contiguous()
+    tokens = torch.tensor(batch["tokens"], dtype=torch.int64)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(input_ids=tokens, pixel_values=pixels, return_loss=True).loss.backward()
+        optimizer.step()
+
+    matrix = torch.tensor(make_matrix())
+    facts = {
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "peak": measure_peak(lambda: matrix @ matrix),
+    }
+    serve(facts, step, steps)
+
+
+def serve(facts: dict[str, Any], step: Callable[[], None], steps: int) -> None:
+    """Warms up, writes `facts`, then for every line that comes in the seconds that `steps` steps took."""
+    for _ in range(WARM_UP):
+        step()
+    print(json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        print(time.perf_counter() - began, flush=True)
+
+
+def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns the batch of both sides, as the input pipeline makes them."""
+    rng, size = np.random.default_rng(0), config.vision.image_size
+    return {
+        "images": rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8),
+        "tokens": rng.integers(0, config.tokenizer.vocab_size, (config.batch_size, config.text.length), np.int32),
+    }
+
+
+def make_matrix() -> np.ndarray:
+    """Returns the matrix whose square measures the peak."""
+    return np.random.default_rng(0).normal(size=(PEAK_SIZE, PEAK_SIZE)).astype(np.float32)
+
+
+def measure_peak(product: Callable[[], Any]) -> float:
+    """Returns the most GFLOP/s that repeated products of two such matrices reach."""
+    product()
+    seconds = []
+    for _ in range(PEAK_REPEATS):
+        began = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - began)
+    return 2 * PEAK_SIZE**3 / min(seconds) / 1e9
+
+
+def cpu_model() -> str:
+    """Returns the processor's name."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def page_policy() -> str:
+    """Returns the kernel's word on huge pages: always, madvise (as GLIBC_TUNABLES asks for) or never."""
+    with contextlib.suppress(OSError, IndexError):
+        choices = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
+        return choices.split("[")[1].split("]")[0]
+    return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
