@@ -80,8 +80,8 @@ def main() -> int:
 def compare(config: ConfigDict, args: argparse.Namespace) -> str:
     """Returns the table of all rows, each measured `args.repeats` times in turn."""
     rows = (OURS, *PEERS, CONTEXT)
-    load = os.getloadavg()[0]
     rates: dict[Row, list[float]] = {row: [] for row in rows}
+    began, busy_before = time.monotonic(), busy_seconds()
     with contextlib.ExitStack() as stack:
         children, facts = {}, {}
         for row in rows:
@@ -93,13 +93,15 @@ def compare(config: ConfigDict, args: argparse.Namespace) -> str:
                 child.stdin.write("\n")
                 child.stdin.flush()
                 rates[row].append(args.steps * config.batch_size / float(read_line(child, row)))
+    elapsed, busy, ours = time.monotonic() - began, busy_seconds() - busy_before, sum(os.times()[:4])
+    others = max(0.0, busy - ours) / (elapsed * os.cpu_count())
     if len({facts[row]["parameters"] for row in (OURS, *PEERS)}) > 1:
         raise RuntimeError(f"the sides differ in their numbers of parameters: {facts}")
     versions = {name: version for fact in facts.values() for name, version in fact["versions"].items()}
     peaks = {
         name: max(fact["peak"] for fact in facts.values() if name in fact["versions"]) for name in ("jax", "torch")
     }
-    return describe(config, args, rates, facts[OURS]["parameters"], versions, peaks, load)
+    return describe(config, args, rates, facts[OURS]["parameters"], versions, peaks, others)
 
 
 def describe(
@@ -109,9 +111,12 @@ def describe(
     parameters: int,
     versions: dict[str, str],
     peaks: dict[str, float],
-    load: float,
+    others: float,
 ) -> str:
-    """Returns the machine, the table and the limit as text. `peaks` are in GFLOP/s, `load` is that before the start."""
+    """Returns the machine, the table and the limit as text.
+
+    `peaks` are in GFLOP/s; `others` is the share of the cores' time that other processes took meanwhile.
+    """
     vision, text = config.vision, config.text
     flops, peak, ours = 3 * forward_flops(config, context=False), max(peaks.values()), statistics.median(rates[OURS])
     lines = [
@@ -119,8 +124,8 @@ def describe(
         f"images: {vision.image_size}/{vision.patch_size}, width {vision.width}, {vision.depth} layers; "
         f"texts: {text.length} tokens, width {text.width}, {text.depth} layers",
         f"machine: {cpu_model()}, {os.cpu_count()} cores, a thread each; transparent huge pages: {page_policy()}",
-        f"load before the start: {load:.1f}"
-        + ", too much to measure: repeat this when nothing else runs" * (load > 0.5),
+        f"other processes: {others:.0%} of the cores meanwhile"
+        + "; too much to measure: repeat this when nothing else runs" * (others > 0.05),
         f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
         f"{args.repeats} rounds of {args.steps} steps in turn, after {WARM_UP} steps of warm-up",
         "",
@@ -308,6 +313,14 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def busy_seconds() -> float:
+    """Returns how long this machine's cores have worked since it started, all processes together; 0 where unknown."""
+    with contextlib.suppress(OSError):
+        user, nice, system, _, _, *interrupts = pathlib.Path("/proc/stat").read_text(encoding="utf-8").split()[1:9]
+        return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def page_policy() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
-from models.towers import count_parameters, create_model, patchify
+from models.towers import attend, count_parameters, create_model, patchify
 
 SETTINGS = ModelSettings(
     vision=VisionSettings(image_size=12, patch_size=4, width=24, depth=3, heads=2, mlp_width=40),
@@ -41,6 +41,17 @@ def test_patches_times_kernel_equal_a_strided_convolution_that_drops_the_remaind
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("queries", [1, 7])
+def test_attention_equals_that_of_jax_values_and_gradients(queries):
+    q, k, v = (jax.random.normal(jax.random.key(i), (3, n, 2, 5)) for i, n in enumerate((queries, 7, 7)))
+
+    def outcome(attention):
+        return jax.value_and_grad(lambda *qkv: jnp.sum(jnp.sin(attention(*qkv))), argnums=(0, 1, 2))(4 * q, k, v)
+
+    theirs = outcome(jax.nn.dot_product_attention)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), outcome(attend), theirs)
 
 
 def test_embeddings_meet_in_the_width_of_the_image_tower(batch):
