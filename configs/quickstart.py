@@ -1,4 +1,10 @@
-"""The whole path on the embedded emoji set: pretrain, export, evaluate, report."""
+"""The whole path on the embedded emoji set: pretrain, export, evaluate, report.
+
+    python launch.py quickstart
+
+Two CPU cores, about five minutes, 1.3 GB. Trains on two artists; on the third's pictures expect text→image recall@10
+of about 20 % of 1,607 (chance 0.6 %) and 16-shot accuracy of about 38 % over 29 classes (chance 3.4 %).
+"""
 
 from ml_collections import ConfigDict
 

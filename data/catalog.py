@@ -40,7 +40,10 @@ def load_labelled(name: str, data_dir: str | os.PathLike, *, min_examples: int) 
     Names: `digits` (scikit-learn's 8 × 8 handwritten digits), or any source of `data.sources` whose samples have
     `label` and `class`. Raises `ValueError` where no class is left.
     """
-    images = _digits() if name == "digits" else _from_source(name, open_source(name, data_dir))
+    try:
+        images = _digits() if name == "digits" else _from_source(name, open_source(name, data_dir))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, digits") from error
     counts = np.bincount(images.labels, minlength=len(images.class_names))
     kept = np.flatnonzero(counts >= min_examples)
     if len(kept) < 2:

@@ -36,11 +36,19 @@ class Concatenation:
 def open_source(name: str, data_dir: str | os.PathLike) -> Source:
     """Opens `emoji:ARTIST`, the embedded set (written to `data_dir` at first use), or a path or pattern of shards."""
     if not name.startswith(EMOJI_PREFIX):
-        return Concatenation([Shard(path) for path in find_shards(name)])
+        try:
+            return Concatenation([Shard(path) for path in find_shards(name)])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; known names: {', '.join(known_names())}") from error
     artist = name.removeprefix(EMOJI_PREFIX)
     if artist not in emoji.ARTISTS:
         raise ValueError(f"unknown emoji artist {artist!r}; known: {', '.join(emoji.ARTISTS)}")
     return Shard(os.fspath(emoji.write_shards(pathlib.Path(data_dir) / "emoji")[artist]))
+
+
+def known_names() -> list[str]:
+    """Returns the names that stand for a source; any other is a path or pattern of shards."""
+    return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS]
 
 
 def open_sources(names: Sequence[str], data_dir: str | os.PathLike) -> Source:

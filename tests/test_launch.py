@@ -127,10 +127,11 @@ def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, ar
     assert message in error
 
 
-def test_an_unknown_dataset_names_what_was_looked_for(project, finished, capsys):
+def test_an_unknown_dataset_names_the_known_ones(project, finished, capsys):
     given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
     assert launch.main([*given, "--config.evaluate.datasets=imagenet,"]) == 1
-    assert "imagenet" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "no shard matches 'imagenet'; known names: emoji:noto, emoji:twemoji, emoji:fluent3d, digits" in error
 
 
 @pytest.mark.parametrize("workdir", ["/proc/nothing/here", "{file}/run"])
