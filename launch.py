@@ -33,6 +33,7 @@ A run lives in one workdir. Each job reads what the one before left there:
   export      newest checkpoint            writes  export/ (opens with transformers.SiglipModel)
   evaluate    the exported directory       writes  evaluation/results.jsonl
   report      what the others wrote        writes  report.html report.csv
+  compile     a config, and a topology     prints  memory, work and traffic of a step on devices that are not here
   quickstart  all four on the embedded emoji set, in about six minutes on two cores
 
 `launch.py JOB --help` explains a job. A job that was stopped continues when the same command is run again.
@@ -49,6 +50,7 @@ JOBS = {
     "export": "Writes the newest checkpoint as a Hugging Face SiglipModel, to WORKDIR/export or --checkpoint.",
     "evaluate": "Few-shot and retrieval evaluation of WORKDIR/export or --checkpoint, by the evaluate section.",
     "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
+    "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
     "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
 }
 
@@ -60,9 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         use_huge_pages()
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     try:
-        {"pretrain": pretrain, "export": export, "evaluate": evaluate, "report": report, "quickstart": quickstart}[
-            args.job
-        ](args, load_config(args.config, overrides))
+        code = RUN[args.job](args, load_config(args.config, overrides))
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues at the last checkpoint", file=sys.stderr)
         return 130
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {in_a_sentence(error)}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -90,9 +90,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         quick = name == "quickstart"
         job.add_argument("--config", required=not quick, default=str(QUICKSTART_CONFIG), help="config file")
-        job.add_argument(
-            "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
-        )
+        if name == "compile":
+            job.add_argument("--topology", required=True, help="TPU chips such as v5e:16x16, or local:8 CPU devices")
+        else:
+            job.add_argument(
+                "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
+            )
         if name in ("export", "evaluate"):
             job.add_argument("--checkpoint", type=pathlib.Path, help="exported directory; default: WORKDIR/export")
         if quick:
@@ -188,6 +191,13 @@ def report(args: argparse.Namespace, config: ConfigDict) -> None:
     )
 
 
+def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
+    """Compiles for described devices; the exit code is 1 where the step does not fit them."""
+    from pretrain.compile import compile_job
+
+    return 0 if compile_job(config.pretrain, args.topology, say=say) else 1
+
+
 def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
     """Runs all jobs in turn; with `--compare` once more without the context objective."""
     from adapt.report import read_run, write_report
@@ -247,6 +257,15 @@ def use_huge_pages() -> None:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv[:1] + sys.orig_argv[1:])
 
+
+RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
+    "pretrain": pretrain,
+    "export": export,
+    "evaluate": evaluate,
+    "report": report,
+    "compile": compile_step,
+    "quickstart": quickstart,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

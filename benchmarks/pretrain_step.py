@@ -191,24 +191,16 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from models.preprocessing import Preprocessing
-    from models.towers import count_parameters, create_model
+    from models.towers import count_parameters
     from pretrain import sharding
-    from pretrain.optimizer import create_optimizer
     from pretrain.settings import read_settings
-    from pretrain.step import create_training
+    from pretrain.step import training_of
 
-    settings = dataclasses.replace(read_settings(config), dtype="float32")
+    settings = read_settings(config)
+    objective = dataclasses.replace(settings.objective, base="sigmoid", context=child == "context")
+    settings = dataclasses.replace(settings, dtype="float32", objective=objective)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    training = create_training(
-        create_model(settings.model(settings.tokenizer.vocab_size)),
-        dataclasses.replace(settings.objective, base="sigmoid", context=child == "context"),
-        create_optimizer(settings.optimizer, settings.steps),
-        dim=settings.vision.width,
-        preprocessing=Preprocessing(image_size=settings.vision.image_size),
-        mesh=mesh,
-        seed=settings.seed,
-    )
+    training = training_of(settings, mesh, vocab_size=settings.tokenizer.vocab_size)
     batch, state = make_batch(config), training.init()
 
     def step() -> None:

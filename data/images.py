@@ -73,9 +73,14 @@ def augment(image: Image.Image, size: int, settings: Augmentation, rng: np.rando
     return view
 
 
+def count_kept_patches(num_patches: int, share: float) -> int:
+    """Returns how many patches a share of them is, at least one."""
+    return max(1, round(num_patches * share))
+
+
 def choose_patches(num_patches: int, share: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the sorted numbers of a random share of the patches, at least one, `[kept]` int32."""
-    kept = max(1, round(num_patches * share))
+    kept = count_kept_patches(num_patches, share)
     return np.sort(rng.permutation(num_patches)[:kept]).astype(np.int32)
 
 

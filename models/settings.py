@@ -10,6 +10,7 @@ T = TypeVar("T")
 
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full", "minimal")
+ATTENTIONS = ("auto", "cpu", "xla", "cudnn")
 
 
 def build(settings: type[T], section: str, values: Mapping[str, Any]) -> T:
@@ -82,14 +83,16 @@ class ModelSettings:
     """Both towers. They meet in `vision.width` dimensions, as in the published SigLIP models.
 
     `dtype` is the dtype of the computation (parameters are float32 always); `remat` names what the
-    backward pass recomputes instead of keeping: one of `REMAT_POLICIES`; `scan_unroll` is the number of layers
-    per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
+    backward pass keeps of each layer instead of recomputing it: one of `REMAT_POLICIES`; `attention` is how attention
+    is computed, one of `ATTENTIONS`, of which "auto" takes the fastest that the platform has; `scan_unroll` is the
+    number of layers per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
     """
 
     vision: VisionSettings
     text: TextSettings
     dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
@@ -99,3 +102,7 @@ class ModelSettings:
             raise ValueError(f"unknown model dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"unknown remat policy {self.remat!r}; known: {', '.join(REMAT_POLICIES)}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"unknown attention {self.attention!r}; known: {', '.join(ATTENTIONS)}")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError(f"attention 'cudnn' computes in bfloat16 only, and dtype is {self.dtype}; set one of them")

@@ -6,6 +6,7 @@ Parameters leave this file as a nested dict of float32 arrays; `apply` is a pure
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.settings import ModelSettings, TextSettings, VisionSettings
 
@@ -46,8 +48,9 @@ def _layer_norm(width: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
 class Attention(nnx.Module):
     """Multi-head attention from `queries` `[batch, q, width]` to `tokens` `[batch, t, width]`."""
 
-    def __init__(self, width: int, heads: int, dtype: Any, rngs: nnx.Rngs):
-        self.heads = heads
+    def __init__(self, width: int, heads: int, model: ModelSettings, rngs: nnx.Rngs):
+        self.heads, self.implementation = heads, model.attention
+        dtype = jnp.dtype(model.dtype)
         self.query = _linear(width, width, dtype, rngs)
         self.key = _linear(width, width, dtype, rngs)
         self.value = _linear(width, width, dtype, rngs)
@@ -57,18 +60,21 @@ class Attention(nnx.Module):
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
-        attended = attend(split(self.query(queries)), split(self.key(tokens)), split(self.value(tokens)))
+        query, key, value = split(self.query(queries)), split(self.key(tokens)), split(self.value(tokens))
+        attended = attend(query, key, value, implementation=self.implementation)
         return self.out(attended.reshape(queries.shape))
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, implementation: str = "cpu") -> jax.Array:
     """Returns softmax(query keyᵀ / sqrt(head_dim)) value of `[batch, tokens, heads, head_dim]` arrays, so shaped.
 
-    Accelerators fuse `jax.nn.dot_product_attention`. XLA on CPUs does not, and multiplies faster with heads before
-    tokens and with the division by the softmax's sum after the product.
+    "xla" and "cudnn" are `jax.nn.dot_product_attention`, which accelerators fuse; a single query has nothing to gain
+    from cuDNN. "cpu" is for XLA on CPUs, which multiplies faster with heads before tokens and with the division by the
+    softmax's sum after the product.
     """
-    if jax.default_backend() != "cpu":
-        return jax.nn.dot_product_attention(query, key, value)
+    if implementation != "cpu":
+        chosen = "xla" if query.shape[1] == 1 else implementation
+        return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     logits = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
@@ -89,12 +95,46 @@ class Mlp(nnx.Module):
         return self.down(nnx.gelu(self.up(x), approximate=True))
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where arrays are while a model computes on a mesh: rows of activations spread over it, parameters on all devices.
+
+    A layer's parameters may be stored in pieces; they are gathered when the layer is computed, its matrices in the
+    dtype of the computation.
+    """
+
+    mesh: Mesh | None
+    dtype: str
+
+    def gather(self, parameters: Any) -> Any:
+        """Returns parameters as a layer computes with them."""
+        if self.mesh is None:
+            return parameters
+
+        copied = NamedSharding(self.mesh, PartitionSpec())
+
+        def place(path: tuple, leaf: jax.Array) -> jax.Array:
+            matrix = any(getattr(key, "key", None) == "kernel" for key in path)
+            return jax.lax.with_sharding_constraint(leaf.astype(self.dtype) if matrix else leaf, copied)
+
+        return jax.tree_util.tree_map_with_path(place, parameters)
+
+    def spread(self, activations: jax.Array) -> jax.Array:
+        """Returns activations `[batch, ...]` with their rows spread over all devices."""
+        if self.mesh is None:
+            return activations
+        return jax.lax.with_sharding_constraint(
+            activations, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        )
+
+
 class Block(nnx.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, mlp_width: int, model: ModelSettings, rngs: nnx.Rngs):
+        dtype = jnp.dtype(model.dtype)
         self.norm1 = _layer_norm(width, dtype, rngs)
-        self.attention = Attention(width, heads, dtype, rngs)
+        self.attention = Attention(width, heads, model, rngs)
         self.norm2 = _layer_norm(width, dtype, rngs)
         self.mlp = Mlp(width, mlp_width, dtype, rngs)
 
@@ -107,22 +147,25 @@ class Block(nnx.Module):
 class Encoder(nnx.Module):
     """`depth` layers as one module with a leading layer axis on every parameter, then a layer norm."""
 
-    def __init__(self, settings: VisionSettings | TextSettings, model: ModelSettings, rngs: nnx.Rngs):
+    def __init__(
+        self, settings: VisionSettings | TextSettings, model: ModelSettings, rngs: nnx.Rngs, placement: Placement
+    ):
         self.remat, self.scan_unroll = model.remat, min(model.scan_unroll, settings.depth)
-        dtype = jnp.dtype(model.dtype)
+        self.placement = placement
 
         @nnx.vmap
         def create(rngs: nnx.Rngs) -> Block:
-            return Block(settings.width, settings.heads, settings.mlp_width, dtype, rngs)
+            return Block(settings.width, settings.heads, settings.mlp_width, model, rngs)
 
         self.layers = create(rngs.split(settings.depth))
-        self.norm = _layer_norm(settings.width, dtype, rngs)
+        self.norm = _layer_norm(settings.width, jnp.dtype(model.dtype), rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         definition, stacked = nnx.split(self.layers)
 
         def layer(x: jax.Array, parameters: Any) -> tuple[jax.Array, None]:
-            return nnx.merge(definition, parameters)(x), None
+            x = nnx.merge(definition, self.placement.gather(parameters))(x)
+            return self.placement.spread(x), None
 
         if self.remat != "none":
             layer = jax.checkpoint(layer, policy=_REMAT[self.remat], prevent_cse=False)
@@ -133,10 +176,10 @@ class Encoder(nnx.Module):
 class AttentionPooling(nnx.Module):
     """A learned probe attends to all tokens, followed by a residual MLP: `[batch, t, width]` to `[batch, width]`."""
 
-    def __init__(self, settings: VisionSettings, dtype: Any, rngs: nnx.Rngs):
-        self.dtype = dtype
+    def __init__(self, settings: VisionSettings, model: ModelSettings, rngs: nnx.Rngs):
+        self.dtype = dtype = jnp.dtype(model.dtype)
         self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, 1, settings.width)))
-        self.attention = Attention(settings.width, settings.heads, dtype, rngs)
+        self.attention = Attention(settings.width, settings.heads, model, rngs)
         self.norm = _layer_norm(settings.width, dtype, rngs)
         self.mlp = Mlp(settings.width, settings.mlp_width, dtype, rngs)
 
@@ -153,14 +196,14 @@ class VisionTower(nnx.Module):
     With `kept_patches` `[batch, kept]` the tower sees those patches only, at their positions (FLIP, arXiv 2212.00794).
     """
 
-    def __init__(self, settings: VisionSettings, model: ModelSettings, rngs: nnx.Rngs):
+    def __init__(self, settings: VisionSettings, model: ModelSettings, rngs: nnx.Rngs, placement: Placement):
         self.patch_size, self.dtype = settings.patch_size, jnp.dtype(model.dtype)
         patch_values = settings.patch_size**2 * 3
         self.patch_embedding = nnx.Linear(patch_values, settings.width, dtype=self.dtype, rngs=rngs)
         init = nnx.initializers.normal(settings.width**-0.5)
         self.position_embedding = nnx.Param(init(rngs.params(), (settings.num_patches, settings.width)))
-        self.encoder = Encoder(settings, model, rngs)
-        self.head = AttentionPooling(settings, self.dtype, rngs)
+        self.encoder = Encoder(settings, model, rngs, placement)
+        self.head = AttentionPooling(settings, model, rngs)
 
     def __call__(self, images: jax.Array, kept_patches: jax.Array | None = None) -> jax.Array:
         patches = patchify(images, self.patch_size)
@@ -174,13 +217,20 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """Token ids `[batch, length]`, padded, to embeddings `[batch, output_width]`."""
 
-    def __init__(self, settings: TextSettings, output_width: int, model: ModelSettings, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        settings: TextSettings,
+        output_width: int,
+        model: ModelSettings,
+        rngs: nnx.Rngs,
+        placement: Placement,
+    ):
         self.dtype = jnp.dtype(model.dtype)
         init = nnx.initializers.normal(settings.width**-0.5)
         self.token_embedding = nnx.Param(init(rngs.params(), (settings.vocab_size, settings.width)))
         init = nnx.initializers.normal(0.01)
         self.position_embedding = nnx.Param(init(rngs.params(), (settings.length, settings.width)))
-        self.encoder = Encoder(settings, model, rngs)
+        self.encoder = Encoder(settings, model, rngs, placement)
         self.head = _linear(settings.width, output_width, self.dtype, rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -191,9 +241,9 @@ class TextTower(nnx.Module):
 class TwoTowers(nnx.Module):
     """The image and the text tower side by side."""
 
-    def __init__(self, settings: ModelSettings, rngs: nnx.Rngs):
-        self.vision = VisionTower(settings.vision, settings, rngs)
-        self.text = TextTower(settings.text, settings.vision.width, settings, rngs)
+    def __init__(self, settings: ModelSettings, rngs: nnx.Rngs, placement: Placement):
+        self.vision = VisionTower(settings.vision, settings, rngs, placement)
+        self.text = TextTower(settings.text, settings.vision.width, settings, rngs, placement)
 
 
 class Model(NamedTuple):
@@ -210,23 +260,28 @@ class Model(NamedTuple):
     embed: Callable[..., Embeddings]
 
 
-def create_model(settings: ModelSettings) -> Model:
-    """Returns the pure functions of the model that `settings` describe."""
+def create_model(settings: ModelSettings, *, mesh: Mesh | None = None) -> Model:
+    """Returns the pure functions of the model that `settings` describe, computed on `mesh` or on the default device."""
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    settings = dataclasses.replace(settings, attention=_attention(settings, platform))
+    placement = Placement(mesh, settings.dtype)
 
     @functools.partial(jax.jit, static_argnums=0)
     def init(seed: int) -> Parameters:
-        return nnx.to_pure_dict(nnx.state(TwoTowers(settings, nnx.Rngs(seed)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(TwoTowers(settings, nnx.Rngs(seed), placement), nnx.Param))
 
-    definition = nnx.graphdef(nnx.eval_shape(lambda: TwoTowers(settings, nnx.Rngs(0))))
+    definition = nnx.graphdef(nnx.eval_shape(lambda: TwoTowers(settings, nnx.Rngs(0), placement)))
 
     def module(parameters: Parameters) -> TwoTowers:
-        return nnx.merge(definition, nnx.State(parameters))
+        return nnx.merge(definition, nnx.State(_gather_outer(parameters, placement)))
 
     def embed_images(parameters: Parameters, images: jax.Array, kept_patches: jax.Array | None = None) -> jax.Array:
-        return module(parameters).vision(images.astype(settings.dtype), kept_patches)
+        return placement.spread(
+            module(parameters).vision(placement.spread(images.astype(settings.dtype)), kept_patches)
+        )
 
     def embed_texts(parameters: Parameters, tokens: jax.Array) -> jax.Array:
-        return module(parameters).text(tokens)
+        return placement.spread(module(parameters).text(tokens))
 
     def embed(
         parameters: Parameters, images: jax.Array, tokens: jax.Array, kept_patches: jax.Array | None = None
@@ -234,6 +289,27 @@ def create_model(settings: ModelSettings) -> Model:
         return Embeddings(embed_images(parameters, images, kept_patches), embed_texts(parameters, tokens))
 
     return Model(init, embed_images, embed_texts, embed)
+
+
+def _gather_outer(parameters: Parameters, placement: Placement) -> Parameters:
+    """Gathers the parameters that are not in layers, which gather theirs one by one."""
+
+    def place(path: tuple, leaf: jax.Array) -> jax.Array:
+        layered = any(getattr(key, "key", None) == "layers" for key in path)
+        return leaf if layered else placement.gather({path[-1].key: leaf})[path[-1].key]
+
+    return jax.tree_util.tree_map_with_path(place, parameters)
+
+
+def _attention(settings: ModelSettings, platform: str) -> str:
+    """Returns the implementation of attention for a platform: cuDNN's where it can, which is in bfloat16 on GPUs."""
+    if settings.attention != "auto":
+        return settings.attention
+    if platform == "cpu":
+        return "cpu"
+    heads = {tower.width // tower.heads for tower in (settings.vision, settings.text)}
+    fused = platform == "gpu" and settings.dtype == "bfloat16" and all(h % 8 == 0 and h <= 128 for h in heads)
+    return "cudnn" if fused else "xla"
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:

@@ -15,15 +15,14 @@ from data.batches import TrainingExamples
 from data.plan import Plan
 from data.records import Source
 from data.sources import open_sources
-from models.preprocessing import Preprocessing
 from models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from models.towers import count_parameters, create_model
+from models.towers import count_parameters
 from pretrain import sharding
 from pretrain.checkpoint import Checkpoints
 from pretrain.metrics import MetricsWriter, Progress, format_duration
-from pretrain.optimizer import create_optimizer, create_schedule
+from pretrain.optimizer import create_schedule
 from pretrain.settings import PretrainSettings, claim_workdir, read_settings
-from pretrain.step import create_training
+from pretrain.step import training_of
 
 
 class Result(NamedTuple):
@@ -42,7 +41,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     workdir = pathlib.Path(workdir)
     settings = read_settings(config)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    sharding.check_batch_size(settings.batch_size, mesh)
+    settings.check_mesh(mesh)
     claim_workdir(workdir, settings)
 
     say(f"data: {', '.join(settings.data.sources)}")
@@ -57,15 +56,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
         tokenize=tokenizer.encode,
         caption=settings.data.caption,
     )
-    training = create_training(
-        create_model(settings.model(tokenizer.vocab_size)),
-        settings.objective,
-        create_optimizer(settings.optimizer, settings.steps),
-        dim=settings.vision.width,
-        preprocessing=Preprocessing(image_size=settings.vision.image_size),
-        mesh=mesh,
-        seed=settings.seed,
-    )
+    training = training_of(settings, mesh, vocab_size=tokenizer.vocab_size)
     parameters = count_parameters(training.abstract_state.parameters)
     say(
         f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; "

@@ -6,60 +6,162 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from pretrain.rules import check_patterns, first_match, path_name
+
+Factors = tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW with linear warm-up, cosine decay to zero, and clipping of the global gradient norm.
+    """Which optimizer, and what it does to which parameter.
 
-    `scalar_learning_rate` multiplies the learning rate of the objective's scalars (scales, biases, temperature).
-    Weight decay acts on matrices only, never on norms, biases or scalars.
+    `name`: "adamw" keeps two float32 numbers for each parameter, "lion" one, "adafactor" one bfloat16 and a row and a
+    column for each matrix. `schedule`, after a linear warm-up: "cosine" falls to zero; "rsqrt" falls with the square
+    root of the steps, by half in three times `timescale`, and linearly to zero in the last `cooldown_steps`.
+
+    Rules are pairs of a regular expression and a factor; the first that is found in a parameter's path, for example
+    `model/vision/encoder/layers/mlp/up/kernel`, decides. `learning_rate_rules` multiply the learning rate (unmatched:
+    1). `weight_decay_rules` multiply the weight decay (unmatched: 1 for matrices, 0 for norms, biases and scalars).
+    What a pattern of `frozen` matches stays as it is, without gradient or optimizer state: `("model/vision/",)` trains
+    with a locked image tower. `scalar_learning_rate` multiplies the learning rate of the objective's scalars, and
+    `context_temperature_learning_rate` once more that of the context temperature.
     """
 
+    name: str = "adamw"
+    schedule: str = "cosine"
     learning_rate: float = 1e-3
     warmup_steps: int = 0
+    cooldown_steps: int = 0
+    timescale: int = 10_000
     weight_decay: float = 1e-4
     b1: float = 0.9
     b2: float = 0.95
     clip_norm: float = 1.0
     scalar_learning_rate: float = 1.0
+    context_temperature_learning_rate: float = 1.0
+    learning_rate_rules: Factors = ()
+    weight_decay_rules: Factors = ()
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"unknown optimizer.{field} {getattr(self, field)!r}; known: {', '.join(known)}")
+        for field in ("learning_rate_rules", "weight_decay_rules"):
+            for rule in getattr(self, field):
+                if len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], int | float):
+                    raise ValueError(f"optimizer.{field} has {rule!r}, which is not a pair of a pattern and a factor")
+        if isinstance(self.frozen, str):
+            raise ValueError(f"optimizer.frozen {self.frozen!r} is not a list of patterns; write it as one")
+
+
+def _cosine(settings: OptimizerSettings, steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(settings.learning_rate, max(steps - settings.warmup_steps, 1))
+
+
+def _rsqrt(settings: OptimizerSettings, steps: int) -> optax.Schedule:
+    """Scaling Vision Transformers, arXiv 2106.04560, section 3.5."""
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        left = (steps - settings.warmup_steps - step) / max(settings.cooldown_steps, 1)
+        cooling = jnp.clip(left, 0.0, 1.0) if settings.cooldown_steps else 1.0
+        return settings.learning_rate * cooling * jnp.sqrt(settings.timescale / (settings.timescale + step))
+
+    return schedule
+
+
+def _adafactor(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Factored second moments and a bfloat16 momentum, as in Scaling Vision Transformers, arXiv 2106.04560."""
+    return optax.chain(
+        optax.scale_by_factored_rms(min_dim_size_to_factor=32),
+        optax.clip_by_block_rms(1.0),
+        optax.ema(settings.b1, debias=False, accumulator_dtype=jnp.bfloat16),
+    )
+
+
+SCHEDULES = {"cosine": _cosine, "rsqrt": _rsqrt}
+OPTIMIZERS = {
+    "adamw": lambda settings: optax.scale_by_adam(settings.b1, settings.b2),
+    "lion": lambda settings: optax.scale_by_lion(settings.b1, settings.b2),
+    "adafactor": _adafactor,
+}
 
 
 def create_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     """Returns step → learning rate over a run of `steps`."""
-    if not 0 <= settings.warmup_steps <= steps:
-        raise ValueError(f"optimizer.warmup_steps {settings.warmup_steps} does not fit a run of {steps} steps")
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if settings.warmup_steps else settings.learning_rate,
-        settings.learning_rate,
-        settings.warmup_steps,
-        max(steps, settings.warmup_steps + 1),
-    )
+    for name in ("warmup_steps", "cooldown_steps"):
+        if not 0 <= getattr(settings, name) <= steps:
+            raise ValueError(f"optimizer.{name} {getattr(settings, name)} does not fit a run of {steps} steps")
+    decay = SCHEDULES[settings.schedule](settings, steps)
+    if not settings.warmup_steps:
+        return decay
+    warmup = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
+    return optax.join_schedules([warmup, decay], [settings.warmup_steps])
 
 
-def create_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """Returns the optimizer of `{"model": ..., "objective": ...}` parameter trees for a run of `steps`."""
-    return optax.chain(
+def create_optimizer(settings: OptimizerSettings, steps: int, parameters: Any) -> optax.GradientTransformation:
+    """Returns the optimizer of `{"model": ..., "objective": ...}` trees like `parameters`, whose shapes are enough.
+
+    Raises `ValueError` for a rule that matches no parameter.
+    """
+    for field in ("learning_rate_rules", "weight_decay_rules"):
+        check_patterns(f"optimizer.{field}", [pattern for pattern, _ in getattr(settings, field)], parameters)
+    frozen = frozen_parameters(settings, parameters)
+    rates = _learning_rate_factors(settings, parameters)
+    decays = _weight_decay_factors(settings, parameters)
+    trained = optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.scale_by_adam(settings.b1, settings.b2),
-        optax.add_decayed_weights(settings.weight_decay, mask=_is_matrix),
-        _scale_objective(settings.scalar_learning_rate),
+        OPTIMIZERS[settings.name](settings),
+        optax.stateless(lambda updates, p: _zip(lambda d, u, w: u + settings.weight_decay * d * w, decays, updates, p)),
+        optax.stateless(lambda updates, _: _zip(lambda rate, u: rate * u, rates, updates)),
         optax.scale_by_learning_rate(create_schedule(settings, steps)),
     )
+    if not any(jax.tree.leaves(frozen)):
+        return trained
+    labels = jax.tree.map(lambda leaf: "frozen" if leaf else "trained", frozen)
+    return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
-def _is_matrix(parameters: Any) -> Any:
-    """Marks matrices and embedding tables, which stacked layers carry with one more axis."""
-
-    def mark(path: tuple, leaf: jax.Array) -> bool:
-        layered = any(getattr(key, "key", None) == "layers" for key in path)
-        return leaf.ndim - layered >= 2
-
-    return jax.tree_util.tree_map_with_path(mark, parameters)
+def frozen_parameters(settings: OptimizerSettings, parameters: Any) -> Any:
+    """Returns a tree like `parameters` that says which of them stay as they are."""
+    check_patterns("optimizer.frozen", settings.frozen, parameters)
+    rules = [(pattern, True) for pattern in settings.frozen]
+    return _by_path(lambda name, _: first_match(rules, name, False), parameters)
 
 
-def _scale_objective(factor: float) -> optax.GradientTransformation:
-    return optax.stateless(
-        lambda updates, _: {**updates, "objective": jax.tree.map(lambda u: factor * u, updates["objective"])}
+def _learning_rate_factors(settings: OptimizerSettings, parameters: Any) -> Any:
+    scalars = settings.scalar_learning_rate
+    rules = (
+        *settings.learning_rate_rules,
+        (r"^objective/context_temperature$", scalars * settings.context_temperature_learning_rate),
+        (r"^objective/", scalars),
+    )
+    return _by_path(lambda name, _: first_match(rules, name, 1.0), parameters)
+
+
+def _weight_decay_factors(settings: OptimizerSettings, parameters: Any) -> Any:
+    """Matrices and embedding tables decay; stacked layers carry them with one more axis."""
+
+    def factor(name: str, leaf: Any) -> float:
+        return first_match(settings.weight_decay_rules, name, float(leaf.ndim - ("/layers/" in name) >= 2))
+
+    return _by_path(factor, parameters)
+
+
+def _by_path(choose: Any, parameters: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: choose(path_name(path), leaf), parameters)
+
+
+def _zip(function: Any, factors: Any, updates: Any, *rest: Any) -> Any:
+    """Maps over the updates; where some are frozen, theirs are masked out."""
+    masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(
+        lambda update, factor, *more: update if masked(update) else function(factor, update, *more),
+        updates,
+        factors,
+        *rest,
+        is_leaf=masked,
     )

@@ -8,10 +8,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from data.images import Augmentation
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
 from pretrain.objective import Objective
-from pretrain.optimizer import OptimizerSettings
+from pretrain.optimizer import OptimizerSettings, create_schedule
+from pretrain.sharding import check_batch_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,14 +39,23 @@ class TokenizerSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSettings:
-    """Parameters are split over `fsdp` devices and copied over the rest."""
+    """Parameters are split over `fsdp` devices and copied over the rest.
+
+    `rules` are pairs of a regular expression over the paths of parameters and what each axis is split over, for example
+    `("token_embedding$", (None, "fsdp"))`; the first that is found decides, before those of `pretrain/sharding.py`.
+    """
 
     fsdp: int = 1
+    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """Everything that defines a pretraining run."""
+    """Everything that defines a pretraining run.
+
+    With `microbatch_size` the towers work on so many pairs of the batch at a time, which bounds their memory; the
+    gradient is that of the whole batch.
+    """
 
     seed: int
     steps: int
@@ -56,8 +68,10 @@ class PretrainSettings:
     objective: Objective
     optimizer: OptimizerSettings
     mesh: MeshSettings = MeshSettings()
+    microbatch_size: int | None = None
     dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
     scan_unroll: int = 1
     log_every: int = 50
     checkpoint_every: int = 1000
@@ -67,14 +81,28 @@ class PretrainSettings:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.objective.context and self.batch_size < 2:
-            raise ValueError("batch_size 1 leaves the context objective nothing to attend to; it must be at least 2")
+        create_schedule(self.optimizer, self.steps)  # checks that its parts fit the run
+
+    @property
+    def microbatches(self) -> int:
+        """The number of parts that the towers cut the batch into."""
+        return 1 if self.microbatch_size is None else self.batch_size // self.microbatch_size
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """Raises `ValueError`, naming what fits, for a batch that does not fit the mesh's devices."""
+        check_batch_size(self.batch_size, mesh, self.microbatch_size)
+        self.objective.check_batch(self.batch_size, mesh.size)
 
     def model(self, vocab_size: int) -> ModelSettings:
         """Returns the towers' settings for a tokenizer of `vocab_size` ids."""
         text = build(TextSettings, "text", {**self.text, "vocab_size": vocab_size})
         return ModelSettings(
-            vision=self.vision, text=text, dtype=self.dtype, remat=self.remat, scan_unroll=self.scan_unroll
+            vision=self.vision,
+            text=text,
+            dtype=self.dtype,
+            remat=self.remat,
+            attention=self.attention,
+            scan_unroll=self.scan_unroll,
         )
 
 
@@ -87,8 +115,9 @@ SECTIONS = {
     "optimizer": OptimizerSettings,
     "mesh": MeshSettings,
 }
-# What may change when a run is continued, because the parameters do not depend on it.
-_FREE = ("log_every", "checkpoint_every", "keep_checkpoints")
+# What may change when a run is continued, because the parameters depend on it by rounding at most.
+_FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "mesh.fsdp", "mesh.rules", "microbatch_size", "remat")
+_FREE += ("attention", "scan_unroll", "objective.block_size", "objective.gather_limit")
 
 
 def read_settings(config: Mapping[str, Any]) -> PretrainSettings:
@@ -108,7 +137,7 @@ def claim_workdir(workdir: pathlib.Path, settings: PretrainSettings) -> None:
     path = workdir / "pretrain.json"
     ours = json.loads(json.dumps(dataclasses.asdict(settings)))
     if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = json.loads(json.dumps(dataclasses.asdict(load_settings(workdir))))
         for name, (before, now) in _differences(theirs, ours):
             if name not in _FREE:
                 raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,38 +9,52 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-Rules = Sequence[tuple[str, PartitionSpec]]
+from pretrain.rules import check_patterns, first_match, path_name
 
-# The first rule whose pattern is found in an array's path decides. Layers carry a leading axis, [depth, in, out];
-# the optimizer's moments have the same paths behind a prefix and so follow their parameters.
+AXES = ("data", "fsdp")
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]  # a pattern, and what each axis of an array is split over
+
+# Layers carry a leading axis, [depth, in, out]. What no rule matches is copied.
 FSDP_RULES: Rules = (
-    (r"layers/.*kernel$", PartitionSpec(None, "fsdp", None)),
-    (r"(kernel|token_embedding)$", PartitionSpec("fsdp", None)),
-    (r"", PartitionSpec()),
+    (r"layers/.*kernel$", (None, "fsdp", None)),
+    (r"(kernel|token_embedding)$", ("fsdp", None)),
 )
 
 
-def create_mesh(fsdp: int = 1) -> Mesh:
-    """Returns a mesh over all devices; parameters are split over `fsdp` of them and copied over the others."""
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        fitting = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
-        raise ValueError(f"mesh.fsdp {fsdp} does not divide the {devices} devices here; it can be {fitting}")
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+def create_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh over `devices`, by default all; parameters are split over `fsdp` of them, copied over the others.
+
+    Raises `ValueError`, naming what fits, where `fsdp` does not divide the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise ValueError(f"mesh.fsdp {fsdp} does not divide the {count} devices here; it can be {fitting}")
+    return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its rows are spread over all devices."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `ValueError`, naming the nearest that fit, for a batch that does not divide by the devices."""
+def check_batch_size(batch_size: int, mesh: Mesh, microbatch_size: int | None = None) -> None:
+    """Raises `ValueError`, naming the nearest that fit, where a batch does not divide by devices or microbatches."""
     devices = mesh.size
     if batch_size < 1 or batch_size % devices:
         lower, upper = batch_size // devices * devices, -(-batch_size // devices) * devices
-        nearest = " or ".join(str(size) for size in (lower, upper) if size > 0)
+        nearest = " or ".join(str(size) for size in (lower, max(upper, devices)) if size > 0)
         raise ValueError(f"batch_size {batch_size} is not divisible by {devices} devices; nearest: {nearest}")
+    if microbatch_size is None:
+        return
+    fitting = [size * devices for size in range(1, batch_size // devices + 1) if batch_size // devices % size == 0]
+    if microbatch_size not in fitting:
+        nearest = sorted(sorted(fitting, key=lambda size: abs(size - microbatch_size))[:2])
+        raise ValueError(
+            f"microbatch_size {microbatch_size} does not split batch_size {batch_size} on {devices} devices into equal "
+            f"parts; nearest: {' or '.join(map(str, nearest))}"
+        )
 
 
 def local_rows(batch_size: int) -> slice:
@@ -56,28 +69,53 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = FSDP_RULES) -> Any:
-    """Returns one sharding for each array of `tree` (shapes are enough), by the first rule that its path matches."""
+def parameter_shardings(parameters: Any, mesh: Mesh, rules: Rules = ()) -> Any:
+    """Returns one sharding for each parameter (shapes are enough), by the first rule that its path matches.
+
+    `rules` come before the default ones. Raises `ValueError` for a rule that matches nothing or does not fit.
+    """
+    check_patterns("mesh.rules", [pattern for pattern, _ in rules], parameters)
+    table = (*((pattern, tuple(axes)) for pattern, axes in rules), *FSDP_RULES)
 
     def choose(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
-        for pattern, spec in rules:
-            if re.search(pattern, name):
-                return NamedSharding(mesh, _fitting(spec, leaf.shape, mesh, name))
-        raise ValueError(f"no sharding rule matches {name}; end the rules with one whose pattern is ''")
+        axes = first_match(table, name, ())
+        _check_fits(axes, leaf.shape, mesh, name)
+        return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree_util.tree_map_with_path(choose, tree)
+    return jax.tree_util.tree_map_with_path(choose, parameters)
 
 
-def _fitting(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh, name: str) -> PartitionSpec:
-    if len(spec) > len(shape):
-        raise ValueError(f"sharding rule {spec} has more axes than {name} with shape {list(shape)}")
-    for axis, size in zip(spec, shape, strict=False):
-        if axis is not None and size % mesh.shape[axis]:
+def state_shardings(state: Any, parameters: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Returns one sharding for each array of an optimizer's state.
+
+    An array that has a parameter's path behind a prefix, and its shape, lives like the parameter; others are copied.
+    """
+    known = {
+        path_name(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(parameters), jax.tree.leaves(shardings), strict=True
+        )
+    }
+    copied = NamedSharding(mesh, PartitionSpec())
+
+    def choose(path: tuple, leaf: Any) -> NamedSharding:
+        for start in range(len(path)):
+            shape, sharding = known.get(path_name(path[start:]), (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return copied
+
+    return jax.tree_util.tree_map_with_path(choose, state)
+
+
+def _check_fits(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, name: str) -> None:
+    if len(axes) > len(shape):
+        raise ValueError(f"sharding rule {axes} has more axes than {name} with shape {list(shape)}")
+    for axis, size in zip(axes, shape, strict=False):
+        if axis is None:
+            continue
+        if axis not in mesh.shape:
+            raise ValueError(f"sharding rule {axes} of {name} names an unknown axis {axis!r}; known: {', '.join(AXES)}")
+        if size % mesh.shape[axis]:
             raise ValueError(f"{name} has shape {list(shape)}, which mesh.{axis} {mesh.shape[axis]} does not divide")
-    return spec
-
-
-def path_name(path: tuple) -> str:
-    """Returns a path through a pytree as `a/b/c`."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

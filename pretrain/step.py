@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.preprocessing import Preprocessing
-from models.towers import Model
+from models.towers import Embeddings, Model, create_model
+from pretrain.gradient_cache import embed_and_differentiate
 from pretrain.objective import Objective
-from pretrain.sharding import FSDP_RULES, Rules, batch_sharding, tree_shardings
+from pretrain.optimizer import OptimizerSettings, create_optimizer, frozen_parameters
+from pretrain.settings import PretrainSettings
+from pretrain.sharding import Rules, batch_sharding, parameter_shardings, state_shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -40,47 +43,95 @@ class Training(NamedTuple):
     abstract_state: TrainState
 
 
+def training_of(settings: PretrainSettings, mesh: Mesh, *, vocab_size: int) -> Training:
+    """Compiles the step that `settings` describe for `mesh`, for a tokenizer of `vocab_size` ids."""
+    settings.check_mesh(mesh)
+    return create_training(
+        create_model(settings.model(vocab_size), mesh=mesh),
+        settings.objective,
+        settings.optimizer,
+        steps=settings.steps,
+        dim=settings.vision.width,
+        preprocessing=Preprocessing(image_size=settings.vision.image_size),
+        mesh=mesh,
+        seed=settings.seed,
+        microbatches=settings.microbatches,
+        rules=settings.mesh.rules,
+    )
+
+
 def create_training(
     model: Model,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: OptimizerSettings,
     *,
+    steps: int,
     dim: int,
     preprocessing: Preprocessing,
     mesh: Mesh,
     seed: int,
-    rules: Rules = FSDP_RULES,
+    microbatches: int = 1,
+    rules: Rules = (),
 ) -> Training:
-    """Compiles a run's step for `mesh`; arrays are born where the rules put them. `dim` is the width of embeddings."""
+    """Compiles the step of a run of `steps` for `mesh`; arrays are born where the rules put them.
+
+    `dim` is the width of embeddings. With more than one of `microbatches` the towers work on that many parts of the
+    batch in turn, for the same gradient. Raises `ValueError` for a rule that matches no parameter.
+    """
+
+    def create_parameters() -> dict[str, Any]:
+        return {"model": model.init(seed), "objective": objective.init(dim)}
+
+    shapes = jax.eval_shape(create_parameters)
+    frozen = frozen_parameters(optimizer, shapes)
+    transformation = create_optimizer(optimizer, steps, shapes)
+    shardings = parameter_shardings(shapes, mesh, rules)
 
     def init() -> TrainState:
-        parameters = {"model": model.init(seed), "objective": objective.init(dim)}
-        return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters))
+        parameters = create_parameters()
+        return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
 
-    def loss(parameters: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+    def embed(parameters: dict[str, Any], batch: Batch) -> Embeddings:
+        parameters = _stop_gradients(parameters, frozen["model"])
         images = preprocessing.normalize(batch["images"])
-        embeddings = model.embed(parameters["model"], images, batch["tokens"], batch.get("kept_patches"))
-        return objective(parameters["objective"], embeddings.image_embeddings, embeddings.text_embeddings)
+        return model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
+
+    def loss(scalars: dict[str, jax.Array], embeddings: Embeddings) -> tuple[jax.Array, Metrics]:
+        return objective(_stop_gradients(scalars, frozen["objective"]), *embeddings, mesh=mesh)
+
+    def whole(parameters: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
+        return loss(parameters["objective"], embed(parameters["model"], batch))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradients, metrics = jax.grad(loss, has_aux=True)(state.parameters, batch)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
+        if microbatches == 1:
+            gradients, metrics = jax.grad(whole, has_aux=True)(state.parameters, batch)
+        else:
+            gradients, metrics = embed_and_differentiate(
+                embed,
+                loss,
+                state.parameters,
+                batch,
+                microbatches=microbatches,
+                mesh=mesh,
+                constrain=lambda tree: jax.lax.with_sharding_constraint(tree, shardings["model"]),
+            )
+        updates, optimizer_state = transformation.update(gradients, state.optimizer_state, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, parameters, optimizer_state), metrics
 
-    shapes = jax.eval_shape(init)
-    shardings = tree_shardings(shapes, mesh, rules)
+    state = jax.eval_shape(init)
+    copied = NamedSharding(mesh, PartitionSpec())
+    placed = TrainState(copied, shardings, state_shardings(state.optimizer_state, shapes, shardings, mesh))
     abstract_state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, placed
     )
     return Training(
-        init=jax.jit(init, out_shardings=shardings),
-        step=jax.jit(
-            step,
-            in_shardings=(shardings, batch_sharding(mesh)),
-            out_shardings=(shardings, None),
-            donate_argnums=0,
-        ),
+        init=jax.jit(init, out_shardings=placed),
+        step=jax.jit(step, in_shardings=(placed, batch_sharding(mesh)), out_shardings=(placed, None), donate_argnums=0),
         abstract_state=abstract_state,
     )
+
+
+def _stop_gradients(parameters: Any, frozen: Any) -> Any:
+    return jax.tree.map(lambda leaf, fixed: jax.lax.stop_gradient(leaf) if fixed else leaf, parameters, frozen)

@@ -1,0 +1,27 @@
+"""Floating-point operations of matrix products, counted from the architecture; a multiply-add is two.
+
+A compiler's own count takes the body of a loop, and so a scan over layers, once; these count every layer.
+"""
+
+from __future__ import annotations
+
+from models.settings import ModelSettings, TextSettings, VisionSettings
+
+
+def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = None) -> int:
+    """Returns the operations that embedding one pair takes; with `kept_patches` the image tower sees so many only."""
+    vision, text = settings.vision, settings.text
+    patches = vision.num_patches if kept_patches is None else kept_patches
+    patch_embedding = 2 * patches * vision.patch_size**2 * 3 * vision.width
+    images = patch_embedding + _layers(vision, patches) + _attention_pooling(vision, patches)
+    return images + _layers(text, text.length) + 2 * text.width * vision.width
+
+
+def _layers(tower: VisionSettings | TextSettings, tokens: int) -> int:
+    projections = 4 * tower.width**2 + 2 * tower.width * tower.mlp_width
+    return tower.depth * (2 * tokens * projections + 4 * tokens**2 * tower.width)
+
+
+def _attention_pooling(tower: VisionSettings, tokens: int) -> int:
+    keys_and_values, query_and_output = 2 * tokens * 2 * tower.width**2, 2 * 2 * tower.width**2
+    return keys_and_values + query_and_output + 4 * tokens * tower.width + 4 * tower.width * tower.mlp_width

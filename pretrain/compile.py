@@ -1,0 +1,222 @@
+"""Compiles a run's training step for devices that are not here, and says what it would take of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from data.images import count_kept_patches
+from models.flops import count_forward_flops
+from models.towers import count_parameters
+from pretrain import sharding
+from pretrain.base_losses import RULES
+from pretrain.collectives import Traffic, count_collectives
+from pretrain.settings import PretrainSettings, read_settings
+from pretrain.step import Training, training_of
+
+GB = 1e9
+# High-bandwidth memory of a chip in GiB and its peak bfloat16 TFLOP/s (cloud.google.com/tpu/docs/system-architecture).
+CHIPS = {
+    "v4": (32, 275),
+    "v5e": (16, 197),
+    "v5p": (95, 459),
+    "v6e": (32, 918),
+}
+_RAN_OUT = re.compile(r"(?:\(|Used )([\d.]+)([MG])\)? (?:exceeds available HBM \(|of )([\d.]+)([MG])")
+
+
+class Compiled(NamedTuple):
+    """What a compiled step takes of each device, in bytes; no traffic where the compiler gave up for lack of memory.
+
+    `capacity` is the device's memory, None where it is not known; `peak` includes parameters and optimizer state.
+    """
+
+    parameters: int
+    optimizer: int
+    temporaries: int
+    peak: int
+    capacity: int | None
+    collectives: dict[str, Traffic]
+    seconds: float
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the step fits; None where the device's memory is not known."""
+        return None if self.capacity is None else self.peak <= self.capacity
+
+
+def compile_job(config: Mapping[str, Any], topology: str, *, say: Callable[[str], None]) -> bool:
+    """Compiles the step that the `pretrain` section of a config describes, and says what it takes.
+
+    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, or `local:N` for N fake CPU devices. Returns False
+    where the step does not fit the devices.
+    """
+    settings = read_settings(config)
+    kind, devices = describe_devices(topology)
+    mesh = sharding.create_mesh(settings.mesh.fsdp, devices)
+    training = training_of(settings, mesh, vocab_size=settings.tokenizer.vocab_size)
+    say(f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}")
+    compiled = compile_step(settings, training, mesh, kind)
+    say(describe(settings, compiled, mesh, kind, count_parameters(training.abstract_state.parameters)))
+    for line in advice(settings, compiled, mesh):
+        say(line)
+    return compiled.fits is not False
+
+
+def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
+    """Returns the kind of a described topology's devices, and the devices; raises `ValueError` for an unknown one."""
+    kind, _, shape = topology.partition(":")
+    if kind == "local" and shape.isdigit() and int(shape) > 0:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", int(shape))
+        if len(jax.devices()) != int(shape):
+            raise ValueError(f"local:{shape} needs a process of its own; jax has {len(jax.devices())} devices already")
+        return kind, jax.devices()
+    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise ValueError(
+            f"unknown topology {topology!r}; write KIND:SHAPE such as v5e:4x4 or v4:2x2x4 (kinds: {', '.join(CHIPS)}), "
+            "or local:N for N CPU devices"
+        )
+    jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: there is none
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": f"{kind}-1"}
+    quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    try:
+        return kind, list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        if "libtpu" in str(error).lower() or isinstance(error, ImportError):
+            raise ValueError(f"compiling for TPUs needs libtpu; `pip install libtpu` ({error})") from error
+        raise ValueError(f"libtpu knows no topology {topology!r}: {error}") from error
+
+
+def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch on `mesh`."""
+    batch, size = settings.batch_size, settings.vision.image_size
+    shapes = {
+        "images": ((batch, size, size, 3), jnp.uint8),
+        "tokens": ((batch, settings.text["length"]), jnp.int32),
+    }
+    if settings.augmentation.keep_patches < 1:
+        kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
+        shapes["kept_patches"] = ((batch, kept), jnp.int32)
+    placed = sharding.batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(*shape, sharding=placed) for name, shape in shapes.items()}
+
+
+def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kind: str) -> Compiled:
+    """Compiles a run's step for `mesh` and returns what it takes of each device."""
+    state = training.abstract_state
+    parameters, optimizer = (_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state))
+    capacity = CHIPS[kind][0] << 30 if kind in CHIPS else None
+    began = time.monotonic()
+    try:
+        compiled = training.step.lower(state, abstract_batch(settings, mesh)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        ran_out = _RAN_OUT.search(str(error))
+        if not ran_out:
+            raise
+        used, unit, has, has_unit = ran_out.groups()
+        temporaries, capacity = (
+            round(float(size) * 2 ** {"M": 20, "G": 30}[unit]) for size, unit in ((used, unit), (has, has_unit))
+        )
+        peak = parameters + optimizer + temporaries
+        return Compiled(parameters, optimizer, temporaries, peak, capacity, {}, time.monotonic() - began)
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = max(held + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
+    traffic = count_collectives(compiled.as_text())
+    seconds = time.monotonic() - began
+    return Compiled(parameters, optimizer, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
+
+
+def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
+    """Returns the operations that a training step needs for one pair: in the towers, and in the objective.
+
+    Three times the forward pass for the towers; for the objective its matrix products of each pair with the whole
+    batch. What is recomputed to save memory does not count.
+    """
+    kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
+    model = settings.model(vocab_size=settings.tokenizer.vocab_size)
+    towers = 3 * count_forward_flops(model, kept_patches=kept)
+    products = RULES[settings.objective.base].products
+    if settings.objective.context:
+        products = 2 * products + 7  # attention: logits and mixtures; then logits again and four products of gradients
+    return towers, products * 2 * settings.batch_size * settings.vision.width
+
+
+def describe(settings: PretrainSettings, compiled: Compiled, mesh: Mesh, kind: str, parameters: int) -> str:
+    """Returns the page that the job prints."""
+    towers, objective = count_pair_flops(settings)
+    step = settings.batch_size * (towers + objective)
+    lines = [
+        f"compiled in {compiled.seconds:.0f} s",
+        "",
+        "memory of a device",
+        f"  parameters    {compiled.parameters / GB:8.3f} GB  ({parameters:,} in float32, fsdp {mesh.shape['fsdp']})",
+        f"  optimizer     {compiled.optimizer / GB:8.3f} GB  ({settings.optimizer.name})",
+        f"  temporaries   {compiled.temporaries / GB:8.3f} GB",
+        f"  peak          {compiled.peak / GB:8.3f} GB"
+        + (f"  of {compiled.capacity / GB:.1f} GB" if compiled.capacity else ""),
+        "",
+        "work, counted from the model",
+        f"  a pair        {(towers + objective) / 1e9:10.1f} GFLOP  (objective {objective / (towers + objective):.1%})",
+        f"  a step        {step / 1e12:10.1f} TFLOP, {step / mesh.size / 1e12:.2f} on each device",
+    ]
+    if kind in CHIPS:
+        limit = CHIPS[kind][1] * 1e12 * mesh.size / (towers + objective)
+        lines.append(f"  at most       {limit:10,.0f} pairs/s at the chips' peak of {CHIPS[kind][1]} bfloat16 TFLOP/s")
+    if compiled.collectives:
+        lines += ["", "sent between devices in a step, for each device"]
+        lines += [
+            f"  {name:<20}{traffic.count:6,} times {traffic.bytes / GB:10.3f} GB"
+            for name, traffic in compiled.collectives.items()
+        ]
+    return "\n".join(lines)
+
+
+def advice(settings: PretrainSettings, compiled: Compiled, mesh: Mesh) -> list[str]:
+    """Returns the verdict, and what to change where the step does not fit."""
+    if compiled.fits is None:
+        return ["", f"verdict: compiles; a device needs {compiled.peak / GB:.2f} GB"]
+    share = f"{compiled.peak / GB:.2f} of {compiled.capacity / GB:.2f} GB on each device"
+    if compiled.fits:
+        return ["", f"verdict: fits, {share}"]
+    lines = ["", f"verdict: does not fit, {share}; what would make it fit, in the order of what it costs:"]
+    state = compiled.parameters + compiled.optimizer
+    if mesh.shape["fsdp"] < mesh.size and state > 0.1 * compiled.capacity:
+        lines.append(
+            f"  pretrain.mesh.fsdp={mesh.size}: parameters and optimizer take {state / GB:.2f} GB on each device"
+        )
+    if settings.optimizer.name != "adafactor" and compiled.optimizer > 0.1 * compiled.capacity:
+        lines.append("  pretrain.optimizer.name=adafactor: its state takes about a quarter of AdamW's")
+    if settings.remat != "full":
+        lines.append("  pretrain.remat=full: the backward pass computes each layer again")
+    room = 0.8 * compiled.capacity - state
+    now = settings.microbatch_size or settings.batch_size
+    wanted = now * room / (compiled.peak - state) / mesh.size
+    rows = settings.batch_size // mesh.size
+    fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size <= wanted]
+    if fitting:
+        lines.append(f"  pretrain.microbatch_size={max(fitting) * mesh.size}: the towers' forward pass runs twice")
+    return lines
+
+
+def _bytes_per_device(tree: Any) -> int:
+    return sum(leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
