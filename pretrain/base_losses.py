@@ -202,7 +202,9 @@ def _mean(losses, embeddings, layout: Layout) -> jax.Array:
 
 def _sigmoid_block(logits: jax.Array, matched: jax.Array, *_: None) -> tuple[jax.Array, jax.Array]:
     wrong = jnp.where(matched, -logits, logits)
-    return jax.nn.softplus(wrong), jnp.where(matched, -1.0, 1.0) * jax.nn.sigmoid(wrong)
+    small = jnp.exp(-jnp.abs(wrong))  # serves both softplus(wrong) and its derivative, the sigmoid
+    sigmoid = jnp.where(wrong > 0, 1.0, small) / (1.0 + small)
+    return jnp.maximum(wrong, 0.0) + jnp.log1p(small), jnp.where(matched, -sigmoid, sigmoid)
 
 
 def _softmax_block(logits: jax.Array, matched: jax.Array, row: jax.Array, column: jax.Array):

@@ -29,13 +29,21 @@ CHIPS = {
     "v5p": (95, 459),
     "v6e": (32, 918),
 }
+# Products of all pairs, by base loss and whether with context. The attention takes seven: its logits and mixtures, then
+# the logits once more and four for gradients.
+OBJECTIVE_PRODUCTS = {
+    (base, context): rule.products * (1 + context) + 7 * context
+    for base, rule in RULES.items()
+    for context in (False, True)
+}
 _RAN_OUT = re.compile(r"(?:\(|Used )([\d.]+)([MG])\)? (?:exceeds available HBM \(|of )([\d.]+)([MG])")
 
 
 class Compiled(NamedTuple):
-    """What a compiled step takes of each device, in bytes; no traffic where the compiler gave up for lack of memory.
+    """What a compiled step takes of each device, in bytes.
 
-    `capacity` is the device's memory, None where it is not known; `peak` includes parameters and optimizer state.
+    `capacity` is the device's memory, None where it is not known; `peak` includes parameters and optimizer state;
+    `collectives` is None where the compiler does not tell.
     """
 
     parameters: int
@@ -43,7 +51,7 @@ class Compiled(NamedTuple):
     temporaries: int
     peak: int
     capacity: int | None
-    collectives: dict[str, Traffic]
+    collectives: dict[str, Traffic] | None
     seconds: float
 
     @property
@@ -86,7 +94,7 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
         )
     jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: there is none
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": f"{kind}-1"}
-    quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3"}
+    quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
@@ -130,12 +138,15 @@ def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kin
             round(float(size) * 2 ** {"M": 20, "G": 30}[unit]) for size, unit in ((used, unit), (has, has_unit))
         )
         peak = parameters + optimizer + temporaries
-        return Compiled(parameters, optimizer, temporaries, peak, capacity, {}, time.monotonic() - began)
+        return Compiled(parameters, optimizer, temporaries, peak, capacity, None, time.monotonic() - began)
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = max(held + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
-    traffic = count_collectives(compiled.as_text())
     seconds = time.monotonic() - began
+    try:
+        traffic = count_collectives(compiled.as_text())
+    except jax.errors.JaxRuntimeError:  # some of libtpu's programs for v5p cannot be printed
+        traffic = None
     return Compiled(parameters, optimizer, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
 
 
@@ -148,9 +159,7 @@ def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
     kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
     model = settings.model(vocab_size=settings.tokenizer.vocab_size)
     towers = 3 * count_forward_flops(model, kept_patches=kept)
-    products = RULES[settings.objective.base].products
-    if settings.objective.context:
-        products = 2 * products + 7  # attention: logits and mixtures; then logits again and four products of gradients
+    products = OBJECTIVE_PRODUCTS[settings.objective.base, settings.objective.context]
     return towers, products * 2 * settings.batch_size * settings.vision.width
 
 
@@ -175,7 +184,9 @@ def describe(settings: PretrainSettings, compiled: Compiled, mesh: Mesh, kind: s
     if kind in CHIPS:
         limit = CHIPS[kind][1] * 1e12 * mesh.size / (towers + objective)
         lines.append(f"  at most       {limit:10,.0f} pairs/s at the chips' peak of {CHIPS[kind][1]} bfloat16 TFLOP/s")
-    if compiled.collectives:
+    if compiled.collectives is None and compiled.fits is not False:
+        lines += ["", "sent between devices: unknown, this compiler cannot print its program"]
+    elif compiled.collectives:
         lines += ["", "sent between devices in a step, for each device"]
         lines += [
             f"  {name:<20}{traffic.count:6,} times {traffic.bytes / GB:10.3f} GB"

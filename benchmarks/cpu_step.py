@@ -1,6 +1,6 @@
 """Training steps here and in PyTorch: the same architecture, batch, loss and number of threads, side by side.
 
-python -m benchmarks.pretrain_step [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
+python -m benchmarks.cpu_step [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
 
 Our side is the compiled step that a run takes: pixels come as bytes and are normalised in it, gradients are clipped,
 metrics are computed. The peer is spared these: transformers' SiglipModel with its own loss in eager mode gets
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.machine import busy_seconds, cpu_model, measure_peak, page_policy
 from launch import QUICKSTART_CONFIG, load_config
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 WARM_UP = 3  # steps, of which the first compiles
-PEAK_SIZE, PEAK_REPEATS = 2048, 10
+PEAK_SIZE = 2048
 
 
 class Row(NamedTuple):
@@ -51,7 +51,7 @@ PEERS = (Row("PyTorch eager, SigLIP loss", "torch", False), Row("PyTorch eager, 
 
 def main() -> int:
     """Prints the table, or a sentence about what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrain_step", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_step", description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=str(QUICKSTART_CONFIG), help="config file; its pretrain section counts")
     parser.add_argument("--steps", type=int, default=15, help="steps in a round")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
@@ -118,7 +118,7 @@ def describe(
     `peaks` are in GFLOP/s; `others` is the share of the cores' time that other processes took meanwhile.
     """
     vision, text = config.vision, config.text
-    flops, peak, ours = 3 * forward_flops(config, context=False), max(peaks.values()), statistics.median(rates[OURS])
+    flops, peak, ours = pair_flops(config, context=False), max(peaks.values()), statistics.median(rates[OURS])
     lines = [
         f"{args.config}, all patches kept: {config.batch_size} pairs a step, {parameters:,} parameters, float32",
         f"images: {vision.image_size}/{vision.patch_size}, width {vision.width}, {vision.depth} layers; "
@@ -133,7 +133,7 @@ def describe(
     ]
     for row in (OURS, CONTEXT, *PEERS):
         median = statistics.median(rates[row])
-        share = median * 3 * forward_flops(config, context=row is CONTEXT) / (1e9 * peak)
+        share = median * pair_flops(config, context=row is CONTEXT) / (1e9 * peak)
         measured = f"{median:.0f} [{min(rates[row]):.0f}–{max(rates[row]):.0f}]"
         ratio = f"{ours / median:.2f}" if row in PEERS else ""
         lines.append(f"{row.name + ' *' * row.huge_pages:36}{measured:>28}{ratio:>12}{share:>14.0%}")
@@ -142,27 +142,21 @@ def describe(
         f"* with GLIBC_TUNABLES={HUGE_PAGES}, as launch.py starts every real run",
         f"limit: {1e9 * peak / flops:.0f} pairs/s, at {flops / 1e6:.0f} MFLOP of matrix products a pair (3 × forward) "
         f"and {peak:.0f} GFLOP/s",
-        f"peak: the best of {PEAK_REPEATS} float32 products of {PEAK_SIZE} × {PEAK_SIZE} matrices in a process: "
+        f"peak: the best of ten float32 products of {PEAK_SIZE} × {PEAK_SIZE} matrices in a process: "
         + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in peaks.items()),
     ]
     return "\n".join(lines)
 
 
-def forward_flops(config: ConfigDict, *, context: bool) -> int:
-    """Returns the floating-point operations of a pair's matrix products, forward, with all patches kept."""
+def pair_flops(config: ConfigDict, *, context: bool) -> int:
+    """Returns the operations of a pair's matrix products in a training step, with all patches kept."""
+    from pretrain.compile import count_pair_flops
+    from pretrain.settings import read_settings
 
-    def layers(tower: Any, tokens: int) -> int:
-        linear = 2 * tokens * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width)
-        return tower.depth * (linear + 4 * tokens**2 * tower.width)
-
-    vision, text, dim = config.vision, config.text, config.vision.width
-    patches = (vision.image_size // vision.patch_size) ** 2
-    embedding = 2 * patches * 3 * vision.patch_size**2 * dim
-    attention = 2 * (2 * patches + 2) * dim**2 + 4 * patches * dim
-    pooling = attention + 4 * dim * vision.mlp_width
-    towers = embedding + layers(vision, patches) + pooling + layers(text, text.length) + 2 * text.width * dim
-    products = 4 if context else 1  # with every item of the batch: x tᵀ; x xᵀ, attention u and x_context tᵀ
-    return towers + products * 2 * config.batch_size * dim
+    settings = read_settings(config)
+    objective = dataclasses.replace(settings.objective, base="sigmoid", context=context)
+    augmentation = dataclasses.replace(settings.augmentation, keep_patches=1.0)
+    return sum(count_pair_flops(dataclasses.replace(settings, objective=objective, augmentation=augmentation)))
 
 
 def start(row: Row, args: argparse.Namespace) -> subprocess.Popen:
@@ -171,7 +165,7 @@ def start(row: Row, args: argparse.Namespace) -> subprocess.Popen:
     environment.pop("GLIBC_TUNABLES", None)
     if row.huge_pages:
         environment["GLIBC_TUNABLES"] = HUGE_PAGES
-    command = [sys.executable, "-m", "benchmarks.pretrain_step", f"--child={row.child}"]
+    command = [sys.executable, "-m", "benchmarks.cpu_step", f"--child={row.child}"]
     command += [f"--config={args.config}", f"--steps={args.steps}"]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -186,8 +180,6 @@ def read_line(child: subprocess.Popen, row: Row) -> str:
 
 def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     """Runs the training step of this project."""
-    import dataclasses
-
     import jax
     import jax.numpy as jnp
 
@@ -212,7 +204,7 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     facts = {
         "versions": {"jax": jax.__version__},
         "parameters": count_parameters(state.parameters),
-        "peak": measure_peak(lambda: product(matrix, matrix).block_until_ready()),
+        "peak": measure_peak(lambda: product(matrix, matrix).block_until_ready(), PEAK_SIZE) / 1e9,
     }
     serve(facts, step, steps)
 
@@ -256,7 +248,7 @@ def serve_torch(config: ConfigDict, steps: int) -> None:
     facts = {
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "peak": measure_peak(lambda: matrix @ matrix),
+        "peak": measure_peak(lambda: matrix @ matrix, PEAK_SIZE) / 1e9,
     }
     serve(facts, step, steps)
 
@@ -285,42 +277,6 @@ def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 def make_matrix() -> np.ndarray:
     """Returns the matrix whose square measures the peak."""
     return np.random.default_rng(0).normal(size=(PEAK_SIZE, PEAK_SIZE)).astype(np.float32)
-
-
-def measure_peak(product: Callable[[], Any]) -> float:
-    """Returns the most GFLOP/s that repeated products of two such matrices reach."""
-    product()
-    seconds = []
-    for _ in range(PEAK_REPEATS):
-        began = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - began)
-    return 2 * PEAK_SIZE**3 / min(seconds) / 1e9
-
-
-def cpu_model() -> str:
-    """Returns the processor's name."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def busy_seconds() -> float:
-    """Returns how long this machine's cores have worked since it started, all processes together; 0 where unknown."""
-    with contextlib.suppress(OSError):
-        user, nice, system, _, _, *interrupts = pathlib.Path("/proc/stat").read_text(encoding="utf-8").split()[1:9]
-        return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
-    return 0.0
-
-
-def page_policy() -> str:
-    """Returns the kernel's word on huge pages: always, madvise (as GLIBC_TUNABLES asks for) or never."""
-    with contextlib.suppress(OSError, IndexError):
-        choices = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
-        return choices.split("[")[1].split("]")[0]
-    return "unknown"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""What a benchmark ran on: the machine, its peak, and how much of it others used meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def describe_machine(platform_name: str = "cpu") -> str:
+    """Returns the processor with its cores, and for "gpu" the graphics card in front of them."""
+    cpu = f"{cpu_model()}, {os.cpu_count()} cores"
+    if platform_name != "gpu":
+        return cpu
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        cards = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+        return f"{len(cards)} × {cards[0]}; {cpu}"
+    return cpu
+
+
+def cpu_model() -> str:
+    """Returns the processor's name."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def busy_seconds() -> float:
+    """Returns how long this machine's cores have worked since it started, all processes together; 0 where unknown."""
+    with contextlib.suppress(OSError):
+        user, nice, system, _, _, *interrupts = pathlib.Path("/proc/stat").read_text(encoding="utf-8").split()[1:9]
+        return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def page_policy() -> str:
+    """Returns the kernel's word on huge pages: always, madvise (as GLIBC_TUNABLES asks for) or never."""
+    with contextlib.suppress(OSError, IndexError):
+        choices = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
+        return choices.split("[")[1].split("]")[0]
+    return "unknown"
+
+
+def measure_peak(product: Callable[[], Any], size: int, *, repeats: int = 10) -> float:
+    """Returns the most FLOP/s that repeated products of two `[size, size]` matrices reach."""
+    product()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)

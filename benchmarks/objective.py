@@ -1,0 +1,236 @@
+"""The objective, forward and backward: time, memory and error against dense forms and open_clip.
+
+python -m benchmarks.objective [--batches=1024,4096,…] [--dim=768] [--dtype=float32|bfloat16] [--seconds=60]
+
+Every row is value and gradient by both embeddings and all scalars. Peers: the dense form of the same objective in JAX,
+optax's sigmoid cross-entropy on full logits, and open_clip's SigLipLoss in PyTorch on the same device, of which only
+its loss.py is loaded. A row whose work would take more than --seconds at the machine's peak, or more memory than
+--gigabytes, is compiled and not run. Error: the largest relative error of the value and of each gradient against the
+dense float64 form, for batches of up to 2,048. The limit is that of matrix products alone at the peak measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share of a GPU
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.machine import describe_machine, measure_peak
+from pretrain.compile import OBJECTIVE_PRODUCTS
+from pretrain.objective import Objective
+from tests.pretrain import dense
+
+CHECKED = 2048  # the largest batch that is compared with float64
+DEFAULT = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
+
+
+class Row(NamedTuple):
+    """What one form takes: seconds, temporary bytes and error, None where not measured; products of all its pairs."""
+
+    name: str
+    seconds: float | None
+    temporaries: int | None
+    error: float | None
+    products: int
+
+
+def main() -> int:
+    """Prints a table for each batch; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.objective", description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", default=",".join(map(str, DEFAULT)), help="batch sizes, separated by commas")
+    parser.add_argument("--dim", type=int, default=768, help="width of embeddings")
+    parser.add_argument("--base", default="sigmoid", choices=("sigmoid", "softmax"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="operands of products")
+    parser.add_argument("--block_size", type=int, help="rows and columns of a block; default: the platform's")
+    parser.add_argument("--seconds", type=float, default=60, help="longest run of a row, estimated")
+    parser.add_argument("--gigabytes", type=float, default=8, help="largest memory of a row, as compiled")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+
+    backend = jax.default_backend()
+    size, dtype = (8192 if backend == "gpu" else 2048), jnp.dtype(args.dtype)
+    matrix, product = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
+    peak = measure_peak(lambda: product(matrix, matrix).block_until_ready(), size)
+    peer = open_clip_loss() if args.base == "sigmoid" else None
+    versions = f"jax {jax.__version__}, optax {optax.__version__}"
+    if peer is not None:
+        import torch
+
+        versions += f", torch {torch.__version__}, open_clip {peer.version}"
+    print(f"machine: {describe_machine(backend)}; backend {backend}\nversions: {versions}")
+    print(
+        f"{args.base}, dim {args.dim}, {args.dtype} operands; peak {peak / 1e9:,.0f} GFLOP/s of {args.dtype} products"
+    )
+    for batch in map(int, args.batches.split(",")):
+        rows = measure(batch, args, peak, peer)
+        print(f"\nbatch {batch:,}\n{'':44}{'ms':>12}{'temporaries':>14}{'of limit':>10}{'error':>10}{'ours/peer':>11}")
+        for line in table(rows, batch, args.dim, peak):
+            print(line, flush=True)
+    if peer is None:
+        print("\nopen_clip: not measured" + (" for softmax" if args.base == "softmax" else "; not installed"))
+    return 0
+
+
+def measure(batch: int, args: argparse.Namespace, peak: float, peer: Peer | None) -> list[Row]:
+    """Returns the rows of one batch size."""
+    rng = np.random.default_rng(0)
+    u, v = (rng.standard_normal((batch, args.dim), np.float32) for _ in range(2))
+    v += u
+    rows = []
+    for context in (False, True):
+        objective = Objective(base=args.base, context=context, dtype=args.dtype, block_size=args.block_size)
+        scalars = objective.init(args.dim)
+        products = OBJECTIVE_PRODUCTS[args.base, context]
+        name = "with context" if context else args.base
+
+        def ours(scalars: Any, u: jax.Array, v: jax.Array, objective: Objective = objective) -> jax.Array:
+            return objective(scalars, u, v).value
+
+        def full(scalars: Any, u: jax.Array, v: jax.Array, objective: Objective = objective) -> jax.Array:
+            return dense.loss(objective, scalars, u, v)
+
+        forms = [(f"ours, {name}", ours), (f"dense JAX, {name}", full)]
+        if args.base == "sigmoid" and not context:
+            forms.append(("optax.sigmoid_binary_cross_entropy", optax_loss))
+        truth = None
+        if batch <= CHECKED:
+            with jax.enable_x64(True):
+                double = [jnp.asarray(rows, jnp.float64) for rows in (u, v)]
+                scalars64 = {key: jnp.asarray(np.asarray(value), jnp.float64) for key, value in scalars.items()}
+                truth = jax.value_and_grad(full, argnums=(0, 1, 2))(scalars64, *double)
+                truth = jax.tree.map(np.asarray, truth)
+        for form, function in forms:
+            operands = jnp.dtype(args.dtype) if function is not ours else jnp.float32
+            rows.append(run(form, function, scalars, u, v, operands, truth, args, peak, products))
+    if peer is not None:
+        rows.append(peer.run(u, v, args, peak))
+    return rows
+
+
+def run(name, function, scalars, u, v, operands, truth, args, peak, products) -> Row:
+    """Compiles a form, and runs it where that is within the limits."""
+    gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
+    shape = jax.ShapeDtypeStruct(u.shape, operands)
+    try:
+        compiled = gradient.lower(scalars, shape, shape).compile()
+    except jax.errors.JaxRuntimeError:  # more memory than the device has
+        return Row(name, None, None, None, products)
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    if temporaries > args.gigabytes * 1e9 or work(len(u), args.dim, products) / peak > args.seconds:
+        return Row(name, None, temporaries, None, products)
+    placed = [jnp.asarray(rows, operands) for rows in (u, v)]
+    result = jax.block_until_ready(compiled(scalars, *placed))
+    error = None
+    if truth is not None:
+        errors = jax.tree.map(
+            lambda a, b: np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-3), result, truth
+        )
+        error = max(jax.tree.leaves(errors))
+    seconds = timed(lambda: jax.block_until_ready(compiled(scalars, *placed)), args.repeats)
+    return Row(name, seconds, temporaries, error, products)
+
+
+def optax_loss(scalars: Any, u: jax.Array, v: jax.Array) -> jax.Array:
+    """The SigLIP loss as one writes it with optax, on full logits."""
+    x, t = dense.normalize(u), dense.normalize(v)
+    logits = jnp.exp(scalars["logit_scale"]) * x @ t.T + scalars["logit_bias"]
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, jnp.eye(len(u), dtype=logits.dtype))) / len(u)
+
+
+class Peer:
+    """open_clip's SigLipLoss."""
+
+    def __init__(self, module: Any, version: str):
+        self.module, self.version = module, version
+
+    def run(self, u: np.ndarray, v: np.ndarray, args: argparse.Namespace, peak: float) -> Row:
+        """Times loss and backward pass in eager mode, as open_clip trains."""
+        import torch
+
+        name, products = "open_clip SigLipLoss, eager", OBJECTIVE_PRODUCTS["sigmoid", False]
+        full = 4 * len(u) ** 2 * (2 if args.dtype == "bfloat16" else 4)  # logits and what autograd keeps of them
+        if full > args.gigabytes * 1e9 or work(len(u), args.dim, products) / peak > args.seconds:
+            return Row(name, None, None, None, products)
+        cuda = torch.cuda.is_available()
+        device, dtype = ("cuda" if cuda else "cpu"), getattr(torch, args.dtype)
+        images, texts = (torch.tensor(rows, device=device, dtype=dtype, requires_grad=True) for rows in (u, v))
+        scale, bias = (torch.tensor(value, device=device, requires_grad=True) for value in (2.302585, -10.0))
+        loss = self.module.SigLipLoss()
+
+        def step() -> None:
+            for leaf in (images, texts, scale, bias):
+                leaf.grad = None
+            x, t = (torch.nn.functional.normalize(rows, dim=-1) for rows in (images, texts))
+            loss(x, t, scale.exp(), bias).backward()
+            if cuda:
+                torch.cuda.synchronize()
+
+        step()
+        temporaries = None
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            temporaries = torch.cuda.max_memory_allocated() - before
+        return Row(name, timed(step, args.repeats), temporaries, None, products)
+
+
+def open_clip_loss() -> Peer | None:
+    """Returns open_clip's losses without the rest of it, which needs torchvision; None where it is not installed."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None or importlib.util.find_spec("torch") is None:
+        return None
+    folder = pathlib.Path(found.origin).parent
+    version: dict[str, str] = {}
+    exec((folder / "version.py").read_text(encoding="utf-8"), version)
+    spec = importlib.util.spec_from_file_location("open_clip_loss", folder / "loss.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Peer(module, version["__version__"])
+
+
+def table(rows: list[Row], batch: int, dim: int, peak: float) -> list[str]:
+    """Returns the lines of one batch size; ratios are of our form with the same work."""
+    ours = {row.products: row.seconds for row in rows if row.name.startswith("ours")}
+    lines = []
+    for row in rows:
+        seconds = "not run" if row.seconds is None else f"{row.seconds * 1e3:,.1f}"
+        memory = "" if row.temporaries is None else f"{row.temporaries / 1e6:,.0f} MB"
+        limit = "" if row.seconds is None else f"{work(batch, dim, row.products) / peak / row.seconds:.0%}"
+        error = "" if row.error is None else f"{row.error:.0e}"
+        mine, peer = ours.get(row.products), not row.name.startswith("ours")
+        ratio = f"{row.seconds / mine:.2f}" if peer and mine and row.seconds else ""
+        lines.append(f"{row.name:44}{seconds:>12}{memory:>14}{limit:>10}{error:>10}{ratio:>11}")
+    return lines
+
+
+def work(batch: int, dim: int, products: int) -> int:
+    """Returns the floating-point operations of so many matrix products of all pairs."""
+    return products * 2 * batch**2 * dim
+
+
+def timed(function: Callable[[], Any], repeats: int) -> float:
+    """Returns the median seconds of a call."""
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
