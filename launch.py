@@ -14,7 +14,7 @@ import pathlib
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ A run lives in one workdir. Each job reads what the one before left there:
 """
 
 CONFIG_HELP = """\
-A config is a Python file with get_config(); configs/ has them. Any value in it can be set on the command line:
+A config is a Python file with get_config(); configs/ has them. Any setting of a run, whether the file names it or not,
+can be set on the command line:
 
   python launch.py {job} --config=configs/quickstart.py --config.pretrain.steps=500 --workdir=runs/mine
 """
@@ -117,18 +118,57 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"{override} has no value; write {override}=VALUE")
-        *sections, last = key.split(".")
-        section: Any = config
-        for part in [*sections, last]:
-            if not hasattr(section, "keys") or part not in section:
-                known = ", ".join(sorted(section)) if hasattr(section, "keys") else "nothing, it is a value"
-                raise ValueError(f"unknown config key {key!r}: no {part!r} among {known}")
-            section, parent = section[part], section
-        try:
-            parent[last] = parse_value(text, like=section)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"config key {key} is {section!r} and cannot become {text!r}") from error
+        set_value(config, key, text)
     return config
+
+
+def set_value(config: ConfigDict, key: str, text: str) -> None:
+    """Sets the dotted key to what `text` spells; it is one that the config names, or a setting with a default."""
+    *sections, last = key.split(".")
+    found: Any = config
+    for part in [*sections, last]:
+        if hasattr(found, "keys") and part in found:
+            found = found[part]
+        else:
+            found = default_of(key, part, found if hasattr(found, "keys") else {})
+            break
+    try:
+        value = parse_value(text, like=found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config key {key} is {found!r} and cannot become {text!r}") from error
+    with config.unlocked():
+        parent = config
+        for part in sections:
+            if part not in parent:
+                parent[part] = type(config)()
+            parent = parent[part]
+        try:
+            parent[last] = found  # so that the config minds the type
+            parent[last] = value
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config key {key} is {found!r} and cannot become {text!r}") from error
+
+
+def default_of(key: str, part: str, beside: Mapping[str, Any]) -> Any:
+    """Returns the default of a setting of which the config lacks `part`; raises `ValueError` naming the known ones.
+
+    `beside` are the keys that the config has in that place.
+    """
+    import dataclasses
+
+    from adapt.evaluate import EvaluateSettings
+    from pretrain.settings import SECTIONS, PretrainSettings
+
+    *section, last = key.split(".")
+    known = {("pretrain",): PretrainSettings, ("evaluate",): EvaluateSettings}
+    known |= {("pretrain", name): settings for name, settings in SECTIONS.items()}
+    fields = dataclasses.fields(known[tuple(section)]) if tuple(section) in known else ()
+    for field in fields:
+        if field.name == last:
+            return None if field.default is dataclasses.MISSING else field.default
+    names = {field.name for field in fields} if part == last else set()
+    names = sorted(names | set(beside)) or ["nothing, it is a value"]
+    raise ValueError(f"unknown config key {key!r}: no {part!r} among {', '.join(names)}")
 
 
 def parse_value(text: str, *, like: Any) -> Any:

@@ -20,7 +20,6 @@ def get_config() -> ConfigDict:
     pretrain.seed = 0
     pretrain.steps = 183_000
     pretrain.batch_size = 32_768
-    pretrain.microbatch_size = None
     pretrain.vision = ConfigDict(dict(image_size=224, patch_size=16, width=768, depth=12, heads=12, mlp_width=3072))
     pretrain.text = ConfigDict(dict(length=64, width=768, depth=12, heads=12, mlp_width=3072))
     pretrain.tokenizer = ConfigDict(dict(vocab_size=32_000))
@@ -29,7 +28,6 @@ def get_config() -> ConfigDict:
     pretrain.objective = ConfigDict(dict(base="sigmoid", context=True, alpha=0.9, dtype="bfloat16"))
     pretrain.optimizer = ConfigDict(dict(name="adamw", schedule="rsqrt", learning_rate=1e-3, weight_decay=1e-4))
     pretrain.optimizer.update(dict(warmup_steps=20_000, timescale=10_000, cooldown_steps=30_000, b2=0.95))
-    pretrain.optimizer.update(dict(frozen=(), learning_rate_rules=(), context_temperature_learning_rate=1.0))
     pretrain.mesh = ConfigDict(dict(fsdp=16))
     pretrain.dtype = "bfloat16"
     pretrain.remat = "minimal"

@@ -20,7 +20,10 @@ _TINY = jnp.finfo(jnp.float32).tiny
 
 
 class Context(NamedTuple):
-    """Contextualised embeddings `[batch, dim]` and the effective number of items that each attends to `[batch]`."""
+    """Contextualised embeddings `[batch, dim]` and the effective number of items that each attends to `[batch]`.
+
+    The embeddings have the layout's dtype.
+    """
 
     embeddings: jax.Array
     effective_items: jax.Array
@@ -109,7 +112,7 @@ def _attend(attention: Attention, layout: Layout, u: jax.Array, temperature: jax
     sums, _ = sweep(visit, layout, blocks, blocks, row_sums=start, own_columns_only=attention.buffer == "device")
     highest, total, mean_logit, mixed = (join(part, len(u)) for part in sums)
     log_sum_exp = highest + jnp.log(total)
-    return (mixed, jnp.exp(log_sum_exp - mean_logit), log_sum_exp), ()
+    return (mixed.astype(layout.dtype), jnp.exp(log_sum_exp - mean_logit), log_sum_exp), ()
 
 
 def _differentiate(attention: Attention, layout: Layout, arrays, temperature: jax.Array):
@@ -124,7 +127,7 @@ def _differentiate(attention: Attention, layout: Layout, arrays, temperature: ja
             "u": u.astype(layout.dtype),
             "inverse": inverse_norms(u),
             "gradient": gradient.astype(layout.dtype),
-            "along": jnp.sum(mixed * gradient, axis=-1),
+            "along": jnp.sum(mixed.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1),
             "log_sum_exp": log_sum_exp,
         }
     )

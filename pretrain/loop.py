@@ -41,7 +41,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     workdir = pathlib.Path(workdir)
     settings = read_settings(config)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    settings.check_mesh(mesh)
+    training_of(settings, mesh, vocab_size=settings.tokenizer.vocab_size)  # checks what can be before the first trace
     claim_workdir(workdir, settings)
 
     say(f"data: {', '.join(settings.data.sources)}")

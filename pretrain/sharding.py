@@ -118,4 +118,7 @@ def _check_fits(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
         if axis not in mesh.shape:
             raise ValueError(f"sharding rule {axes} of {name} names an unknown axis {axis!r}; known: {', '.join(AXES)}")
         if size % mesh.shape[axis]:
-            raise ValueError(f"{name} has shape {list(shape)}, which mesh.{axis} {mesh.shape[axis]} does not divide")
+            raise ValueError(
+                f"{name} has shape {list(shape)}, which mesh.{axis} {mesh.shape[axis]} does not divide; "
+                f"change mesh.{axis}, or copy it by the rule ({name!r}, ()) in mesh.rules"
+            )

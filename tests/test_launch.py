@@ -103,7 +103,12 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
     ("arguments", "message"),
     [
         (["pretrain", "--config=nowhere.py"], "no config file nowhere.py; configs/ has quickstart.py"),
-        (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among augmentation, batch_size"),
+        (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among attention, augmentation, batch_size"),
+        (["pretrain", "--config.pretrain.objectve.alpha=1"], "no 'objectve' among augmentation"),
+        (["pretrain", "--config.pretrain.mesh.fsdp=3"], "mesh.fsdp 3 does not divide the 1 devices here; it can be 1"),
+        (["pretrain", "--config.pretrain.mesh.fsdp=all"], "pretrain.mesh.fsdp is 1 and cannot become 'all'"),
+        (["pretrain", "--config.pretrain.microbatch_size=3"], "microbatch_size 3 does not split batch_size 8"),
+        (["pretrain", "--config.pretrain.optimizer.frozen=visual"], "frozen rule 'visual' matches no parameter"),
         (["pretrain", "--config.pretrain.steps=many"], "pretrain.steps is 9 and cannot become 'many'"),
         (["pretrain", "--config.pretrain.steps"], "has no value"),
         (["pretrain", "--config.pretrain.objective.base=triplet"], "known: sigmoid, softmax"),

@@ -200,3 +200,21 @@ def test_a_full_disk_is_one_sentence_and_the_run_continues_when_there_is_room(sh
         assert same_parameters(finished, disk / "run")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_rule_that_matches_nothing_leaves_no_trace(shards, tmp_path):
+    wrong = {"learning_rate": 1e-2, "frozen": ("model/visoin/",)}
+    with pytest.raises(
+        ValueError, match=r"optimizer\.frozen rule 'model/visoin/' matches no parameter; nearest: model/vis"
+    ):
+        pretrain(config(shards, optimizer=wrong), tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_continues_with_other_microbatches_and_remat(shards, tmp_path):
+    pretrain(config(shards, steps=4), tmp_path, data_dir=tmp_path)
+    changed = {"microbatch_size": 4, "remat": "full", "objective": {"base": "sigmoid", "block_size": 3}}
+    result = pretrain(config(shards, steps=4, **changed), tmp_path, data_dir=tmp_path)
+    assert result.start_step == 4
+    with pytest.raises(ValueError, match=r"objective\.alpha = 0\.9, and this config says 0.5"):
+        pretrain(config(shards, steps=4, objective={"alpha": 0.5}), tmp_path, data_dir=tmp_path)
