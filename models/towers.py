@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from models.placement import Placement, keep_all_but_gathered
 from models.settings import ModelSettings, TextSettings, VisionSettings
 
 LAYER_NORM_EPSILON = 1e-6
@@ -95,39 +96,6 @@ class Mlp(nnx.Module):
         return self.down(nnx.gelu(self.up(x), approximate=True))
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Where arrays are while a model computes on a mesh: rows of activations spread over it, parameters on all devices.
-
-    A layer's parameters may be stored in pieces; they are gathered when the layer is computed, its matrices in the
-    dtype of the computation.
-    """
-
-    mesh: Mesh | None
-    dtype: str
-
-    def gather(self, parameters: Any) -> Any:
-        """Returns parameters as a layer computes with them."""
-        if self.mesh is None:
-            return parameters
-
-        copied = NamedSharding(self.mesh, PartitionSpec())
-
-        def place(path: tuple, leaf: jax.Array) -> jax.Array:
-            matrix = any(getattr(key, "key", None) == "kernel" for key in path)
-            return jax.lax.with_sharding_constraint(leaf.astype(self.dtype) if matrix else leaf, copied)
-
-        return jax.tree_util.tree_map_with_path(place, parameters)
-
-    def spread(self, activations: jax.Array) -> jax.Array:
-        """Returns activations `[batch, ...]` with their rows spread over all devices."""
-        if self.mesh is None:
-            return activations
-        return jax.lax.with_sharding_constraint(
-            activations, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
-        )
-
-
 class Block(nnx.Module):
     """A pre-norm transformer layer."""
 
@@ -167,8 +135,11 @@ class Encoder(nnx.Module):
             x = nnx.merge(definition, self.placement.gather(parameters))(x)
             return self.placement.spread(x), None
 
-        if self.remat != "none":
-            layer = jax.checkpoint(layer, policy=_REMAT[self.remat], prevent_cse=False)
+        policy = _REMAT.get(self.remat)
+        if self.remat == "none" and self.placement.devices > 1:
+            policy = keep_all_but_gathered
+        if policy is not None:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         x, _ = jax.lax.scan(layer, x, stacked, unroll=self.scan_unroll)
         return self.norm(x)
 
@@ -273,7 +244,7 @@ def create_model(settings: ModelSettings, *, mesh: Mesh | None = None) -> Model:
     definition = nnx.graphdef(nnx.eval_shape(lambda: TwoTowers(settings, nnx.Rngs(0), placement)))
 
     def module(parameters: Parameters) -> TwoTowers:
-        return nnx.merge(definition, nnx.State(_gather_outer(parameters, placement)))
+        return nnx.merge(definition, nnx.State(placement.gather_outer(parameters)))
 
     def embed_images(parameters: Parameters, images: jax.Array, kept_patches: jax.Array | None = None) -> jax.Array:
         return placement.spread(
@@ -289,16 +260,6 @@ def create_model(settings: ModelSettings, *, mesh: Mesh | None = None) -> Model:
         return Embeddings(embed_images(parameters, images, kept_patches), embed_texts(parameters, tokens))
 
     return Model(init, embed_images, embed_texts, embed)
-
-
-def _gather_outer(parameters: Parameters, placement: Placement) -> Parameters:
-    """Gathers the parameters that are not in layers, which gather theirs one by one."""
-
-    def place(path: tuple, leaf: jax.Array) -> jax.Array:
-        layered = any(getattr(key, "key", None) == "layers" for key in path)
-        return leaf if layered else placement.gather({path[-1].key: leaf})[path[-1].key]
-
-    return jax.tree_util.tree_map_with_path(place, parameters)
 
 
 def _attention(settings: ModelSettings, platform: str) -> str:

@@ -78,13 +78,13 @@ def base_loss(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _base_loss(rule: Rule, weights: tuple[float, ...], layout: Layout, views, texts, scales: Scales):
     _, (terms,) = layout.on_devices(functools.partial(_evaluate, rule, layout))((views, texts), scales)
-    return jnp.dot(jnp.asarray(weights), terms), terms
+    return _weighted(weights, terms), terms
 
 
 def _forward(rule: Rule, weights: tuple[float, ...], layout: Layout, views, texts, scales: Scales):
     differentiate = layout.on_devices(functools.partial(_differentiate, rule, weights, layout))
     gradients, (terms, d_scales) = differentiate((views, texts), scales)
-    return (jnp.dot(jnp.asarray(weights), terms), terms), (gradients, d_scales)
+    return (_weighted(weights, terms), terms), (gradients, d_scales)
 
 
 def _backward(rule: Rule, weights: tuple[float, ...], layout: Layout, residuals, cotangents):
@@ -146,6 +146,10 @@ def _differentiate(rule: Rule, weights: tuple[float, ...], layout: Layout, embed
     total = [jnp.stack([jnp.sum(part) for part in parts]) for parts in (d_scale, d_bias)]
     d_scales = Scales(total[0], total[1] if rule.biased else jnp.zeros_like(total[1]))
     return (d_views, d_text), (_mean(losses, embeddings, layout), d_scales)
+
+
+def _weighted(weights: tuple[float, ...], terms: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.asarray(weights, jnp.float32) * terms)
 
 
 class _Pairs(NamedTuple):

@@ -136,7 +136,7 @@ def mean_cosines(image_embeddings: jax.Array, text_embeddings: jax.Array) -> tup
     u_inverse, v_inverse = inverse_norms(u), inverse_norms(v)
     matched = jnp.sum(jnp.sum(u * v, axis=1) * u_inverse * v_inverse)
     pairs = jnp.dot(jnp.dot(u_inverse, u, precision=exact), jnp.dot(v_inverse, v, precision=exact), precision=exact)
-    return matched / batch, (pairs - matched) / max(batch * (batch - 1), 1)
+    return matched / batch, (pairs - matched) / max(float(batch) * (batch - 1), 1.0)
 
 
 def _check_known(name: str, value: str, known: Mapping | tuple) -> None:
