@@ -1,12 +1,13 @@
 """SigLIP B/16 at 224 px with the context objective, global batch 32,768: the run of the papers, on a TPU pod slice.
 
     python launch.py compile  --config=configs/siglip_b16.py --topology=v5e:16x16
-    python launch.py pretrain --config=configs/siglip_b16.py --workdir=gs-or-local-folder \\
+    python launch.py pretrain --config=configs/siglip_b16.py --workdir=runs/b16 \\
         --config.pretrain.data.sources='/data/shards/*.tar'
 
-Sized for 256 v5e chips. On fewer devices, set `pretrain.microbatch_size`; `launch.py compile` says what fits. Published
-for this architecture after 6 billion examples (arXiv 2411.15099): zero-shot about as SigLIP's, 32-shot Tip-Adapter
-averages of 73.8 with the context objective and 69.5 without. Not yet trained with this code.
+Sized for 256 v5e chips; on fewer devices set `pretrain.microbatch_size`, and `launch.py compile` says what fits. One
+host so far: `launch.py pretrain` does not join hosts yet. Published for this architecture after 6 billion examples
+(arXiv 2411.15099): zero-shot about as SigLIP's, 32-shot Tip-Adapter averages of 73.8 with the context objective and
+69.5 without. Not yet trained with this code.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +38,7 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict(dict(datasets=("digits",), retrieval=()))
     config.evaluate.shots = (1, 2, 4, 8, 16, 32)
     config.evaluate.seeds = 5
+    config.evaluate.min_examples = 40
     config.evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")
     config.evaluate.logit_scale = 100.0
     return config

@@ -8,13 +8,24 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# What a field's annotation admits; others are checked where they are used.
+_KINDS = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a name"),
+    "bool": (bool, "True or False"),
+    "int | None": ((int, type(None)), "a whole number or None"),
+}
+
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full", "minimal")
 ATTENTIONS = ("auto", "cpu", "xla", "cudnn")
 
 
 def build(settings: type[T], section: str, values: Mapping[str, Any]) -> T:
-    """Returns `settings(**values)`; raises `ValueError` naming unknown and missing keys of the section."""
+    """Returns `settings(**values)`; raises `ValueError` for unknown and missing keys, and values of another type."""
+    if not isinstance(values, Mapping) and not hasattr(values, "keys"):
+        raise ValueError(f"{section} is {values!r}; it must be a section of settings")
     fields = {field.name: field for field in dataclasses.fields(settings)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -27,6 +38,10 @@ def build(settings: type[T], section: str, values: Mapping[str, Any]) -> T:
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"the config lacks {section}.{missing[0]}")
+    for name, value in values.items():
+        kinds, wanted = _KINDS.get(fields[name].type, (object, ""))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds not in (bool, object)):
+            raise ValueError(f"{section}.{name} is {value!r}; it must be {wanted}")
     return settings(**values)
 
 

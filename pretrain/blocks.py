@@ -27,7 +27,7 @@ class Layout:
 
     Without `mesh` the batch is on one device. `dtype` is that of the operands of matrix products, which accumulate in
     float32. `block_size` is the largest number of rows, and of columns, of a block; None takes what the platform runs
-    well with. Columns of up to `gather_limit` bytes are gathered on every device; larger ones go around a ring.
+    well with. Columns that take up to `gather_limit` bytes in all are gathered on every device; more go around a ring.
     """
 
     mesh: Mesh | None = None
@@ -103,8 +103,8 @@ def sweep(
     """Visits every block of the global batch's pairs that this device's rows take part in; returns both sums.
 
     `rows` and `columns` are this device's, cut into blocks. `visit(row_block, column_block, row_sums, column_sums)`
-    returns the two sums with the block's part added; they start as the given ones and belong to this device's rows and
-    columns. `merge` joins the devices' parts `[devices, ...]` of column sums, which are added by default.
+    returns the two sums with the block's part added; they belong to this device's rows and columns. `merge` joins the
+    devices' parts `[devices, ...]` of column sums, which are added by default; they start at what it leaves unchanged.
     """
     if own_columns_only or not layout.axes:
         return _visit_all(visit, rows, columns, row_sums, column_sums)

@@ -36,7 +36,7 @@ OBJECTIVE_PRODUCTS = {
     for base, rule in RULES.items()
     for context in (False, True)
 }
-_RAN_OUT = re.compile(r"(?:\(|Used )([\d.]+)([MG])\)? (?:exceeds available HBM \(|of )([\d.]+)([MG])")
+_RAN_OUT = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
 
 
 class Compiled(NamedTuple):
@@ -132,10 +132,11 @@ def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kin
     except jax.errors.JaxRuntimeError as error:
         ran_out = _RAN_OUT.search(str(error))
         if not ran_out:
-            raise
+            refusal = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the compiler refuses this step: {refusal}") from error
         used, unit, has, has_unit = ran_out.groups()
         temporaries, capacity = (
-            round(float(size) * 2 ** {"M": 20, "G": 30}[unit]) for size, unit in ((used, unit), (has, has_unit))
+            round(float(size) * 1024 ** "_KMGT".index(unit)) for size, unit in ((used, unit), (has, has_unit))
         )
         peak = parameters + optimizer + temporaries
         return Compiled(parameters, optimizer, temporaries, peak, capacity, None, time.monotonic() - began)
@@ -154,7 +155,8 @@ def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
     """Returns the operations that a training step needs for one pair: in the towers, and in the objective.
 
     Three times the forward pass for the towers; for the objective its matrix products of each pair with the whole
-    batch. What is recomputed to save memory does not count.
+    batch. What is recomputed to save memory does not count. All parameters are taken to be trained, and the context's
+    buffer to be global.
     """
     kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
     model = settings.model(vocab_size=settings.tokenizer.vocab_size)

@@ -30,17 +30,19 @@ class Objective:
     """A base loss, and with `context` the same loss once more on contextualised image embeddings.
 
     alpha · base(x, t; logit_scale, logit_bias) + (1 − alpha) · base(x_context, t; context_logit_scale,
-    context_logit_bias) over the global batch, whatever the number of devices (arXiv 2411.15099). The initial values of
-    the learnable scalars are given as they act (`logit_scale` 10 is stored as log 10); `context_temperature` is the
-    divisor of the cosines before the softmax, temperature · sqrt(dim).
+    context_logit_bias) over the global batch, whatever the number of devices (arXiv 2411.15099; a per-device buffer
+    makes it depend on their number).
+
+    The initial values of the learnable scalars are given as they act (`logit_scale` 10 is stored as log 10);
+    `context_temperature` is the divisor of the cosines before the softmax, temperature · sqrt(dim).
 
     To see what a part of the context objective is worth: `self_mask`, `stop_gradient` ("values", "keys"),
     `normalized_values`, `shared_logit_scale` (the context's loss takes the base loss's scale and bias) and `buffer`
     ("global" or per "device").
 
     How it is computed: matrix products of `dtype` operands with float32 accumulation, in blocks of `block_size` rows
-    and columns (None: what the platform runs well with); embeddings of up to `gather_limit` bytes are gathered on every
-    device, larger ones go around a ring.
+    and columns (None: what the platform runs well with); what devices need of each other is gathered where all of it
+    takes up to `gather_limit` bytes, and goes around a ring where it takes more.
     """
 
     base: str = "sigmoid"

@@ -52,10 +52,16 @@ class OptimizerSettings:
                 raise ValueError(f"unknown optimizer.{field} {getattr(self, field)!r}; known: {', '.join(known)}")
         for field in ("learning_rate_rules", "weight_decay_rules"):
             for rule in getattr(self, field):
-                if len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], int | float):
+                pair = isinstance(rule, tuple) and len(rule) == 2
+                if not pair or not isinstance(rule[0], str) or not isinstance(rule[1], int | float):
                     raise ValueError(f"optimizer.{field} has {rule!r}, which is not a pair of a pattern and a factor")
         if isinstance(self.frozen, str):
             raise ValueError(f"optimizer.frozen {self.frozen!r} is not a list of patterns; write it as one")
+        for pattern in self.frozen:
+            if not isinstance(pattern, str):
+                raise ValueError(f"optimizer.frozen has {pattern!r}, which is not a pattern")
+        if self.timescale < 1:
+            raise ValueError(f"optimizer.timescale {self.timescale} is not a positive number of steps")
 
 
 def _cosine(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -95,6 +101,11 @@ def create_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     for name in ("warmup_steps", "cooldown_steps"):
         if not 0 <= getattr(settings, name) <= steps:
             raise ValueError(f"optimizer.{name} {getattr(settings, name)} does not fit a run of {steps} steps")
+    if settings.schedule == "rsqrt" and settings.warmup_steps + settings.cooldown_steps > steps:
+        raise ValueError(
+            f"optimizer.warmup_steps {settings.warmup_steps} and cooldown_steps {settings.cooldown_steps} together "
+            f"do not fit a run of {steps} steps"
+        )
     decay = SCHEDULES[settings.schedule](settings, steps)
     if not settings.warmup_steps:
         return decay

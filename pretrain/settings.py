@@ -48,6 +48,16 @@ class MeshSettings:
     fsdp: int = 1
     rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            pair = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+            named = [axis for axis in rule[1] if axis is not None] if pair and isinstance(rule[1], tuple) else [None]
+            if not all(isinstance(axis, str) for axis in named) or len(set(named)) < len(named):
+                raise ValueError(
+                    f"mesh.rules has {rule!r}, which is not a pair of a pattern and a tuple of axes or Nones: "
+                    '("token_embedding$", (None, "fsdp"))'
+                )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainSettings:

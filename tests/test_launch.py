@@ -105,6 +105,16 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
         (["pretrain", "--config=nowhere.py"], "no config file nowhere.py; configs/ has quickstart.py"),
         (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among attention, augmentation, batch_size"),
         (["pretrain", "--config.pretrain.objectve.alpha=1"], "no 'objectve' among augmentation"),
+        (
+            ["pretrain", "--config.pretrain.optimizer.clip_norm=None"],
+            "optimizer.clip_norm is None; it must be a number",
+        ),
+        (["pretrain", "--config.pretrain.objective.block_size=1e3"], "1000.0; it must be a whole number or None"),
+        (
+            ["pretrain", "--config.pretrain.mesh.rules=('kernel$','fsdp')"],
+            "mesh.rules has 'kernel$', which is not a pair",
+        ),
+        (["pretrain", "--config.pretrain.optimizer.frozen=None"], "optimizer.frozen has None, which is not a pattern"),
         (["pretrain", "--config.pretrain.mesh.fsdp=3"], "mesh.fsdp 3 does not divide the 1 devices here; it can be 1"),
         (["pretrain", "--config.pretrain.mesh.fsdp=all"], "pretrain.mesh.fsdp is 1 and cannot become 'all'"),
         (["pretrain", "--config.pretrain.microbatch_size=3"], "microbatch_size 3 does not split batch_size 8"),
@@ -175,3 +185,13 @@ def test_values_take_the_type_of_the_setting():
     assert launch.parse_value("a,b", like=("c",)) == ("a", "b")
     assert launch.parse_value("1,2", like=(3,)) == (1, 2)
     assert launch.parse_value("4", like=(3,)) == (4,)
+
+
+@pytest.mark.parametrize("name", launch.known_configs())
+def test_every_config_that_comes_along_is_valid(name):
+    from adapt.evaluate import EvaluateSettings
+    from pretrain.settings import read_settings
+
+    config = launch.load_config(str(launch.QUICKSTART_CONFIG.parent / name), [])
+    assert read_settings(config.pretrain).steps > 0
+    assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots

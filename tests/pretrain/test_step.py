@@ -194,6 +194,11 @@ def test_rsqrt_halves_in_three_timescales_and_cools_down():
     ("settings", "message"),
     [
         ({"warmup_steps": 30}, "optimizer.warmup_steps 30 does not fit a run of 20 steps"),
+        (
+            {"schedule": "rsqrt", "warmup_steps": 15, "cooldown_steps": 15},
+            "optimizer.warmup_steps 15 and cooldown_steps 15 together do not fit a run of 20 steps",
+        ),
+        ({"timescale": 0}, "optimizer.timescale 0 is not a positive"),
         ({"name": "sgd"}, "unknown optimizer.name 'sgd'; known: adamw, lion, adafactor"),
         ({"schedule": "linear"}, "unknown optimizer.schedule 'linear'; known: cosine, rsqrt"),
         ({"frozen": "model/"}, "optimizer.frozen 'model/' is not a list"),
