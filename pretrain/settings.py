@@ -184,4 +184,4 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 def _tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _tuples(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

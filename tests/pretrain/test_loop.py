@@ -218,3 +218,13 @@ def test_a_run_continues_with_other_microbatches_and_remat(shards, tmp_path):
     assert result.start_step == 4
     with pytest.raises(ValueError, match=r"objective\.alpha = 0\.9, and this config says 0.5"):
         pretrain(config(shards, steps=4, objective={"alpha": 0.5}), tmp_path, data_dir=tmp_path)
+
+
+def test_a_run_with_rules_continues_and_exports(shards, tmp_path):
+    changed = {
+        "optimizer": {"learning_rate": 1e-2, "learning_rate_rules": (("text/", 0.1),), "frozen": ("vision/head/",)},
+        "mesh": {"rules": (("token_embedding$", (None, "fsdp")),)},
+    }
+    pretrain(config(shards, steps=2, **changed), tmp_path, data_dir=tmp_path)
+    assert pretrain(config(shards, steps=2, **changed), tmp_path, data_dir=tmp_path).start_step == 2
+    assert load_checkpoint(export(tmp_path, tmp_path / "export")).settings.text.length == 6
