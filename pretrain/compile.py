@@ -48,6 +48,7 @@ class Compiled(NamedTuple):
 
     parameters: int
     optimizer: int
+    batch: int
     temporaries: int
     peak: int
     capacity: int | None
@@ -124,11 +125,12 @@ def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.Shap
 def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kind: str) -> Compiled:
     """Compiles a run's step for `mesh` and returns what it takes of each device."""
     state = training.abstract_state
-    parameters, optimizer = (_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state))
+    inputs = abstract_batch(settings, mesh)
+    held = [_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
     capacity = CHIPS[kind][0] << 30 if kind in CHIPS else None
     began = time.monotonic()
     try:
-        compiled = training.step.lower(state, abstract_batch(settings, mesh)).compile()
+        compiled = training.step.lower(state, inputs).compile()
     except jax.errors.JaxRuntimeError as error:
         ran_out = _RAN_OUT.search(str(error))
         if not ran_out:
@@ -138,17 +140,16 @@ def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kin
         temporaries, capacity = (
             round(float(size) * 1024 ** "_KMGT".index(unit)) for size, unit in ((used, unit), (has, has_unit))
         )
-        peak = parameters + optimizer + temporaries
-        return Compiled(parameters, optimizer, temporaries, peak, capacity, None, time.monotonic() - began)
+        return Compiled(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - began)
     memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = max(held + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
+    around = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = max(around + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
     seconds = time.monotonic() - began
     try:
         traffic = count_collectives(compiled.as_text())
     except jax.errors.JaxRuntimeError:  # some of libtpu's programs for v5p cannot be printed
         traffic = None
-    return Compiled(parameters, optimizer, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
+    return Compiled(*held, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
 
 
 def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
@@ -175,6 +176,7 @@ def describe(settings: PretrainSettings, compiled: Compiled, mesh: Mesh, kind: s
         "memory of a device",
         f"  parameters    {compiled.parameters / GB:8.3f} GB  ({parameters:,} in float32, fsdp {mesh.shape['fsdp']})",
         f"  optimizer     {compiled.optimizer / GB:8.3f} GB  ({settings.optimizer.name})",
+        f"  batch         {compiled.batch / GB:8.3f} GB",
         f"  temporaries   {compiled.temporaries / GB:8.3f} GB",
         f"  peak          {compiled.peak / GB:8.3f} GB"
         + (f"  of {compiled.capacity / GB:.1f} GB" if compiled.capacity else ""),
@@ -206,6 +208,12 @@ def advice(settings: PretrainSettings, compiled: Compiled, mesh: Mesh) -> list[s
         return ["", f"verdict: fits, {share}"]
     lines = ["", f"verdict: does not fit, {share}; what would make it fit, in the order of what it costs:"]
     state = compiled.parameters + compiled.optimizer
+    room = 0.8 * compiled.capacity - state - compiled.batch
+    if compiled.batch > 0.5 * compiled.capacity:
+        return [
+            *lines,
+            f"  more devices or a smaller batch: its pixels alone take {compiled.batch / GB:.2f} GB on each device",
+        ]
     if mesh.shape["fsdp"] < mesh.size and state > 0.1 * compiled.capacity:
         lines.append(
             f"  pretrain.mesh.fsdp={mesh.size}: parameters and optimizer take {state / GB:.2f} GB on each device"
@@ -214,9 +222,8 @@ def advice(settings: PretrainSettings, compiled: Compiled, mesh: Mesh) -> list[s
         lines.append("  pretrain.optimizer.name=adafactor: its state takes about a quarter of AdamW's")
     if settings.remat != "full":
         lines.append("  pretrain.remat=full: the backward pass computes each layer again")
-    room = 0.8 * compiled.capacity - state
     now = settings.microbatch_size or settings.batch_size
-    wanted = now * room / (compiled.peak - state) / mesh.size
+    wanted = now * room / compiled.temporaries / mesh.size
     rows = settings.batch_size // mesh.size
     fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size <= wanted]
     if fitting:
