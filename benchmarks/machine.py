@@ -49,12 +49,17 @@ def page_policy() -> str:
     return "unknown"
 
 
-def measure_peak(product: Callable[[], Any], size: int, *, repeats: int = 10) -> float:
-    """Returns the most FLOP/s that repeated products of two `[size, size]` matrices reach."""
-    product()
+def seconds_of(function: Callable[[], Any], repeats: int) -> list[float]:
+    """Returns the seconds of so many calls, one after another."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
-        product()
+        function()
         seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
+    return seconds
+
+
+def measure_peak(product: Callable[[], Any], size: int, *, repeats: int = 10) -> float:
+    """Returns the most FLOP/s that repeated products of two `[size, size]` matrices reach."""
+    product()
+    return 2 * size**3 / min(seconds_of(product, repeats))

@@ -17,8 +17,6 @@ import os
 import pathlib
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share of a GPU
@@ -28,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.machine import describe_machine, measure_peak
+from benchmarks.machine import describe_machine, measure_peak, seconds_of
 from pretrain.compile import OBJECTIVE_PRODUCTS
 from pretrain.objective import Objective
 from tests.pretrain import dense
@@ -139,7 +137,7 @@ def run(name, function, scalars, u, v, operands, truth, args, peak, products) ->
             lambda a, b: np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-3), result, truth
         )
         error = max(jax.tree.leaves(errors))
-    seconds = timed(lambda: jax.block_until_ready(compiled(scalars, *placed)), args.repeats)
+    seconds = statistics.median(seconds_of(lambda: jax.block_until_ready(compiled(scalars, *placed)), args.repeats))
     return Row(name, seconds, temporaries, error, products)
 
 
@@ -185,7 +183,7 @@ class Peer:
             before = torch.cuda.memory_allocated()
             step()
             temporaries = torch.cuda.max_memory_allocated() - before
-        return Row(name, timed(step, args.repeats), temporaries, None, products)
+        return Row(name, statistics.median(seconds_of(step, args.repeats)), temporaries, None, products)
 
 
 def open_clip_loss() -> Peer | None:
@@ -220,16 +218,6 @@ def table(rows: list[Row], batch: int, dim: int, peak: float) -> list[str]:
 def work(batch: int, dim: int, products: int) -> int:
     """Returns the floating-point operations of so many matrix products of all pairs."""
     return products * 2 * batch**2 * dim
-
-
-def timed(function: Callable[[], Any], repeats: int) -> float:
-    """Returns the median seconds of a call."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe_machine, measure_peak
+from benchmarks.machine import describe_machine, measure_peak, seconds_of
 
 MODELS = {  # width, depth, heads, image size, patch size, tokens
     "S/16": (384, 12, 6, 224, 16, 64),
@@ -212,12 +212,7 @@ def timed(run: Callable[[], None], steps: int) -> float:
     """Returns the median seconds of a step."""
     for _ in range(WARM_UP):
         run()
-    seconds = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return statistics.median(seconds_of(run, steps))
 
 
 def table(name: str, args: argparse.Namespace, measured: dict[str, dict[str, Any]]) -> str:

@@ -269,9 +269,7 @@ def _attention(settings: ModelSettings, platform: str) -> str:
     if platform == "cpu":
         return "cpu"
     heads = {tower.width // tower.heads for tower in (settings.vision, settings.text)}
-    fused = (
-        platform not in ("cpu", "tpu") and settings.dtype == "bfloat16" and all(h % 8 == 0 and h <= 128 for h in heads)
-    )
+    fused = platform != "tpu" and settings.dtype == "bfloat16" and all(h % 8 == 0 and h <= 128 for h in heads)
     return "cudnn" if fused else "xla"
 
 

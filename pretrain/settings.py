@@ -91,8 +91,8 @@ class PretrainSettings:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.microbatch_size is not None and (not isinstance(self.microbatch_size, int) or self.microbatch_size < 1):
-            raise ValueError(f"microbatch_size is {self.microbatch_size!r}; it must be a number of pairs, or None")
+        if self.microbatch_size is not None and self.microbatch_size < 1:
+            raise ValueError(f"microbatch_size is {self.microbatch_size}; it must be at least 1, or None")
         create_schedule(self.optimizer, self.steps)  # checks that its parts fit the run
 
     @property
