@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import runpy
 import sys
 import time
@@ -33,6 +34,7 @@ A run lives in one workdir. Each job reads what the one before left there:
   export      newest checkpoint            writes  export/ (opens with transformers.SiglipModel)
   evaluate    the exported directory       writes  evaluation/results.jsonl
   report      what the others wrote        writes  report.html report.csv
+  inspect     a config                     writes  inspect/ (pictures and captions of a batch, as the model gets them)
   compile     a config, and a topology     prints  memory, work and traffic of a step on devices that are not here
   quickstart  all four on the embedded emoji set, in about six minutes on two cores
 
@@ -51,6 +53,7 @@ JOBS = {
     "export": "Writes the newest checkpoint as a Hugging Face SiglipModel, to WORKDIR/export or --checkpoint.",
     "evaluate": "Few-shot and retrieval evaluation of WORKDIR/export or --checkpoint, by the evaluate section.",
     "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
+    "inspect": "Shows the exact batch of a step, counts sources, caption lengths and records that cannot be used.",
     "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
     "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
 }
@@ -62,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         use_huge_pages()
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     try:
         code = RUN[args.job](args, load_config(args.config, overrides))
     except KeyboardInterrupt:
@@ -99,6 +103,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
             )
         if name in ("export", "evaluate"):
             job.add_argument("--checkpoint", type=pathlib.Path, help="exported directory; default: WORKDIR/export")
+        if name == "inspect":
+            job.add_argument("--step", type=int, default=0, help="batch that is shown; default: 0, the first")
+            job.add_argument(
+                "--steps", type=int, default=8, help="batches that are counted, from --step on; default: 8"
+            )
+            job.add_argument("--rows", type=int, default=64, help="rows of the batch that are shown; default: 64")
         if quick:
             job.add_argument("--compare", action="store_true", help="train the plain base loss beside it, report both")
         job.add_argument("--traceback", action="store_true", help="show where an error arose")
@@ -180,7 +190,8 @@ def parse_value(text: str, *, like: Any) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        value = tuple(filter(None, text.split(","))) if isinstance(like, tuple) else text
+        parts = re.split(r",(?![^{}]*\})", text)  # not at the commas of a pattern such as {train,extra}-*.tar
+        value = tuple(filter(None, parts)) if isinstance(like, tuple) else text
     if isinstance(like, tuple) and not isinstance(value, tuple):
         value = tuple(value) if isinstance(value, list) else (value,)
     return value
@@ -229,6 +240,14 @@ def report(args: argparse.Namespace, config: ConfigDict) -> None:
     print(
         write_report([read_run(args.workdir.name, args.workdir)], args.workdir, title=f"Report of {args.workdir.name}")
     )
+
+
+def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Writes the pages of a batch; leaves the run in the workdir as it is."""
+    from pretrain.inspection import inspect
+
+    counts = {"step": args.step, "steps": args.steps, "shown": args.rows}
+    print(inspect(config.pretrain, args.workdir, data_dir=config.data_dir, say=say, **counts))
 
 
 def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
@@ -303,6 +322,7 @@ RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
     "export": export,
     "evaluate": evaluate,
     "report": report,
+    "inspect": inspect_data,
     "compile": compile_step,
     "quickstart": quickstart,
 }

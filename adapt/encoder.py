@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from data.catalog import fingerprint
-from data.images import resize
+from data.images import resize_and_crop
 from models.huggingface import WEIGHTS_FILE, load_checkpoint
+from models.preprocessing import Preprocessing
 from models.towers import create_model
 
 CACHE_VERSION = 1
@@ -38,11 +39,10 @@ class Encoder:
 
     def embed_images(self, image: Callable[[int], Image.Image], count: int) -> np.ndarray:
         """Returns the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
-        size, resample = self._preprocessing.image_size, self._preprocessing.resample
 
         def batch(start: int) -> np.ndarray:
             return np.stack(
-                [resize(image(index), size, resample) for index in range(start, min(start + _BATCH, count))]
+                [to_pixels(image(index), self._preprocessing) for index in range(start, min(start + _BATCH, count))]
             )
 
         return _in_batches(self._embed_images, batch, count)
@@ -56,6 +56,12 @@ class Encoder:
         prompts = [template.format(name) for name in class_names for template in templates]
         embeddings = _unit(self.embed_texts(prompts)).reshape(len(class_names), len(templates), -1)
         return _unit(embeddings.mean(axis=1))
+
+
+def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Returns an RGB image as `preprocessing` resizes and crops it, `[height, width, 3]` uint8."""
+    size = (image.height, image.width) if preprocessing.size is None else preprocessing.size
+    return resize_and_crop(image, size=size, crop=preprocessing.crop, resample=preprocessing.resample)
 
 
 def cached(folder: str | os.PathLike, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -192,7 +192,7 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     objective = dataclasses.replace(settings.objective, base="sigmoid", context=child == "context")
     settings = dataclasses.replace(settings, dtype="float32", objective=objective)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    training = training_of(settings, mesh, vocab_size=settings.tokenizer.vocab_size)
+    training = training_of(settings, mesh, vocab_size=settings.max_vocab_size())
     batch, state = make_batch(config), training.init()
 
     def step() -> None:
@@ -225,7 +225,7 @@ def serve_torch(config: ConfigDict, steps: int) -> None:
             vision_config=tower(vision, image_size=vision.image_size, patch_size=vision.patch_size),
             text_config=tower(
                 text,
-                vocab_size=config.tokenizer.vocab_size,
+                vocab_size=count_vocabulary(config),
                 max_position_embeddings=text.length,
                 projection_size=vision.width,
                 pad_token_id=0,
@@ -270,8 +270,13 @@ def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     rng, size = np.random.default_rng(0), config.vision.image_size
     return {
         "images": rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8),
-        "tokens": rng.integers(0, config.tokenizer.vocab_size, (config.batch_size, config.text.length), np.int32),
+        "tokens": rng.integers(0, count_vocabulary(config), (config.batch_size, config.text.length), np.int32),
     }
+
+
+def count_vocabulary(config: ConfigDict) -> int:
+    """Returns the number of token ids that the config's `train:VOCAB` asks for."""
+    return int(config.tokenizer.name.removeprefix("train:"))
 
 
 def make_matrix() -> np.ndarray:

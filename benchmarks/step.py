@@ -88,7 +88,7 @@ def settings_of(name: str, args: argparse.Namespace, *, context: bool) -> Any:
             microbatch_size=args.microbatch,
             vision=dict(image_size=size, patch_size=patch, **tower),
             text=dict(length=tokens, **tower),
-            tokenizer=dict(vocab_size=VOCABULARY),
+            tokenizer=dict(name=f"train:{VOCABULARY}"),
             data=dict(sources=("none",)),
             augmentation={},
             objective=dict(base="sigmoid", context=context, dtype=args.dtype),

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     pretrain.batch_size = 64
     pretrain.vision = ConfigDict(dict(image_size=32, patch_size=4, width=96, depth=4, heads=3, mlp_width=384))
     pretrain.text = ConfigDict(dict(length=20, width=96, depth=2, heads=3, mlp_width=384))
-    pretrain.tokenizer = ConfigDict(dict(vocab_size=2048))
+    pretrain.tokenizer = ConfigDict(dict(name="train:2048"))
     pretrain.data = ConfigDict(dict(sources=("emoji:noto", "emoji:twemoji"), caption="all", threads=2))
     pretrain.augmentation = ConfigDict(dict(crop_area=(0.9, 1.0), crop_aspect=(0.9, 1.1), keep_patches=0.5))
     pretrain.objective = ConfigDict(dict(base="sigmoid", context=True, alpha=0.9, logit_bias=-4.0))

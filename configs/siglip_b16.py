@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     pretrain.batch_size = 32_768
     pretrain.vision = ConfigDict(dict(image_size=224, patch_size=16, width=768, depth=12, heads=12, mlp_width=3072))
     pretrain.text = ConfigDict(dict(length=64, width=768, depth=12, heads=12, mlp_width=3072))
-    pretrain.tokenizer = ConfigDict(dict(vocab_size=32_000))
+    pretrain.tokenizer = ConfigDict(dict(name="train:32000"))
     pretrain.data = ConfigDict(dict(sources=("shards/*.tar",), caption="random", threads=32))
     pretrain.augmentation = ConfigDict(dict(crop_area=(0.5, 1.0), crop_aspect=(0.75, 1.333), keep_patches=1.0))
     pretrain.objective = ConfigDict(dict(base="sigmoid", context=True, alpha=0.9, dtype="bfloat16"))

@@ -1,107 +1,123 @@
-"""From encoded images to arrays `[size, size, 3]` uint8: decoding, training augmentation, evaluation resizing."""
+"""From encoded images to RGB pixels: decoding whatever the web holds, and resizing for evaluation."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
+import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.records import BadRecord
 
 BICUBIC = int(Image.Resampling.BICUBIC)
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB: Pillow's own limit
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+# Pillow warns of every odd tag of every picture; what matters comes as an error, or is checked here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What training does to an image before it is resized.
+class Picture:
+    """An encoded image of which the header has been read: `size` is (width, height) as it is shown.
 
-    `crop_area` is the range of the share of the image that is kept and `crop_aspect` that of the crop's width over
-    height (1, 1 keeps squares); `flip` is the probability of a mirror image; `color_jitter` the largest relative
-    change of brightness, contrast and saturation; `grayscale` the probability of dropping the colour.
-    `keep_patches` is the share of its patches that the image tower sees, chosen at random (FLIP, arXiv 2212.00794).
+    Raises `BadRecord` for bytes that are no image and for more than `max_pixels`, before they take memory.
     """
 
-    crop_area: tuple[float, float] = (0.5, 1.0)
-    crop_aspect: tuple[float, float] = (0.75, 1.333)
-    flip: float = 0.0
-    color_jitter: float = 0.0
-    grayscale: float = 0.0
-    keep_patches: float = 1.0
+    def __init__(self, encoded: bytes, key: str, *, max_pixels: int = MAX_PIXELS):
+        self._key = key
+        if not encoded:
+            raise BadRecord("empty image", key, "the picture has no bytes; remove it")
+        try:
+            self._image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise BadRecord("not an image", key, f"the picture is none of {', '.join(FORMATS)}") from error
+        except Image.DecompressionBombError as error:
+            raise BadRecord("too many pixels", key, f"the picture is too large ({error})") from error
+        except Exception as error:  # damaged headers fail in many ways
+            raise self._corrupt(error) from error
+        width, height = self._image.size
+        if width * height > max_pixels:
+            raise BadRecord(
+                "too many pixels",
+                key,
+                f"the picture has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
+            )
+        orientation = _orientation(self._image)
+        self._sideways = orientation in _SIDEWAYS
+        self._turned = orientation in range(2, 9)
+        self.size = (height, width) if self._sideways else (width, height)
 
-    def __post_init__(self) -> None:
-        low, high = self.crop_area
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"augmentation.crop_area {self.crop_area} is no range within (0, 1]")
-        low, high = self.crop_aspect
-        if not 0 < low <= high:
-            raise ValueError(f"augmentation.crop_aspect {self.crop_aspect} is no range of positive numbers")
-        for name in ("flip", "color_jitter", "grayscale"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augmentation.{name} {getattr(self, name)} is not within [0, 1]")
-        if not 0 < self.keep_patches <= 1:
-            raise ValueError(f"augmentation.keep_patches {self.keep_patches} is not within (0, 1]")
+    def decode(self, at_least: tuple[float, float] | None = None) -> Image.Image:
+        """Returns the RGB image, upright, transparency on white; raises `BadRecord` for a broken one.
+
+        A JPEG may come smaller by 2, 4 or 8, as long as it has `at_least` so many pixels in width and height.
+        """
+        try:
+            if at_least is not None:
+                width, height = reversed(at_least) if self._sideways else at_least
+                self._image.draft(None, (math.ceil(width), math.ceil(height)))
+            self._image.load()
+            image = ImageOps.exif_transpose(self._image) if self._turned else self._image
+            return _to_rgb(image)
+        except Exception as error:  # damaged data fails in many ways
+            raise self._corrupt(error) from error
+
+    def _corrupt(self, error: Exception) -> BadRecord:
+        return BadRecord("corrupt image", self._key, f"the picture cannot be decoded ({error}); replace or remove it")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF data fail in many ways, and the picture may be whole
+        return None
 
 
 def decode(encoded: bytes, key: str) -> Image.Image:
-    """Returns the RGB image, transparency on white; raises `ValueError` naming `key` for a broken one."""
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-        if image.mode == "RGB":
-            return image
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{key}: the picture cannot be decoded ({error}); replace or remove it") from error
+    """Returns the RGB image, upright, transparency on white; raises `BadRecord` naming `key` for a broken one."""
+    return Picture(encoded, key).decode()
 
 
-def resize(image: Image.Image, size: int, resample: int = BICUBIC) -> np.ndarray:
-    """Squeezes an image to `[size, size, 3]` uint8, as the SigLIP image processor does."""
-    return np.asarray(image.resize((size, size), resample))
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip instead of scaling
+        gray = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
-def augment(image: Image.Image, size: int, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Returns a random view of `image`, `[size, size, 3]` uint8."""
-    view = np.asarray(image.resize((size, size), BICUBIC, box=_random_crop(image.size, settings, rng)))
-    if rng.random() < settings.flip:
-        view = view[:, ::-1]
-    if settings.color_jitter or settings.grayscale:
-        view = _recolor(view, settings, rng)
-    return view
+def resize_and_crop(
+    image: Image.Image, *, size: int | tuple[int, int], crop: tuple[int, int] | None, resample: int = BICUBIC
+) -> np.ndarray:
+    """Returns `[height, width, 3]` uint8, resized and then cut out of the centre, as `transformers` processors do.
+
+    `size` is (height, width), to which the image is squeezed, or the length of its shortest edge; `crop` is (height,
+    width). What a crop lacks is black.
+    """
+    width, height = image.size
+    if isinstance(size, int):
+        short, long = size, int(size * max(width, height) / min(width, height))
+        size = (long, short) if width <= height else (short, long)
+    pixels = np.asarray(image.resize((size[1], size[0]), resample))
+    return pixels if crop is None else _center_crop(pixels, crop)
 
 
-def count_kept_patches(num_patches: int, share: float) -> int:
-    """Returns how many patches a share of them is, at least one."""
-    return max(1, round(num_patches * share))
-
-
-def choose_patches(num_patches: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns the sorted numbers of a random share of the patches, at least one, `[kept]` int32."""
-    kept = count_kept_patches(num_patches, share)
-    return np.sort(rng.permutation(num_patches)[:kept]).astype(np.int32)
-
-
-def _random_crop(
-    shape: tuple[int, int], settings: Augmentation, rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    width, height = shape
-    area = width * height * rng.uniform(*settings.crop_area)
-    aspect = math.exp(rng.uniform(math.log(settings.crop_aspect[0]), math.log(settings.crop_aspect[1])))
-    crop_width, crop_height = min(width, math.sqrt(area * aspect)), min(height, math.sqrt(area / aspect))
-    left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
-    return left, top, left + crop_width, top + crop_height
-
-
-def _recolor(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    brightness, contrast, saturation = rng.uniform(1 - settings.color_jitter, 1 + settings.color_jitter, 3)
-    if rng.random() < settings.grayscale:
-        saturation = 0.0
-    pixels = view.astype(np.float32)
-    gray = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    pixels = saturation * pixels + (1 - saturation) * gray[..., None]
-    mean = gray.mean()
-    pixels = (contrast * (pixels - mean) + mean) * brightness
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+def _center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+    for axis, wanted in enumerate(crop):
+        there = pixels.shape[axis]
+        if there >= wanted:
+            first = (there - wanted) // 2
+            pixels = np.take(pixels, range(first, first + wanted), axis)
+        else:
+            before = math.ceil((wanted - there) / 2)
+            padding = [(0, 0)] * 3
+            padding[axis] = (before, wanted - there - before)
+            pixels = np.pad(pixels, padding)
+    return pixels

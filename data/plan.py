@@ -3,41 +3,148 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
+
+_ROUNDS = 4  # of the keyed bijection
+_SMALL = 1024  # the bijection is found by trial within 2^16, and so is slow for small sets
+_LEAST_CYCLE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An endless sequence of batches over `num_samples` samples, shuffled anew each epoch.
+    """An endless sequence of batches over the samples of one or more sources, shuffled anew each epoch.
 
-    No permutation is held: each position of an epoch is mapped to its sample by a keyed bijection. An epoch visits
-    every sample once; a batch may hold the end of one epoch and the start of the next.
+    `lengths` are the numbers of samples of the sources; sample ids count through them, one source after the other.
+    Without `weights` all samples are one set: an epoch visits every one once. With weights, which need not sum to 1,
+    each source has its share of the examples and epochs of its own; after every `cycle` examples the numbers of
+    examples drawn from each are within one of their shares, for ever.
+
+    No permutation is held: each position of an epoch is mapped to its sample by a keyed bijection. A batch may hold the
+    end of one epoch and the start of the next.
     """
 
-    num_samples: int
+    lengths: tuple[int, ...]
     batch_size: int
     seed: int
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1 or self.batch_size < 1:
-            raise ValueError(f"a plan needs samples and a batch; got {self.num_samples} and {self.batch_size}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.weights and len(self.weights) != len(self.lengths):
+            raise ValueError(f"data.weights has {len(self.weights)} numbers for {len(self.lengths)} sources")
+        if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"data.weights {self.weights} must be positive numbers; leave a source out to have none")
+        if not self.lengths or min(self.lengths) < (1 if self.weights else 0) or not sum(self.lengths):
+            raise ValueError(f"a plan needs samples; the sources have {', '.join(map(str, self.lengths))}")
 
-    def sample_id(self, step: int, row: int) -> int:
-        """Returns the sample in row `row` of the global batch of step `step`."""
-        from grain.experimental import index_shuffle
+    @property
+    def num_samples(self) -> int:
+        """The number of samples of all sources."""
+        return sum(self.lengths)
 
-        epoch, position = divmod(step * self.batch_size + row, self.num_samples)
-        seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
-        return index_shuffle(position, self.num_samples - 1, int(seed), 4)
+    def sample_id(self, step: int, row: int, *, attempt: int = 0) -> int:
+        """Returns the sample in row `row` of the global batch of step `step`.
+
+        Attempts from 1 on give other samples of the same source, for a sample that cannot be used.
+        """
+        drawn = (
+            self._mixture.draw(step * self.batch_size + row) if self.weights else _Draw(0, step * self.batch_size + row)
+        )
+        first, length = self._spans[drawn.source]
+        if attempt:
+            return first + int(generator(self.seed, step, row, attempt).integers(length))
+        epoch, position = divmod(drawn.number, length)
+        key = (self.seed, epoch, drawn.source) if self.weights else (self.seed, epoch)
+        return first + shuffled(position, length, key)
 
     def sample_ids(self, step: int) -> np.ndarray:
         """Returns the samples of the global batch of step `step`, `[batch]` int64."""
         return np.array([self.sample_id(step, row) for row in range(self.batch_size)], np.int64)
 
+    @property
+    def cycle(self) -> int:
+        """The number of examples after which every source has had its share; 1 without weights."""
+        return self._mixture.cycle if self.weights else 1
 
-def row_generator(seed: int, step: int, row: int) -> np.random.Generator:
-    """Returns the random generator of one row of one batch: the same on whichever host that row is made."""
-    return np.random.Generator(
-        np.random.Philox(key=np.random.SeedSequence((seed, step, row)).generate_state(2, np.uint64))
-    )
+    @functools.cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        """The first sample id and the number of samples of what is shuffled together."""
+        if not self.weights:
+            return [(0, self.num_samples)]
+        ends = itertools.accumulate(self.lengths)
+        return [(end - length, length) for end, length in zip(ends, self.lengths, strict=True)]
+
+    @functools.cached_property
+    def _mixture(self) -> _Mixture:
+        return _Mixture(self.weights, self.seed)
+
+
+class _Draw(NamedTuple):
+    """The `number`-th example (from 0) of a source."""
+
+    source: int
+    number: int
+
+
+class _Mixture:
+    """Deals positions to sources by weight, in exact arithmetic.
+
+    The positions are cut into cycles. Before cycle c, the first k sources together have had floor(W_k · c · cycle)
+    examples, W_k their share; what a source gets in a cycle follows by subtraction, and which positions of the cycle,
+    by a keyed shuffle.
+    """
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        exact = [Fraction(str(weight)) for weight in weights]
+        total = sum(exact)
+        self._shares = [Fraction(0), *(share / total for share in itertools.accumulate(exact))]
+        # Rounding takes up to two examples of a source's part of a cycle, which must not become negative.
+        self.cycle = max(_LEAST_CYCLE, math.ceil(2 * total / min(exact)))
+        self._seed = seed
+
+    def draw(self, position: int) -> _Draw:
+        cycle, offset = divmod(position, self.cycle)
+        slot = shuffled(offset, self.cycle, (self._seed, cycle, len(self._shares)))
+        before, after = self._dealt(cycle), self._dealt(cycle + 1)
+        for source in range(len(before) - 1):
+            first, last = after[source] - before[source], after[source + 1] - before[source + 1]
+            if slot < last:
+                return _Draw(source, before[source + 1] - before[source] + slot - first)
+        raise AssertionError("the shares add up to 1")
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a plan lives as long as its run
+    def _dealt(self, cycle: int) -> list[int]:
+        """Returns how many examples the first 0, 1, … sources together have had before a cycle."""
+        return [share.numerator * cycle * self.cycle // share.denominator for share in self._shares]
+
+
+def shuffled(position: int, length: int, key: tuple[int, ...]) -> int:
+    """Returns where `position` of [0, length) goes in the shuffle that `key` names."""
+    if length <= _SMALL:
+        return int(_permutation(length, key)[position])
+    from grain.experimental import index_shuffle
+
+    return index_shuffle(position, length - 1, _shuffle_seed(key), _ROUNDS)
+
+
+@functools.lru_cache(maxsize=128)
+def _permutation(length: int, key: tuple[int, ...]) -> np.ndarray:
+    return generator(*key).permutation(length)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shuffle_seed(key: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Returns the random generator that a key names, such as (seed, step, row): the same on whichever host."""
+    return np.random.Generator(np.random.Philox(key=np.random.SeedSequence(key).generate_state(2, np.uint64)))

@@ -2,111 +2,179 @@
 
 from __future__ import annotations
 
-import dataclasses
-import glob
+import functools
 import json
+import logging
 import os
-import tarfile
-from typing import NamedTuple
+import pathlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from data.records import Record
+import numpy as np
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from data.records import BadRecord, Record, clean_texts, find_texts
+from data.storage import File, read_range, short_hash
+from data.tar_index import PARTS, ensure_indexes
 
-
-class _Span(NamedTuple):
-    offset: int
-    size: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sample:
-    name: str
-    image: _Span
-    json: _Span
+_OPEN_INDEXES = 256
+_GAP = 1 << 16  # bytes between the parts of a sample that are read rather than asked for apart
+_SHOWN = 5  # damaged shards that are named
 
 
-class Shard:
-    """The samples of one shard: a `Source`.
+class Shards:
+    """The samples of shards, one shard after the other: a `Source`.
 
-    Each sample is an image (`KEY.jpg`, `.jpeg`, `.png` or `.webp`) and `KEY.json` with `texts` (a list), or `caption`
-    (a string), and optionally `label` and `class`. Raises `ValueError` for a shard that is cut off, is no tar file,
-    lacks one half of a sample, or holds no sample.
+    A sample is an image `KEY.jpg`, `.jpeg`, `.png`, `.webp` or `.avif` with `KEY.json`, `KEY.txt` or both beside it.
+    Its texts are those of the first of `text_keys` that the JSON has, a string or a list of them, where the name `txt`
+    stands for the `.txt` member; `label` and `class` of the JSON, or a number in `KEY.cls`, are its class.
+
+    Raises `ValueError` where no shard holds a sample. A shard that is cut off or damaged is told once, and the samples
+    before the damage are used.
     """
 
-    def __init__(self, path: str):
-        self.path = path
-        self._samples = _index_shard(path)
-        if not self._samples:
-            raise ValueError(f"shard {path} holds no samples")
+    def __init__(self, files: Sequence[File], *, cache_dir: str | os.PathLike, text_keys: tuple[str, ...]):
+        self._files, self._text_keys = list(files), text_keys
+        indexes = ensure_indexes(self._files, cache_dir)
+        self._indexes = [path for path, _ in indexes]
+        self._ends = np.cumsum([summary.samples for _, summary in indexes], dtype=np.int64)
+        self.problems = {
+            file.path: summary.problem
+            for file, (_, summary) in zip(self._files, indexes, strict=True)
+            if summary.problem
+        }
+        if not len(self):
+            told = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_SHOWN])
+            raise ValueError(
+                f"no sample in {len(files)} shard(s) such as {files[0].path}" + (f" ({told})" if told else "")
+            )
+        if self.problems:
+            named = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_SHOWN])
+            logging.getLogger(__name__).warning(
+                "%d of %d shards are damaged, and the samples before the damage are used: %s%s",
+                len(self.problems), len(files), named, " …" if len(self.problems) > _SHOWN else "",
+            )  # fmt: skip
+        sizes = (f"{file.name} {file.size} {end}" for file, end in zip(self._files, self._ends, strict=True))
+        self.fingerprint = short_hash(*sizes, *text_keys)
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        sample = self._samples[index]
-        key = f"{os.path.basename(self.path)}/{sample.name}"
-        with open(self.path, "rb") as file:
-            image = _read(file, sample.image, key)
-            fields = _parse(_read(file, sample.json, key), key)
+        file, sample = self._sample(index)
+        parts = _read_parts(file, sample)
+        if "image" not in parts:
+            raise BadRecord("no image", sample.key, f"it has no image, but {', '.join(sorted(parts))}")
+        fields = _parse(parts["json"], sample.key) if "json" in parts else {}
+        label, name = fields.get("label"), fields.get("class")
+        if label is None and "cls" in parts:
+            label = parts["cls"].strip()
+        try:
+            label = None if label is None else int(label)
+        except (TypeError, ValueError) as error:
+            raise BadRecord("fields not readable", sample.key, f"its label {label!r:.40} is no number") from error
         return Record(
-            key=key,
-            image=image,
-            texts=_texts(fields, key),
-            label=fields.get("label"),
-            class_name=fields.get("class"),
+            key=sample.key,
+            image=parts["image"],
+            texts=_texts(fields, parts.get("txt"), self._text_keys, sample.key),
+            label=label,
+            class_name=None if name is None else str(name),
+            metadata=fields,
         )
 
+    def key(self, index: int) -> str:
+        """Returns `SHARD/KEY` of a sample."""
+        return self._sample(index)[1].key
 
-def find_shards(pattern: str) -> list[str]:
-    """Returns the sorted paths that a glob pattern matches; raises `FileNotFoundError` where there is none."""
-    paths = sorted(glob.glob(os.path.expanduser(pattern)))
-    if not paths:
-        raise FileNotFoundError(f"no shard matches {pattern!r}")
-    return paths
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Returns the texts of a sample, without reading its image."""
+        file, sample = self._sample(index)
+        parts = _read_parts(file, sample, ("json", "txt"))
+        fields = _parse(parts["json"], sample.key) if "json" in parts else {}
+        return _texts(fields, parts.get("txt"), self._text_keys, sample.key)
+
+    def _sample(self, index: int) -> tuple[File, _Sample]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        file, row = self._files[shard], index - (int(self._ends[shard - 1]) if shard else 0)
+        opened = _open_index(self._indexes[shard], file)
+        start = int(opened.name_ends[row - 1]) if row else 0
+        name = bytes(opened.names[start : int(opened.name_ends[row])]).decode("utf-8")
+        return file, _Sample(f"{file.name}/{name}", opened.spans[row].tolist())
 
 
-def _index_shard(path: str) -> list[_Sample]:
-    members: dict[str, dict[str, _Span]] = {}
+class _Sample(NamedTuple):
+    key: str
+    spans: list[list[int]]
+
+
+class _OpenIndex(NamedTuple):
+    spans: np.ndarray
+    names: np.ndarray
+    name_ends: np.ndarray
+
+
+_lock = threading.Lock()
+
+
+def _open_index(path: pathlib.Path, file: File) -> _OpenIndex:
+    with _lock:
+        return _map_index(path, file)
+
+
+@functools.lru_cache(maxsize=_OPEN_INDEXES)
+def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
+    """Maps the arrays of an index file into memory; `file` is there so that a new index is opened anew."""
     try:
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                if member.isfile():
-                    name, suffix = os.path.splitext(member.name)
-                    members.setdefault(name, {})[suffix.lower()] = _Span(member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise ValueError(f"shard {path} is cut off or is no tar file ({error}); write it again") from error
-    samples = []
-    for name, spans in members.items():
-        image = next((spans[suffix] for suffix in IMAGE_SUFFIXES if suffix in spans), None)
-        if image is None or ".json" not in spans:
-            missing = "image" if image is None else ".json"
-            raise ValueError(f"shard {path}: sample {name!r} has no {missing}; it holds {', '.join(sorted(spans))}")
-        samples.append(_Sample(name, image, spans[".json"]))
-    return samples
+        with open(path, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
+        content = np.memmap(path, np.uint8, "r", offset=8 + length).view(np.ndarray)
+        arrays = {}
+        for name, kind in (("spans", np.int64), ("names", np.uint8), ("name_ends", np.int64)):
+            start, stop = header[name]["data_offsets"]
+            arrays[name] = content[start:stop].view(kind).reshape(header[name]["shape"])
+    except (ValueError, KeyError) as error:
+        raise OSError(
+            f"the index {path} of {file.path} is damaged ({error}); remove it, and it is built again"
+        ) from error
+    return _OpenIndex(**arrays)
 
 
-def _read(file: object, span: _Span, key: str) -> bytes:
-    file.seek(span.offset)
-    content = file.read(span.size)
-    if len(content) != span.size:
-        raise ValueError(f"{key}: the shard ends inside this sample; write the shard again")
-    return content
+def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) -> dict[str, bytes]:
+    """Returns the wanted parts of a sample that are there, in one read where they lie together."""
+    spans = {part: span for part, span in zip(PARTS, sample.spans, strict=True) if span[0] >= 0 and part in wanted}
+    if not spans:
+        return {}
+    start = min(offset for offset, _ in spans.values())
+    stop = max(offset + size for offset, size in spans.values())
+    if stop - start <= sum(size for _, size in spans.values()) + _GAP:
+        content = read_range(file, start, stop)
+        parts = {part: content[offset - start : offset - start + size] for part, (offset, size) in spans.items()}
+    else:
+        parts = {part: read_range(file, offset, offset + size) for part, (offset, size) in spans.items()}
+    for part, (_, size) in spans.items():
+        if len(parts[part]) != size:
+            raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
+    return parts
 
 
-def _parse(text: bytes, key: str) -> dict:
+def _parse(text: bytes, key: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{key}: the .json of this sample cannot be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise BadRecord("text not UTF-8", key, f"its .json is not UTF-8 ({error.reason})") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("fields not readable", key, f"its .json cannot be read ({error})") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{key}: the .json of this sample is no object but {type(fields).__name__}")
+        raise BadRecord("fields not readable", key, f"its .json is no object but {type(fields).__name__}")
     return fields
 
 
-def _texts(fields: dict, key: str) -> tuple[str, ...]:
-    texts = fields.get("texts", fields.get("caption", ()))
-    texts = (texts,) if isinstance(texts, str) else tuple(texts)
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{key}: texts must be strings, found {texts!r}")
-    return texts
+def _texts(fields: Mapping[str, Any], txt: bytes | None, keys: tuple[str, ...], key: str) -> tuple[str, ...]:
+    if txt is not None and "txt" in keys:
+        before = keys[: keys.index("txt")]
+        if not any(fields.get(name) is not None for name in before):
+            return clean_texts(txt, key)
+    return find_texts(fields, keys, key)

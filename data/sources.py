@@ -8,49 +8,135 @@ import pathlib
 from collections.abc import Sequence
 
 from data import emoji
+from data.array_records import ArrayRecords
+from data.folders import ClassFolders
 from data.records import Record, Source
-from data.shards import Shard, find_shards
+from data.shards import Shards
+from data.storage import File, filesystem, find_files, is_remote, short_hash
+from data.tables import SUFFIXES as TABLE_SUFFIXES
+from data.tables import Table
+from data.tfds_source import PREFIX as TFDS_PREFIX
+from data.tfds_source import TfdsSource
 
 EMOJI_PREFIX = "emoji:"
+TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
+IMAGE_KEYS = ("image", "image_path", "filepath", "path", "file", "url", "image/encoded", "jpg")
 
 
 class Concatenation:
     """Several sources as one, one after the other."""
 
     def __init__(self, sources: Sequence[Source]):
-        self._sources = list(sources)
+        self.sources = tuple(sources)
         self._ends: list[int] = []
-        for source in self._sources:
+        for source in self.sources:
             self._ends.append(len(source) + (self._ends[-1] if self._ends else 0))
+        self.fingerprint = short_hash(*(source.fingerprint for source in self.sources))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Record:
+        source, inner = self.locate(index)
+        return self.sources[source][inner]
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Returns the texts of a sample."""
+        source, inner = self.locate(index)
+        return self.sources[source].texts(inner)
+
+    def key(self, index: int) -> str:
+        """Returns the name of a sample."""
+        source, inner = self.locate(index)
+        return self.sources[source].key(inner)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns the number of the source that a sample is in, and its place there."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        which = bisect.bisect_right(self._ends, index)
-        return self._sources[which][index - (self._ends[which - 1] if which else 0)]
+        source = bisect.bisect_right(self._ends, index)
+        return source, index - (self._ends[source - 1] if source else 0)
 
 
-def open_source(name: str, data_dir: str | os.PathLike) -> Source:
-    """Opens `emoji:ARTIST`, the embedded set (written to `data_dir` at first use), or a path or pattern of shards."""
-    if not name.startswith(EMOJI_PREFIX):
-        try:
-            return Concatenation([Shard(path) for path in find_shards(name)])
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; known names: {', '.join(known_names())}") from error
-    artist = name.removeprefix(EMOJI_PREFIX)
-    if artist not in emoji.ARTISTS:
-        raise ValueError(f"unknown emoji artist {artist!r}; known: {', '.join(emoji.ARTISTS)}")
-    return Shard(os.fspath(emoji.write_shards(pathlib.Path(data_dir) / "emoji")[artist]))
+def open_source(
+    name: str,
+    data_dir: str | os.PathLike,
+    *,
+    text_keys: tuple[str, ...] = TEXT_KEYS,
+    image_keys: tuple[str, ...] = IMAGE_KEYS,
+) -> Source:
+    """Opens a source; what it is follows from its name.
+
+    `emoji:ARTIST` is the embedded set (written to `data_dir` at first use), `tfds:NAME:SPLIT` a prepared data set in
+    `data_dir`. Paths, patterns with `*` or `{000..099}`, and URLs that fsspec opens: `….tar` are shards, `….csv`,
+    `….tsv` and `….jsonl` tables, `….array_record*` ArrayRecord files, and a folder holds one folder a class. Indexes of
+    what cannot be written to lie in `data_dir`.
+
+    Raises `FileNotFoundError` or `ValueError` where nothing is found, and for what is none of these.
+    """
+    if name.startswith(EMOJI_PREFIX):
+        artist = name.removeprefix(EMOJI_PREFIX)
+        if artist not in emoji.ARTISTS:
+            raise ValueError(f"unknown emoji artist {artist!r}; known: {', '.join(emoji.ARTISTS)}")
+        path = emoji.write_shards(pathlib.Path(data_dir) / "emoji")[artist]
+        return Shards(find_files(os.fspath(path)), cache_dir=data_dir, text_keys=text_keys)
+    if name.startswith(TFDS_PREFIX):
+        return TfdsSource(name.removeprefix(TFDS_PREFIX), data_dir=data_dir, text_keys=text_keys)
+    if is_folder(name):
+        return ClassFolders(os.path.expanduser(name))
+    files = _find(name)
+    names = {_kind(file) for file in files}
+    if names == {"shard"}:
+        return Shards(files, cache_dir=data_dir, text_keys=text_keys)
+    if names == {"array record"}:
+        return ArrayRecords(files, image_keys=image_keys, text_keys=text_keys)
+    if names == {"table"}:
+        tables = [Table(file, cache_dir=data_dir, image_keys=image_keys, text_keys=text_keys) for file in files]
+        return tables[0] if len(tables) == 1 else Concatenation(tables)
+    other = next((file.path for file in files if _kind(file) == "other"), None)
+    raise ValueError(
+        f"{name!r} matches {other or 'files of several kinds'}; a source is .tar shards, .csv, .tsv, .jsonl, "
+        ".array_record files, or a folder of class folders"
+    )
+
+
+def _find(name: str) -> list[File]:
+    try:
+        return find_files(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; known names: {', '.join(known_names())}") from error
+
+
+def _kind(file: File) -> str:
+    name = file.name.partition("?")[0].lower()
+    if ".array_record" in name:
+        return "array record"
+    if name.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
+        return "shard"  # of which a compressed one is refused with its reason
+    return "table" if name.endswith(TABLE_SUFFIXES) else "other"
+
+
+def is_folder(name: str) -> bool:
+    """Tells whether a path or URL is a folder; of URLs those that end in a slash."""
+    if is_remote(name):
+        if not name.endswith("/"):
+            return False
+        system, path = filesystem(name)
+        return bool(system.isdir(path))
+    return os.path.isdir(os.path.expanduser(name))
 
 
 def known_names() -> list[str]:
-    """Returns the names that stand for a source; any other is a path or pattern of shards."""
-    return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS]
+    """Returns the names that stand for a source; any other is a path or pattern."""
+    return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS] + [f"{TFDS_PREFIX}NAME:SPLIT"]
 
 
-def open_sources(names: Sequence[str], data_dir: str | os.PathLike) -> Source:
+def open_sources(
+    names: Sequence[str],
+    data_dir: str | os.PathLike,
+    *,
+    text_keys: tuple[str, ...] = TEXT_KEYS,
+    image_keys: tuple[str, ...] = IMAGE_KEYS,
+) -> Concatenation:
     """Opens several sources as one."""
-    return Concatenation([open_source(name, data_dir) for name in names])
+    return Concatenation([open_source(name, data_dir, text_keys=text_keys, image_keys=image_keys) for name in names])

@@ -218,11 +218,17 @@ def load_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     scalars = {name: float(tensors.pop(name)[0]) for name in ("logit_scale", "logit_bias") if name in tensors}
     if len(scalars) < 2:
         raise ValueError(f"{folder / WEIGHTS_FILE} lacks logit_scale or logit_bias; is it a SiglipModel?")
+    preprocessing, side = load_preprocessing(folder), settings.vision.image_size
+    if preprocessing.shape != (side, side):
+        height, width = preprocessing.shape
+        raise ValueError(
+            f"{folder}: images are made {height} × {width} pixels, and the image tower takes {side} × {side}"
+        )
     return Checkpoint(
         settings=settings,
         parameters=from_tensors(settings, tensors),
         scalars=scalars,
-        preprocessing=load_preprocessing(folder),
+        preprocessing=preprocessing,
         tokenizer=load_tokenizer(folder, length=settings.text.length),
     )
 
@@ -257,8 +263,8 @@ def _to_config(settings: ModelSettings, tokenizer: Tokenizer) -> dict[str, Any]:
             "vocab_size": settings.text.vocab_size,
             "max_position_embeddings": settings.text.length,
             "projection_size": settings.vision.width,
-            "pad_token_id": tokenizer.end_id,
-            "bos_token_id": None,
+            "pad_token_id": tokenizer.pad_id,
+            "bos_token_id": tokenizer.start_id,
             "eos_token_id": tokenizer.end_id,
         },
     }

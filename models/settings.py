@@ -13,8 +13,10 @@ _KINDS = {
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
     "str": (str, "a name"),
+    "str | None": ((str, type(None)), "a name or None"),
     "bool": (bool, "True or False"),
     "int | None": ((int, type(None)), "a whole number or None"),
+    "float | None": ((int, float, type(None)), "a number or None"),
 }
 
 DTYPES = ("float32", "bfloat16")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from data.images import count_kept_patches
+from data.augmentation import count_kept_patches
 from models.flops import count_forward_flops
 from models.towers import count_parameters
 from pretrain import sharding
@@ -71,7 +71,7 @@ def compile_job(config: Mapping[str, Any], topology: str, *, say: Callable[[str]
     settings = read_settings(config)
     kind, devices = describe_devices(topology)
     mesh = sharding.create_mesh(settings.mesh.fsdp, devices)
-    training = training_of(settings, mesh, vocab_size=settings.tokenizer.vocab_size)
+    training = training_of(settings, mesh, vocab_size=settings.max_vocab_size())
     say(f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}")
     compiled = compile_step(settings, training, mesh, kind)
     say(describe(settings, compiled, mesh, kind, count_parameters(training.abstract_state.parameters)))
@@ -161,7 +161,7 @@ def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
     buffer to be global.
     """
     kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
-    model = settings.model(vocab_size=settings.tokenizer.vocab_size)
+    model = settings.model(vocab_size=1)  # tokens are looked up, which is no product
     towers = 3 * count_forward_flops(model, kept_patches=kept)
     products = OBJECTIVE_PRODUCTS[settings.objective.base, settings.objective.context]
     return towers, products * 2 * settings.batch_size * settings.vision.width

@@ -28,7 +28,7 @@ def export(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Pat
             settings=settings.model(tokenizer.vocab_size),
             parameters=parameters["model"],
             scalars={name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")},
-            preprocessing=Preprocessing(image_size=settings.vision.image_size),
+            preprocessing=Preprocessing(size=(settings.vision.image_size,) * 2),
             tokenizer=tokenizer,
         ),
     )

@@ -11,18 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from data.batches import TrainingExamples
-from data.plan import Plan
-from data.records import Source
-from data.sources import open_sources
-from models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from data.bad_records import BadRecords
 from models.towers import count_parameters
 from pretrain import sharding
 from pretrain.checkpoint import Checkpoints
+from pretrain.examples import claim_data, create_examples, open_data, prepare_tokenizer
 from pretrain.metrics import MetricsWriter, Progress, format_duration
 from pretrain.optimizer import create_schedule
-from pretrain.settings import PretrainSettings, claim_workdir, read_settings
+from pretrain.settings import claim_workdir, read_settings
 from pretrain.step import training_of
+
+BAD_RECORDS_FILE = "bad_records.jsonl"
 
 
 class Result(NamedTuple):
@@ -36,31 +35,27 @@ class Result(NamedTuple):
 def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir: str | os.PathLike) -> Result:
     """Trains what the `pretrain` section of a config describes, or continues the run that `workdir` holds.
 
-    Writes `pretrain.json`, `tokenizer/`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` to `workdir`.
+    Writes `pretrain.json`, `data.json`, `tokenizer/`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and, where there
+    are such, `bad_records.jsonl` to `workdir`.
     """
     workdir = pathlib.Path(workdir)
     settings = read_settings(config)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    training_of(settings, mesh, vocab_size=settings.tokenizer.vocab_size)  # checks what can be before the first trace
+    kept = (workdir / "tokenizer").is_dir()
+    training_of(settings, mesh, vocab_size=1 if kept else settings.max_vocab_size())  # checks before the first trace
     claim_workdir(workdir, settings)
 
     say(f"data: {', '.join(settings.data.sources)}")
-    source = open_sources(settings.data.sources, data_dir)
+    source = open_data(settings, data_dir)
+    claim_data(workdir, settings, source)
     tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
-    examples = TrainingExamples(
-        source=source,
-        plan=Plan(num_samples=len(source), batch_size=settings.batch_size, seed=settings.seed),
-        image_size=settings.vision.image_size,
-        num_patches=settings.vision.num_patches,
-        augmentation=settings.augmentation,
-        tokenize=tokenizer.encode,
-        caption=settings.data.caption,
-    )
-    training = training_of(settings, mesh, vocab_size=tokenizer.vocab_size)
+    examples = create_examples(settings, source, tokenizer)
+    steps = settings.num_steps(len(source))
+    training = training_of(settings, mesh, vocab_size=tokenizer.vocab_size, num_samples=len(source))
     parameters = count_parameters(training.abstract_state.parameters)
     say(
         f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; "
-        f"{len(source):,} samples; {mesh.size} device(s)"
+        f"{len(source):,} samples, {steps * settings.batch_size / len(source):.3g} epochs; {mesh.size} device(s)"
     )
 
     checkpoints = Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints)
@@ -71,45 +66,45 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
         say(f"continuing at step {int(state.step)}")
     start = int(state.step)
 
-    schedule = create_schedule(settings.optimizer, settings.steps)
-    batches = examples.batches(start, rows=sharding.local_rows(settings.batch_size), threads=settings.data.threads)
+    schedule = create_schedule(settings.optimizer, steps)
+    bad_records = BadRecords(
+        max_share=settings.data.max_bad_share, window=settings.data.bad_window, path=workdir / BAD_RECORDS_FILE, say=say
+    )
+    batches = examples.batches(
+        start,
+        rows=sharding.local_rows(settings.batch_size),
+        threads=settings.data.threads,
+        workers=settings.data.workers,
+        bad_records=bad_records,
+        place=lambda batch: sharding.place_batch(batch, mesh),
+    )
     writer = MetricsWriter(workdir, start_step=start)
-    progress = Progress(settings.steps, start=start)
+    progress = Progress(steps, start=start)
     stopwatch = Stopwatch()
     metrics = None
     try:
-        for step in range(start + 1, settings.steps + 1):
-            batch = stopwatch.next(batches)
+        for step in range(start + 1, steps + 1):
+            batch = stopwatch.next(batches, while_busy=metrics)
             jax.block_until_ready(metrics)  # at most one step in flight: the next batch is made meanwhile
-            state, metrics = training.step(state, sharding.place_batch(batch, mesh))
+            state, metrics = training.step(state, batch)
             if step == start + 1:
                 jax.block_until_ready(metrics)
                 say(f"first step, with compilation: {format_duration(stopwatch.read(settings.batch_size)['seconds'])}")
-            if step % settings.log_every == 0 or step == settings.steps:
+            if step % settings.log_every == 0 or step == steps:
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= stopwatch.read(settings.batch_size) | {"learning_rate": float(schedule(step - 1))}
+                values["replaced_records"] = float(bad_records.counts.total())
                 check_finite(values, step)
                 writer.write(step, values)
                 progress.show(step, describe(values))
-            if step % settings.checkpoint_every == 0 or step == settings.steps:
+            if step % settings.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
     finally:
+        batches.close()
         progress.close()
         writer.close()
         checkpoints.close()
-    return Result(start, settings.steps, settings.batch_size)
-
-
-def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSettings) -> Tokenizer:
-    """Returns the run's tokenizer: the one in `folder`, or one trained on the captions of `source` and kept there."""
-    length = settings.text["length"]
-    if not folder.is_dir():
-        captions = (text for index in range(len(source)) for text in source[index].texts)
-        tokenizer = train_tokenizer(captions, vocab_size=settings.tokenizer.vocab_size, length=length)
-        partial = folder.with_suffix(".partial")
-        tokenizer.save(partial)
-        os.replace(partial, folder)
-    return load_tokenizer(folder, length=length)
+    return Result(start, steps, settings.batch_size)
 
 
 def check_finite(values: Mapping[str, float], step: int) -> None:
@@ -131,7 +126,10 @@ def describe(values: Mapping[str, float]) -> str:
             f"temperature {values['context_temperature']:.2g}",
             f"attended {values['effective_items']:.1f}",
         ]
-    return "  ".join([*shown, f"{values['pairs_per_second']:.0f} pairs/s"])
+    shown += [f"{values['pairs_per_second']:.0f} pairs/s", f"waiting {values['data_wait_share']:.0%}"]
+    if values["replaced_records"]:
+        shown.append(f"replaced {values['replaced_records']:.0f}")
+    return "  ".join(shown)
 
 
 def say(text: str) -> None:
@@ -149,11 +147,12 @@ class Stopwatch:
     def _reset(self) -> None:
         self._began, self._waited, self._steps = time.monotonic(), 0.0, 0
 
-    def next(self, batches: Iterator[Any]) -> Any:
-        """Returns the next batch; the wait for it counts."""
+    def next(self, batches: Iterator[Any], *, while_busy: Any) -> Any:
+        """Returns the next batch; a wait for it counts where the step that makes `while_busy` was over before it."""
         began = time.monotonic()
         batch = next(batches)
-        self._waited += time.monotonic() - began
+        if all(array.is_ready() for array in jax.tree.leaves(while_busy)):
+            self._waited += time.monotonic() - began
         self._steps += 1
         return batch
 

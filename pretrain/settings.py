@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from jax.sharding import Mesh
 
-from data.images import Augmentation
+from data.augmentation import Augmentation
+from data.images import MAX_PIXELS
+from data.sources import IMAGE_KEYS, TEXT_KEYS
+from models.canonicalize import CANONICALIZATIONS
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
+from models.tokenizer import open_tokenizer
 from pretrain.objective import Objective
 from pretrain.optimizer import OptimizerSettings, create_schedule
 from pretrain.sharding import check_batch_size
@@ -19,22 +25,64 @@ from pretrain.sharding import check_batch_size
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where the pairs come from. `sources` are shard patterns or `emoji:ARTIST`; `threads` make batches ahead."""
+    """Where the pairs come from, and how they become batches; `data/README.md` has the sources.
+
+    Without `weights` all sources are one set, shuffled together; with them each has its share of the examples.
+    `text_keys` and `image_keys` name the fields or columns that hold captions and pictures, the first found counts.
+    `threads` make batches ahead, in each of `workers` processes, or here where that is 0. A picture of more than
+    `max_pixels` is not decoded. More than `max_bad_share` unusable records in a `bad_window` of them end the run.
+    """
 
     sources: tuple[str, ...]
+    weights: tuple[float, ...] = ()
     caption: str = "random"
+    text_keys: tuple[str, ...] = TEXT_KEYS
+    image_keys: tuple[str, ...] = IMAGE_KEYS
     threads: int = 2
+    workers: int = 0
+    max_pixels: int = MAX_PIXELS
+    max_bad_share: float = 0.05
+    bad_window: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise ValueError("data.sources is empty; name one or more shards")
+        for name in ("sources", "text_keys", "image_keys"):
+            values = getattr(self, name)
+            if not values or not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
+                what = "one or more shards" if name == "sources" else "one or more of them"
+                raise ValueError(f"data.{name} is {'empty' if not values else repr(values)}; name {what}")
+        for name, least in (("threads", 1), ("workers", 0), ("max_pixels", 1), ("bad_window", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share {self.max_bad_share} is not within [0, 1]")
+        if self.weights and len(self.weights) != len(self.sources):
+            raise ValueError(f"data.weights has {len(self.weights)} numbers for {len(self.sources)} sources")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:
-    """The tokenizer that is trained on the captions."""
+    """How captions become token ids.
 
-    vocab_size: int
+    `name` is `train:VOCAB`, which trains a byte-pair tokenizer of so many ids on the captions, or any Hugging Face
+    tokenizer: a folder, the path of a `tokenizer.json`, or a hub id. `canonicalize` is what is done to texts before,
+    one of `CANONICALIZATIONS`; None is "siglip" where a tokenizer is trained, and "none" for one that is given.
+    """
+
+    name: str
+    canonicalize: str | None = None
+
+    def __post_init__(self) -> None:
+        number = self.name.removeprefix("train:")
+        if number != self.name and not (number.isdecimal() and int(number) > 0):
+            raise ValueError(f"tokenizer.name is {self.name!r}; write the number of ids as in train:32000")
+        if self.canonicalize not in (None, *CANONICALIZATIONS):
+            known = ", ".join(CANONICALIZATIONS)
+            raise ValueError(f"unknown tokenizer.canonicalize {self.canonicalize!r}; known: {known}")
+
+    @property
+    def trained_size(self) -> int | None:
+        """VOCAB of `train:VOCAB`; None for a tokenizer that is given."""
+        return int(self.name.removeprefix("train:")) if self.name.startswith("train:") else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,12 +111,12 @@ class MeshSettings:
 class PretrainSettings:
     """Everything that defines a pretraining run.
 
-    With `microbatch_size` the towers work on so many pairs of the batch at a time, which bounds their memory; the
-    gradient is that of the whole batch.
+    Its length is told by one of `steps`, `examples` (pairs) and `epochs` (of all sources together). With
+    `microbatch_size` the towers work on so many pairs of the batch at a time, which bounds their memory; the gradient
+    is that of the whole batch.
     """
 
     seed: int
-    steps: int
     batch_size: int
     vision: VisionSettings
     text: Mapping[str, Any]
@@ -77,6 +125,9 @@ class PretrainSettings:
     augmentation: Augmentation
     objective: Objective
     optimizer: OptimizerSettings
+    steps: int | None = None
+    examples: int | None = None
+    epochs: float | None = None
     mesh: MeshSettings = MeshSettings()
     microbatch_size: int | None = None
     dtype: str = "float32"
@@ -88,17 +139,43 @@ class PretrainSettings:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "examples", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        lengths = {name: getattr(self, name) for name in ("steps", "examples", "epochs")}
+        given = {name: value for name, value in lengths.items() if value is not None}
+        if len(given) != 1:
+            told = ", ".join(f"{name}={value}" for name, value in given.items()) or "none of them"
+            raise ValueError(f"the length of a run is one of steps, examples and epochs; the config has {told}")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs is {self.epochs}; it must be a positive number")
         if self.microbatch_size is not None and self.microbatch_size < 1:
             raise ValueError(f"microbatch_size is {self.microbatch_size}; it must be at least 1, or None")
-        create_schedule(self.optimizer, self.steps)  # checks that its parts fit the run
+        if self.epochs is None:
+            create_schedule(self.optimizer, self.num_steps())  # checks that its parts fit the run
+
+    def num_steps(self, num_samples: int | None = None) -> int:
+        """Returns the run's length in steps; a run of epochs needs to know the `num_samples` of one.
+
+        Where they are not known yet, it is the least number that the schedule fits.
+        """
+        if self.steps is not None:
+            return self.steps
+        if self.examples is not None:
+            return -(-self.examples // self.batch_size)
+        if num_samples is None:
+            return max(1, self.optimizer.warmup_steps + self.optimizer.cooldown_steps)
+        return max(1, math.ceil(Fraction(str(self.epochs)) * num_samples / self.batch_size))
 
     @property
     def microbatches(self) -> int:
         """The number of parts that the towers cut the batch into."""
         return 1 if self.microbatch_size is None else self.batch_size // self.microbatch_size
+
+    def max_vocab_size(self) -> int:
+        """Returns how many token ids there can be, before there are captions; opens a tokenizer that is given."""
+        chosen = self.tokenizer
+        return chosen.trained_size or open_tokenizer(chosen.name, length=self.text["length"]).vocab_size
 
     def check_mesh(self, mesh: Mesh) -> None:
         """Raises `ValueError`, naming what fits, for a batch that does not fit the mesh's devices."""
@@ -129,7 +206,8 @@ SECTIONS = {
 }
 # What may change when a run is continued, because the parameters depend on it by rounding at most.
 _FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "mesh.fsdp", "mesh.rules", "microbatch_size", "remat")
-_FREE += ("attention", "scan_unroll", "objective.block_size", "objective.gather_limit")
+_FREE += ("attention", "scan_unroll", "objective.block_size", "objective.gather_limit", "data.threads", "data.workers")
+_FREE += ("data.max_bad_share", "data.bad_window")
 
 
 def read_settings(config: Mapping[str, Any]) -> PretrainSettings:
@@ -137,7 +215,7 @@ def read_settings(config: Mapping[str, Any]) -> PretrainSettings:
     values = {name: build(SECTIONS[name], name, value) if name in SECTIONS else value for name, value in config.items()}
     values["text"] = dict(values.get("text", {}))
     settings = build(PretrainSettings, "pretrain", values)
-    settings.model(vocab_size=max(1, settings.tokenizer.vocab_size))  # checks the text section now
+    settings.model(vocab_size=1)  # checks the text section now
     return settings
 
 

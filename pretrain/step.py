@@ -43,16 +43,19 @@ class Training(NamedTuple):
     abstract_state: TrainState
 
 
-def training_of(settings: PretrainSettings, mesh: Mesh, *, vocab_size: int) -> Training:
-    """Compiles the step that `settings` describe for `mesh`, for a tokenizer of `vocab_size` ids."""
+def training_of(settings: PretrainSettings, mesh: Mesh, *, vocab_size: int, num_samples: int | None = None) -> Training:
+    """Compiles the step that `settings` describe for `mesh`, for a tokenizer of `vocab_size` ids.
+
+    `num_samples` of the data are needed only for a run whose length is in epochs, and not to check or measure it.
+    """
     settings.check_mesh(mesh)
     return create_training(
         create_model(settings.model(vocab_size), mesh=mesh),
         settings.objective,
         settings.optimizer,
-        steps=settings.steps,
+        steps=settings.num_steps(num_samples),
         dim=settings.vision.width,
-        preprocessing=Preprocessing(image_size=settings.vision.image_size),
+        preprocessing=Preprocessing(size=(settings.vision.image_size,) * 2),
         mesh=mesh,
         seed=settings.seed,
         microbatches=settings.microbatches,

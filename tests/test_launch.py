@@ -10,7 +10,7 @@ import time
 import pytest
 
 import launch
-from tests.data.shard_files import labelled, png, write_shard
+from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -122,7 +122,7 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
         (["pretrain", "--config.pretrain.steps=many"], "pretrain.steps is 9 and cannot become 'many'"),
         (["pretrain", "--config.pretrain.steps"], "has no value"),
         (["pretrain", "--config.pretrain.objective.base=triplet"], "known: sigmoid, softmax"),
-        (["pretrain", "--config.pretrain.data.sources=nothing*.tar"], "no shard matches 'nothing*.tar'"),
+        (["pretrain", "--config.pretrain.data.sources=nothing*.tar"], "no file matches 'nothing*.tar'"),
         (["pretrain", "--config.pretrain.data.sources=emoji:apple"], "known: noto, twemoji, fluent3d"),
         (["export"], "holds no run; `launch.py pretrain"),
         (["evaluate"], "is no exported checkpoint"),
@@ -146,7 +146,7 @@ def test_an_unknown_dataset_names_the_known_ones(project, finished, capsys):
     given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
     assert launch.main([*given, "--config.evaluate.datasets=imagenet,"]) == 1
     error = capsys.readouterr().err
-    assert "no shard matches 'imagenet'; known names: emoji:noto, emoji:twemoji, emoji:fluent3d, digits" in error
+    assert "no file matches 'imagenet'; known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error
 
 
 @pytest.mark.parametrize("workdir", ["/proc/nothing/here", "{file}/run"])
@@ -158,23 +158,32 @@ def test_a_workdir_that_cannot_be_written_is_named(project, tmp_path, capsys, wo
     assert error.startswith("error: ") and workdir.split("/")[1] in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "picture"])
-def test_a_damaged_shard_is_one_sentence(project, tmp_path, damage):
-    samples = labelled(16, size=(64, 64))
-    if damage == "picture":
-        samples[3] = ("0003", png(3)[:70], samples[3][2])
+def test_a_shard_of_damaged_pictures_is_one_sentence(project, tmp_path):
+    samples = [(key, image[:90], fields) for key, image, fields in labelled(16, size=(64, 64))]
     path = write_shard(tmp_path / "broken.tar", samples)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    given = [
-        f"--config={project / 'config.py'}",
-        f"--workdir={tmp_path / 'run'}",
-        f"--config.pretrain.data.sources={path},",
-    ]
-    result = run("pretrain", *given)
+    given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    result = run("pretrain", *given, f"--config.pretrain.data.sources={path},")
     assert result.returncode == 1
-    assert "Traceback" not in result.stderr and result.stderr.count("error: ") == 1
-    assert "broken.tar" in result.stderr
+    assert "Traceback" not in result.stderr and result.stderr.count("error: ") == result.stderr.count("\n") == 1
+    assert "8 records in a row cannot be used" in result.stderr and "broken.tar" in result.stderr
+
+
+def test_a_shard_that_is_cut_off_is_told_and_used(project, tmp_path):
+    path = write_shard(tmp_path / "broken.tar", labelled(60, size=(64, 64)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    result = run("pretrain", *given, f"--config.pretrain.data.sources={path},")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 1 shards are damaged" in result.stderr and "cut off at byte" in result.stderr
+
+
+def test_inspect_shows_a_batch(project, tmp_path):
+    given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path}", "--step=3", "--steps=2", "--rows=5"]
+    result = run("inspect", *given)
+    assert result.returncode == 0, result.stderr
+    assert "batches 3 to 4 of 8 pairs" in result.stdout and "every record can be used" in result.stdout
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "inspect" / "step-00000003.html")
+    assert (tmp_path / "inspect" / "step-00000003.png").is_file()
 
 
 def test_values_take_the_type_of_the_setting():
@@ -185,6 +194,7 @@ def test_values_take_the_type_of_the_setting():
     assert launch.parse_value("a,b", like=("c",)) == ("a", "b")
     assert launch.parse_value("1,2", like=(3,)) == (1, 2)
     assert launch.parse_value("4", like=(3,)) == (4,)
+    assert launch.parse_value("{a,b}-*.tar,c", like=("x",)) == ("{a,b}-*.tar", "c")
 
 
 @pytest.mark.parametrize("name", launch.known_configs())
@@ -193,5 +203,5 @@ def test_every_config_that_comes_along_is_valid(name):
     from pretrain.settings import read_settings
 
     config = launch.load_config(str(launch.QUICKSTART_CONFIG.parent / name), [])
-    assert read_settings(config.pretrain).steps > 0
+    assert read_settings(config.pretrain).num_steps() > 0
     assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots

@@ -53,7 +53,7 @@ def evaluated(tmp_path_factory):
     tensors = {name: tensor + rng.normal(0, 0.4, tensor.shape).astype("f4") for name, tensor in tensors.items()}
     scalars = {name: float(tensors.pop(name)[0]) for name in ("logit_scale", "logit_bias")}
     tokenizer = train_tokenizer(["thing 0 1 2", "kind of 345 6789"], vocab_size=61, length=model.text.length)
-    preprocessing = Preprocessing(image_size=model.vision.image_size)
+    preprocessing = Preprocessing(size=(model.vision.image_size,) * 2)
     checkpoint = save_checkpoint(
         folder / "export", Checkpoint(model, from_tensors(model, tensors), scalars, preprocessing, tokenizer)
     )

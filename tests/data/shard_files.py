@@ -17,15 +17,25 @@ def png(seed: int, size: tuple[int, int] = (20, 16)) -> bytes:
     return buffer.getvalue()
 
 
+def write_tar(path: pathlib.Path, members: list[tuple[str, bytes]], *, kind: int = tarfile.PAX_FORMAT) -> pathlib.Path:
+    """Writes members of (name, content)."""
+    with tarfile.open(path, "w", format=kind) as shard:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
+
+
 def write_shard(path: pathlib.Path, samples: list[tuple[str, bytes, dict]]) -> pathlib.Path:
     """Writes samples of (key, encoded image, fields)."""
-    with tarfile.open(path, "w") as shard:
-        for key, image, fields in samples:
-            for name, content in ((f"{key}.png", image), (f"{key}.json", json.dumps(fields).encode())):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                shard.addfile(member, io.BytesIO(content))
-    return path
+    return write_tar(path, members(samples))
+
+
+def members(samples: list[tuple[str, bytes, dict]]) -> list[tuple[str, bytes]]:
+    """Returns the tar members of samples of (key, encoded image, fields)."""
+    parts = [((f"{key}.png", image), (f"{key}.json", json.dumps(fields).encode())) for key, image, fields in samples]
+    return [part for pair in parts for part in pair]
 
 
 def labelled(count: int, classes: int = 3, size: tuple[int, int] = (20, 16)) -> list[tuple[str, bytes, dict]]:

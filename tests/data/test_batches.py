@@ -1,109 +1,235 @@
-"""The plan and the batches made from it."""
+"""The batches made from a plan: the same on any number of hosts, processes and threads, whatever the records are."""
 
+import dataclasses
+import hashlib
 import itertools
+import json
+import time
 
 import numpy as np
 import pytest
 
-from data.batches import TrainingExamples
-from data.images import Augmentation
+from data.augmentation import Augmentation
+from data.bad_records import BadRecords
+from data.batches import TrainingExamples, choose_caption
 from data.plan import Plan
-from data.sources import open_source
-from tests.data.shard_files import labelled, png, write_shard
+from data.records import BadRecord, Record
+from data.sources import open_source, open_sources
+from tests.data.shard_files import labelled, members, png, write_shard, write_tar
+from tests.data.test_images import bomb, encoded, photo
+
+
+def tokenize(text: str) -> np.ndarray:
+    """Stands for a tokenizer: the length of a text, and the number at its end."""
+    return np.array([len(text), int(text.split()[-1])], np.int32)
+
+
+def make_examples(source, *, batch_size=4, seed=3, weights=(), lengths=None):
+    return TrainingExamples(
+        source=source,
+        plan=Plan(lengths=lengths or (len(source),), batch_size=batch_size, seed=seed, weights=weights),
+        image_size=8,
+        num_patches=16,
+        augmentation=Augmentation(flip=0.5, color_jitter=0.2, keep_patches=0.5),
+        tokenize=tokenize,
+    )
 
 
 @pytest.fixture
 def examples(tmp_path):
-    source = open_source(str(write_shard(tmp_path / "s.tar", labelled(11))), tmp_path)
-    return TrainingExamples(
-        source=source,
-        plan=Plan(num_samples=11, batch_size=4, seed=3),
-        image_size=8,
-        num_patches=16,
-        augmentation=Augmentation(),
-        tokenize=lambda text: np.array([len(text), int(text.split()[1])], np.int32),
-    )
+    return make_examples(open_source(str(write_shard(tmp_path / "s.tar", labelled(11))), tmp_path))
 
 
 def take(batches, count):
-    return [{name: array.copy() for name, array in batch.items()} for batch in itertools.islice(batches, count)]
+    try:
+        return [{name: array.copy() for name, array in batch.items()} for batch in itertools.islice(batches, count)]
+    finally:
+        batches.close()
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(11, 4), (100, 7), (3, 256), (1, 2)])
-def test_every_epoch_visits_every_sample_once(num_samples, batch_size):
-    plan = Plan(num_samples=num_samples, batch_size=batch_size, seed=0)
-    steps = -(-3 * num_samples // batch_size)
-    ids = np.concatenate([plan.sample_ids(step) for step in range(steps)])
-    for epoch in range(3):
-        assert sorted(ids[epoch * num_samples : (epoch + 1) * num_samples]) == list(range(num_samples))
-
-
-def test_epochs_and_seeds_have_different_orders():
-    first = Plan(num_samples=50, batch_size=50, seed=0)
-    assert not np.array_equal(first.sample_ids(0), first.sample_ids(1))
-    assert not np.array_equal(first.sample_ids(0), Plan(num_samples=50, batch_size=50, seed=1).sample_ids(0))
-
-
-def test_ten_billion_samples_need_no_memory():
-    ids = Plan(num_samples=10_000_000_000, batch_size=8, seed=0).sample_ids(10**8)
-    assert len(set(ids)) == 8 and ids.max() < 10_000_000_000
+def digest(batch):
+    content = b"".join(name.encode() + np.ascontiguousarray(batch[name]).tobytes() for name in sorted(batch))
+    return hashlib.sha256(content).hexdigest()
 
 
 def test_batches_started_in_the_middle_are_those_of_the_whole_run(examples):
     whole = take(examples.batches(0, rows=slice(0, 4)), 6)
     late = take(examples.batches(4, rows=slice(0, 4), threads=1), 2)
-    for a, b in zip(whole[4:], late, strict=True):
-        assert all(np.array_equal(a[name], b[name]) for name in ("images", "tokens"))
+    assert [digest(batch) for batch in whole[4:]] == [digest(batch) for batch in late]
     assert whole[0]["images"].shape == (4, 8, 8, 3) and whole[0]["tokens"].shape == (4, 2)
+    assert set(whole[0]) == {"images", "tokens", "kept_patches"}
 
 
-def test_rows_of_two_hosts_are_the_rows_of_one(examples):
-    whole = take(examples.batches(0, rows=slice(0, 4)), 3)
-    parts = [take(examples.batches(0, rows=rows), 3) for rows in (slice(0, 2), slice(2, 4))]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        assert np.array_equal(batch["images"], np.concatenate([first["images"], second["images"]]))
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Three sources of different length in a mixture, with bad records among them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    samples = labelled(17, size=(24, 18))
+    samples[3] = ("0003", b"no picture", samples[3][2])
+    samples[9] = ("0009", samples[9][1], {"texts": []})
+    paths = [write_shard(folder / "a.tar", samples), write_shard(folder / "b.tar", labelled(3))]
+    write_shard(folder / "c-0.tar", labelled(40))
+    write_shard(folder / "c-1.tar", labelled(5))
+    source = open_sources([*map(str, paths), str(folder / "c-*.tar")], folder)
+    return make_examples(source, batch_size=16, weights=(2, 1, 1.5), lengths=(17, 3, 45))
+
+
+@pytest.fixture(scope="module")
+def reference(mixture):
+    """Hashes of the first batches, made one example after the other."""
+    hashes = []
+    for step in range(8):
+        rows = [mixture.example(step, row) for row in range(16)]
+        hashes.append(digest({name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "failures"}))
+    return hashes
+
+
+@pytest.mark.parametrize(
+    ("hosts", "workers"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+)  # fmt: skip
+def test_batches_hash_the_same_for_any_hosts_and_workers_after_any_interruption(mixture, reference, hosts, workers):
+    height = 16 // hosts
+    for start, count in ((0, 8),) if workers else ((0, 8), (3, 2), (7, 1)):
+        parts = [
+            take(mixture.batches(start, rows=slice(h * height, (h + 1) * height), workers=workers, threads=2), count)
+            for h in range(hosts)
+        ]
+        merged = [
+            {name: np.concatenate([p[name] for p in batch]) for name in batch[0]} for batch in zip(*parts, strict=True)
+        ]
+        assert [digest(batch) for batch in merged] == reference[start : start + count]
 
 
 def test_the_tokens_are_those_of_the_sample_in_the_plan(examples):
-    batch = next(examples.batches(2, rows=slice(0, 4)))
+    [_, _, batch] = take(examples.batches(0, rows=slice(0, 4)), 3)
     assert np.array_equal(batch["tokens"][:, 1], examples.plan.sample_ids(2))
 
 
-def test_a_broken_picture_stops_with_its_name(tmp_path):
-    samples = labelled(4)
-    samples[2] = ("0002", png(2)[:50], samples[2][2])
-    examples = TrainingExamples(
-        source=open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path),
-        plan=Plan(num_samples=4, batch_size=4, seed=0),
-        image_size=8,
-        num_patches=16,
-        augmentation=Augmentation(),
-        tokenize=lambda text: np.zeros(2, np.int32),
-    )
-    with pytest.raises(ValueError, match=r"s\.tar/0002: the picture cannot be decoded"):
-        next(examples.batches(0, rows=slice(0, 4)))
+def damaged_samples():
+    """Returns members of a shard in which each sample but the good ones is bad in a way of its own, with its reason."""
+    picture = encoded(photo((40, 30)), "jpeg")
+    good = [part for number in range(20, 60) for part in members(labelled(60))[2 * number : 2 * number + 2]]
+    fields = b'{"texts": ["thing 0"]}'
+    bad = {
+        "corrupt image": [("truncated.jpg", picture[:400]), ("truncated.json", fields)],
+        "not an image": [("type.jpg", b"<html>not found</html>"), ("type.json", fields)],
+        "empty image": [("empty.jpg", b""), ("empty.json", fields)],
+        "too many pixels": [("bomb.png", bomb(30_000, 30_000)), ("bomb.json", fields)],
+        "no caption": [("silent.png", png(0)), ("silent.json", b'{"texts": [""]}')],
+        "text not UTF-8": [("latin.png", png(0)), ("latin.txt", b"caf\xe9 0")],
+        "no image": [("half.json", fields)],
+        "fields not readable": [("fields.png", png(0)), ("fields.json", b'{"texts": ["thin')],
+    }
+    return good, bad
+
+
+def test_every_kind_of_bad_record_is_replaced_counted_and_named(tmp_path):
+    good, bad = damaged_samples()
+    path = write_tar(tmp_path / "s.tar", [*good, *itertools.chain.from_iterable(bad.values()), ("cut.png", png(1))])
+    with open(path, "r+b") as shard:  # the end of the archive and of the last picture is gone
+        shard.truncate(path.read_bytes().rindex(png(1)) + 100)
+    examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
+    outcomes = []
+    for workers in (0, 2):
+        account = BadRecords(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl", say=lambda text: None)
+        batches = take(examples.batches(0, rows=slice(0, 16), workers=workers, bad_records=account), 12)
+        # What is made ahead is counted ahead: only what both have read is compared.
+        lines = [json.loads(line) for line in (tmp_path / f"bad-{workers}.jsonl").read_text().splitlines()]
+        outcomes.append(([digest(batch) for batch in batches], [line for line in lines if line["step"] < 12]))
+        assert all((batch["tokens"][:, 1] >= 20).all() for batch in batches)  # good samples only
+    assert outcomes[0] == outcomes[1]
+    found = {line["key"]: line["reason"] for line in outcomes[0][1]}
+    expected = {f"s.tar/{parts[0][0].partition('.')[0]}": reason for reason, parts in bad.items()}
+    assert found == {**expected, "s.tar/cut": "cut off"}
+
+
+def test_too_many_bad_records_stop_with_a_sentence(tmp_path):
+    good, bad = damaged_samples()
+    path = write_tar(tmp_path / "s.tar", [*good, *itertools.chain.from_iterable(bad.values())])
+    examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
+    account = BadRecords(max_share=0.05, window=1000, say=lambda text: None)
+    with pytest.raises(
+        ValueError, match=r"51 of the last \d+ records cannot be used \(.*\), more than data.max_bad_share"
+    ):
+        take(examples.batches(0, rows=slice(0, 16), bad_records=account), 500)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_a_usable_record_ends_with_a_sentence(tmp_path, workers):
+    samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
+    examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
+    account = BadRecords(max_share=1.0, window=1000, say=lambda text: None)
+    with pytest.raises(ValueError, match=r"8 records in a row cannot be used, the last for this reason: s\.tar/"):
+        take(examples.batches(0, rows=slice(0, 4), workers=workers, bad_records=account), 1)
+
+
+class FailingStorage:
+    """A source whose storage fails."""
+
+    fingerprint = "x"
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        raise OSError("the disk went away")
+
+    def key(self, index):
+        return str(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_storage_that_fails_is_no_bad_record(workers):
+    with pytest.raises(OSError, match="the disk went away"):
+        take(make_examples(FailingStorage()).batches(0, rows=slice(0, 4), workers=workers), 1)
+
+
+def test_three_samples_fill_a_batch_of_256(tmp_path):
+    examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", labelled(3))), tmp_path), batch_size=256)
+    [batch] = take(examples.batches(0, rows=slice(0, 256)), 1)
+    assert sorted(np.bincount(batch["tokens"][:, 1])) == [85, 85, 86]
+
+
+def test_more_hosts_than_shards_each_have_their_rows(examples):
+    rows = [take(examples.batches(0, rows=slice(row, row + 1)), 1)[0]["tokens"][0, 1] for row in range(4)]
+    assert np.array_equal(rows, examples.plan.sample_ids(0))
+
+
+def test_batches_are_placed_ahead_of_their_turn(examples):
+    placed = []
+
+    def place(batch):
+        placed.append(time.monotonic())
+        return {"tokens": batch["tokens"] * 2}
+
+    batches = examples.batches(0, rows=slice(0, 4), place=place)
+    first = next(batches)
+    deadline = time.monotonic() + 10
+    while len(placed) < 2:
+        assert time.monotonic() < deadline, "the second batch was not placed before it was asked for"
+        time.sleep(0.01)
+    assert np.array_equal(first["tokens"][:, 1], 2 * examples.plan.sample_ids(0))
+    batches.close()
 
 
 def test_captions(examples):
-    import dataclasses
-
-    from data.batches import choose_caption
-
-    texts, rng = ("a", "b", "c"), np.random.default_rng(0)
-    assert choose_caption(texts, "first", rng) == "a"
-    assert choose_caption(texts, "all", rng) == "a, b, c"
-    assert {choose_caption(texts, "random", rng) for _ in range(50)} == set(texts)
-    assert {choose_caption(("a", "b"), "shuffled", rng) for _ in range(50)} == {"a, b", "b, a"}
+    record, rng = Record(key="k", image=b"", texts=("a", "b", "c")), np.random.default_rng(0)
+    assert choose_caption(record, "first", rng) == "a"
+    assert choose_caption(record, "all", rng) == "a, b, c"
+    assert {choose_caption(record, "random", rng) for _ in range(50)} == {"a", "b", "c"}
+    two = dataclasses.replace(record, texts=("a", "b"))
+    assert {choose_caption(two, "shuffled", rng) for _ in range(50)} == {"a, b", "b, a"}
+    with pytest.raises(BadRecord, match="this sample has no text"):
+        choose_caption(dataclasses.replace(record, texts=()), "first", rng)
     with pytest.raises(ValueError, match="known: first, random, all, shuffled"):
         dataclasses.replace(examples, caption="longest")
 
 
 def test_dropped_patches_are_chosen_for_each_row(examples):
-    import dataclasses
-
-    dropping = dataclasses.replace(examples, augmentation=Augmentation(keep_patches=0.5))
-    kept = next(dropping.batches(0, rows=slice(0, 4)))["kept_patches"]
+    [batch] = take(examples.batches(0, rows=slice(0, 4)), 1)
+    kept = batch["kept_patches"]
     assert kept.shape == (4, 8) and kept.dtype == np.int32
     assert (np.diff(kept) > 0).all() and kept.min() >= 0 and kept.max() < 16
     assert len({tuple(row) for row in kept}) == 4
-    assert "kept_patches" not in next(examples.batches(0, rows=slice(0, 4)))
+    whole = dataclasses.replace(examples, augmentation=Augmentation())
+    assert "kept_patches" not in take(whole.batches(0, rows=slice(0, 4)), 1)[0]

@@ -1,5 +1,6 @@
 """The map between our parameters and a Hugging Face SigLIP directory."""
 
+import json
 import pathlib
 import shutil
 
@@ -16,10 +17,11 @@ from models.huggingface import (
     save_checkpoint,
     to_tensors,
 )
-from models.preprocessing import Preprocessing
+from models.preprocessing import FILE, Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tokenizer import train_tokenizer
+from models.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
+from tests.models.families import FAMILIES, TEXTS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -35,7 +37,7 @@ def exported(tmp_path_factory):
         settings,
         create_model(settings).init(0),
         {"logit_scale": 2.5, "logit_bias": -3.5},
-        Preprocessing(image_size=14),
+        Preprocessing(size=(14, 14)),
         tokenizer,
     )
     return save_checkpoint(tmp_path_factory.mktemp("run") / "export", checkpoint), checkpoint
@@ -82,6 +84,27 @@ def test_config_of_an_export_is_read_by_transformers(exported):
     assert type(config).__name__ == "SiglipConfig"
     assert (config.vision_config.image_size, config.vision_config.hidden_size) == (14, 24)
     assert (config.text_config.projection_size, config.text_config.max_position_embeddings) == (24, 9)
+
+
+@pytest.mark.parametrize(("family", "special"), [("clip", ("bos", "eos", "eos")), ("bert", ("cls", "sep", "pad"))])
+def test_a_given_tokenizer_travels_with_the_export(exported, tmp_path, family, special):
+    from transformers import AutoConfig, AutoTokenizer
+
+    FAMILIES[family]().save_pretrained(tmp_path / "given")
+    tokenizer = open_tokenizer(str(tmp_path / "given"), length=9, canonicalize="siglip")
+    folder = save_checkpoint(tmp_path / "export", exported[1]._replace(tokenizer=tokenizer))
+    np.testing.assert_array_equal(load_checkpoint(folder).tokenizer(TEXTS), tokenizer(TEXTS))
+    theirs, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder).text_config
+    np.testing.assert_array_equal(theirs(TEXTS, padding="max_length", truncation=True)["input_ids"], tokenizer(TEXTS))
+    ids = [getattr(theirs, f"{name}_token_id") for name in special]
+    assert [config.bos_token_id, config.eos_token_id, config.pad_token_id] == ids
+
+
+def test_images_of_another_size_than_the_tower_takes_are_refused(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "export")
+    (tmp_path / "export" / FILE).write_text(json.dumps(Preprocessing(size=16, crop=(16, 14)).to_json()))
+    with pytest.raises(ValueError, match="images are made 16 × 14 pixels, and the image tower takes 14 × 14"):
+        load_checkpoint(tmp_path / "export")
 
 
 def test_export_replaces_an_older_one_and_leaves_nothing_beside_it(exported, tmp_path):

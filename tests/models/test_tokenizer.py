@@ -1,13 +1,11 @@
-"""The tokenizer and the image preprocessing that travel with a checkpoint, against transformers' own."""
+"""The tokenizer that is trained on captions, against transformers opening what it saves."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from data.images import resize
-from models.preprocessing import FILE, Preprocessing, load_preprocessing
 from models.tokenizer import load_tokenizer, train_tokenizer
 
 CAPTIONS = ["Face with tears of joy", "flag: Côte d’Ivoire", "man’s shoe", "red apple, fruit", "thumbs up 👍"]
@@ -41,30 +39,28 @@ def test_every_text_ends_and_is_padded_with_the_end_token(tokenizer):
     np.testing.assert_array_equal(tokenizer.encode(QUERIES[0]), ids[0])
 
 
-def test_case_and_punctuation_do_not_matter(tokenizer):
+def test_case_punctuation_and_forms_of_letters_do_not_matter(tokenizer):
     np.testing.assert_array_equal(*tokenizer(["Red, apple!", "red apple"]))
-    assert tokenizer.decode(tokenizer.encode("Red, APPLE")) == "red apple"
+    np.testing.assert_array_equal(*tokenizer(["côte", unicodedata.normalize("NFD", "Côte")]))
+    assert not np.array_equal(*tokenizer(["red apple", "red face"]))
+
+
+def test_without_canonicalization_case_and_punctuation_matter():
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=90, length=8, canonicalize="none")
+    assert len({ids.tobytes() for ids in tokenizer(["red apple", "Ned apple", "red, apple"])}) == 3
+
+
+def test_it_knows_its_tokens(tokenizer):
+    assert (tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id) == (None, 0, 0)
+    assert tokenizer(QUERIES).max() < tokenizer.vocab_size <= 90
+
+
+def test_saved_it_opens_in_transformers_4_as_well(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and config["model_max_length"] == 8
 
 
 def test_the_order_of_captions_does_not_matter(tokenizer):
     other = train_tokenizer(CAPTIONS[::-1] * 2, vocab_size=90, length=8)
     np.testing.assert_array_equal(other(CAPTIONS), tokenizer(CAPTIONS))
-
-
-def test_preprocessing_equals_the_image_processor_of_transformers(tmp_path):
-    from transformers import SiglipImageProcessorPil
-
-    preprocessing = Preprocessing(image_size=24, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.5))
-    (tmp_path / FILE).write_text(json.dumps(preprocessing.to_json()))
-    assert load_preprocessing(tmp_path) == preprocessing
-    rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, shape, np.uint8)) for shape in ((37, 50, 3), (9, 9, 3), (64, 31, 3))]
-    theirs = SiglipImageProcessorPil.from_pretrained(tmp_path)(images, return_tensors="np")["pixel_values"]
-    ours = preprocessing.normalize(np.stack([resize(image, 24) for image in images]))
-    np.testing.assert_allclose(ours, theirs.transpose(0, 2, 3, 1), atol=1e-6)
-
-
-def test_preprocessing_that_is_not_done_here_is_refused(tmp_path):
-    (tmp_path / FILE).write_text(json.dumps({**Preprocessing(image_size=8).to_json(), "size": {"shortest_edge": 224}}))
-    with pytest.raises(ValueError, match="shortest_edge"):
-        load_preprocessing(tmp_path)

@@ -86,7 +86,7 @@ def exported(request, records, tmp_path_factory):
         settings,
         jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes),
         {"logit_scale": 2.5, "logit_bias": -3.5},
-        Preprocessing(image_size=vision.image_size, mean=(0.4, 0.5, 0.6), std=(0.3, 0.5, 0.4)),
+        Preprocessing(size=(vision.image_size,) * 2, mean=(0.4, 0.5, 0.6), std=(0.3, 0.5, 0.4)),
         tokenizer,
     )
     return save_checkpoint(tmp_path_factory.mktemp("run") / "export", checkpoint), checkpoint

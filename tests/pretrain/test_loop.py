@@ -1,5 +1,6 @@
 """Runs: bitwise repeatable, bitwise continued after any interruption, and clear when they cannot go on."""
 
+import json
 import os
 import pathlib
 import signal
@@ -39,7 +40,7 @@ def same_parameters(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def without_times(workdir: pathlib.Path) -> list[dict]:
-    times = ("seconds", "pairs_per_second", "data_wait_share")
+    times = ("seconds", "pairs_per_second", "data_wait_share", "replaced_records")
     lines = read_metrics(workdir / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
@@ -131,22 +132,82 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
         pretrain(config(shards, optimizer=wild), tmp_path, data_dir=tmp_path)
 
 
-def test_a_broken_picture_stops_the_run_with_its_name(tmp_path):
-    samples = labelled(12)
+def with_a_broken_picture(folder: pathlib.Path, count: int) -> str:
+    samples = labelled(count)
     samples[5] = ("0005", png(5)[:50], samples[5][2])
-    with pytest.raises(ValueError, match=r"s\.tar/0005: the picture cannot be decoded"):
-        pretrain(config(str(write_shard(tmp_path / "s.tar", samples))), tmp_path / "run", data_dir=tmp_path)
+    return str(write_shard(folder / "s.tar", samples))
+
+
+def test_a_broken_picture_is_replaced_and_told_and_the_run_continues_to_the_same_bits(tmp_path, monkeypatch, capsys):
+    data = {"sources": (with_a_broken_picture(tmp_path, 30),), "max_bad_share": 0.2}
+    pretrain(config("", data=data), tmp_path / "whole", data_dir=tmp_path)
+    assert "replaced s.tar/0005: corrupt image" in capsys.readouterr().out
+    [line] = [json.loads(line) for line in (tmp_path / "whole" / "bad_records.jsonl").read_text().splitlines()]
+    assert (line["key"], line["reason"]) == ("s.tar/0005", "corrupt image")
+    with monkeypatch.context() as broken:
+        broken.setattr("pretrain.loop.check_finite", fail_at(6))
+        with pytest.raises(OSError, match="it broke"):
+            pretrain(config("", data=data), tmp_path / "broken", data_dir=tmp_path)
+    data["workers"] = 1
+    assert pretrain(config("", data=data), tmp_path / "broken", data_dir=tmp_path).start_step == 4
+    assert same_parameters(tmp_path / "whole", tmp_path / "broken")
+    assert (tmp_path / "broken" / "bad_records.jsonl").read_text().count("s.tar/0005") == 1
+
+
+def fail_at(broken_step: int):
+    def check(values, step):
+        if step == broken_step:
+            raise OSError("it broke")
+
+    return check
+
+
+def test_too_many_bad_records_stop_the_run(tmp_path):
+    data = {"sources": (with_a_broken_picture(tmp_path, 12),), "bad_window": 60}
+    with pytest.raises(ValueError, match=r"4 of the last \d+ records cannot be used \(4 corrupt image\)"):
+        pretrain(config("", steps=90, data=data), tmp_path / "run", data_dir=tmp_path)
+
+
+def test_a_run_whose_data_changed_is_not_continued(tmp_path):
+    path = write_shard(tmp_path / "s.tar", labelled(12))
+    pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
+    write_shard(path, labelled(13))
+    with pytest.raises(ValueError, match=r"s\.tar had 12 samples \(fingerprint .*\) when this run began, and has 13"):
+        pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("length", "steps"), [({"examples": 17}, 3), ({"epochs": 1.5}, 4), ({"epochs": 0.8}, 3)])
+def test_a_run_is_as_long_as_its_examples_or_epochs(shards, tmp_path, length, steps):
+    values = {name: value for name, value in config(shards).items() if name != "steps"} | length
+    assert pretrain(values, tmp_path, data_dir=tmp_path).step == steps  # of 8 pairs; an epoch has 21
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == steps
+
+
+def test_a_mixture_trains_and_continues(shards, tmp_path):
+    other = str(write_shard(tmp_path / "other.tar", labelled(3)))
+    data = {"sources": (shards, other), "weights": (3, 1)}
+    assert pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path).step == 2
+    assert pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path).start_step == 2
+    data["weights"] = (1, 1)
+    with pytest.raises(ValueError, match=r"data\.weights = \[3, 1\]"):
+        pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stepz": 3}, r"unknown key pretrain\.stepz; known: seed, steps"),
+        ({"stepz": 3}, r"unknown key pretrain\.stepz; known: seed, batch_size"),
         ({"objective": {"bass": "sigmoid"}}, r"unknown key objective\.bass; known: base"),
         ({"text": {"length": 6}}, r"the config lacks text\."),
         ({"batch_size": 1}, "batch_size 1 leaves the context objective nothing"),
         ({"steps": 0}, "steps is 0"),
         ({"data": {"sources": ()}}, r"data\.sources is empty"),
+        ({"data": {"sources": ("x",), "threads": 0}}, r"data\.threads is 0; it must be at least 1"),
+        ({"data": {"sources": ("x",), "weights": (1, 2)}}, r"data\.weights has 2 numbers for 1 sources"),
+        ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is empty"),
+        ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share 5 is not within \[0, 1\]"),
+        ({"epochs": 3}, "is one of steps, examples and epochs; the config has steps=9, epochs=3"),
+        ({"steps": None}, "the config has none of them"),
     ],
 )
 def test_a_bad_config_is_refused_before_anything_is_written(shards, tmp_path, change, message):

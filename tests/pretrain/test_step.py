@@ -35,7 +35,7 @@ def training(mesh, *, base="sigmoid", microbatches=1, settings=SETTINGS, rules=(
         OptimizerSettings(**{"learning_rate": 1e-2, **optimizer}),
         steps=20,
         dim=16,
-        preprocessing=Preprocessing(image_size=8),
+        preprocessing=Preprocessing(size=(8, 8)),
         mesh=mesh,
         seed=0,
         microbatches=microbatches,
@@ -248,7 +248,7 @@ def test_full_remat_takes_less_memory():
             OptimizerSettings(),
             steps=20,
             dim=16,
-            preprocessing=Preprocessing(image_size=32),
+            preprocessing=Preprocessing(size=(32, 32)),
             mesh=sharding.create_mesh(),
             seed=0,
         )

@@ -11,7 +11,7 @@ def config(shards: str, **changes) -> dict:
         "batch_size": 8,
         "vision": {"image_size": 8, "patch_size": 4, "width": 16, "depth": 1, "heads": 2, "mlp_width": 32},
         "text": {"length": 6, "width": 16, "depth": 1, "heads": 2, "mlp_width": 32},
-        "tokenizer": {"vocab_size": 60},
+        "tokenizer": {"name": "train:60"},
         "data": {"sources": (shards,), "caption": "random", "threads": 2},
         "augmentation": {"color_jitter": 0.3, "keep_patches": 0.5},
         "objective": {"base": "sigmoid"},

@@ -1,0 +1,54 @@
+"""Canonicalised texts are those of transformers' SigLIP tokenizer."""
+
+import random
+import re
+import string
+import unicodedata
+
+import pytest
+from tokenizers import normalizers
+
+from models.canonicalize import canonicalization
+from tests.models.families import TEXTS
+
+SIGMAS = "ΣΣσAaΑ'.!:·_ʰªⅫⒶ\u01c5\u0301\u00ad\u0345 \tİı\u1e9e\x1c\x85\u200b\u3000日"
+
+
+def siglip(text):
+    """Returns what `SiglipTokenizer.canonicalize_text` does, which needs sentencepiece to be imported."""
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def ours(text):
+    return normalizers.Sequence(canonicalization("siglip")).normalize_str(text)
+
+
+def test_the_reference_is_what_transformers_does():
+    pytest.importorskip("sentencepiece", reason="transformers' SiglipTokenizer needs it")
+    from transformers import SiglipTokenizer
+
+    theirs = object.__new__(SiglipTokenizer)
+    theirs.do_lower_case = True
+    assert [theirs.canonicalize_text(text) for text in TEXTS] == [siglip(text) for text in TEXTS]
+
+
+def test_every_character_of_the_basic_plane_becomes_what_python_makes_of_it():
+    known = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")]
+    assert len(known) > 50_000
+    normalizer = normalizers.Sequence(canonicalization("siglip"))
+    for first in range(0, len(known), 20):
+        text = " ".join(f"{c} x{c}Y Σ{c} {c}Σ αΣ{c}Α" for c in known[first : first + 20])
+        assert normalizer.normalize_str(text) == siglip(text), f"among {known[first]!a} and the next 20"
+
+
+def test_texts_and_random_strings_become_what_python_makes_of_them():
+    rng = random.Random(0)
+    strings = ["".join(rng.choices(SIGMAS, k=rng.randrange(9))) for _ in range(5000)]
+    for text in (*TEXTS, string.printable, *strings):
+        assert ours(text) == siglip(text), ascii(text)
+
+
+def test_an_unknown_canonicalization_is_refused():
+    with pytest.raises(ValueError, match="unknown canonicalize 'lower'; known: none, siglip"):
+        canonicalization("lower")

@@ -1,0 +1,79 @@
+"""The tokenizer that a run's settings name: trained on its captions, or given and kept with the run."""
+
+import numpy as np
+import pytest
+
+from data.records import BadRecord
+from models.settings import build
+from models.tokenizer import open_tokenizer, train_tokenizer
+from pretrain.examples import prepare_tokenizer, read_captions
+from pretrain.settings import TokenizerSettings, read_settings
+from tests.models.families import CAPTIONS, FAMILIES, TEXTS
+from tests.pretrain import tiny
+
+
+class Captions:
+    """A source of captions, of which the middle one cannot be read."""
+
+    def __len__(self):
+        return len(CAPTIONS) + 1
+
+    def texts(self, index):
+        if index == len(CAPTIONS) // 2:
+            raise BadRecord("no image", "k", "it has none")
+        return (CAPTIONS[index - (index > len(CAPTIONS) // 2)],)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return Captions()
+
+
+def test_captions_of_a_large_set_are_spread_over_it(source):
+    assert list(read_captions(source)) == list(CAPTIONS)
+    assert list(read_captions(source, limit=2)) == [CAPTIONS[0]]  # and the one that cannot be read
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given") / "clip"
+    FAMILIES["clip"]().save_pretrained(folder)
+    return str(folder)
+
+
+def settings_of(**tokenizer):
+    return read_settings(tiny.config("none", tokenizer=tokenizer))
+
+
+@pytest.mark.parametrize(("canonicalize", "done"), [(None, "siglip"), ("siglip", "siglip"), ("none", "none")])
+def test_one_that_is_trained_is_trained_on_the_captions(source, tmp_path, canonicalize, done):
+    settings = settings_of(name="train:120", canonicalize=canonicalize)
+    ours = prepare_tokenizer(tmp_path / "tokenizer", source, settings)
+    expected = train_tokenizer(CAPTIONS, vocab_size=120, length=6, canonicalize=done)
+    np.testing.assert_array_equal(ours(TEXTS), expected(TEXTS))
+    assert settings.max_vocab_size() == 120 >= ours.vocab_size
+
+
+@pytest.mark.parametrize(("canonicalize", "done"), [(None, "none"), ("siglip", "siglip")])
+def test_one_that_is_given_is_kept_with_the_run(source, tmp_path, given, canonicalize, done):
+    settings = settings_of(name=given, canonicalize=canonicalize)
+    expected = open_tokenizer(given, length=6, canonicalize=done)
+    np.testing.assert_array_equal(prepare_tokenizer(tmp_path / "tokenizer", source, settings)(TEXTS), expected(TEXTS))
+    moved = settings_of(name=str(tmp_path / "gone"))
+    np.testing.assert_array_equal(prepare_tokenizer(tmp_path / "tokenizer", source, moved)(TEXTS), expected(TEXTS))
+    assert settings.max_vocab_size() == expected.vocab_size
+
+
+@pytest.mark.parametrize("name", ["train:", "train:many", "train:0", "train:-3", "train:1e4"])
+def test_a_number_of_ids_that_is_none_is_told_in_a_sentence(name):
+    with pytest.raises(ValueError, match=f"tokenizer.name is '{name}'; write the number of ids as in train:32000"):
+        settings_of(name=name)
+
+
+def test_other_settings_that_do_not_exist_are_told_in_a_sentence():
+    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'lower'; known: none, siglip"):
+        settings_of(name="train:60", canonicalize="lower")
+    with pytest.raises(ValueError, match=r"tokenizer.canonicalize is 3; it must be a name or None"):
+        settings_of(name="train:60", canonicalize=3)
+    with pytest.raises(ValueError, match=r"unknown key tokenizer.vocab_size; known: name, canonicalize"):
+        build(TokenizerSettings, "tokenizer", {"vocab_size": 60})
