@@ -128,7 +128,7 @@ def print_rate(args: argparse.Namespace) -> int:
             image_size=args.image_size,
             num_patches=1,
             augmentation=Augmentation(crop_area=SCALE),
-            tokenize=tokenizer.encode,
+            tokenize=tokenizer,
             caption="first",
         )
         batches = examples.batches(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,16 +18,24 @@ CAPTIONS = ("first", "random", "all", "shuffled")
 ATTEMPTS = 8  # records that are tried for one row
 FAILURES = "failures"
 _AHEAD = 2  # batches
-_FOR_EVER = 1 << 62  # examples
+_FOR_EVER = 1 << 62  # numbers of parts
+
+
+class _Draw(NamedTuple):
+    """What a row is made of: a record, one of its captions, and the generator of what is random from here on."""
+
+    record: Record
+    caption: str
+    rng: np.random.Generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingExamples:
-    """Makes row `row` of batch `step`: a random view of the picture and the token ids of a caption.
+    """Makes the rows of a batch: for each a random view of a picture and the token ids of a caption.
 
-    `tokenize` maps a caption to token ids `[length]`; `num_patches` is the number of patches of an image. `caption`
-    says which text is used: the `first`, a `random` one, or `all` of them joined by commas, in their order or
-    `shuffled`. A picture of more than `max_pixels` is not decoded.
+    `tokenize` maps captions to token ids `[captions, length]` int32; `num_patches` is the number of patches of an
+    image. `caption` says which text is used: the `first`, a `random` one, or `all` of them joined by commas, in their
+    order or `shuffled`. A picture of more than `max_pixels` is not decoded.
 
     Whatever the number of hosts, threads and processes, a row is the same. A record that cannot be used is replaced by
     another, which the plan draws from the same source.
@@ -38,7 +46,7 @@ class TrainingExamples:
     image_size: int
     num_patches: int
     augmentation: Augmentation
-    tokenize: Callable[[str], np.ndarray]
+    tokenize: Callable[[Sequence[str]], np.ndarray]
     caption: str = "random"
     max_pixels: int = MAX_PIXELS
 
@@ -46,33 +54,60 @@ class TrainingExamples:
         if self.caption not in CAPTIONS:
             raise ValueError(f"unknown caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
 
-    def example(self, step: int, row: int) -> dict[str, np.ndarray]:
-        """Returns `images` `[size, size, 3]` uint8, `tokens` `[length]` int32, and `kept_patches` where some are.
+    def rows(self, step: int, rows: range) -> dict[str, np.ndarray]:
+        """Returns those rows of batch `step`: `images` `[rows, size, size, 3]` uint8, `tokens` `[rows, length]` int32,
+        and where some are dropped `kept_patches` `[rows, kept]` int32.
 
-        `failures` `[attempts]` uint8 has the code of the reason for which each attempt failed, 0 for the rest. Raises
-        `ValueError` where all failed.
+        `failures` `[rows, attempts]` uint8 has the code of the reason for which each attempt failed, 0 for the rest.
+        Raises `ValueError` where all of a row failed.
         """
-        failures = np.zeros(ATTEMPTS, np.uint8)
+        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        captions, kept = [""] * len(rows), [np.empty(0, np.int32)] * len(rows)
+        failures = np.zeros((len(rows), ATTEMPTS), np.uint8)
+        missing = list(range(len(rows)))
         for attempt in range(ATTEMPTS):
-            try:
-                example = self.attempt(step, row, attempt)
-            except BadRecord as error:
-                failures[attempt], last = error.code, error
-            else:
-                return {**example, FAILURES: failures}
+            drawn: dict[int, _Draw] = {}
+            problems: dict[int, BadRecord] = {}
+            # Stage by stage over many rows is faster than row by row: the code of a stage stays in the caches.
+            for place in missing:
+                try:
+                    drawn[place] = self._draw(step, rows[place], attempt)
+                except BadRecord as error:
+                    problems[place] = error
+            for place, draw in drawn.items():
+                try:
+                    images[place], kept[place] = self._view(draw)
+                    captions[place] = draw.caption
+                except BadRecord as error:
+                    problems[place] = error
+            for place, error in problems.items():
+                failures[place, attempt] = error.code
+            missing = sorted(problems)
+            if not missing:
+                patches = {"kept_patches": np.stack(kept)} if self.augmentation.keep_patches < 1 else {}
+                return {"images": images, "tokens": self.tokenize(captions), **patches, FAILURES: failures}
+        last = problems[missing[0]]
         raise ValueError(f"{ATTEMPTS} records in a row cannot be used, the last for this reason: {last}")
 
-    def attempt(self, step: int, row: int, attempt: int) -> dict[str, np.ndarray]:
-        """Returns what `example` does of one attempt's record, without `failures`; raises `BadRecord` for a bad one."""
+    def problem(self, step: int, row: int, attempt: int) -> BadRecord | None:
+        """Returns why an attempt at a row fails; None where it does not."""
+        try:
+            self._view(self._draw(step, row, attempt))
+        except BadRecord as error:
+            return error
+        return None
+
+    def _draw(self, step: int, row: int, attempt: int) -> _Draw:
         record = self.source[self.plan.sample_id(step, row, attempt=attempt)]
         rng = generator(self.plan.seed, step, row)
-        caption = choose_caption(record, self.caption, rng)
-        picture = Picture(record.image, record.key, max_pixels=self.max_pixels)
-        image = augment(picture, self.image_size, self.augmentation, rng)
-        example = {"images": image, "tokens": self.tokenize(caption)}
-        if self.augmentation.keep_patches < 1:
-            example["kept_patches"] = choose_patches(self.num_patches, self.augmentation.keep_patches, rng)
-        return example
+        return _Draw(record, choose_caption(record, self.caption, rng), rng)
+
+    def _view(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the picture, `[size, size, 3]`, and the patches of it that are kept, all or `[kept]`."""
+        picture = Picture(draw.record.image, draw.record.key, max_pixels=self.max_pixels)
+        image = augment(picture, self.image_size, self.augmentation, draw.rng)
+        share = self.augmentation.keep_patches
+        return image, choose_patches(self.num_patches, share, draw.rng) if share < 1 else np.empty(0, np.int32)
 
     def batches(
         self,
@@ -86,9 +121,9 @@ class TrainingExamples:
     ) -> Batches:
         """Returns the given rows of batch `start_step`, then of the next, without end; made ahead.
 
-        `rows` are this host's rows of the global batch. They are made in `threads` threads, or in so many threads of
-        each of `workers` processes. `bad_records` keeps account; `place` is called on every batch ahead of its turn,
-        to put it on devices.
+        `rows` are this host's rows of the global batch. Each of `threads` threads makes a part of them; with `workers`
+        so many processes make whole batches in turn, each in so many threads. `bad_records`
+        keeps account; `place` is called on every batch ahead of its turn, to put it on devices.
         """
         start, stop, _ = rows.indices(self.plan.batch_size)
         return Batches(self, start_step, range(start, stop), threads, workers, bad_records, place)
@@ -112,14 +147,14 @@ class Batches:
 
         self._examples, self._rows, self._step = examples, rows, start_step
         self._bad_records, self._place = bad_records, place
-        positions = grain.MapDataset.range(start_step * len(rows), _FOR_EVER).map(_Example(examples, rows))
-        if workers:  # each makes whole batches in turn, which cost less to hand over than examples
+        parts = 1 if workers else min(threads, len(rows))
+        elements = grain.MapDataset.range(start_step * parts, _FOR_EVER).map(_Part(examples, rows, parts))
+        made = elements.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(_AHEAD * parts, threads)))
+        if workers:
             _let_grain_start_processes()
-            made = positions.batch(len(rows)).to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=threads))
             made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
-        else:
-            made = positions.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=_AHEAD * len(rows)))
-            made = made.batch(len(rows))
+        if parts > 1:
+            made = made.batch(parts, batch_fn=_join)
         self._iterator = iter(ThreadPrefetchIterDataset(made.map(self._finish), prefetch_buffer_size=1))
 
     def __iter__(self) -> Iterator[Any]:
@@ -147,15 +182,21 @@ class Batches:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Example:
-    """Maps a position of this host to its example."""
+class _Part:
+    """Maps a number to one of the parts that this host's rows of each batch are cut into."""
 
     examples: TrainingExamples
     rows: range
+    parts: int
 
-    def __call__(self, position: int) -> dict[str, np.ndarray]:
-        step, row = divmod(position, len(self.rows))
-        return self.examples.example(step, self.rows[row])
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        step, part = divmod(number, self.parts)
+        first, last = (len(self.rows) * edge // self.parts for edge in (part, part + 1))
+        return self.examples.rows(step, self.rows[first:last])
+
+
+def _join(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _let_grain_start_processes() -> None:

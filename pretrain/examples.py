@@ -41,7 +41,7 @@ def create_examples(settings: PretrainSettings, source: Concatenation, tokenizer
         image_size=settings.vision.image_size,
         num_patches=settings.vision.num_patches,
         augmentation=settings.augmentation,
-        tokenize=tokenizer.encode,
+        tokenize=tokenizer,
         caption=settings.data.caption,
         max_pixels=settings.data.max_pixels,
     )

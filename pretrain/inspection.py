@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.batches import FAILURES, TrainingExamples
-from data.records import REASONS, BadRecord
+from data.records import REASONS
 from models.tokenizer import Tokenizer
 from pretrain.examples import create_examples, open_data, prepare_tokenizer
 from pretrain.settings import PretrainSettings, read_settings
@@ -101,10 +101,11 @@ def read_batches(
     found, plan = Inspection(), examples.plan
     with concurrent.futures.ThreadPoolExecutor(settings.data.threads) as threads:
         for current in tqdm(range(step, step + steps), desc="reading batches", unit="batch", delay=2):
-            rows = list(
-                threads.map(lambda row, current=current: examples.example(current, row), range(plan.batch_size))
+            made = threads.map(
+                lambda row, current=current: examples.rows(current, range(row, row + 1)), range(plan.batch_size)
             )
-            for row, example in enumerate(rows):
+            for row, batch in enumerate(made):
+                example = {name: array[0] for name, array in batch.items()}
                 attempt = int(np.count_nonzero(example[FAILURES]))
                 for failed in range(attempt):
                     _note_failure(found, examples, current, row, failed)
@@ -121,12 +122,10 @@ def read_batches(
 
 def _note_failure(found: Inspection, examples: TrainingExamples, step: int, row: int, attempt: int) -> None:
     key = examples.source.key(examples.plan.sample_id(step, row, attempt=attempt))
-    if key not in found.bad:
-        try:
-            examples.attempt(step, row, attempt)
-        except BadRecord as error:
-            found.bad[key] = (error.reason, error.detail)
-            found.reasons[error.reason] += 1
+    problem = None if key in found.bad else examples.problem(step, row, attempt)
+    if problem:
+        found.bad[key] = (problem.reason, problem.detail)
+        found.reasons[problem.reason] += 1
 
 
 def _count_tokens(tokens: np.ndarray, tokenizer: Tokenizer) -> int:

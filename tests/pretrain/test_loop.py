@@ -57,15 +57,15 @@ def test_the_same_seed_gives_the_same_parameters_bit_by_bit(shards, finished, tm
 def test_a_run_that_broke_off_continues_to_the_same_bits(shards, finished, tmp_path, monkeypatch, fails_at):
     import data.batches
 
-    make = data.batches.TrainingExamples.example
+    make = data.batches.TrainingExamples.rows
 
-    def example(self, step, row):
+    def rows(self, step, rows):
         if step == fails_at:
             raise OSError("the disk went away")
-        return make(self, step, row)
+        return make(self, step, rows)
 
     with monkeypatch.context() as broken:
-        broken.setattr(data.batches.TrainingExamples, "example", example)
+        broken.setattr(data.batches.TrainingExamples, "rows", rows)
         with pytest.raises(OSError, match="the disk went away"):
             pretrain(config(shards), tmp_path, data_dir=tmp_path)
     result = pretrain(config(shards), tmp_path, data_dir=tmp_path)
