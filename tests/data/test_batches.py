@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import tarfile
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from data.batches import TrainingExamples, choose_caption
 from data.plan import Plan
 from data.records import BadRecord, Record
 from data.sources import open_source, open_sources
-from tests.data.shard_files import labelled, members, png, write_shard, write_tar
+from tests.data.shard_files import labelled, write_shard, write_tar
 from tests.data.test_images import bomb, encoded, photo
 
 
@@ -106,30 +108,56 @@ def test_the_tokens_are_those_of_the_sample_in_the_plan(examples):
     assert np.array_equal(batch["tokens"][:, 1], examples.plan.sample_ids(2))
 
 
-def damaged_samples():
-    """Returns members of a shard in which each sample but the good ones is bad in a way of its own, with its reason."""
-    picture = encoded(photo((40, 30)), "jpeg")
-    good = [part for number in range(20, 60) for part in members(labelled(60))[2 * number : 2 * number + 2]]
-    fields = b'{"texts": ["thing 0"]}'
-    bad = {
-        "corrupt image": [("truncated.jpg", picture[:400]), ("truncated.json", fields)],
-        "not an image": [("type.jpg", b"<html>not found</html>"), ("type.json", fields)],
-        "empty image": [("empty.jpg", b""), ("empty.json", fields)],
-        "too many pixels": [("bomb.png", bomb(30_000, 30_000)), ("bomb.json", fields)],
-        "no caption": [("silent.png", png(0)), ("silent.json", b'{"texts": [""]}')],
-        "text not UTF-8": [("latin.png", png(0)), ("latin.txt", b"caf\xe9 0")],
-        "no image": [("half.json", fields)],
-        "fields not readable": [("fields.png", png(0)), ("fields.json", b'{"texts": ["thin')],
-    }
-    return good, bad
+def checksums(texts):
+    """Stands for a tokenizer of any texts: their checksums."""
+    return np.array([[0, zlib.crc32(text.encode()) & 0x7FFFFFFF] for text in texts], np.int32)
 
 
-def test_every_kind_of_bad_record_is_replaced_counted_and_named(tmp_path):
-    good, bad = damaged_samples()
-    path = write_tar(tmp_path / "s.tar", [*good, *itertools.chain.from_iterable(bad.values()), ("cut.png", png(1))])
-    with open(path, "r+b") as shard:  # the end of the archive and of the last picture is gone
-        shard.truncate(path.read_bytes().rindex(png(1)) + 100)
-    examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The members of the first 80 samples of a real shard, with their captions."""
+    folder = tmp_path_factory.mktemp("real")
+    source = open_source("emoji:noto", folder)
+    with tarfile.open(next(folder.rglob("*.tar"))) as shard:
+        parts = [(member.name, shard.extractfile(member).read()) for member in itertools.islice(shard, 160)]
+    return parts, [source.texts(index) for index in range(80)]
+
+
+def damage(parts):
+    """Returns members of which each sample from the 41st to the 49th is bad in a way of its own, and key → reason."""
+    damaged, picture = dict(parts), encoded(photo((64, 64)), "jpeg")
+    keys = [name.partition(".")[0] for name, _ in parts[80::2]]
+
+    def replace(key, suffix, content, other=None):
+        del damaged[f"{key}.{suffix}"]
+        damaged[f"{key}.{other or suffix}"] = content
+
+    replace(keys[0], "png", damaged[f"{keys[0]}.png"][:300])
+    replace(keys[1], "png", picture[:400], "jpg")
+    replace(keys[2], "png", b"<html>404 not found</html>")
+    replace(keys[3], "png", b"")
+    replace(keys[4], "png", bomb(30_000, 30_000))
+    replace(keys[5], "json", b'{"texts": ["", "  "]}')
+    replace(keys[6], "json", b"caf\xe9", "txt")
+    replace(keys[7], "json", damaged[f"{keys[7]}.json"][:40])
+    del damaged[f"{keys[8]}.png"]
+    del damaged[f"{keys[9]}.json"]
+    reasons = ["corrupt image", "corrupt image", "not an image", "empty image", "too many pixels", "no caption"]
+    reasons += ["text not UTF-8", "fields not readable", "no image", "no caption"]
+    return sorted(damaged.items()), dict(zip(keys, reasons, strict=False))
+
+
+def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_counted_and_named(tmp_path, real):
+    parts, captions = real
+    members, expected = damage(parts)
+    path = write_tar(tmp_path / "s.tar", members)
+    last = parts[-2][1]  # the picture of the last sample, in which the shard is cut
+    with open(path, "r+b") as shard:
+        shard.truncate(path.read_bytes().rindex(last) + 100)
+    expected[parts[-2][0].partition(".")[0]] = "cut off"
+    source = open_source(str(path), tmp_path)
+    examples = dataclasses.replace(make_examples(source, batch_size=16), tokenize=checksums)
+    good = {int(checksums([text])[0, 1]) for texts in captions[:40] + captions[50:79] for text in texts}
     outcomes = []
     for workers in (0, 2):
         account = BadRecords(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl", say=lambda text: None)
@@ -137,17 +165,15 @@ def test_every_kind_of_bad_record_is_replaced_counted_and_named(tmp_path):
         # What is made ahead is counted ahead: only what both have read is compared.
         lines = [json.loads(line) for line in (tmp_path / f"bad-{workers}.jsonl").read_text().splitlines()]
         outcomes.append(([digest(batch) for batch in batches], [line for line in lines if line["step"] < 12]))
-        assert all((batch["tokens"][:, 1] >= 20).all() for batch in batches)  # good samples only
+        assert all(set(batch["tokens"][:, 1].tolist()) <= good for batch in batches)
     assert outcomes[0] == outcomes[1]
-    found = {line["key"]: line["reason"] for line in outcomes[0][1]}
-    expected = {f"s.tar/{parts[0][0].partition('.')[0]}": reason for reason, parts in bad.items()}
-    assert found == {**expected, "s.tar/cut": "cut off"}
+    assert {line["key"]: line["reason"] for line in outcomes[0][1]} == {f"s.tar/{k}": r for k, r in expected.items()}
 
 
-def test_too_many_bad_records_stop_with_a_sentence(tmp_path):
-    good, bad = damaged_samples()
-    path = write_tar(tmp_path / "s.tar", [*good, *itertools.chain.from_iterable(bad.values())])
+def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
+    path = write_tar(tmp_path / "s.tar", damage(real[0])[0])
     examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
+    examples = dataclasses.replace(examples, tokenize=checksums)
     account = BadRecords(max_share=0.05, window=1000, say=lambda text: None)
     with pytest.raises(
         ValueError, match=r"51 of the last \d+ records cannot be used \(.*\), more than data.max_bad_share"
