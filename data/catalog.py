@@ -88,11 +88,16 @@ def _from_source(name: str, source: Source) -> LabelledImages:
     return LabelledImages(
         name=name,
         labels=np.array([record.label for record in records]),
-        class_names=[names[label] for label in range(max(names) + 1)],
+        class_names=[_in_words(names[label]) for label in range(max(names) + 1)],
         templates=["{}"],
         image=lambda index: decode(records[index].image, records[index].key),
         fingerprint=fingerprint(*(record.image for record in records)),
     )
+
+
+def _in_words(class_name: str) -> str:
+    """Returns the name as a text would have it: identifiers such as `face-smiling` and `red_fox` in words."""
+    return class_name.replace("_", " ").replace("-", " ")
 
 
 def fingerprint(*contents: bytes | str | np.ndarray) -> str:

@@ -122,7 +122,8 @@ def read_range(file: File, start: int, stop: int) -> bytes:
     A remote read that fails is tried again; raises `OSError` after the last try, `FileNotFoundError` for no file.
     """
     if not is_remote(file.path):
-        return os.pread(_open_files.get(file).fileno(), stop - start, start)
+        opened = _open_files.get(file)  # held until the read is done: nobody else may hold it by then
+        return os.pread(opened.fileno(), stop - start, start)
     stop = min(stop, file.size)
     if stop <= start:
         return b""
@@ -173,7 +174,7 @@ class _OpenFiles:
                 return opened
         opened = open(file.path, "rb", buffering=0)  # noqa: SIM115 - shared by readers, closed by the last
         with self._lock:
-            self._files[file] = opened
+            opened = self._files.setdefault(file, opened)  # another thread may have been faster
             while len(self._files) > self._limit:
                 self._files.popitem(last=False)
         return opened

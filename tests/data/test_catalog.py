@@ -27,6 +27,12 @@ def test_small_classes_are_left_out_and_labels_renumbered(tmp_path):
     assert kept.fingerprint != whole.fingerprint
 
 
+def test_class_names_that_are_identifiers_are_put_in_words(tmp_path):
+    samples = [(key, image, fields | {"class": f"red-fox_{fields['label']}"}) for key, image, fields in labelled(6)]
+    names = load_labelled(str(write_shard(tmp_path / "s.tar", samples)), tmp_path, min_examples=1).class_names
+    assert list(names) == ["red fox 0", "red fox 1", "red fox 2"]
+
+
 def test_too_few_examples_and_missing_labels_are_told(tmp_path):
     path = str(write_shard(tmp_path / "s.tar", labelled(9)))
     with pytest.raises(ValueError, match="0 of 3 classes have at least 20 examples"):

@@ -1,5 +1,6 @@
 """Files by range: real servers on loopback, an S3 endpoint and HTTP ones with and without range requests."""
 
+import concurrent.futures
 import functools
 import http.server
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 
 from data import storage
@@ -51,6 +53,22 @@ def test_more_files_than_are_kept_open(tmp_path):
     files = find_files(str(tmp_path / "*"))
     for _ in range(2):
         assert [int(read_range(file, 0, 9)) for file in files] == list(range(len(files)))
+
+
+def test_many_threads_may_read_more_files_than_are_kept_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_open_files", storage._OpenFiles(3))
+    for number in range(12):
+        (tmp_path / f"{number:02d}").write_bytes(bytes([number]) * 100)
+    files = find_files(str(tmp_path / "*"))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(16) as threads:
+            order = np.random.default_rng(0).integers(12, size=20_000).tolist()
+            read = threads.map(lambda number: read_range(files[number], number, number + 50), order, chunksize=50)
+            assert all(content == bytes([number]) * 50 for number, content in zip(order, read, strict=True))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
