@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import glob
@@ -17,6 +18,7 @@ from typing import IO, Any
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.25  # seconds; doubled after each attempt
 _OPEN_FILES = 128
+_LISTERS = 32  # threads
 _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -60,12 +62,15 @@ def find_files(pattern: str) -> list[File]:
 
     Raises `FileNotFoundError` where there is none, or where one that is named in full is not there.
     """
-    files: list[File] = []
-    for path in expand_braces(pattern):
-        files += _find_remote(path) if is_remote(path) else _find_local(os.path.expanduser(path))
+    with concurrent.futures.ThreadPoolExecutor(_LISTERS) as threads:  # a request each, where it is remote
+        files = list(itertools.chain.from_iterable(threads.map(_find, expand_braces(pattern))))
     if not files:
         raise FileNotFoundError(f"no file matches {pattern!r}")
     return files
+
+
+def _find(path: str) -> list[File]:
+    return _find_remote(path) if is_remote(path) else _find_local(os.path.expanduser(path))
 
 
 def _find_local(pattern: str) -> list[File]:
