@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from data.records import BadRecord, Record, find_texts
+from data.records import BadRecord, Record, find_texts, to_label
 from data.storage import File, is_remote, short_hash
 
 
@@ -44,16 +44,20 @@ class ArrayRecords:
 
     def __getitem__(self, index: int) -> Record:
         key = self.key(index)
-        fields = parse_example(self._reader()[index], key)
+        try:
+            content = self._reader()[index]
+        except RuntimeError as error:  # what the reader raises for a chunk that is damaged
+            raise BadRecord("fields not readable", key, f"the record cannot be read ({error})") from error
+        fields = parse_example(content, key)
         image = next((fields[name] for name in self._image_keys if fields.get(name)), None)
         if image is None:
             raise BadRecord("no image", key, f"it has no picture, but {', '.join(sorted(fields)) or 'nothing'}")
-        label, name = fields.get("label", [None])[0], fields.get("class", [None])[0]
+        label, name = (next(iter(fields.get(field, ())), None) for field in ("label", "class"))
         return Record(
             key=key,
             image=image[0] if isinstance(image[0], bytes) else b"",
             texts=find_texts(fields, self._text_keys, key),
-            label=label if isinstance(label, int) else None,
+            label=to_label(label),
             class_name=name.decode("utf-8", "replace") if isinstance(name, bytes) else None,
         )
 

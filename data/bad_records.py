@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -35,6 +36,9 @@ class BadRecords:
         self._path = None if path is None else pathlib.Path(path)
         self._window: collections.deque[int] = collections.deque(maxlen=window)
         self._seen = {line["key"] for line in read_bad_records(self._path)} if self._path else set()
+        if self._path and self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            with open(self._path, "a", encoding="utf-8") as file:  # of a line that was cut off
+                file.write("\n")
         self._told = 0
 
     def count(self, failures: np.ndarray, key: Callable[[int, int], str], *, step: int) -> None:
@@ -77,9 +81,13 @@ class BadRecords:
 
 
 def read_bad_records(path: pathlib.Path) -> list[dict[str, str | int]]:
-    """Returns the lines of a file that `BadRecords` wrote, without a last one that was cut off; none for no file."""
+    """Returns the lines of a file that `BadRecords` wrote, without any that were cut off; none for no file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = []
+    for line in text.split("\n"):
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines

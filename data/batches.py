@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +19,10 @@ from data.plan import Plan, generator
 from data.records import BadRecord, Record, Source
 
 CAPTIONS = ("first", "random", "all", "shuffled")
-ATTEMPTS = 8  # records that are tried for one row
+ATTEMPTS = 32  # records that are tried for one row
 FAILURES = "failures"
 _AHEAD = 2  # batches
+_WATCH_SECONDS = 1.0
 _FOR_EVER = 1 << 62  # numbers of parts
 
 
@@ -87,7 +92,9 @@ class TrainingExamples:
                 patches = {"kept_patches": np.stack(kept)} if self.augmentation.keep_patches < 1 else {}
                 return {"images": images, "tokens": self.tokenize(captions), **patches, FAILURES: failures}
         last = problems[missing[0]]
-        raise ValueError(f"{ATTEMPTS} records in a row cannot be used, the last for this reason: {last}")
+        raise ValueError(
+            f"{ATTEMPTS} records in a row cannot be used, the last for this reason: {last}; repair the data"
+        )
 
     def problem(self, step: int, row: int, attempt: int) -> BadRecord | None:
         """Returns why an attempt at a row fails; None where it does not."""
@@ -152,7 +159,8 @@ class Batches:
         made = elements.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(_AHEAD * parts, threads)))
         if workers:
             _let_grain_start_processes()
-            made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+            made = made.mp_prefetch(options, worker_init_fn=_Worker(os.getpid()))
         if parts > 1:
             made = made.batch(parts, batch_fn=_join)
         self._iterator = iter(ThreadPrefetchIterDataset(made.map(self._finish), prefetch_buffer_size=1))
@@ -193,6 +201,22 @@ class _Part:
         step, part = divmod(number, self.parts)
         first, last = (len(self.rows) * edge // self.parts for edge in (part, part + 1))
         return self.examples.rows(step, self.rows[first:last])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Worker:
+    """Prepares a worker process: it leaves interruptions to the process that trains, and ends when that one is gone."""
+
+    parent: int
+
+    def __call__(self, index: int, count: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
 
 
 def _join(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

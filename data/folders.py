@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 
 from data.records import BadRecord, Record
 from data.storage import filesystem, is_remote, read_file, short_hash
 
+_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -46,17 +48,17 @@ class ClassFolders:
             image=image,
             texts=self.texts(index),
             label=self.class_names.index(class_name),
-            class_name=class_name,
-            metadata={"path": name},
+            class_name=_readable(class_name),
+            metadata={"path": _readable(name)},
         )
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns the name of a picture's class."""
-        return (self._name(index).partition("/")[0].replace("_", " "),)
+        return (_readable(self._name(index).partition("/")[0]).replace("_", " "),)
 
     def key(self, index: int) -> str:
         """Returns `ROOT/CLASS/PICTURE`, of the root its last part."""
-        return f"{self._root.rpartition('/')[2]}/{self._name(index)}"
+        return _readable(f"{self._root.rpartition('/')[2]}/{self._name(index)}")
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):
@@ -71,7 +73,16 @@ def _list_pictures(root: str) -> list[str]:
         found = [name[len(path.rstrip("/")) + 1 :] for name in system.find(path)]
     else:
         found = []
-        for folder, _, files in os.walk(root, followlinks=True):
+        seen = {os.path.realpath(root)}
+        for folder, inner_folders, files in os.walk(root, followlinks=True):
             inner = os.path.relpath(folder, root).replace(os.sep, "/")
             found += [f"{inner}/{name}" for name in files] if inner != "." else []
-    return [name for name in found if "/" in name and name.lower().endswith(SUFFIXES)]
+            real = {name: os.path.realpath(os.path.join(folder, name)) for name in inner_folders}
+            inner_folders[:] = [name for name in inner_folders if real[name] not in seen]  # links may lead in circles
+            seen.update(real.values())
+    return [name for name in found if "/" in name and name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
+
+
+def _readable(name: str) -> str:
+    """Returns a file name with what is not UTF-8 replaced, to be shown and to be a text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -7,17 +7,27 @@ import math
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from data.records import BadRecord
 
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB: Pillow's own limit
+MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB, where Pillow would begin to warn
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow warns of every odd tag of every picture; what matters comes as an error, or is checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # checked below, by the limit that is set
 
 
 class Picture:
@@ -34,8 +44,6 @@ class Picture:
             self._image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         except UnidentifiedImageError as error:
             raise BadRecord("not an image", key, f"the picture is none of {', '.join(FORMATS)}") from error
-        except Image.DecompressionBombError as error:
-            raise BadRecord("too many pixels", key, f"the picture is too large ({error})") from error
         except Exception as error:  # damaged headers fail in many ways
             raise self._corrupt(error) from error
         width, height = self._image.size
@@ -47,7 +55,7 @@ class Picture:
             )
         orientation = _orientation(self._image)
         self._sideways = orientation in _SIDEWAYS
-        self._turned = orientation in range(2, 9)
+        self._turn = _UPRIGHT.get(orientation)
         self.size = (height, width) if self._sideways else (width, height)
 
     def decode(self, at_least: tuple[float, float] | None = None) -> Image.Image:
@@ -60,8 +68,8 @@ class Picture:
                 width, height = reversed(at_least) if self._sideways else at_least
                 self._image.draft(None, (math.ceil(width), math.ceil(height)))
             self._image.load()
-            image = ImageOps.exif_transpose(self._image) if self._turned else self._image
-            return _to_rgb(image)
+            image = _to_rgb(self._image)
+            return image if self._turn is None else image.transpose(self._turn)
         except Exception as error:  # damaged data fails in many ways
             raise self._corrupt(error) from error
 
@@ -71,7 +79,7 @@ class Picture:
 
 def _orientation(image: Image.Image) -> int | None:
     try:
-        return image.getexif().get(_ORIENTATION)
+        return Image.Image.getexif(image).get(_ORIENTATION)  # that of PNG would decode, and hide what is wrong
     except Exception:  # damaged EXIF data fail in many ways, and the picture may be whole
         return None
 

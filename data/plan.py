@@ -38,10 +38,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.weights and len(self.weights) != len(self.lengths):
-            raise ValueError(f"data.weights has {len(self.weights)} numbers for {len(self.lengths)} sources")
-        if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in self.weights):
-            raise ValueError(f"data.weights {self.weights} must be positive numbers; leave a source out to have none")
+        check_weights(self.weights, len(self.lengths))
         if not self.lengths or min(self.lengths) < (1 if self.weights else 0) or not sum(self.lengths):
             raise ValueError(f"a plan needs samples; the sources have {', '.join(map(str, self.lengths))}")
 
@@ -85,6 +82,14 @@ class Plan:
     @functools.cached_property
     def _mixture(self) -> _Mixture:
         return _Mixture(self.weights, self.seed)
+
+
+def check_weights(weights: Sequence[float], sources: int) -> None:
+    """Raises `ValueError` where `weights` are not one positive number for each source; none at all are fine."""
+    if weights and len(weights) != sources:
+        raise ValueError(f"data.weights has {len(weights)} numbers for {sources} sources")
+    if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in weights):
+        raise ValueError(f"data.weights {weights} must be positive numbers; leave a source out to have none")
 
 
 class _Draw(NamedTuple):
@@ -132,7 +137,16 @@ def shuffled(position: int, length: int, key: tuple[int, ...]) -> int:
         return int(_permutation(length, key)[position])
     from grain.experimental import index_shuffle
 
-    return index_shuffle(position, length - 1, _shuffle_seed(key), _ROUNDS)
+    seed = _shuffle_seed(key)
+    if not _is_power_of_four(length - 1):
+        return index_shuffle(position, length - 1, seed, _ROUNDS)
+    # One past a power of four the function is no bijection: one place more is shuffled, and what lands there goes on.
+    place = index_shuffle(position, length, seed, _ROUNDS)
+    return place if place < length else index_shuffle(length, length, seed, _ROUNDS)
+
+
+def _is_power_of_four(number: int) -> bool:
+    return number.bit_count() == 1 and number.bit_length() % 2 == 1
 
 
 @functools.lru_cache(maxsize=128)

@@ -73,17 +73,17 @@ class BadRecord(ValueError):
 
 
 def clean_texts(value: object, key: str) -> tuple[str, ...]:
-    """Returns the texts that a field holds, a string or a list of them, without the empty ones."""
+    """Returns the texts that a field holds, a string or a list of them, without blanks around and empty ones."""
     values = (value,) if isinstance(value, str | bytes) else value
     if not isinstance(values, list | tuple) or not all(isinstance(text, str | bytes) for text in values):
         raise BadRecord("fields not readable", key, f"texts must be strings, found {value!r:.80}")
     try:
-        texts = [text.decode("utf-8") if isinstance(text, bytes) else text for text in values]
+        texts = [text.decode("utf-8-sig") if isinstance(text, bytes) else text for text in values]
         for text in texts:
             text.encode("utf-8")  # JSON may spell half a surrogate pair
     except UnicodeError as error:
         raise BadRecord("text not UTF-8", key, f"a text is not UTF-8 ({error.reason})") from error
-    return tuple(text for text in texts if text.strip())
+    return tuple(filter(None, (text.strip() for text in texts)))
 
 
 def find_texts(fields: Mapping[str, Any], keys: tuple[str, ...], key: str) -> tuple[str, ...]:
@@ -92,3 +92,12 @@ def find_texts(fields: Mapping[str, Any], keys: tuple[str, ...], key: str) -> tu
         if fields.get(name) is not None:
             return clean_texts(fields[name], key)
     return ()
+
+
+def to_label(value: object) -> int | None:
+    """Returns the class number that a field spells, or None: what else a field of that name may hold is no label."""
+    try:
+        number = float(value)
+        return int(number) if number.is_integer() else None
+    except (TypeError, ValueError, OverflowError):
+        return None

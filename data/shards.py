@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.records import BadRecord, Record, clean_texts, find_texts
+from data.records import BadRecord, Record, clean_texts, find_texts, to_label
 from data.storage import File, read_range, short_hash
 from data.tar_index import PARTS, ensure_indexes
 
@@ -37,6 +37,8 @@ class Shards:
         self._files, self._text_keys = list(files), text_keys
         indexes = ensure_indexes(self._files, cache_dir)
         self._indexes = [path for path, _ in indexes]
+        # Keys name shards from where their folders part.
+        self._folder = os.path.commonpath([os.path.dirname(file.path) for file in self._files])
         self._ends = np.cumsum([summary.samples for _, summary in indexes], dtype=np.int64)
         self.problems = {
             file.path: summary.problem
@@ -54,8 +56,8 @@ class Shards:
                 "%d of %d shards are damaged, and the samples before the damage are used: %s%s",
                 len(self.problems), len(files), named, " …" if len(self.problems) > _SHOWN else "",
             )  # fmt: skip
-        sizes = (f"{file.name} {file.size} {end}" for file, end in zip(self._files, self._ends, strict=True))
-        self.fingerprint = short_hash(*sizes, *text_keys)
+        digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
+        self.fingerprint = short_hash(*digests, *text_keys)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -66,13 +68,7 @@ class Shards:
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"it has no image, but {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        label, name = fields.get("label"), fields.get("class")
-        if label is None and "cls" in parts:
-            label = parts["cls"].strip()
-        try:
-            label = None if label is None else int(label)
-        except (TypeError, ValueError) as error:
-            raise BadRecord("fields not readable", sample.key, f"its label {label!r:.40} is no number") from error
+        label, name = to_label(fields.get("label", parts.get("cls"))), fields.get("class")
         return Record(
             key=sample.key,
             image=parts["image"],
@@ -96,12 +92,13 @@ class Shards:
     def _sample(self, index: int) -> tuple[File, _Sample]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        file, row = self._files[shard], index - (int(self._ends[shard - 1]) if shard else 0)
-        opened = _open_index(self._indexes[shard], file)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        file, row = self._files[number], index - (int(self._ends[number - 1]) if number else 0)
+        opened = _open_index(self._indexes[number], file)
         start = int(opened.name_ends[row - 1]) if row else 0
         name = bytes(opened.names[start : int(opened.name_ends[row])]).decode("utf-8")
-        return file, _Sample(f"{file.name}/{name}", opened.spans[row].tolist())
+        shard = file.path[len(self._folder) :].lstrip("/") if file.path.startswith(self._folder) else file.name
+        return file, _Sample(f"{shard}/{name}", opened.spans[row].tolist())
 
 
 class _Sample(NamedTuple):
@@ -147,6 +144,9 @@ def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) ->
     spans = {part: span for part, span in zip(PARTS, sample.spans, strict=True) if span[0] >= 0 and part in wanted}
     if not spans:
         return {}
+    for part, (offset, size) in spans.items():
+        if offset + size > file.size:
+            raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
     start = min(offset for offset, _ in spans.values())
     stop = max(offset + size for offset, size in spans.values())
     if stop - start <= sum(size for _, size in spans.values()) + _GAP:

@@ -18,6 +18,18 @@ from typing import IO, Any
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.25  # seconds; doubled after each attempt
 _OPEN_FILES = 128
+_STAMPS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "crc32c",
+    "Content-MD5",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "mtime",
+)
+_STAMPS += ("updated", "created")
 _LISTERS = 32  # threads
 _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -104,7 +116,7 @@ def _find_remote(pattern: str) -> list[File]:
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    for name in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "updated", "created"):
+    for name in _STAMPS:
         if info.get(name):
             return str(info[name])
     return ""
@@ -126,10 +138,10 @@ def read_range(file: File, start: int, stop: int) -> bytes:
 
     A remote read that fails is tried again; raises `OSError` after the last try, `FileNotFoundError` for no file.
     """
+    stop = min(stop, file.size)
     if not is_remote(file.path):
         opened = _open_files.get(file)  # held until the read is done: nobody else may hold it by then
-        return os.pread(opened.fileno(), stop - start, start)
-    stop = min(stop, file.size)
+        return os.pread(opened.fileno(), max(0, stop - start), start)
     if stop <= start:
         return b""
     system, path = filesystem(file.path)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import os
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
 
-from data.records import BadRecord, Record, find_texts
+from data.records import BadRecord, Record, find_texts, to_label
 from data.storage import File, is_remote, read_file, read_range, short_hash
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-_FIELD_LIMIT = 1 << 24  # characters of one field
+_WEB = ("http://", "https://")
+_PEEKED = 100  # rows of JSON lines that are looked at for what their fields are called
+csv.field_size_limit(1 << 24)  # characters; Python's own limit is too low for some captions
 
 
 class Table:
@@ -32,20 +37,30 @@ class Table:
         self, file: File, *, cache_dir: str | os.PathLike, image_keys: tuple[str, ...], text_keys: tuple[str, ...]
     ):
         self._file, self._text_keys = file, text_keys
+        self._jsonl = file.path.lower().endswith(".jsonl")
         self._starts = _row_starts(file, pathlib.Path(cache_dir))
         self._columns: list[str] | None = None
         first = 0
-        if not file.path.endswith(".jsonl"):
+        if not self._jsonl:
             if len(self._starts) < 2:
                 raise ValueError(f"{file.path} is empty; its first line must name the columns")
             self._columns, first = self._parse_row(0), 1
         self._first = first
         if not len(self):
             raise ValueError(f"{file.path} has no rows")
-        columns = self._columns if self._columns is not None else list(self._fields(0))
+        columns = self._columns if self._columns is not None else self._peek()
         self._image_key = _choose(image_keys, columns, file.path, "picture paths", "data.image_keys")
         _choose(text_keys, columns, file.path, "captions", "data.text_keys")
-        self.fingerprint = short_hash(file.name, str(file.size), *text_keys, self._image_key)
+        rows = str(zlib.crc32(self._starts))
+        self.fingerprint = short_hash(file.name, str(file.size), rows, *text_keys, self._image_key)
+
+    def _peek(self) -> list[str]:
+        """Returns the names of the fields of the first rows."""
+        names: dict[str, None] = {}
+        for index in range(min(len(self), _PEEKED)):
+            with contextlib.suppress(BadRecord):
+                names |= dict.fromkeys(self._fields(index))
+        return list(names)
 
     def __len__(self) -> int:
         return len(self._starts) - 1 - self._first
@@ -58,19 +73,21 @@ class Table:
             raise BadRecord("no image", key, f"its {self._image_key} is {path!r:.80}")
         try:
             image = read_file(self._resolve(path))
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise BadRecord("missing file", key, f"{self._resolve(path)} is not there") from error
-        label, name = fields.get("label"), fields.get("class")
-        try:
-            label = None if label in (None, "") else int(label)
-        except (TypeError, ValueError) as error:
-            raise BadRecord("fields not readable", key, f"its label {label!r:.40} is no number") from error
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
+            raise BadRecord("missing file", key, f"{self._resolve(path)!r} is not there") from error
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) or path.startswith(
+                _WEB
+            ):  # of which many are dead in any list
+                raise BadRecord("missing file", key, f"{error}") from error
+            raise
+        name = fields.get("class")
         return Record(
             key=key,
             image=image,
             texts=find_texts(fields, self._text_keys, key),
-            label=label,
-            class_name=name or None,
+            label=to_label(fields.get("label")),
+            class_name=str(name) if name else None,
             metadata=fields,
         )
 
@@ -98,7 +115,7 @@ class Table:
         key = f"{self._file.name}:{number}"
         try:
             text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-            if self._file.path.endswith(".jsonl"):
+            if self._jsonl:
                 fields = json.loads(text)
                 if not isinstance(fields, dict):
                     raise ValueError(f"a row is no object but {type(fields).__name__}")
@@ -127,14 +144,17 @@ def _choose(keys: tuple[str, ...], columns: list[str], path: str, what: str, set
 
 
 def _delimiter(path: str) -> str:
-    return "\t" if path.endswith(".tsv") else ","
+    return "\t" if path.lower().endswith(".tsv") else ","
 
 
 def _row_starts(file: File, cache_dir: pathlib.Path) -> np.ndarray:
     """Returns where each row begins and the last one ends, `[rows + 1]` int64, mapped from a file."""
     path = cache_dir / ".table-index" / f"{short_hash(file.path, str(file.size), file.stamp)}.npy"
     if not path.exists():
-        starts = np.fromiter(_find_rows(file), np.int64)
+        try:
+            starts = np.fromiter(_find_rows(file), np.int64)
+        except csv.Error as error:
+            raise ValueError(f"{file.path} cannot be read as a table ({error}); end its lines with \\n") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             partial = pathlib.Path(temporary) / path.name
@@ -145,7 +165,7 @@ def _row_starts(file: File, cache_dir: pathlib.Path) -> np.ndarray:
 
 def _find_rows(file: File) -> Iterator[int]:
     with _opened(file)() as lines:
-        if file.path.endswith(".jsonl"):
+        if file.path.lower().endswith(".jsonl"):
             yield from _line_starts(lines)
         else:
             yield from _csv_starts(lines, _delimiter(file.path))
@@ -179,7 +199,6 @@ def _csv_starts(lines: Iterator[bytes], delimiter: str) -> Iterator[int]:
             position += len(line)
             yield line.decode("latin-1")  # where rows end does not depend on the letters
 
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     start = 0
     for row in csv.reader(counted(), delimiter=delimiter):
         if row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import mmap
 import multiprocessing
@@ -18,7 +19,7 @@ import numpy as np
 
 from data.storage import File, is_remote, read_range, short_hash
 
-VERSION = 1
+VERSION = 2
 FOLDER = ".tar-index"
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif")
 PARTS = ("image", "json", "txt", "cls")
@@ -26,6 +27,7 @@ _BLOCK = 512
 _READ_AHEAD = 8 << 20  # bytes of a remote shard that are fetched at once
 _ALONE = 64 << 20  # bytes of shards that one process indexes sooner than others would start
 _NAME = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<suffix>[^/]+)", re.DOTALL)
+_LONGEST_END = 4 << 20  # bytes of zeros that end an archive, which are written in records of some size
 _LONG_NAME = 1 << 20  # bytes; names above it are damage
 
 
@@ -49,6 +51,11 @@ class Index(NamedTuple):
     name_ends: np.ndarray
     problem: str
 
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with names and places of the samples."""
+        return hashlib.sha256(self.spans.tobytes() + self.names).hexdigest()[:16]
+
 
 class DamagedArchive(ValueError):
     """The headers end before the archive does."""
@@ -66,6 +73,8 @@ def walk(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
         if len(header) < _BLOCK:
             raise DamagedArchive(f"it is cut off at byte {offset + len(header):,}")
         if header[0] == 0 and not any(header):
+            if size - offset > _LONGEST_END or read(offset, size).strip(b"\0"):
+                raise DamagedArchive(f"there are zeros in place of a header at byte {offset:,}")
             return
         start = offset + _BLOCK
         kind = header[156:157]
@@ -91,6 +100,11 @@ def walk(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
             name = pax.get("path") or _text(long_name if long_name is not None else _short_name(header))
             regular = kind in b"07\0" and not name.endswith("/")
             long_name, pax = None, {}
+            if kind == b"S" and header[482]:  # the map of a sparse file goes on in blocks of its own
+                extended = True
+                while extended:
+                    block = read(start, start + _BLOCK)
+                    extended, start = len(block) == _BLOCK and block[504], start + _BLOCK
             if kind in b"123456":  # links, devices and folders have no bytes
                 length = 0
             if regular:
@@ -134,27 +148,32 @@ def _pax(content: bytes) -> dict[str, str]:
 def index_members(members: Iterator[Member]) -> Index:
     """Groups members into samples as webdataset does: what stands before the first dot of the file name is the key.
 
-    A name that comes again under one key starts a new sample. Damage is told, and what came before it is kept.
+    Of several files that may be one part, `KEY.jpg` comes before `KEY.seg.png`, and the first before others. A name
+    that comes again starts a new sample. Damage is told, and what came before it is kept.
     """
     spans: list[list[int]] = []
     names: list[str] = []
     ends: list[int] = []
-    open_samples: dict[str, list[int]] = {}
+    last: dict[str, tuple[list[int], set[str]]] = {}  # of each key, with the suffixes that it has had
     problem = ""
     try:
         for name, offset, size in members:
             match = _NAME.fullmatch(name)
-            part = _part(match["suffix"].lower()) if match else None
+            if match is None:
+                continue
+            key, suffix = match["key"], match["suffix"].lower()
+            part = _part(suffix)
             if part is None:
                 continue
-            key = match["key"]
-            sample = open_samples.get(key)
-            if sample is None or sample[2 * part] >= 0:
-                sample = [-1, 0] * len(PARTS)
-                open_samples[key] = sample
+            sample, seen = last.get(key, (None, ()))
+            if suffix in seen or sample is None:
+                sample, seen = last[key] = [-1, 0] * len(PARTS), set()
                 spans.append(sample)
                 names.append(key)
-            sample[2 * part], sample[2 * part + 1] = offset, size
+            plain = "." not in suffix
+            if sample[2 * part] < 0 or (plain and not any(_part(other) == part and "." not in other for other in seen)):
+                sample[2 * part], sample[2 * part + 1] = offset, size
+            seen.add(suffix)
     except DamagedArchive as damage:
         problem = str(damage)
     encoded = [name.encode("utf-8", "backslashreplace") for name in names]
@@ -201,8 +220,10 @@ def index_path(file: File, cache_dir: str | os.PathLike) -> pathlib.Path:
     """Returns where the index of a shard is kept: beside it, or in `cache_dir` where one cannot write beside it."""
     folder, _, name = file.path.rpartition("/")
     beside = pathlib.Path(folder or ".") / FOLDER / f"{name}.safetensors"
-    if not is_remote(file.path) and (beside.exists() or os.access(folder or ".", os.W_OK)):
-        return beside
+    if not is_remote(file.path):
+        place = beside.parent if beside.parent.exists() else pathlib.Path(folder or ".")
+        if read_summary(beside, file) or os.access(place, os.W_OK):
+            return beside
     where = file.path if is_remote(file.path) else os.path.abspath(file.path)
     return pathlib.Path(cache_dir) / FOLDER / short_hash(where.rpartition("/")[0]) / f"{name}.safetensors"
 
@@ -212,6 +233,7 @@ class Summary(NamedTuple):
 
     samples: int
     problem: str
+    digest: str  # changes with names and places of the samples
 
 
 def read_summary(path: pathlib.Path, file: File) -> Summary | None:
@@ -221,7 +243,7 @@ def read_summary(path: pathlib.Path, file: File) -> Summary | None:
             length = int.from_bytes(opened.read(8), "little")
             metadata = json.loads(opened.read(min(length, 1 << 16)))["__metadata__"]
             if metadata["shard"] == f"{VERSION} {file.size} {file.stamp}":
-                return Summary(int(metadata["samples"]), metadata["problem"])
+                return Summary(int(metadata["samples"]), metadata["problem"], metadata["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -233,7 +255,7 @@ def write_index(path: pathlib.Path, file: File, index: Index) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"shard": f"{VERSION} {file.size} {file.stamp}", "samples": str(len(index.spans))}
-    metadata["problem"] = index.problem
+    metadata |= {"problem": index.problem, "digest": index.digest}
     arrays = {
         "spans": index.spans,
         "name_ends": index.name_ends,
@@ -242,14 +264,22 @@ def write_index(path: pathlib.Path, file: File, index: Index) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as temporary:
         partial = pathlib.Path(temporary) / path.name
         save_file(arrays, partial, metadata=metadata)
+        partial.chmod(0o666 & ~_umask())  # as if it had been opened for writing; safetensors keeps others out
         os.replace(partial, path)
+
+
+def _umask() -> int:
+    """Returns the mask of new files' permissions, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _build(task: tuple[File, pathlib.Path]) -> Summary:
     file, path = task
     index = build_index(file)
     write_index(path, file, index)
-    return Summary(len(index.spans), index.problem)
+    return Summary(len(index.spans), index.problem, index.digest)
 
 
 def ensure_indexes(files: Sequence[File], cache_dir: str | os.PathLike) -> list[tuple[pathlib.Path, Summary]]:

@@ -85,8 +85,20 @@ def build_dataset(
     builder = FromSources(data_dir=os.fspath(data_dir), file_format=file_format)
     if builder.is_prepared():
         raise ValueError(f"{builder.data_dir} is there already; remove it or name another version")
+    for split, source in splits.items():
+        if not any(_usable(source, index) for index in range(len(source))):
+            raise ValueError(f"split {split!r} has no usable sample")
     builder.download_and_prepare()
     return left_out
+
+
+def _usable(source: Source, index: int) -> bool:
+    try:
+        record = source[index]
+        Picture(record.image, record.key)
+    except BadRecord:
+        return False
+    return True
 
 
 def _class_names(splits: Mapping[str, Source]) -> list[str]:

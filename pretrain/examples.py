@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 from data.batches import TrainingExamples
@@ -60,9 +62,11 @@ def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSe
             tokenizer = train_tokenizer(read_captions(source), length=length, **how)
         else:
             tokenizer = open_tokenizer(chosen.name, length=length, canonicalize=chosen.canonicalize or "none")
-        partial = folder.with_suffix(".partial")
-        tokenizer.save(partial)
-        os.replace(partial, folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            partial = pathlib.Path(temporary) / "new"
+            tokenizer.save(partial)
+            with contextlib.suppress(OSError):  # another process of this run was first, with the same one
+                os.replace(partial, folder)
     return load_tokenizer(folder, length=length)
 
 
@@ -102,6 +106,6 @@ def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: Concat
                     "start another --workdir"
                 )
         return
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(ours, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

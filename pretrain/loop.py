@@ -43,10 +43,10 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     mesh = sharding.create_mesh(settings.mesh.fsdp)
     kept = (workdir / "tokenizer").is_dir()
     training_of(settings, mesh, vocab_size=1 if kept else settings.max_vocab_size())  # checks before the first trace
-    claim_workdir(workdir, settings)
 
     say(f"data: {', '.join(settings.data.sources)}")
     source = open_data(settings, data_dir)
+    claim_workdir(workdir, settings)
     claim_data(workdir, settings, source)
     tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
     examples = create_examples(settings, source, tokenizer)

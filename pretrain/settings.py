@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from fractions import Fraction
@@ -13,7 +14,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from data.augmentation import Augmentation
+from data.batches import CAPTIONS
 from data.images import MAX_PIXELS
+from data.plan import check_weights
 from data.sources import IMAGE_KEYS, TEXT_KEYS
 from models.canonicalize import CANONICALIZATIONS
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
@@ -55,8 +58,9 @@ class DataSettings:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"data.max_bad_share {self.max_bad_share} is not within [0, 1]")
-        if self.weights and len(self.weights) != len(self.sources):
-            raise ValueError(f"data.weights has {len(self.weights)} numbers for {len(self.sources)} sources")
+        if self.caption not in CAPTIONS:
+            raise ValueError(f"unknown data.caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
+        check_weights(self.weights, len(self.sources))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +239,7 @@ def claim_workdir(workdir: pathlib.Path, settings: PretrainSettings) -> None:
                     "continue it with its own config or name another --workdir"
                 )
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
+    temporary = path.with_suffix(f".{os.getpid()}.partial")
     temporary.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
 

@@ -1,8 +1,10 @@
 """The command line, used as a user does."""
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -165,7 +167,7 @@ def test_a_shard_of_damaged_pictures_is_one_sentence(project, tmp_path):
     result = run("pretrain", *given, f"--config.pretrain.data.sources={path},")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr and result.stderr.count("error: ") == result.stderr.count("\n") == 1
-    assert "8 records in a row cannot be used" in result.stderr and "broken.tar" in result.stderr
+    assert "32 records in a row cannot be used" in result.stderr and "broken.tar" in result.stderr
 
 
 def test_a_shard_that_is_cut_off_is_told_and_used(project, tmp_path):
@@ -184,6 +186,44 @@ def test_inspect_shows_a_batch(project, tmp_path):
     assert "batches 3 to 4 of 8 pairs" in result.stdout and "every record can be used" in result.stdout
     assert result.stdout.splitlines()[-1] == str(tmp_path / "inspect" / "step-00000003.html")
     assert (tmp_path / "inspect" / "step-00000003.png").is_file()
+
+
+def processes_of(group):
+    """Returns the processes of a process group that have not ended."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+            if int(pgrp) == group and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/stat").exists(), reason="processes are listed in /proc, which is not here"
+)
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_a_run(project, tmp_path, ending):
+    given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    given += ["--config.pretrain.steps=100000", "--config.pretrain.data.workers=2"]
+    command = [sys.executable, str(ROOT / "launch.py"), "pretrain", *given]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while "\nstep" not in (tmp_path / "log").read_text():
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        assert len(processes_of(process.pid)) >= 3
+        if ending == signal.SIGINT:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            assert process.wait(60) == 130, (tmp_path / "log").read_text()
+            assert "Traceback" not in (tmp_path / "log").read_text()
+        else:
+            process.kill()
+            process.wait()
+        while processes_of(process.pid):
+            assert time.monotonic() < deadline, processes_of(process.pid)
+            time.sleep(0.1)
 
 
 def test_values_take_the_type_of_the_setting():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.bad_records import BadRecords
+from data.bad_records import BadRecords, read_bad_records
 from data.records import REASONS, BadRecord
 
 
@@ -66,3 +66,11 @@ def test_a_share_of_nothing_stops_at_the_first():
 
 def test_codes_start_at_one_and_fit_a_byte():
     assert [BadRecord(reason, "k", "d").code for reason in REASONS] == list(range(1, len(REASONS) + 1))
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"key": "a\u2028b", "reason": "no image", "step": 0}\n{"key": "s.tar/0-0", "rea', encoding="utf-8")
+    bad = BadRecords(max_share=1.0, window=10, path=path, say=lambda text: None)
+    bad.count(failures(["no image"]), key, step=1)
+    assert [line["key"] for line in read_bad_records(path)] == ["a\u2028b", "s.tar/0-0"]

@@ -186,7 +186,7 @@ def test_a_source_without_a_usable_record_ends_with_a_sentence(tmp_path, workers
     samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
     examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
     account = BadRecords(max_share=1.0, window=1000, say=lambda text: None)
-    with pytest.raises(ValueError, match=r"8 records in a row cannot be used, the last for this reason: s\.tar/"):
+    with pytest.raises(ValueError, match=r"32 records in a row cannot be used, the last for this reason: s\.tar/"):
         take(examples.batches(0, rows=slice(0, 4), workers=workers, bad_records=account), 1)
 
 

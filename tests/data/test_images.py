@@ -114,6 +114,35 @@ def test_what_is_wrong_with_a_picture_is_told_apart():
     assert reason(encoded(photo((9, 9)), "ppm")) == "not an image"  # a format that is not let in
 
 
+def test_pictures_are_as_corrupt_as_pillow_says():
+    """In particular PNG, of which a look at the EXIF data must not hide the damage."""
+    rng, whole = random.Random(0), png(0, (60, 40))
+    refused = 0
+    for _ in range(100):
+        content = bytearray(whole)
+        content[rng.randrange(33, len(content))] ^= 1 << rng.randrange(8)
+        try:
+            Image.open(io.BytesIO(bytes(content))).load()
+        except Exception:
+            refused += 1
+            assert reason(bytes(content)) in ("corrupt image", "not an image", "too many pixels")
+        else:
+            decode(bytes(content), "k")
+    assert refused > 50
+
+
+def test_the_limit_of_pixels_is_the_one_that_is_set():
+    assert reason(bomb(15_000, 15_000)) == "too many pixels"
+    assert Picture(bomb(15_000, 15_000), "k", max_pixels=10**9).size == (15_000, 15_000)
+
+
+def test_odd_exif_data_do_not_spoil_a_picture():
+    width = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc\0")  # as text
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + orientation + bytes(4)
+    assert Picture(encoded(photo((48, 32)), "jpeg", exif=exif), "k").decode().size == (32, 48)
+
+
 def bomb(width: int, height: int) -> bytes:
     """Returns a few hundred bytes of PNG that claim to be a large picture."""
 

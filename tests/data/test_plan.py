@@ -9,7 +9,10 @@ import pytest
 from data.plan import Plan
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(11, 4), (100, 7), (3, 256), (1, 2), (1024, 100), (1025, 100)])
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size"),
+    [(11, 4), (100, 7), (3, 256), (1, 2), (1024, 100), (1025, 100), (4097, 999), (65_537, 4096)],
+)
 def test_every_epoch_visits_every_sample_once(num_samples, batch_size):
     plan = Plan(lengths=(num_samples,), batch_size=batch_size, seed=0)
     steps = -(-3 * num_samples // batch_size)

@@ -1,6 +1,7 @@
 """Sources by name: class folders, tables, ArrayRecord, TensorFlow Datasets, and what is none."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_tables(tmp_path, kind):
     assert [source.texts(index) for index in range(4)] == [(text, *more) for _, text in ROWS]
     assert [source[index].image for index in range(3)] == [png(index) for index in range(3)]
     assert source.key(0) == f"table.{kind}:1"
-    with pytest.raises(BadRecord, match=r"gone\.png is not there") as caught:
+    with pytest.raises(BadRecord, match=r"gone\.png' is not there") as caught:
         source[3]
     assert caught.value.reason == "missing file"
     assert pickle.loads(pickle.dumps(source))[1].image == png(1)
@@ -173,6 +174,54 @@ def test_a_column_that_is_not_there_is_one_sentence(tmp_path):
     (tmp_path / "header.tsv").write_text("image\tcaption\n")
     with pytest.raises(ValueError, match="has no rows"):
         open_source(str(tmp_path / "header.tsv"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", ["a\\u0000.png", "pictures/0.png/b", "w" * 5000, "\\ud800.png", "foo://x/y.png", "http://127.0.0.1:9/x.png"]
+)
+def test_a_path_that_cannot_be_is_a_bad_record(tmp_path, monkeypatch, path):
+    monkeypatch.setattr("data.storage._FIRST_PAUSE", 0.01)
+    write_table(tmp_path, "csv")
+    (tmp_path / "t.jsonl").write_text(f'{{"image": "{path}", "caption": "x"}}\n')
+    with pytest.raises(BadRecord) as caught:
+        open_source(str(tmp_path / "t.jsonl"), tmp_path)[0]
+    assert caught.value.reason == "missing file"
+
+
+def test_the_first_rows_of_json_lines_may_be_bad(tmp_path):
+    write_table(tmp_path, "csv")
+    (tmp_path / "T.JSONL").write_text('{"image": \n{"image": "x"}\n{"image": "pictures/1.png", "text": "one"}\n')
+    source = open_source(str(tmp_path / "T.JSONL"), tmp_path)
+    assert len(source) == 3 and source[2].texts == ("one",) and source.texts(1) == ()
+
+
+def test_long_fields_are_read_by_a_process_that_did_not_index_them(tmp_path):
+    write_table(tmp_path, "csv")
+    (tmp_path / "t.csv").write_text(f"image,caption\npictures/0.png,{'w' * 200_000}\n")
+    code = "import sys; from data.sources import open_source; print(len(open_source(*sys.argv[1:])[0].texts[0]))"
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(tmp_path / "t.csv"), str(tmp_path)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "200000\n"
+
+
+def test_line_ends_of_old_are_told(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"image,caption\ra.png,x\r")
+    with pytest.raises(ValueError, match=r"t\.csv cannot be read as a table \(.*\); end its lines with"):
+        open_source(str(tmp_path / "t.csv"), tmp_path)
+
+
+def test_class_folders_pass_over_what_is_hidden_and_links_in_circles(tmp_path):
+    for name in ("cat/1.png", "cat/._1.png", ".thumbnails/x.png", "__MACOSX/cat/1.png"):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(0))
+    latin = os.fsencode(tmp_path) + b"/root/caf\xe9"
+    os.mkdir(latin)
+    (tmp_path / "root" / os.fsdecode(b"caf\xe9") / "2.png").write_bytes(png(1))
+    (tmp_path / "root" / "cat" / "up").symlink_to("..")
+    source = open_source(str(tmp_path / "root"), tmp_path)
+    assert [source.texts(index)[0] for index in range(len(source))] == ["caf\ufffd", "cat"]
+    assert source[0].image == png(1) and source.key(0) == "root/caf\ufffd/2.png"
 
 
 def test_a_changed_table_is_indexed_again(tmp_path):

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import random
+import subprocess
 import tarfile
 import time
 
@@ -20,7 +21,7 @@ from data.tar_index import (
     read_summary,
     walk,
 )
-from tests.data.shard_files import labelled, members, write_shard, write_tar
+from tests.data.shard_files import labelled, members, png, write_shard, write_tar
 
 
 def walked(content: bytes) -> list:
@@ -152,7 +153,49 @@ def test_samples_are_grouped_as_webdataset_does(tmp_path):
         "e.avif",
     ]
     path = write_tar(tmp_path / "s.tar", [(name, b"x") for name in listed])
-    assert keys_and_parts(path) == [("d.1/a", [0, 1]), ("b", [0, 2]), ("c", [0]), ("c", [0]), ("e", [0, 3])]
+    assert keys_and_parts(path) == [("d.1/a", [0, 1]), ("b", [0, 2]), ("c", [0]), ("e", [0, 3])]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)])
+def test_the_image_of_a_sample_is_the_one_with_the_plain_suffix(tmp_path, order):
+    listed = [("a.jpg", b"image"), ("a.seg.png", b"mask"), ("a.json", b"{}"), ("a.depth.png", b"depth")]
+    path = write_tar(tmp_path / "s.tar", [listed[number] for number in order])
+    index = build_index(find_files(str(path))[0])
+    offset, size = index.spans[0, 0]
+    assert len(index.spans) == 1 and path.read_bytes()[offset : offset + size] == b"image"
+
+
+def test_zeros_in_the_middle_are_damage(tmp_path):
+    content = bytearray(write_shard(tmp_path / "s.tar", labelled(9)).read_bytes())
+    at = by_tarfile(bytes(content))[8][1] - 512
+    content[at : at + 512] = bytes(512)
+    index = index_members(walk(lambda start, stop: bytes(content[start:stop]), len(content)))
+    assert len(index.spans) == 4 and index.problem == f"there are zeros in place of a header at byte {at:,}"
+
+
+def test_sparse_files_are_passed_over(tmp_path):
+    with open(tmp_path / "holes.bin", "wb") as file:
+        for number in range(30):
+            file.seek(number * 100_000)
+            file.write(b"x" * 4096)
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    for kind in ("gnu", "oldgnu"):
+        archive = tmp_path / f"{kind}.tar"
+        names = ["0.png", "holes.bin", "1.png"]
+        subprocess.run(["tar", "-S", f"--format={kind}", "-cf", archive, "-C", tmp_path, *names], check=True)
+        assert keys_and_parts(archive) == [("0", [0]), ("1", [0])]
+
+
+def test_another_user_reads_the_index_and_makes_a_new_one_elsewhere(tmp_path, monkeypatch):
+    file = find_files(str(write_shard(tmp_path / "s.tar", labelled(3))))[0]
+    [(where, _)] = ensure_indexes([file], tmp_path / "cache")
+    assert where.stat().st_mode & 0o444 == 0o444
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    assert index_path(file, tmp_path / "cache") == where  # it can be read
+    where.write_bytes(b"old")
+    assert index_path(file, tmp_path / "cache").is_relative_to(tmp_path / "cache")
 
 
 def test_parts_that_lie_apart_are_one_sample_and_a_repeated_name_is_another(tmp_path):
@@ -226,4 +269,4 @@ def test_members_are_a_small_part_of_what_is_read(tmp_path):
         read += stop - start
         return content[start:stop]
 
-    assert len(list(walk(part, len(content)))) == 7 and read < 10_000
+    assert len(list(walk(part, len(content)))) == 7 and read < 20_000

@@ -206,6 +206,7 @@ def test_a_mixture_trains_and_continues(shards, tmp_path):
         ({"data": {"sources": ("x",), "weights": (1, 2)}}, r"data\.weights has 2 numbers for 1 sources"),
         ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is empty"),
         ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share 5 is not within \[0, 1\]"),
+        ({"data": {"sources": ("x",), "caption": "frist"}}, "unknown data.caption 'frist'; known: first"),
         ({"epochs": 3}, "is one of steps, examples and epochs; the config has steps=9, epochs=3"),
         ({"steps": None}, "the config has none of them"),
     ],
@@ -213,6 +214,12 @@ def test_a_mixture_trains_and_continues(shards, tmp_path):
 def test_a_bad_config_is_refused_before_anything_is_written(shards, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         pretrain(config(shards, **change), tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_that_are_not_there_leave_no_trace(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        pretrain(config(str(tmp_path / "none-*.tar")), tmp_path / "run", data_dir=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
