@@ -76,9 +76,8 @@ class Table:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
             raise BadRecord("missing file", key, f"{self._resolve(path)!r} is not there") from error
         except OSError as error:
-            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) or path.startswith(
-                _WEB
-            ):  # of which many are dead in any list
+            dead = path.startswith(_WEB)  # as some are in any list of them
+            if dead or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise BadRecord("missing file", key, f"{error}") from error
             raise
         name = fields.get("class")

@@ -192,7 +192,12 @@ def _part(suffix: str) -> int | None:
 def build_index(file: File) -> Index:
     """Walks one shard; raises `ValueError` for a compressed one and `OSError` where it cannot be read."""
     start = read_range(file, 0, 8)
-    if start[:2] == b"\x1f\x8b" or start[:4] in (b"\x28\xb5\x2f\xfd", b"BZh9") or start[:6] == b"\xfd7zXZ\0":
+    if (
+        start[:2] == b"\x1f\x8b"
+        or start[:3] == b"BZh"
+        or start[:4] == b"\x28\xb5\x2f\xfd"
+        or start[:6] == b"\xfd7zXZ\0"
+    ):
         raise ValueError(
             f"shard {file.path} is compressed, and cannot be read by offset; decompress it to a plain .tar"
         )
@@ -218,14 +223,15 @@ def _read_ahead(file: File) -> Callable[[int, int], bytes]:
 
 def index_path(file: File, cache_dir: str | os.PathLike) -> pathlib.Path:
     """Returns where the index of a shard is kept: beside it, or in `cache_dir` where one cannot write beside it."""
-    folder, _, name = file.path.rpartition("/")
-    beside = pathlib.Path(folder or ".") / FOLDER / f"{name}.safetensors"
+    name = f"{file.name}.safetensors"
     if not is_remote(file.path):
-        place = beside.parent if beside.parent.exists() else pathlib.Path(folder or ".")
+        folder = pathlib.Path(file.path).parent
+        beside = folder / FOLDER / name
+        place = beside.parent if beside.parent.exists() else folder
         if read_summary(beside, file) or os.access(place, os.W_OK):
             return beside
     where = file.path if is_remote(file.path) else os.path.abspath(file.path)
-    return pathlib.Path(cache_dir) / FOLDER / short_hash(where.rpartition("/")[0]) / f"{name}.safetensors"
+    return pathlib.Path(cache_dir) / FOLDER / short_hash(where.rpartition("/")[0]) / name
 
 
 class Summary(NamedTuple):
