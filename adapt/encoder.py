@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from data.catalog import fingerprint
+from data.fingerprint import fingerprint
 from data.images import resize_and_crop
 from models.huggingface import WEIGHTS_FILE, load_checkpoint
 from models.preprocessing import Preprocessing

@@ -24,7 +24,8 @@ from adapt.features import normalize
 from adapt.retrieval import retrieval
 from adapt.selection import grid_accuracy, grid_settings
 from adapt.support import draw_support
-from data.catalog import LabelledImages, fingerprint, load_labelled
+from data.catalog import LabelledImages, load_labelled
+from data.fingerprint import fingerprint
 from data.images import decode
 from data.sources import open_source
 

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from data.fingerprint import fingerprint
 from data.records import BadRecord, Record, find_texts, to_label
-from data.storage import File, is_remote, short_hash
+from data.storage import File, is_remote
 
 
 class ArrayRecords:
@@ -31,7 +32,7 @@ class ArrayRecords:
         if not self._length:
             raise ValueError(f"no record in {len(files)} file(s) such as {self._paths[0]}")
         sizes = (f"{file.name} {file.size}" for file in files)
-        self.fingerprint = short_hash(*sizes, *image_keys, *text_keys)
+        self.fingerprint = fingerprint(*sizes, *image_keys, *text_keys)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_opened": None}

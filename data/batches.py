@@ -43,7 +43,7 @@ class TrainingExamples:
     order or `shuffled`. A picture of more than `max_pixels` is not decoded.
 
     Whatever the number of hosts, threads and processes, a row is the same. A record that cannot be used is replaced by
-    another, which the plan draws from the same source.
+    another, which the plan draws, from the same source where there are weights.
     """
 
     source: Source
@@ -129,8 +129,8 @@ class TrainingExamples:
         """Returns the given rows of batch `start_step`, then of the next, without end; made ahead.
 
         `rows` are this host's rows of the global batch. Each of `threads` threads makes a part of them; with `workers`
-        so many processes make whole batches in turn, each in so many threads. `bad_records`
-        keeps account; `place` is called on every batch ahead of its turn, to put it on devices.
+        so many processes make whole batches in turn, each in so many threads. `bad_records` keeps account; `place` is
+        called on every batch ahead of its turn, to put it on devices.
         """
         start, stop, _ = rows.indices(self.plan.batch_size)
         return Batches(self, start_step, range(start, stop), threads, workers, bad_records, place)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
+from data.fingerprint import fingerprint
 from data.images import decode
 from data.records import Source
 from data.sources import open_source
@@ -98,15 +98,3 @@ def _from_source(name: str, source: Source) -> LabelledImages:
 def _in_words(class_name: str) -> str:
     """Returns the name as a text would have it: identifiers such as `face-smiling` and `red_fox` in words."""
     return class_name.replace("_", " ").replace("-", " ")
-
-
-def fingerprint(*contents: bytes | str | np.ndarray) -> str:
-    """Returns a hash of the contents, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for content in contents:
-        if isinstance(content, np.ndarray):
-            content = np.ascontiguousarray(content).tobytes()
-        content = content.encode() if isinstance(content, str) else content
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()[:16]

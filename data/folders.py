@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 
+from data.fingerprint import fingerprint
 from data.records import BadRecord, Record
-from data.storage import filesystem, is_remote, read_file, short_hash
+from data.storage import filesystem, is_remote, read_file
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
@@ -31,7 +32,7 @@ class ClassFolders:
             )
         # One array of bytes takes a fraction of the memory that as many Python strings would.
         self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names], np.bytes_)
-        self.fingerprint = short_hash(*(name.encode("utf-8", "surrogateescape").hex() for name in names))
+        self.fingerprint = fingerprint(self._names)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -50,7 +50,7 @@ class Plan:
     def sample_id(self, step: int, row: int, *, attempt: int = 0) -> int:
         """Returns the sample in row `row` of the global batch of step `step`.
 
-        Attempts from 1 on give other samples of the same source, for a sample that cannot be used.
+        Attempts from 1 on give other samples, of the same source where there are weights, for one that cannot be used.
         """
         drawn = (
             self._mixture.draw(step * self.batch_size + row) if self.weights else _Draw(0, step * self.batch_size + row)

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.fingerprint import fingerprint
 from data.records import BadRecord, Record, clean_texts, find_texts, to_label
-from data.storage import File, read_range, short_hash
+from data.storage import File, read_range
 from data.tar_index import PARTS, ensure_indexes
 
 _OPEN_INDEXES = 256
@@ -57,7 +58,7 @@ class Shards:
                 len(self.problems), len(files), named, " …" if len(self.problems) > _SHOWN else "",
             )  # fmt: skip
         digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
-        self.fingerprint = short_hash(*digests, *text_keys)
+        self.fingerprint = fingerprint(*digests, *text_keys)
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from data import emoji
 from data.array_records import ArrayRecords
+from data.fingerprint import fingerprint
 from data.folders import ClassFolders
 from data.records import Record, Source
 from data.shards import Shards
-from data.storage import File, filesystem, find_files, is_remote, short_hash
+from data.storage import File, filesystem, find_files, is_remote
 from data.tables import SUFFIXES as TABLE_SUFFIXES
 from data.tables import Table
 from data.tfds_source import PREFIX as TFDS_PREFIX
@@ -31,7 +32,7 @@ class Concatenation:
         self._ends: list[int] = []
         for source in self.sources:
             self._ends.append(len(source) + (self._ends[-1] if self._ends else 0))
-        self.fingerprint = short_hash(*(source.fingerprint for source in self.sources))
+        self.fingerprint = fingerprint(*(source.fingerprint for source in self.sources))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -7,7 +7,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import glob
-import hashlib
 import itertools
 import os
 import re
@@ -18,18 +17,9 @@ from typing import IO, Any
 _ATTEMPTS = 4
 _FIRST_PAUSE = 0.25  # seconds; doubled after each attempt
 _OPEN_FILES = 128
-_STAMPS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "crc32c",
-    "Content-MD5",
-    "LastModified",
-    "Last-Modified",
-    "last_modified",
-    "mtime",
-)
-_STAMPS += ("updated", "created")
+# What file systems call what changes with a file's content, the surest first.
+_STAMPS = ("ETag", "etag", "md5Hash", "crc32c", "Content-MD5", "LastModified", "Last-Modified", "last_modified")
+_STAMPS += ("mtime", "updated", "created")
 _LISTERS = 32  # threads
 _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -198,11 +188,3 @@ class _OpenFiles:
 
 
 _open_files = _OpenFiles(_OPEN_FILES)
-
-
-def short_hash(*parts: str) -> str:
-    """Returns 16 hexadecimal digits that stand for the parts."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part.encode())
-    return digest.hexdigest()[:16]

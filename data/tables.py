@@ -15,8 +15,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from data.fingerprint import fingerprint
 from data.records import BadRecord, Record, find_texts, to_label
-from data.storage import File, is_remote, read_file, read_range, short_hash
+from data.storage import File, is_remote, read_file, read_range
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _WEB = ("http://", "https://")
@@ -52,7 +53,7 @@ class Table:
         self._image_key = _choose(image_keys, columns, file.path, "picture paths", "data.image_keys")
         _choose(text_keys, columns, file.path, "captions", "data.text_keys")
         rows = str(zlib.crc32(self._starts))
-        self.fingerprint = short_hash(file.name, str(file.size), rows, *text_keys, self._image_key)
+        self.fingerprint = fingerprint(file.name, str(file.size), rows, *text_keys, self._image_key)
 
     def _peek(self) -> list[str]:
         """Returns the names of the fields of the first rows."""
@@ -148,7 +149,7 @@ def _delimiter(path: str) -> str:
 
 def _row_starts(file: File, cache_dir: pathlib.Path) -> np.ndarray:
     """Returns where each row begins and the last one ends, `[rows + 1]` int64, mapped from a file."""
-    path = cache_dir / ".table-index" / f"{short_hash(file.path, str(file.size), file.stamp)}.npy"
+    path = cache_dir / ".table-index" / f"{fingerprint(file.path, str(file.size), file.stamp)}.npy"
     if not path.exists():
         try:
             starts = np.fromiter(_find_rows(file), np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import json
 import mmap
 import multiprocessing
@@ -17,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.storage import File, is_remote, read_range, short_hash
+from data.fingerprint import fingerprint
+from data.storage import File, is_remote, read_range
 
 VERSION = 2
 FOLDER = ".tar-index"
@@ -54,7 +54,7 @@ class Index(NamedTuple):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that change with names and places of the samples."""
-        return hashlib.sha256(self.spans.tobytes() + self.names).hexdigest()[:16]
+        return fingerprint(self.spans, self.names)
 
 
 class DamagedArchive(ValueError):
@@ -231,7 +231,7 @@ def index_path(file: File, cache_dir: str | os.PathLike) -> pathlib.Path:
         if read_summary(beside, file) or os.access(place, os.W_OK):
             return beside
     where = file.path if is_remote(file.path) else os.path.abspath(file.path)
-    return pathlib.Path(cache_dir) / FOLDER / short_hash(where.rpartition("/")[0]) / name
+    return pathlib.Path(cache_dir) / FOLDER / fingerprint(where.rpartition("/")[0]) / name
 
 
 class Summary(NamedTuple):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.images import Picture
-from data.records import BadRecord, Source
+from data.records import BadRecord, Record, Source
 from data.sources import TEXT_KEYS, open_source
 
 
@@ -46,19 +46,6 @@ def build_dataset(
     left_out: collections.Counter[str] = collections.Counter()
     class_names = _class_names(splits)
 
-    def generate(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(len(source)):
-            try:
-                record = source[index]
-                Picture(record.image, record.key)
-            except BadRecord as error:
-                left_out[error.reason] += 1
-                continue
-            example = {"image": io.BytesIO(record.image), "texts": list(record.texts), "key": record.key}
-            if class_names:
-                example["label"] = -1 if record.class_name is None else class_names.index(record.class_name)
-            yield index, example
-
     features = {
         "image": tfds.features.Image(shape=(None, None, 3)),
         "texts": tfds.features.Sequence(tfds.features.Text()),
@@ -76,40 +63,43 @@ def build_dataset(
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-            return {split: generate(source) for split, source in splits.items()}
+            return {split: self._generate_examples(source) for split, source in splits.items()}
 
-        def _generate_examples(self) -> Iterator:
-            raise NotImplementedError
+        def _generate_examples(self, source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+            for index, record in _usable(source, left_out):
+                example = {"image": io.BytesIO(record.image), "texts": list(record.texts), "key": record.key}
+                if class_names:
+                    example["label"] = class_names.index(record.class_name)
+                yield index, example
 
     FromSources.name = name
     builder = FromSources(data_dir=os.fspath(data_dir), file_format=file_format)
     if builder.is_prepared():
         raise ValueError(f"{builder.data_dir} is there already; remove it or name another version")
     for split, source in splits.items():
-        if not any(_usable(source, index) for index in range(len(source))):
+        if next(_usable(source, collections.Counter()), None) is None:
             raise ValueError(f"split {split!r} has no usable sample")
     builder.download_and_prepare()
     return left_out
 
 
-def _usable(source: Source, index: int) -> bool:
-    try:
-        record = source[index]
-        Picture(record.image, record.key)
-    except BadRecord:
-        return False
-    return True
+def _usable(source: Source, left_out: collections.Counter[str]) -> Iterator[tuple[int, Record]]:
+    """Yields number and record of the samples whose pictures can be opened, and counts the others by reason."""
+    for index in range(len(source)):
+        try:
+            record = source[index]
+            Picture(record.image, record.key)
+        except BadRecord as error:
+            left_out[error.reason] += 1
+        else:
+            yield index, record
 
 
 def _class_names(splits: Mapping[str, Source]) -> list[str]:
     """Returns the class names of all splits, ordered by label; none where a sample has no class."""
     names: dict[str, int] = {}
     for source in splits.values():
-        for index in range(len(source)):
-            try:
-                record = source[index]
-            except BadRecord:
-                continue
+        for _, record in _usable(source, collections.Counter()):
             if record.class_name is None or record.label is None:
                 return []
             names.setdefault(record.class_name, record.label)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data.fingerprint import fingerprint
 from data.records import BadRecord, Record, find_texts
-from data.storage import short_hash
 
 PREFIX = "tfds:"
 _NAME = re.compile(r"(?P<builder>[\w./-]+(?::\d+\.\d+\.\d+)?):(?P<split>[A-Za-z_].*)")
@@ -53,7 +53,7 @@ class TfdsSource:
         self._length = len(self._data)
         if not self._length:
             raise ValueError(f"{PREFIX}{name} is empty")
-        self.fingerprint = short_hash(builder.info.full_name, match["split"], str(self._length), *text_keys)
+        self.fingerprint = fingerprint(builder.info.full_name, match["split"], str(self._length), *text_keys)
 
     def __len__(self) -> int:
         return self._length

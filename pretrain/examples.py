@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import itertools
 import json
 import os
@@ -65,8 +64,11 @@ def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSe
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             partial = pathlib.Path(temporary) / "new"
             tokenizer.save(partial)
-            with contextlib.suppress(OSError):  # another process of this run was first, with the same one
+            try:
                 os.replace(partial, folder)
+            except OSError:
+                if not folder.is_dir():  # if it is, another process of this run was first, with the same one
+                    raise
     return load_tokenizer(folder, length=length)
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.catalog import fingerprint, load_labelled
+from data.catalog import load_labelled
+from data.fingerprint import fingerprint
 from tests.data.shard_files import labelled, write_shard
 
 

@@ -95,20 +95,24 @@ def test_a_tfds_set_that_is_not_there_names_the_way_out(tfds_dir, name, message)
 
 def test_class_folders(tmp_path):
     for name, number in (("red_fox/1.png", 0), ("red_fox/deep/2.PNG", 1), ("ant/3.png", 2), ("ant/notes.txt", 3)):
-        path = tmp_path / "root" / name
+        path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(number))
-    (tmp_path / "root" / "stray.png").write_bytes(png(9))
-    source = open_source(str(tmp_path / "root"), tmp_path)
+    (tmp_path / "photos" / "stray.png").write_bytes(png(9))
+    source = open_source(str(tmp_path / "photos"), tmp_path)
     assert isinstance(source, Source) and len(source) == 3 and source.class_names == ["ant", "red_fox"]
-    assert [source.key(i) for i in range(3)] == ["root/ant/3.png", "root/red_fox/1.png", "root/red_fox/deep/2.PNG"]
+    assert [source.key(i) for i in range(3)] == [
+        "photos/ant/3.png",
+        "photos/red_fox/1.png",
+        "photos/red_fox/deep/2.PNG",
+    ]
     assert (source[1].image, source[1].texts, source[1].label, source[1].class_name) == (
         png(0),
         ("red fox",),
         1,
         "red_fox",
     )
-    (tmp_path / "root" / "ant" / "3.png").unlink()
+    (tmp_path / "photos" / "ant" / "3.png").unlink()
     with pytest.raises(BadRecord, match=r"is not there|No such file"):
         source[0]
     (tmp_path / "empty").mkdir()
@@ -212,16 +216,16 @@ def test_line_ends_of_old_are_told(tmp_path):
 
 def test_class_folders_pass_over_what_is_hidden_and_links_in_circles(tmp_path):
     for name in ("cat/1.png", "cat/._1.png", ".thumbnails/x.png", "__MACOSX/cat/1.png"):
-        path = tmp_path / "root" / name
+        path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(0))
-    latin = os.fsencode(tmp_path) + b"/root/caf\xe9"
+    latin = os.fsencode(tmp_path) + b"/photos/caf\xe9"
     os.mkdir(latin)
-    (tmp_path / "root" / os.fsdecode(b"caf\xe9") / "2.png").write_bytes(png(1))
-    (tmp_path / "root" / "cat" / "up").symlink_to("..")
-    source = open_source(str(tmp_path / "root"), tmp_path)
+    (tmp_path / "photos" / os.fsdecode(b"caf\xe9") / "2.png").write_bytes(png(1))
+    (tmp_path / "photos" / "cat" / "up").symlink_to("..")
+    source = open_source(str(tmp_path / "photos"), tmp_path)
     assert [source.texts(index)[0] for index in range(len(source))] == ["caf\ufffd", "cat"]
-    assert source[0].image == png(1) and source.key(0) == "root/caf\ufffd/2.png"
+    assert source[0].image == png(1) and source.key(0) == "photos/caf\ufffd/2.png"
 
 
 def test_a_changed_table_is_indexed_again(tmp_path):

@@ -165,7 +165,6 @@ def test_a_web_server_without_ranges_is_told(tmp_path, serve):
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     """A bucket on an S3 server in a process of its own; the environment says where it is, as users do it."""
-    pytest.importorskip("moto", reason="moto is not installed; requirements-dev.txt has it")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -254,9 +254,9 @@ def test_a_compressed_shard_is_refused_with_the_way_out(tmp_path):
 
 
 def test_names_that_climb_or_are_absolute_are_only_names(tmp_path):
-    listed = [("../../etc/passwd.png", b"p"), ("/root/x.json", b"{}"), ("/root/x.png", b"p")]
+    listed = [("../../outside/x.png", b"p"), ("/absolute/x.json", b"{}"), ("/absolute/x.png", b"p")]
     path = write_tar(tmp_path / "s.tar", listed)
-    assert keys_and_parts(path) == [("../../etc/passwd", [0]), ("/root/x", [0, 1])]
+    assert keys_and_parts(path) == [("../../outside/x", [0]), ("/absolute/x", [0, 1])]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["s.tar"]
 
 

@@ -38,12 +38,17 @@ def test_the_page_and_the_sheet_show_the_batch_and_what_is_wrong(shard, tmp_path
     assert not (tmp_path / "run" / "tokenizer").exists() and not (tmp_path / "run" / "pretrain.json").exists()
 
 
-def test_what_is_shown_is_what_the_run_reads(shard, tmp_path):
-    settings = read_settings(config(shard, augmentation={"keep_patches": 1.0}))
-    source = open_data(settings, tmp_path)
-    tokenizer = prepare_tokenizer(tmp_path / "tokenizer", source, settings)
+def inspected(shard, folder, *, keep_patches, step):
+    """Returns a run's examples, its tokenizer, and what an inspection of two batches finds."""
+    settings = read_settings(config(shard, augmentation={"keep_patches": keep_patches}))
+    source = open_data(settings, folder)
+    tokenizer = prepare_tokenizer(folder / "tokenizer", source, settings)
     examples = create_examples(settings, source, tokenizer)
-    found = read_batches(examples, tokenizer, settings, step=3, steps=2, shown=8)
+    return examples, tokenizer, read_batches(examples, tokenizer, settings, step=step, steps=2, shown=8)
+
+
+def test_what_is_shown_is_what_the_run_reads(shard, tmp_path):
+    examples, tokenizer, found = inspected(shard, tmp_path, keep_patches=1.0, step=3)
     batches = examples.batches(3, rows=slice(0, 8))
     batch = next(batches)
     batches.close()
@@ -54,11 +59,7 @@ def test_what_is_shown_is_what_the_run_reads(shard, tmp_path):
 
 
 def test_dropped_patches_are_pale(shard, tmp_path):
-    settings = read_settings(config(shard, augmentation={"keep_patches": 0.5}))
-    source = open_data(settings, tmp_path)
-    tokenizer = prepare_tokenizer(tmp_path / "tokenizer", source, settings)
-    examples = create_examples(settings, source, tokenizer)
-    found = read_batches(examples, tokenizer, settings, step=0, steps=1, shown=8)
+    examples, _, found = inspected(shard, tmp_path, keep_patches=0.5, step=0)
     for number, row in enumerate(found.rows):
         example = {name: array[0] for name, array in examples.rows(0, range(number, number + 1)).items()}
         same = [

@@ -1,0 +1,19 @@
+"""One short hash for everything that is told apart by its content: data, embeddings, index files."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def fingerprint(*contents: bytes | str | np.ndarray) -> str:
+    """Returns a hash of the contents, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, np.ndarray):
+            content = np.ascontiguousarray(content).tobytes()
+        content = content.encode() if isinstance(content, str) else content
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()[:16]
