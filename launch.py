@@ -31,12 +31,17 @@ Pretrain vision-language encoders with the context objective, export them, and a
 A run lives in one workdir. Each job reads what the one before left there:
 
   pretrain    trains the towers            writes  checkpoints/ metrics.jsonl tensorboard/ tokenizer/
-  export      newest checkpoint            writes  export/ (opens with transformers.SiglipModel)
+  export      newest checkpoint            writes  export/ (opens with transformers), or export.npz of big_vision
   evaluate    the exported directory       writes  evaluation/results.jsonl
   report      what the others wrote        writes  report.html report.csv
   inspect     a config                     writes  inspect/ (pictures and captions of a batch, as the model gets them)
   compile     a config, and a topology     prints  memory, work and traffic of a step on devices that are not here
   quickstart  all four on the embedded emoji set, in about six minutes on two cores
+
+Without a run, for any checkpoint of SigLIP or CLIP, exported here or public, a folder or a hub id:
+
+  embed       images, texts or both        writes  safetensors and .npy with the ids of their rows
+  convert     a checkpoint                 writes  a folder that transformers opens, or an .npz of big_vision
 
 `launch.py JOB --help` explains a job. A job that was stopped continues when the same command is run again.
 """
@@ -48,12 +53,25 @@ can be set on the command line:
   python launch.py {job} --config=configs/quickstart.py --config.pretrain.steps=500 --workdir=runs/mine
 """
 
+CHECKPOINT_HELP = """\
+A checkpoint is a folder as transformers or open_clip writes it, an .npz of big_vision, or a hub id:
+
+  python launch.py {job} --checkpoint=google/siglip-base-patch16-224 {rest}
+"""
+
+WITHOUT_CONFIG = {
+    "embed": "--images=photos/ --texts=captions.txt --out=embeddings/",
+    "convert": "--out=siglip.npz",
+}
+
 JOBS = {
     "pretrain": "Trains the towers that the config's pretrain section describes, or continues the run in the workdir.",
-    "export": "Writes the newest checkpoint as a Hugging Face SiglipModel, to WORKDIR/export or --checkpoint.",
+    "export": "Writes the newest checkpoint as a Hugging Face directory, or as an .npz of big_vision.",
     "evaluate": "Few-shot and retrieval evaluation of WORKDIR/export or --checkpoint, by the evaluate section.",
     "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
     "inspect": "Shows the exact batch of a step, counts sources, caption lengths and records that cannot be used.",
+    "embed": "Embeds a folder of pictures or shards, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
+    "convert": "Writes any SigLIP or CLIP checkpoint as a Hugging Face directory, or as an .npz of big_vision.",
     "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
     "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
 }
@@ -67,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     try:
-        code = RUN[args.job](args, load_config(args.config, overrides))
+        config = None if args.job in WITHOUT_CONFIG else load_config(args.config, overrides)
+        code = RUN[args.job](args, config)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues at the last checkpoint", file=sys.stderr)
         return 130
@@ -86,37 +105,60 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True, help=", ".join(JOBS))
     for name, summary in JOBS.items():
+        epilog = CONFIG_HELP.format(job=name)
+        if name in WITHOUT_CONFIG:
+            epilog = CHECKPOINT_HELP.format(job=name, rest=WITHOUT_CONFIG[name])
         job = jobs.add_parser(
             name,
             description=summary,
-            epilog=CONFIG_HELP.format(job=name),
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        quick = name == "quickstart"
-        job.add_argument("--config", required=not quick, default=str(QUICKSTART_CONFIG), help="config file")
-        if name == "compile":
-            job.add_argument("--topology", required=True, help="TPU chips such as v5e:16x16, or local:8 CPU devices")
-        else:
-            job.add_argument(
-                "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
-            )
-        if name in ("export", "evaluate"):
-            job.add_argument("--checkpoint", type=pathlib.Path, help="exported directory; default: WORKDIR/export")
-        if name == "inspect":
-            job.add_argument("--step", type=int, default=0, help="batch that is shown; default: 0, the first")
-            job.add_argument(
-                "--steps", type=int, default=8, help="batches that are counted, from --step on; default: 8"
-            )
-            job.add_argument("--rows", type=int, default=64, help="rows of the batch that are shown; default: 64")
-        if quick:
-            job.add_argument("--compare", action="store_true", help="train the plain base loss beside it, report both")
+        add_arguments(job, name)
         job.add_argument("--traceback", action="store_true", help="show where an error arose")
     args, rest = parser.parse_known_args(arguments)
-    unknown = [argument for argument in rest if not argument.startswith("--config.")]
+    overridable = args.job not in WITHOUT_CONFIG
+    unknown = [argument for argument in rest if not (overridable and argument.startswith("--config."))]
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones")
     return args, rest
+
+
+def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
+    """Adds the arguments of a job."""
+    if name in WITHOUT_CONFIG:
+        job.add_argument("--checkpoint", required=True, help="folder, .npz or hub id")
+        job.add_argument("--out", required=True, type=pathlib.Path, help="what is written")
+        job.add_argument("--image_size", type=int, help="pixels; position embeddings are resampled for them")
+        job.add_argument("--tokenizer", help="folder, tokenizer.json or hub id; default: the checkpoint's own")
+    if name == "embed":
+        job.add_argument("--images", help="folder of pictures, shards, or another source of data/README.md")
+        job.add_argument("--texts", help="file with a text a line, or .jsonl with strings or {id, text}")
+        job.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16, on CPUs float32")
+        job.add_argument("--data_dir", default="runs/data", help="indexes of sources; default: runs/data")
+    if name in WITHOUT_CONFIG:
+        return
+    quick = name == "quickstart"
+    job.add_argument("--config", required=not quick, default=str(QUICKSTART_CONFIG), help="config file")
+    if name == "compile":
+        job.add_argument("--topology", required=True, help="TPU chips such as v5e:16x16, or local:8 CPU devices")
+        return
+    job.add_argument(
+        "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
+    )
+    if name == "export":
+        job.add_argument("--format", default="huggingface", help="huggingface, or big_vision; default: huggingface")
+        job.add_argument("--license", help="licence in the model card, for example apache-2.0")
+        job.add_argument("--checkpoint", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
+    if name == "evaluate":
+        job.add_argument("--checkpoint", help="folder, .npz or hub id; default: WORKDIR/export")
+    if name == "inspect":
+        job.add_argument("--step", type=int, default=0, help="batch that is shown; default: 0, the first")
+        job.add_argument("--steps", type=int, default=8, help="batches that are counted, from --step on; default: 8")
+        job.add_argument("--rows", type=int, default=64, help="rows of the batch that are shown; default: 64")
+    if quick:
+        job.add_argument("--compare", action="store_true", help="train the plain base loss beside it, report both")
 
 
 def load_config(path: str, overrides: list[str]) -> ConfigDict:
@@ -167,10 +209,12 @@ def default_of(key: str, part: str, beside: Mapping[str, Any]) -> Any:
     import dataclasses
 
     from adapt.evaluate import EvaluateSettings
+    from models.settings import TextSettings
     from pretrain.settings import SECTIONS, PretrainSettings
 
     *section, last = key.split(".")
     known = {("pretrain",): PretrainSettings, ("evaluate",): EvaluateSettings}
+    known |= {("pretrain", "text"): TextSettings}
     known |= {("pretrain", name): settings for name, settings in SECTIONS.items()}
     fields = dataclasses.fields(known[tuple(section)]) if tuple(section) in known else ()
     for field in fields:
@@ -215,8 +259,9 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the exported directory."""
     from pretrain.export import export as write
 
+    target = args.checkpoint or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
     with job(args.workdir, "export") as done:
-        folder = write(args.workdir, args.checkpoint or args.workdir / "export")
+        folder = write(args.workdir, target, format=args.format, license=args.license)
         done(f"to {folder}")
     print(f"exported to {folder}", flush=True)
 
@@ -225,12 +270,64 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
     """Evaluates the exported directory, and nothing else of the run."""
     from adapt.evaluate import EvaluateSettings
     from adapt.evaluate import evaluate as run
+    from adapt.report import card_results
+    from models.model_card import write_results
 
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
     checkpoint = args.checkpoint or args.workdir / "export"
     with job(args.workdir, "evaluate") as done:
         rows = run(checkpoint, settings, out=args.workdir / "evaluation", data_dir=config.data_dir, say=say)
         done(f"{len(rows)} results")
+    if args.checkpoint is None:
+        write_results(checkpoint, card_results(rows))
+
+
+def embed(args: argparse.Namespace, config: None) -> None:
+    """Writes the embeddings of images and texts."""
+    import jax
+
+    from adapt.embed import embed_collections
+    from adapt.encoder import Encoder
+    from pretrain.metrics import Progress
+
+    if args.images is None and args.texts is None:
+        raise ValueError("there is nothing to embed; name --images, --texts or both")
+    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    options = {"dtype": dtype, "image_size": args.image_size, "tokenizer": args.tokenizer, "say": say}
+    encoder = Encoder(args.checkpoint, **options)
+    say(f"{args.checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
+    began: dict[str, tuple[float, int, Progress]] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in began:
+            began[name] = time.monotonic(), done, Progress(total, start=done, unit=name)
+        since, first, progress = began[name]
+        progress.show(done, f"{(done - first) / max(time.monotonic() - since, 1e-9):.1f} a second")
+        if done == total:
+            progress.close()
+
+    written = embed_collections(
+        encoder, args.out, images=args.images, texts=args.texts, data_dir=args.data_dir, progress=show
+    )
+    for name, found in written.items():
+        left_out = f", {found.bad} left out, see {found.files['bad']}" if found.bad else ""
+        say(f"{found.rows} {name} in {found.files['safetensors']}{left_out}")
+
+
+def convert(args: argparse.Namespace, config: None) -> None:
+    """Writes a checkpoint in another format."""
+    from models.big_vision import save_big_vision
+    from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
+
+    options = {"image_size": args.image_size, "say": say}
+    if args.out.suffix == ".npz":
+        found = describe_checkpoint(args.checkpoint, **options)
+        parameters = found.read(place=lambda path, array: array)
+        save_big_vision(args.out, found.settings, parameters, found.scalars())
+    else:
+        options |= {"tokenizer": args.tokenizer, "place": lambda path, array: array}
+        save_checkpoint(args.out, open_checkpoint(args.checkpoint, **options))
+    print(args.out, flush=True)
 
 
 def report(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -269,7 +366,7 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
             config.pretrain.objective.context = name == "with context"
         print(f"\n{config.pretrain.objective.base} loss, {name}, in {workdir}", flush=True)
         for step in (pretrain, export, evaluate):
-            step(argparse.Namespace(workdir=workdir, checkpoint=None), config)
+            step(argparse.Namespace(workdir=workdir, checkpoint=None, format="huggingface", license=None), config)
     results = [read_run(name, workdir) for name, workdir in runs.items()]
     print(write_report(results, args.workdir, title="Quickstart: emoji"))
 
@@ -323,6 +420,8 @@ RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
     "evaluate": evaluate,
     "report": report,
     "inspect": inspect_data,
+    "embed": embed,
+    "convert": convert,
     "compile": compile_step,
     "quickstart": quickstart,
 }

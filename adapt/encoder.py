@@ -1,55 +1,154 @@
-"""Features of an exported checkpoint: images and texts in, raw embeddings out, kept on disk."""
+"""Features of a checkpoint: images and texts in, raw embeddings out, kept on disk."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from data.fingerprint import fingerprint
+from data.fingerprint import fingerprint, fingerprint_of_files
 from data.images import resize_and_crop
-from models.huggingface import WEIGHTS_FILE, load_checkpoint
+from models.checkpoint import describe_checkpoint
 from models.preprocessing import Preprocessing
 from models.towers import create_model
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 _BATCH = 256
+_ACTIVATIONS = {"cpu": 50e6}  # bytes of an MLP's activations per device; small ones stay in a processor's caches
+_ACTIVATIONS_ELSEWHERE = 2e9
+_AHEAD = 2  # batches
+_THREADS = max(2, os.cpu_count() or 1)
 
 
 class Encoder:
-    """An exported checkpoint, opened to embed. Raises as `load_checkpoint` does."""
+    """A checkpoint, opened to embed on all devices. Raises as `models.checkpoint.open_checkpoint` does.
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = pathlib.Path(folder)
-        checkpoint = load_checkpoint(folder)
-        model, self._preprocessing = create_model(checkpoint.settings), checkpoint.preprocessing
-        self.tokenizer = checkpoint.tokenizer
-        parameters = jax.device_put(checkpoint.parameters)
+    `dtype` is that of the parameters and of the computation; embeddings come in float32. `tokenizer` names another than
+    the checkpoint's own; with `image_size` images are embedded at that size.
+    """
+
+    def __init__(
+        self,
+        name: str | os.PathLike,
+        *,
+        dtype: str = "float32",
+        image_size: int | tuple[int, int] | None = None,
+        tokenizer: str | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        found = describe_checkpoint(name, image_size=image_size, say=say)
+        self.name, self.settings = os.fspath(name), dataclasses.replace(found.settings, dtype=dtype)
+        self._preprocessing = found.preprocessing
+        self.tokenizer = found.open_tokenizer(tokenizer)
+        devices = np.array(jax.devices())
+        mesh = Mesh(devices, ("data",))
+        copied, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        self._parameters = found.read(dtype=dtype, place=lambda path, array: jax.device_put(array, copied))
+        model, float32 = create_model(self.settings, mesh=mesh if devices.size > 1 else None), "float32"
         self._embed_images = jax.jit(
-            lambda images: model.embed_images(parameters, self._preprocessing.normalize(images))
+            lambda parameters, images: model.embed_images(parameters, self._preprocessing.normalize(images)).astype(
+                float32
+            ),
+            out_shardings=copied,
         )
-        self._embed_texts = jax.jit(lambda tokens: model.embed_texts(parameters, tokens))
-        weights = (self.folder / WEIGHTS_FILE).read_bytes()
-        self.fingerprint = fingerprint(weights, repr(checkpoint.settings), repr(self._preprocessing))
+        self._embed_texts = jax.jit(
+            lambda parameters, tokens: model.embed_texts(parameters, tokens).astype(float32), out_shardings=copied
+        )
+        self._files = found.files.paths
+        self.batch_size = self._choose_batch_size(devices.size)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that embeddings depend on: weights, settings, how images and texts enter."""
+        settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
+        texts = self.tokenizer.fingerprint
+        return fingerprint(fingerprint_of_files(self._files), repr(settings), repr(self._preprocessing), texts)
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions of an embedding."""
+        return self.settings.dim
+
+    def _choose_batch_size(self, devices: int) -> int:
+        vision = self.settings.vision
+        row = vision.num_patches * vision.mlp_width * np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
+        share = _ACTIVATIONS.get(jax.default_backend(), _ACTIVATIONS_ELSEWHERE) // row
+        return devices * int(min(max(1, 2 ** int(np.log2(max(share, 1)))), -(-_BATCH // devices)))
 
     def embed_images(self, image: Callable[[int], Image.Image], count: int) -> np.ndarray:
         """Returns the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
+        return _joined(self.iterate_images(image, range(count)), self.dim)
 
-        def batch(start: int) -> np.ndarray:
-            return np.stack(
-                [to_pixels(image(index), self._preprocessing) for index in range(start, min(start + _BATCH, count))]
-            )
+    def iterate_images(self, image: Callable[[int], Image.Image], numbers: range) -> Iterator[np.ndarray]:
+        """Yields the embeddings of `image(number)` batch by batch, `[rows, dim]` float32.
 
-        return _in_batches(self._embed_images, batch, count)
+        Pictures are made in threads, ahead of their turn.
+        """
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+
+            def make(batch: range) -> Callable[[], np.ndarray]:
+                made = [threads.submit(lambda number: to_pixels(image(number), self._preprocessing), n) for n in batch]
+                return lambda: np.stack([picture.result() for picture in made])
+
+            yield from self._in_batches(self._embed_images, make, numbers)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns the embeddings of texts, `[texts, dim]` float32."""
-        return _in_batches(self._embed_texts, lambda start: self.tokenizer(texts[start : start + _BATCH]), len(texts))
+        return _joined(self.iterate_texts(texts, range(len(texts))), self.dim)
+
+    def iterate_texts(self, texts: Sequence[str], numbers: range) -> Iterator[np.ndarray]:
+        """Yields the embeddings of `texts[number]` batch by batch, `[rows, dim]` float32.
+
+        Raises `ValueError` for a text with a token that the text tower has no embedding for.
+        """
+
+        def make(batch: range) -> Callable[[], np.ndarray]:
+            return lambda: self._tokens([texts[number] for number in batch])
+
+        yield from self._in_batches(self._embed_texts, make, numbers)
+
+    def _tokens(self, texts: Sequence[str]) -> np.ndarray:
+        tokens = self.tokenizer(texts)
+        rows = np.nonzero((tokens >= self.settings.text.vocab_size).any(axis=1))[0]
+        if len(rows):
+            raise ValueError(
+                f"{texts[rows[0]]!r} has a token that the text tower of {self.name} does not know; its tokenizer has "
+                f"more than its {self.settings.text.vocab_size:,} ids"
+            )
+        return tokens
+
+    def _in_batches(
+        self,
+        embed: Callable[..., jax.Array],
+        make: Callable[[range], Callable[[], np.ndarray]],
+        numbers: range,
+    ) -> Iterator[np.ndarray]:
+        """Embeds in batches of one shape: the last is padded, so that nothing is compiled twice."""
+        batches = (numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size))
+        coming = deque(make(batch) for batch in itertools.islice(batches, _AHEAD))
+        running: deque[tuple[jax.Array, int]] = deque()
+        while coming:
+            inputs = coming.popleft()()
+            coming += [make(batch) for batch in itertools.islice(batches, 1)]
+            rows = len(inputs)
+            padding = [(0, self.batch_size - rows)] + [(0, 0)] * (inputs.ndim - 1)
+            placed = jax.device_put(np.pad(inputs, padding), self._rows)
+            running.append((embed(self._parameters, placed), rows))
+            if len(running) > 1:
+                yield _fetch(*running.popleft())
+        while running:
+            yield _fetch(*running.popleft())
 
     def embed_classes(self, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Returns unit class embeddings `[classes, dim]`: each prompt normalised, their mean normalised again."""
@@ -86,14 +185,13 @@ def cached(folder: str | os.PathLike, key: str, compute: Callable[[], np.ndarray
     return array
 
 
-def _in_batches(embed: Callable[[np.ndarray], jax.Array], batch: Callable[[int], np.ndarray], count: int) -> np.ndarray:
-    """Embeds `count` rows in batches of one shape: the last is padded, so that nothing is compiled twice."""
-    rows = []
-    for start in range(0, count, _BATCH):
-        inputs = batch(start)
-        padding = [(0, _BATCH - len(inputs))] + [(0, 0)] * (inputs.ndim - 1)
-        rows.append(np.asarray(embed(np.pad(inputs, padding)))[: len(inputs)])
-    return np.concatenate(rows)
+def _fetch(embeddings: jax.Array, rows: int) -> np.ndarray:
+    return np.asarray(embeddings)[:rows]
+
+
+def _joined(batches: Iterator[np.ndarray], dim: int) -> np.ndarray:
+    rows = list(batches)
+    return np.concatenate(rows) if rows else np.empty((0, dim), np.float32)
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

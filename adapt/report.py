@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from adapt.charts import Line, line_chart
 from adapt.evaluate import EXAMPLES_FILE, read_results
 from adapt.statistics import Interval, mean_interval
+from models.model_card import Result
 
 CSV_FIELDS = (
     "run",
@@ -100,6 +101,26 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) 
         for name in ("report.csv", "report.html"):
             os.replace(partial / name, folder / name)
     return folder / "report.html"
+
+
+def card_results(rows: Sequence[Mapping[str, Any]]) -> list[Result]:
+    """Returns the lines of a model card: recall at 10, zero-shot, and every method at the most shots."""
+    results = [
+        Result(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['queries']:,}")
+        for row in rows
+        if row["task"] == "retrieval" and row["k"] == 10
+    ]
+    run = Run("", rows, {}, (), ())
+    for dataset in dict.fromkeys(row["dataset"] for row in rows if row["task"] == "few_shot"):
+        some = next(row for row in rows if row["dataset"] == dataset and row["task"] == "few_shot")
+        for method, by_shots in _few_shot(run, dataset).items():
+            shots, interval = max(by_shots.items())
+            spread = "" if math.isnan(interval.half_width) else f" ± {interval.half_width:.1%}"
+            draws = sum(row["dataset"] == dataset and row["method"] == method and row["shots"] == shots for row in rows)
+            how = f"{shots} shots a class, {draws} draws, mean and 95 % interval" if shots else "no examples"
+            metric = f"accuracy of {method}"
+            results.append(Result(dataset, metric, f"{interval.mean:.1%}{spread}", f"{some['classes']} classes, {how}"))
+    return results
 
 
 def _few_shot(run: Run, dataset: str) -> dict[str, dict[int, Interval]]:

@@ -192,7 +192,7 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     objective = dataclasses.replace(settings.objective, base="sigmoid", context=child == "context")
     settings = dataclasses.replace(settings, dtype="float32", objective=objective)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    training = training_of(settings, mesh, vocab_size=settings.max_vocab_size())
+    training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
     batch, state = make_batch(config), training.init()
 
     def step() -> None:

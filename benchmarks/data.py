@@ -125,7 +125,7 @@ def print_rate(args: argparse.Namespace) -> int:
         examples = TrainingExamples(
             source=source,
             plan=Plan(lengths=(len(source),), batch_size=BATCH, seed=0),
-            image_size=args.image_size,
+            image_shape=(args.image_size,) * 2,
             num_patches=1,
             augmentation=Augmentation(crop_area=SCALE),
             tokenize=tokenizer,

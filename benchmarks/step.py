@@ -112,7 +112,7 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     settings = settings_of(name, args, context=args.child == "context")
     mesh = sharding.create_mesh()
-    training = training_of(settings, mesh, vocab_size=VOCABULARY)
+    training = training_of(settings, mesh, model=settings.model(VOCABULARY))
     began = time.perf_counter()
     step = training.step.lower(training.abstract_state, abstract_batch(settings, mesh)).compile()
     compile_seconds, memory = time.perf_counter() - began, step.memory_analysis()

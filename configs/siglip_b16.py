@@ -21,8 +21,10 @@ def get_config() -> ConfigDict:
     pretrain.seed = 0
     pretrain.steps = 183_000
     pretrain.batch_size = 32_768
-    pretrain.vision = ConfigDict(dict(image_size=224, patch_size=16, width=768, depth=12, heads=12, mlp_width=3072))
-    pretrain.text = ConfigDict(dict(length=64, width=768, depth=12, heads=12, mlp_width=3072))
+    pretrain.family = "siglip"
+    pretrain.variant = "B/16"
+    pretrain.vision = ConfigDict(dict(image_size=224))
+    pretrain.text = ConfigDict(dict(length=64))
     pretrain.tokenizer = ConfigDict(dict(name="train:32000"))
     pretrain.data = ConfigDict(dict(sources=("shards/*.tar",), caption="random", threads=32))
     pretrain.augmentation = ConfigDict(dict(crop_area=(0.5, 1.0), crop_aspect=(0.75, 1.333), keep_patches=1.0))

@@ -47,17 +47,17 @@ class Augmentation:
             raise ValueError(f"augmentation.keep_patches {self.keep_patches} is not within (0, 1]")
 
 
-def augment(picture: Picture, size: int, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Returns a random view of `picture`, `[size, size, 3]` uint8; raises `BadRecord` for a broken one.
+def augment(picture: Picture, shape: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Returns a random view of `picture`, `[*shape, 3]` uint8; raises `BadRecord` for a broken one.
 
     A JPEG much larger than the view is decoded at a reduced scale.
     """
     width, height = picture.size
     left, top, crop_width, crop_height = random_crop(picture.size, settings, rng)
-    across, down = size / crop_width, size / crop_height
+    across, down = shape[1] / crop_width, shape[0] / crop_height
     image = picture.decode(at_least=(width * across, height * down))
     across, down = image.width / width, image.height / height
-    view = resize_box(image, (left * across, top * down, crop_width * across, crop_height * down), size)
+    view = resize_box(image, (left * across, top * down, crop_width * across, crop_height * down), shape)
     if rng.random() < settings.flip:
         view = view[:, ::-1]
     if settings.color_jitter or settings.grayscale:
@@ -76,14 +76,14 @@ def random_crop(
     return rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height), crop_width, crop_height
 
 
-def resize_box(image: Image.Image, box: tuple[float, float, float, float], size: int) -> np.ndarray:
-    """Returns a box (left, top, width, height) of an RGB image as `[size, size, 3]` uint8, bicubic and antialiased."""
+def resize_box(image: Image.Image, box: tuple[float, float, float, float], shape: tuple[int, int]) -> np.ndarray:
+    """Returns a box (left, top, width, height) of an RGB image as `[*shape, 3]` uint8, bicubic and antialiased."""
     import cykooz_resizer
 
     left, top, width, height = box
     left, top = min(max(left, 0.0), image.width - 1e-3), min(max(top, 0.0), image.height - 1e-3)
     width, height = min(width, image.width - left), min(height, image.height - top)
-    view = Image.new("RGB", (size, size))
+    view = Image.new("RGB", (shape[1], shape[0]))
     options = cykooz_resizer.ResizeOptions(
         cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom),  # Pillow's bicubic
         crop_box=cykooz_resizer.CropBox(left, top, width, height),

@@ -48,7 +48,7 @@ class TrainingExamples:
 
     source: Source
     plan: Plan
-    image_size: int
+    image_shape: tuple[int, int]
     num_patches: int
     augmentation: Augmentation
     tokenize: Callable[[Sequence[str]], np.ndarray]
@@ -60,13 +60,13 @@ class TrainingExamples:
             raise ValueError(f"unknown caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
 
     def rows(self, step: int, rows: range) -> dict[str, np.ndarray]:
-        """Returns those rows of batch `step`: `images` `[rows, size, size, 3]` uint8, `tokens` `[rows, length]` int32,
-        and where some are dropped `kept_patches` `[rows, kept]` int32.
+        """Returns those rows of batch `step`: `images` `[rows, *image_shape, 3]` uint8, `tokens` `[rows, length]`
+        int32, and where some are dropped `kept_patches` `[rows, kept]` int32.
 
         `failures` `[rows, attempts]` uint8 has the code of the reason for which each attempt failed, 0 for the rest.
         Raises `ValueError` where all of a row failed.
         """
-        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        images = np.empty((len(rows), *self.image_shape, 3), np.uint8)
         captions, kept = [""] * len(rows), [np.empty(0, np.int32)] * len(rows)
         failures = np.zeros((len(rows), ATTEMPTS), np.uint8)
         missing = list(range(len(rows)))
@@ -110,9 +110,9 @@ class TrainingExamples:
         return _Draw(record, choose_caption(record, self.caption, rng), rng)
 
     def _view(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the picture, `[size, size, 3]`, and the patches of it that are kept, all or `[kept]`."""
+        """Returns the picture, `[*image_shape, 3]`, and the patches of it that are kept, all or `[kept]`."""
         picture = Picture(draw.record.image, draw.record.key, max_pixels=self.max_pixels)
-        image = augment(picture, self.image_size, self.augmentation, draw.rng)
+        image = augment(picture, self.image_shape, self.augmentation, draw.rng)
         share = self.augmentation.keep_patches
         return image, choose_patches(self.num_patches, share, draw.rng) if share < 1 else np.empty(0, np.int32)
 

@@ -1,7 +1,8 @@
-"""Pictures in class folders: `root/class/picture.jpg`."""
+"""Pictures in folders: one folder a class, `root/class/picture.jpg`, or wherever they lie."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 
@@ -15,7 +16,55 @@ _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
-class ClassFolders:
+class Pictures:
+    """All pictures in a folder and the folders in it, in the order of their names: a `Source` without texts.
+
+    Raises `ValueError` where there are none.
+    """
+
+    def __init__(self, root: str):
+        self._root = root.rstrip("/")
+        names = sorted(self._list())
+        if not names:
+            raise ValueError(self._none())
+        # One array of bytes takes a fraction of the memory that as many Python strings would.
+        self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names], np.bytes_)
+        self.fingerprint = fingerprint(self._names)
+
+    def _list(self) -> list[str]:
+        return _list_pictures(self._root)
+
+    def _none(self) -> str:
+        return f"{self._root} holds no pictures ({', '.join(SUFFIXES)})"
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Record:
+        name = self._name(index)
+        return Record(key=self.key(index), image=self._read(index), metadata={"path": _readable(name)})
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Returns no text."""
+        return ()
+
+    def key(self, index: int) -> str:
+        """Returns the path of a picture within the folder."""
+        return _readable(self._name(index))
+
+    def _read(self, index: int) -> bytes:
+        try:
+            return read_file(f"{self._root}/{self._name(index)}")
+        except FileNotFoundError as error:
+            raise BadRecord("missing file", self.key(index), f"{error}") from error
+
+    def _name(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return bytes(self._names[index]).decode("utf-8", "surrogateescape")
+
+
+class ClassFolders(Pictures):
     """One class a folder, in the order of their names: a `Source`. A picture's text is its class, `_` read as space.
 
     Pictures may lie deeper within the folder of their class; other files are passed over. Raises `ValueError` where
@@ -23,34 +72,22 @@ class ClassFolders:
     """
 
     def __init__(self, root: str):
-        self._root = root.rstrip("/")
-        names = sorted(_list_pictures(self._root))
-        self.class_names = sorted({name.partition("/")[0] for name in names})
-        if not names:
-            raise ValueError(
-                f"{root} holds no class folders with pictures: expected {root.rstrip('/')}/CLASS/PICTURE.jpg"
-            )
-        # One array of bytes takes a fraction of the memory that as many Python strings would.
-        self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names], np.bytes_)
-        self.fingerprint = fingerprint(self._names)
+        super().__init__(root)
+        self.class_names = sorted({self._name(index).partition("/")[0] for index in range(len(self))})
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def _list(self) -> list[str]:
+        return [name for name in super()._list() if "/" in name]
+
+    def _none(self) -> str:
+        return f"{self._root} holds no class folders with pictures: expected {self._root}/CLASS/PICTURE.jpg"
 
     def __getitem__(self, index: int) -> Record:
-        name = self._name(index)
-        class_name = name.partition("/")[0]
-        try:
-            image = read_file(f"{self._root}/{name}")
-        except FileNotFoundError as error:
-            raise BadRecord("missing file", self.key(index), f"{error}") from error
-        return Record(
-            key=self.key(index),
-            image=image,
+        class_name = self._name(index).partition("/")[0]
+        return dataclasses.replace(
+            super().__getitem__(index),
             texts=self.texts(index),
             label=self.class_names.index(class_name),
             class_name=_readable(class_name),
-            metadata={"path": _readable(name)},
         )
 
     def texts(self, index: int) -> tuple[str, ...]:
@@ -61,14 +98,9 @@ class ClassFolders:
         """Returns `ROOT/CLASS/PICTURE`, of the root its last part."""
         return _readable(f"{self._root.rpartition('/')[2]}/{self._name(index)}")
 
-    def _name(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return bytes(self._names[index]).decode("utf-8", "surrogateescape")
-
 
 def _list_pictures(root: str) -> list[str]:
-    """Returns the paths within `root`, `CLASS/…/PICTURE`, of all pictures."""
+    """Returns the paths within `root` of all pictures."""
     if is_remote(root):
         system, path = filesystem(root)
         found = [name[len(path.rstrip("/")) + 1 :] for name in system.find(path)]
@@ -77,11 +109,11 @@ def _list_pictures(root: str) -> list[str]:
         seen = {os.path.realpath(root)}
         for folder, inner_folders, files in os.walk(root, followlinks=True):
             inner = os.path.relpath(folder, root).replace(os.sep, "/")
-            found += [f"{inner}/{name}" for name in files] if inner != "." else []
+            found += files if inner == "." else [f"{inner}/{name}" for name in files]
             real = {name: os.path.realpath(os.path.join(folder, name)) for name in inner_folders}
             inner_folders[:] = [name for name in inner_folders if real[name] not in seen]  # links may lead in circles
             seen.update(real.values())
-    return [name for name in found if "/" in name and name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
+    return [name for name in found if name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
 
 
 def _readable(name: str) -> str:

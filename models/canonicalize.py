@@ -29,7 +29,18 @@ def siglip() -> list[Normalizer]:
     ]
 
 
-CANONICALIZATIONS: dict[str, Callable[[], list[Normalizer]]] = {"none": list, "siglip": siglip}
+def open_clip() -> list[Normalizer]:
+    """Returns what open_clip and big_vision do to texts for SigLIP: as `siglip`, with a space for an underscore."""
+    from tokenizers.normalizers import Replace
+
+    return [Replace("_", " "), *siglip()]
+
+
+CANONICALIZATIONS: dict[str, Callable[[], list[Normalizer]]] = {
+    "none": list,
+    "siglip": siglip,
+    "open_clip": open_clip,
+}
 
 
 def canonicalization(name: str) -> list[Normalizer]:

@@ -12,9 +12,11 @@ def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = N
     """Returns the operations that embedding one pair takes; with `kept_patches` the image tower sees so many only."""
     vision, text = settings.vision, settings.text
     patches = vision.num_patches if kept_patches is None else kept_patches
-    patch_embedding = 2 * patches * vision.patch_size**2 * 3 * vision.width
-    images = patch_embedding + _layers(vision, patches) + _attention_pooling(vision, patches)
-    return images + _layers(text, text.length) + 2 * text.width * vision.width
+    tokens = patches + vision.class_tokens
+    images = 2 * patches * vision.patch_size**2 * 3 * vision.width + _layers(vision, tokens)
+    images += _attention_pooling(vision, tokens) if vision.pooling == "attention" else 0
+    images += 2 * vision.width * (vision.projection or 0)
+    return images + _layers(text, text.length) + 2 * text.width * settings.dim
 
 
 def _layers(tower: VisionSettings | TextSettings, tokens: int) -> int:

@@ -1,313 +1,250 @@
-"""The two-way map between this project's parameters and a Hugging Face `SiglipModel` directory.
+"""The two-way map to `SiglipModel` and `CLIPModel` of transformers: their `config.json` and the names of their tensors.
 
-One table of entries, read in both directions: `_entries` says which tensor of the file is which array here.
+`Siglip2Model`, which takes images of any shape in patches, is opened as the `SiglipModel` that it is on a square grid.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
-
-from models.preprocessing import FILE as PREPROCESSOR_FILE
-from models.preprocessing import Preprocessing, load_preprocessing
+from models.layout import Entry, Layout, convolution, linear, linears, norm
 from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
+SIGLIP, SIGLIP2, CLIP = "siglip", "siglip2", "clip"
+MODEL_TYPES = (SIGLIP, SIGLIP2, CLIP)
+
+_ACTIVATIONS = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
+}
+_LARGEST_ID = 2  # the end token's id by which CLIPModel knows that the largest id ends a text
 
 
-class Checkpoint(NamedTuple):
-    """Everything an exported directory holds. `scalars` are the base loss's `logit_scale` (a log) and `logit_bias`."""
-
-    settings: ModelSettings
-    parameters: Mapping[str, Any]
-    scalars: Mapping[str, float]
-    preprocessing: Preprocessing
-    tokenizer: Tokenizer
-
-
-class _Entry(NamedTuple):
-    """A tensor of the file, the arrays here that it holds, and the conversion each way."""
-
-    name: str
-    paths: tuple[str, ...]
-    layer: int | None
-    save: Callable[..., np.ndarray]
-    load: Callable[[np.ndarray], tuple[np.ndarray, ...]]
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    return array
+def family_of(settings: ModelSettings) -> str:
+    """Returns "siglip" or "clip"; raises `ValueError` for towers that neither class of transformers describes."""
+    vision, text = settings.vision, settings.text
+    for family, vision_like, text_like in (
+        (SIGLIP, ("attention", False, True, False), ("last", False, True)),
+        (CLIP, ("class", True, False, True), ("end", True, False)),
+    ):
+        if (vision.pooling, vision.pre_norm, vision.patch_bias, vision.projection is not None) == vision_like and (
+            text.pooling,
+            text.causal,
+            text.projection_bias,
+        ) == text_like:
+            return family
+    raise ValueError(
+        "these towers mix what SiglipModel and CLIPModel have (pooling, pre_norm, biases, projection, causal), and "
+        "neither can hold them"
+    )
 
 
-def _transpose(array: np.ndarray) -> np.ndarray:
-    return array.T
+def layout_of(settings: ModelSettings, family: str) -> Layout:
+    """Returns the tensors of a class of transformers, one of `MODEL_TYPES`, for towers of these settings."""
+    entries = _clip(settings) if family == CLIP else _siglip(settings, patches_are_cut=family == SIGLIP2)
+    scalars = {"logit_scale": "logit_scale"} | ({} if family == CLIP else {"logit_bias": "logit_bias"})
+    return Layout(tuple(entries), scalars, scalar_shape=() if family == CLIP else (1,))
 
 
-def _one(convert: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    return lambda array: (convert(array),)
+def _siglip(settings: ModelSettings, *, patches_are_cut: bool) -> Iterator[Entry]:
+    vision, text = settings.vision, settings.text
+    embeddings, path = "vision_model.embeddings", "vision/patch_embedding"
+    if patches_are_cut:
+        yield from linear(f"{embeddings}.patch_embedding", path)
+    else:
+        yield from convolution(f"{embeddings}.patch_embedding", path, vision.patch_size, vision.width, bias=True)
+    yield Entry(f"{embeddings}.position_embedding.weight", "vision/position_embedding")
+    yield from _encoder("vision_model.encoder", "vision/encoder", vision.depth)
+    yield from norm("vision_model.post_layernorm", "vision/encoder/norm")
+    head = "vision_model.head"
+    yield Entry(f"{head}.probe", "vision/head/probe")
+    attention = ("vision/head/attention", ("query", "key", "value"))
+    yield from linears("in_proj_weight", "in_proj_bias", *attention, before=f"{head}.attention.")
+    yield from linear(f"{head}.attention.out_proj", "vision/head/attention/out")
+    yield from norm(f"{head}.layernorm", "vision/head/norm")
+    yield from linear(f"{head}.mlp.fc1", "vision/head/mlp/up")
+    yield from linear(f"{head}.mlp.fc2", "vision/head/mlp/down")
+    yield from _text(text)
+    yield from linear("text_model.head", "text/head")
 
 
-def _linear(name: str, path: str, layer: int | None = None) -> Iterator[_Entry]:
-    yield _Entry(f"{name}.weight", (f"{path}/kernel",), layer, _transpose, _one(_transpose))
-    yield _Entry(f"{name}.bias", (f"{path}/bias",), layer, _plain, _one(_plain))
+def _clip(settings: ModelSettings) -> Iterator[Entry]:
+    vision, text = settings.vision, settings.text
+    embeddings = "vision_model.embeddings"
+    yield Entry(f"{embeddings}.class_embedding", "vision/class_embedding")
+    yield from convolution(
+        f"{embeddings}.patch_embedding", "vision/patch_embedding", vision.patch_size, vision.width, bias=False
+    )
+    yield Entry(f"{embeddings}.position_embedding.weight", "vision/position_embedding")
+    yield from norm("vision_model.pre_layrnorm", "vision/pre_norm")
+    yield from _encoder("vision_model.encoder", "vision/encoder", vision.depth)
+    yield from norm("vision_model.post_layernorm", "vision/encoder/norm")
+    yield from linear("visual_projection", "vision/projection", bias=False)
+    yield from _text(text)
+    yield from linear("text_projection", "text/head", bias=False)
 
 
-def _norm(name: str, path: str, layer: int | None = None) -> Iterator[_Entry]:
-    yield _Entry(f"{name}.weight", (f"{path}/scale",), layer, _plain, _one(_plain))
-    yield _Entry(f"{name}.bias", (f"{path}/bias",), layer, _plain, _one(_plain))
+def _text(text: TextSettings) -> Iterator[Entry]:
+    yield Entry("text_model.embeddings.token_embedding.weight", "text/token_embedding")
+    yield Entry("text_model.embeddings.position_embedding.weight", "text/position_embedding")
+    yield from _encoder("text_model.encoder", "text/encoder", text.depth)
+    yield from norm("text_model.final_layer_norm", "text/encoder/norm")
 
 
-def _table(name: str, path: str) -> Iterator[_Entry]:
-    yield _Entry(name, (path,), None, _plain, _one(_plain))
-
-
-def _encoder(name: str, path: str, depth: int) -> Iterator[_Entry]:
+def _encoder(name: str, path: str, depth: int) -> Iterator[Entry]:
     for layer in range(depth):
         prefix, stacked = f"{name}.layers.{layer}", f"{path}/layers"
-        yield from _norm(f"{prefix}.layer_norm1", f"{stacked}/norm1", layer)
+        yield from norm(f"{prefix}.layer_norm1", f"{stacked}/norm1", layer)
         for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
-            yield from _linear(f"{prefix}.self_attn.{theirs}", f"{stacked}/attention/{ours}", layer)
-        yield from _norm(f"{prefix}.layer_norm2", f"{stacked}/norm2", layer)
-        yield from _linear(f"{prefix}.mlp.fc1", f"{stacked}/mlp/up", layer)
-        yield from _linear(f"{prefix}.mlp.fc2", f"{stacked}/mlp/down", layer)
+            yield from linear(f"{prefix}.self_attn.{theirs}", f"{stacked}/attention/{ours}", layer)
+        yield from norm(f"{prefix}.layer_norm2", f"{stacked}/norm2", layer)
+        yield from linear(f"{prefix}.mlp.fc1", f"{stacked}/mlp/up", layer)
+        yield from linear(f"{prefix}.mlp.fc2", f"{stacked}/mlp/down", layer)
 
 
-def _pooling(name: str, path: str) -> Iterator[_Entry]:
-    kernels = tuple(f"{path}/attention/{part}/kernel" for part in ("query", "key", "value"))
-    biases = tuple(f"{path}/attention/{part}/bias" for part in ("query", "key", "value"))
-    yield from _table(f"{name}.probe", f"{path}/probe")
-    yield _Entry(
-        f"{name}.attention.in_proj_weight",
-        kernels,
-        None,
-        lambda *parts: np.concatenate([part.T for part in parts]),
-        lambda array: tuple(part.T for part in np.split(array, 3)),
-    )
-    yield _Entry(
-        f"{name}.attention.in_proj_bias",
-        biases,
-        None,
-        lambda *parts: np.concatenate(parts),
-        lambda array: tuple(np.split(array, 3)),
-    )
-    yield from _linear(f"{name}.attention.out_proj", f"{path}/attention/out")
-    yield from _norm(f"{name}.layernorm", f"{path}/norm")
-    yield from _linear(f"{name}.mlp.fc1", f"{path}/mlp/up")
-    yield from _linear(f"{name}.mlp.fc2", f"{path}/mlp/down")
+def read_config(path: pathlib.Path) -> tuple[str, ModelSettings]:
+    """Returns the model type, one of `MODEL_TYPES`, and the settings that a `config.json` describes.
 
-
-def _entries(settings: ModelSettings) -> Iterator[_Entry]:
-    patch = settings.vision.patch_size
-    vision, text = "vision_model", "text_model"
-    yield _Entry(
-        f"{vision}.embeddings.patch_embedding.weight",
-        ("vision/patch_embedding/kernel",),
-        None,
-        lambda kernel: kernel.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1),
-        lambda array: (array.transpose(2, 3, 1, 0).reshape(patch * patch * 3, -1),),
-    )
-    yield from _table(f"{vision}.embeddings.patch_embedding.bias", "vision/patch_embedding/bias")
-    yield from _table(f"{vision}.embeddings.position_embedding.weight", "vision/position_embedding")
-    yield from _encoder(f"{vision}.encoder", "vision/encoder", settings.vision.depth)
-    yield from _norm(f"{vision}.post_layernorm", "vision/encoder/norm")
-    yield from _pooling(f"{vision}.head", "vision/head")
-    yield from _table(f"{text}.embeddings.token_embedding.weight", "text/token_embedding")
-    yield from _table(f"{text}.embeddings.position_embedding.weight", "text/position_embedding")
-    yield from _encoder(f"{text}.encoder", "text/encoder", settings.text.depth)
-    yield from _norm(f"{text}.final_layer_norm", "text/encoder/norm")
-    yield from _linear(f"{text}.head", "text/head")
-
-
-def to_tensors(settings: ModelSettings, parameters: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the towers' tensors under their `SiglipModel` names."""
-    tensors = {}
-    for entry in _entries(settings):
-        arrays = [np.asarray(_get(parameters, path)) for path in entry.paths]
-        if entry.layer is not None:
-            arrays = [array[entry.layer] for array in arrays]
-        tensors[entry.name] = np.ascontiguousarray(entry.save(*arrays))
-    return tensors
-
-
-def from_tensors(settings: ModelSettings, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the towers' parameters as nested dicts of float32 arrays.
-
-    Raises `ValueError` that lists what is missing, superfluous or of another shape than `settings` say.
+    What it does not say is as transformers has it. Raises `ValueError` for what is no such model.
     """
-    shapes = _expected_shapes(settings)
-    problems = [f"missing {name}" for name in shapes if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in shapes]
-    problems += [
-        f"{name} has shape {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in shapes.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    if problems:
-        raise ValueError("the tensors do not fit the config: " + "; ".join(problems))
-    layers: dict[str, list[np.ndarray]] = {}
-    parameters: dict[str, Any] = {}
-    for entry in _entries(settings):
-        for path, array in zip(entry.paths, entry.load(np.asarray(tensors[entry.name], np.float32)), strict=True):
-            if entry.layer is None:
-                _set(parameters, path, np.ascontiguousarray(array))
-            else:
-                layers.setdefault(path, []).append(array)
-    for path, stack in layers.items():
-        _set(parameters, path, np.stack(stack))
-    return parameters
+    from transformers import CLIPConfig, Siglip2Config, SiglipConfig
 
-
-def _expected_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
-    import jax
-
-    from models.towers import create_model
-
-    shapes = jax.eval_shape(lambda: create_model(settings).init(0))
-    empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    return {name: tensor.shape for name, tensor in to_tensors(settings, empty).items()}
-
-
-def save_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> pathlib.Path:
-    """Writes a directory that `transformers.SiglipModel`, its image processor and tokenizer open; returns its path.
-
-    The directory appears under its final name only when it is complete; one that was there is replaced.
-    """
-    from safetensors.numpy import save_file
-
-    folder = pathlib.Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tensors = to_tensors(checkpoint.settings, checkpoint.parameters)
-    for name in ("logit_scale", "logit_bias"):
-        tensors[name] = np.array([checkpoint.scalars[name]], np.float32)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as temporary:
-        partial = pathlib.Path(temporary) / "new"
-        partial.mkdir()
-        _write_json(partial / CONFIG_FILE, _to_config(checkpoint.settings, checkpoint.tokenizer))
-        _write_json(partial / PREPROCESSOR_FILE, checkpoint.preprocessing.to_json())
-        checkpoint.tokenizer.save(partial)
-        save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        if folder.exists():
-            os.replace(folder, pathlib.Path(temporary) / "old")
-        os.replace(partial, folder)
-    return folder
-
-
-def load_checkpoint(folder: str | os.PathLike) -> Checkpoint:
-    """Opens an exported directory; raises `FileNotFoundError` or `ValueError` for one that is none or is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    folder = pathlib.Path(folder)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is no exported checkpoint: it holds no {name}; `launch.py export` writes one"
-            )
-    settings = read_config(folder / CONFIG_FILE)
+    classes = {SIGLIP: SiglipConfig, SIGLIP2: Siglip2Config, CLIP: CLIPConfig}
+    fields = read_json(path)
+    kind = fields.get("model_type")
+    if kind not in classes:
+        raise ValueError(f"{path}: model_type {kind!r} is not read here; {', '.join(MODEL_TYPES)} are")
     try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged ({error}); export it again") from error
-    scalars = {name: float(tensors.pop(name)[0]) for name in ("logit_scale", "logit_bias") if name in tensors}
-    if len(scalars) < 2:
-        raise ValueError(f"{folder / WEIGHTS_FILE} lacks logit_scale or logit_bias; is it a SiglipModel?")
-    preprocessing, side = load_preprocessing(folder), settings.vision.image_size
-    if preprocessing.shape != (side, side):
-        height, width = preprocessing.shape
-        raise ValueError(
-            f"{folder}: images are made {height} × {width} pixels, and the image tower takes {side} × {side}"
+        config = classes[kind].from_dict(fields)
+        vision, text = config.vision_config, config.text_config
+        if kind == CLIP:
+            return kind, _clip_settings(config)
+        side = vision.image_size if kind == SIGLIP else math.isqrt(vision.num_patches) * vision.patch_size
+        if not vision.vision_use_head:
+            raise ValueError("vision_use_head is False; towers without a pooling head are not read here")
+        settings = ModelSettings(
+            vision=VisionSettings(image_size=side, patch_size=vision.patch_size, **_tower(vision)),
+            text=TextSettings(vocab_size=text.vocab_size, length=text.max_position_embeddings, **_tower(text)),
         )
-    return Checkpoint(
-        settings=settings,
-        parameters=from_tensors(settings, tensors),
-        scalars=scalars,
-        preprocessing=preprocessing,
-        tokenizer=load_tokenizer(folder, length=settings.text.length),
+        if text.projection_size != settings.dim:
+            raise ValueError(f"texts have {text.projection_size} dimensions and images {settings.dim}")
+        return kind, settings
+    except Exception as error:  # what a class of transformers refuses, it refuses in many ways
+        raise ValueError(f"{path}: {one_line(error)}") from error
+
+
+def _clip_settings(config: Any) -> ModelSettings:
+    vision, text = config.vision_config, config.text_config
+    end = text.eos_token_id
+    if isinstance(end, list):
+        raise ValueError(f"text_config.eos_token_id is {end}; one end token is read here")
+    return ModelSettings(
+        vision=VisionSettings(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            pooling="class",
+            pre_norm=True,
+            patch_bias=False,
+            projection=config.projection_dim,
+            **_tower(vision),
+        ),
+        text=TextSettings(
+            vocab_size=text.vocab_size,
+            length=text.max_position_embeddings,
+            pooling="end",
+            end_id=None if end == _LARGEST_ID else end,
+            causal=True,
+            projection_bias=False,
+            **_tower(text),
+        ),
     )
 
 
-def _to_config(settings: ModelSettings, tokenizer: Tokenizer) -> dict[str, Any]:
-    def tower(tower: VisionSettings | TextSettings) -> dict[str, Any]:
-        return {
-            "hidden_size": tower.width,
-            "intermediate_size": tower.mlp_width,
-            "num_hidden_layers": tower.depth,
-            "num_attention_heads": tower.heads,
-            "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": 1e-6,
-            "attention_dropout": 0.0,
-        }
-
+def _tower(section: Any) -> dict[str, Any]:
+    if section.hidden_act not in _ACTIVATIONS:
+        raise ValueError(f"hidden_act {section.hidden_act!r} is not read here; {', '.join(_ACTIVATIONS)} are")
     return {
-        "architectures": ["SiglipModel"],
-        "model_type": "siglip",
-        "dtype": "float32",
+        "width": section.hidden_size,
+        "mlp_width": section.intermediate_size,
+        "depth": section.num_hidden_layers,
+        "heads": section.num_attention_heads,
+        "activation": _ACTIVATIONS[section.hidden_act],
+        "norm_epsilon": section.layer_norm_eps,
+    }
+
+
+def to_config(
+    settings: ModelSettings, *, start_id: int | None, end_id: int | None, pad_id: int, dtype: str
+) -> dict[str, Any]:
+    """Returns the `config.json` of `SiglipModel` or `CLIPModel`; raises `ValueError` for what neither can hold."""
+    family = family_of(settings)
+    vision, text = settings.vision, settings.text
+    if vision.image_shape[0] != vision.image_shape[1]:
+        raise ValueError(f"images of {vision.image_shape} are no squares, which transformers' classes ask for")
+    if family == CLIP:
+        if text.end_id == _LARGEST_ID:
+            raise ValueError(f"CLIPModel cannot end texts with the token {_LARGEST_ID}")
+        end_id = _LARGEST_ID if text.end_id is None else text.end_id
+    projection = {"projection_dim" if family == CLIP else "projection_size": settings.dim}
+    return {
+        "architectures": ["CLIPModel" if family == CLIP else "SiglipModel"],
+        "model_type": family,
+        "dtype": dtype,
         "initializer_factor": 1.0,
-        "vision_config": tower(settings.vision)
-        | {
-            "model_type": "siglip_vision_model",
+        **(projection if family == CLIP else {}),
+        "vision_config": {
+            **_to_tower(vision),
+            "model_type": f"{family}_vision_model",
             "num_channels": 3,
-            "image_size": settings.vision.image_size,
-            "patch_size": settings.vision.patch_size,
+            "image_size": vision.image_shape[0],
+            "patch_size": vision.patch_size,
+            **(projection if family == CLIP else {}),
         },
-        "text_config": tower(settings.text)
-        | {
-            "model_type": "siglip_text_model",
-            "vocab_size": settings.text.vocab_size,
-            "max_position_embeddings": settings.text.length,
-            "projection_size": settings.vision.width,
-            "pad_token_id": tokenizer.pad_id,
-            "bos_token_id": tokenizer.start_id,
-            "eos_token_id": tokenizer.end_id,
+        "text_config": {
+            **_to_tower(text),
+            "model_type": f"{family}_text_model",
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.length,
+            **projection,
+            "pad_token_id": pad_id,
+            "bos_token_id": start_id,
+            "eos_token_id": end_id,
         },
     }
 
 
-def read_config(path: pathlib.Path) -> ModelSettings:
-    """Returns the settings that a `config.json` describes; raises `ValueError` for what is no SigLIP."""
+def _to_tower(tower: VisionSettings | TextSettings) -> dict[str, Any]:
+    names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+    return {
+        "hidden_size": tower.width,
+        "intermediate_size": tower.mlp_width,
+        "num_hidden_layers": tower.depth,
+        "num_attention_heads": tower.heads,
+        "hidden_act": names[tower.activation],
+        "layer_norm_eps": tower.norm_epsilon,
+        "attention_dropout": 0.0,
+    }
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object in a JSON file; raises `ValueError` for anything else."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.get("model_type") != "siglip":
-            raise ValueError(f"{path}: model_type {config.get('model_type')!r} is not read here; 'siglip' is")
-
-        def tower(section: Mapping[str, Any]) -> dict[str, Any]:
-            return {
-                "width": section["hidden_size"],
-                "mlp_width": section["intermediate_size"],
-                "depth": section["num_hidden_layers"],
-                "heads": section["num_attention_heads"],
-            }
-
-        vision, text = config["vision_config"], config["text_config"]
-        return ModelSettings(
-            vision=VisionSettings(image_size=vision["image_size"], patch_size=vision["patch_size"], **tower(vision)),
-            text=TextSettings(vocab_size=text["vocab_size"], length=text["max_position_embeddings"], **tower(text)),
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error})") from error
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}") from error
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({one_line(error)})") from error
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{path} holds no JSON object")
+    return dict(fields)
 
 
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _get(tree: Mapping[str, Any], path: str) -> Any:
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
-
-
-def _set(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
-    *parents, last = path.split("/")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[last] = value
+def one_line(error: BaseException) -> str:
+    """Returns an error's message on one line."""
+    return " ".join(str(error).split()).rstrip(" .:") or type(error).__name__

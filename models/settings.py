@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ _KINDS = {
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full", "minimal")
 ATTENTIONS = ("auto", "cpu", "xla", "cudnn")
+ACTIVATIONS = ("gelu_tanh", "gelu", "quick_gelu")
+VISION_POOLINGS = ("attention", "class")
+TEXT_POOLINGS = ("last", "end")
 
 
 def build(settings: type[T], section: str, values: Mapping[str, Any]) -> T:
@@ -47,39 +50,87 @@ def build(settings: type[T], section: str, values: Mapping[str, Any]) -> T:
     return settings(**values)
 
 
-def _check_transformer(name: str, width: int, depth: int, heads: int, mlp_width: int) -> None:
-    for field, value in (("width", width), ("depth", depth), ("heads", heads), ("mlp_width", mlp_width)):
-        if not isinstance(value, int) or value < 1:
+def _check_tower(name: str, tower: VisionSettings | TextSettings, *, whole: tuple[str, ...], poolings: tuple) -> None:
+    for field in ("width", "depth", "heads", "mlp_width", *whole):
+        value = getattr(tower, field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}.{field} is {value!r}; it must be a positive whole number")
-    if width % heads:
-        raise ValueError(f"{name}.width {width} is not divisible by {name}.heads {heads}")
+    if tower.width % tower.heads:
+        raise ValueError(f"{name}.width {tower.width} is not divisible by {name}.heads {tower.heads}")
+    for field, known in (("pooling", poolings), ("activation", ACTIVATIONS)):
+        if getattr(tower, field) not in known:
+            raise ValueError(f"unknown {name}.{field} {getattr(tower, field)!r}; known: {', '.join(known)}")
+    if not tower.norm_epsilon > 0:
+        raise ValueError(f"{name}.norm_epsilon is {tower.norm_epsilon}; it must be positive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionSettings:
-    """The image tower: a Vision Transformer with an attention-pooling head. Sizes in pixels."""
+    """The image tower: a Vision Transformer. Sizes in pixels, `image_size` of square images or as (height, width).
 
-    image_size: int
+    The defaults are SigLIP's. `pooling`: "attention" (a learned query) or "class" (a class token, CLIP's). `pre_norm`
+    normalises before the first layer; `patch_bias` is whether the patch embedding has a bias; `projection` is the
+    number of dimensions of the embedding, None where it is the pooled token itself.
+    """
+
+    causal: ClassVar[bool] = False
+
+    image_size: int | tuple[int, int]
     patch_size: int
     width: int
     depth: int
     heads: int
     mlp_width: int
+    pooling: str = "attention"
+    pre_norm: bool = False
+    patch_bias: bool = True
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
+    projection: int | None = None
 
     def __post_init__(self) -> None:
-        _check_transformer("vision", self.width, self.depth, self.heads, self.mlp_width)
-        if self.patch_size < 1 or self.image_size < self.patch_size:
+        _check_tower("vision", self, whole=("patch_size",), poolings=VISION_POOLINGS)
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        if len(sides) not in (1, 2) or not all(type(side) is int for side in sides):
+            raise ValueError(
+                f"vision.image_size is {self.image_size!r}; it must be a whole number, or height and width"
+            )
+        if min(sides) < self.patch_size:
             raise ValueError(f"vision.patch_size {self.patch_size} does not fit image_size {self.image_size}")
+        if self.projection is not None and self.projection < 1:
+            raise ValueError(f"vision.projection is {self.projection}; it must be a positive whole number or None")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; a remainder at the right and lower edge is cut off, as in SigLIP 378/14."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def num_patches(self) -> int:
-        """Patches per image; a remainder at the right and lower edge is cut off, as in SigLIP 378/14."""
-        return (self.image_size // self.patch_size) ** 2
+        """Patches per image."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens before those of the patches: 1 where the tower pools by a class token."""
+        return int(self.pooling == "class")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """The text tower: a transformer over `length` padded tokens, pooled at the last one."""
+    """The text tower: a transformer over `length` padded tokens, and a projection to the image tower's dimensions.
+
+    The defaults are SigLIP's. `pooling`: "last" token, or "end" of the text (CLIP's), which is the first token
+    `end_id`, or where that is None the first of the largest id. `causal` tokens see only those before them;
+    `projection_bias` is whether the projection has a bias.
+    """
 
     vocab_size: int
     length: int
@@ -87,19 +138,24 @@ class TextSettings:
     depth: int
     heads: int
     mlp_width: int
+    pooling: str = "last"
+    end_id: int | None = None
+    causal: bool = False
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
+    projection_bias: bool = True
 
     def __post_init__(self) -> None:
-        _check_transformer("text", self.width, self.depth, self.heads, self.mlp_width)
-        for field in ("vocab_size", "length"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"text.{field} is {getattr(self, field)}; it must be a positive whole number")
+        _check_tower("text", self, whole=("vocab_size", "length"), poolings=TEXT_POOLINGS)
+        if self.end_id is not None and not 0 <= self.end_id < self.vocab_size:
+            raise ValueError(f"text.end_id {self.end_id} is no id of a vocabulary of {self.vocab_size}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Both towers. They meet in `vision.width` dimensions, as in the published SigLIP models.
+    """Both towers. They meet in `dim` dimensions.
 
-    `dtype` is the dtype of the computation (parameters are float32 always); `remat` names what the
+    `dtype` is the dtype of the computation, whatever that of the parameters; `remat` names what the
     backward pass keeps of each layer instead of recomputing it: one of `REMAT_POLICIES`; `attention` is how attention
     is computed, one of `ATTENTIONS`, of which "auto" takes the fastest that the platform has; `scan_unroll` is the
     number of layers per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
@@ -111,6 +167,11 @@ class ModelSettings:
     remat: str = "none"
     attention: str = "auto"
     scan_unroll: int = 1
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions of an embedding."""
+        return self.vision.projection or self.vision.width
 
     def __post_init__(self) -> None:
         if self.scan_unroll < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models import hub
 from models.canonicalize import canonicalization
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ END = "</s>"
 UNKNOWN = "<unk>"
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.*", "*.model", "*.tiktoken")
-_HUB_FILES = (*_VOCABULARIES, CONFIG_FILE, "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
+HUB_FILES = (*_VOCABULARIES, CONFIG_FILE, "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
 # What transformers notes of one loading, and reads from tokenizer.json at the next.
 _TRANSIENT = ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 
@@ -79,6 +81,14 @@ class Tokenizer:
         ids = [int(token) for token in ids]
         return (self._fast or self._slow).decode(ids, skip_special_tokens=True)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what it is saved as."""
+        digest = hashlib.sha256(self._fast.to_str().encode() if self._fast is not None else b"")
+        for name, content in sorted(self._files.items()):
+            digest.update(name.encode() + b"\0" + content)
+        return digest.hexdigest()[:16]
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the files that `transformers.AutoTokenizer` and `load_tokenizer` open as this tokenizer."""
         folder = pathlib.Path(folder)
@@ -125,16 +135,16 @@ def open_tokenizer(name: str, *, length: int, canonicalize: str = "none") -> Tok
     elif path.is_file():
         original = _open_folder(path.parent)
     else:
-        original = _open_folder(path if path.is_dir() else _download(name))
+        original = _open_folder(path if path.is_dir() else hub.fetch(name, HUB_FILES, what="tokenizer"))
     return Tokenizer(original, length=length, canonicalize=canonicalize)
 
 
-def load_tokenizer(folder: str | os.PathLike, *, length: int) -> Tokenizer:
+def load_tokenizer(folder: str | os.PathLike, *, length: int, canonicalize: str = "none") -> Tokenizer:
     """Opens what `Tokenizer.save` wrote to a folder, or any tokenizer that `transformers.AutoTokenizer` finds there.
 
     Raises `FileNotFoundError` where the folder holds none and `ValueError` for one that cannot be opened.
     """
-    return Tokenizer(_open_folder(pathlib.Path(folder)), length=length)
+    return Tokenizer(_open_folder(pathlib.Path(folder)), length=length, canonicalize=canonicalize)
 
 
 def _open_folder(folder: pathlib.Path) -> PreTrainedTokenizerBase:
@@ -162,19 +172,6 @@ def _open_file(path: pathlib.Path) -> PreTrainedTokenizerBase:
         return PreTrainedTokenizerFast(tokenizer_file=str(path), name_or_path=str(path))
     except Exception as error:  # as above
         raise ValueError(f"{path} is no {TOKENIZER_FILE} ({_first_line(error)})") from error
-
-
-def _download(name: str) -> pathlib.Path:
-    """Returns the folder in the hub's cache with the tokenizer of a hub id."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return pathlib.Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # no network, no such id, no permission, no id at all
-        raise OSError(
-            f"tokenizer {name!r} is no folder or {TOKENIZER_FILE} here, and as a hub id neither cached nor in reach "
-            f"({_first_line(error)}); run `hf download {name}` where there is a network, or name a folder"
-        ) from error
 
 
 def _ends(original: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:

@@ -1,7 +1,7 @@
-"""The two towers of SigLIP: a Vision Transformer and a text transformer (arXiv 2303.15343).
+"""The two towers of SigLIP (arXiv 2303.15343) and of CLIP (2103.00020): a Vision Transformer and a text transformer.
 
 The layers of a tower are one stacked module, scanned, so that a tower of 40 layers compiles as fast as one of 4.
-Parameters leave this file as a nested dict of float32 arrays; `apply` is a pure function of it.
+Parameters leave this file as a nested dict of float32 arrays, of which what embeds is a pure function.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from models.placement import Placement, keep_all_but_gathered
 from models.settings import ModelSettings, TextSettings, VisionSettings
 
-LAYER_NORM_EPSILON = 1e-6
 Parameters = Mapping[str, Any]
 
 # What the backward pass may keep of each layer; everything else is recomputed.
@@ -27,6 +26,13 @@ _REMAT = {
     "dots": jax.checkpoint_policies.dots_saveable,
     "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+_ACTIVATIONS = {
+    "gelu_tanh": lambda x: nnx.gelu(x, approximate=True),
+    "gelu": lambda x: nnx.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x),
 }
 
 
@@ -42,16 +48,16 @@ def _linear(inputs: int, outputs: int, dtype: Any, rngs: nnx.Rngs, **kwargs: Any
     return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs, **kwargs)
 
 
-def _layer_norm(width: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)
+def _layer_norm(tower: VisionSettings | TextSettings, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(tower.width, epsilon=tower.norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class Attention(nnx.Module):
     """Multi-head attention from `queries` `[batch, q, width]` to `tokens` `[batch, t, width]`."""
 
-    def __init__(self, width: int, heads: int, model: ModelSettings, rngs: nnx.Rngs):
-        self.heads, self.implementation = heads, model.attention
-        dtype = jnp.dtype(model.dtype)
+    def __init__(self, tower: VisionSettings | TextSettings, model: ModelSettings, rngs: nnx.Rngs):
+        self.heads, self.causal, self.implementation = tower.heads, tower.causal, model.attention
+        width, dtype = tower.width, jnp.dtype(model.dtype)
         self.query = _linear(width, width, dtype, rngs)
         self.key = _linear(width, width, dtype, rngs)
         self.value = _linear(width, width, dtype, rngs)
@@ -62,12 +68,16 @@ class Attention(nnx.Module):
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
         query, key, value = split(self.query(queries)), split(self.key(tokens)), split(self.value(tokens))
-        attended = attend(query, key, value, implementation=self.implementation)
+        attended = attend(query, key, value, causal=self.causal, implementation=self.implementation)
         return self.out(attended.reshape(queries.shape))
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, implementation: str = "cpu") -> jax.Array:
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False, implementation: str = "cpu"
+) -> jax.Array:
     """Returns softmax(query keyᵀ / sqrt(head_dim)) value of `[batch, tokens, heads, head_dim]` arrays, so shaped.
+
+    Where it is `causal`, a token attends to itself and to those before it.
 
     "xla" and "cudnn" are `jax.nn.dot_product_attention`, which accelerators fuse; a single query has nothing to gain
     from cuDNN. "cpu" is for XLA on CPUs, which multiplies faster with heads before tokens and with the division by the
@@ -75,9 +85,11 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, implementation
     """
     if implementation != "cpu":
         chosen = "xla" if query.shape[1] == 1 else implementation
-        return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=chosen)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     logits = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    if causal:
+        logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     attended = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
     attended = attended / jnp.sum(weights, axis=-1, keepdims=True).astype(value.dtype)
@@ -85,26 +97,27 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, implementation
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with a tanh-approximated GELU between them."""
+    """Two linear layers with an activation between them."""
 
-    def __init__(self, width: int, mlp_width: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, tower: VisionSettings | TextSettings, dtype: Any, rngs: nnx.Rngs):
+        self.activation = tower.activation
         bias_init = nnx.initializers.normal(1e-6)
-        self.up = _linear(width, mlp_width, dtype, rngs, bias_init=bias_init)
-        self.down = _linear(mlp_width, width, dtype, rngs, bias_init=bias_init)
+        self.up = _linear(tower.width, tower.mlp_width, dtype, rngs, bias_init=bias_init)
+        self.down = _linear(tower.mlp_width, tower.width, dtype, rngs, bias_init=bias_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(nnx.gelu(self.up(x), approximate=True))
+        return self.down(_ACTIVATIONS[self.activation](self.up(x)))
 
 
 class Block(nnx.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, model: ModelSettings, rngs: nnx.Rngs):
+    def __init__(self, tower: VisionSettings | TextSettings, model: ModelSettings, rngs: nnx.Rngs):
         dtype = jnp.dtype(model.dtype)
-        self.norm1 = _layer_norm(width, dtype, rngs)
-        self.attention = Attention(width, heads, model, rngs)
-        self.norm2 = _layer_norm(width, dtype, rngs)
-        self.mlp = Mlp(width, mlp_width, dtype, rngs)
+        self.norm1 = _layer_norm(tower, dtype, rngs)
+        self.attention = Attention(tower, model, rngs)
+        self.norm2 = _layer_norm(tower, dtype, rngs)
+        self.mlp = Mlp(tower, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         normed = self.norm1(x)
@@ -123,10 +136,10 @@ class Encoder(nnx.Module):
 
         @nnx.vmap
         def create(rngs: nnx.Rngs) -> Block:
-            return Block(settings.width, settings.heads, settings.mlp_width, model, rngs)
+            return Block(settings, model, rngs)
 
         self.layers = create(rngs.split(settings.depth))
-        self.norm = _layer_norm(settings.width, jnp.dtype(model.dtype), rngs)
+        self.norm = _layer_norm(settings, jnp.dtype(model.dtype), rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         definition, stacked = nnx.split(self.layers)
@@ -150,9 +163,9 @@ class AttentionPooling(nnx.Module):
     def __init__(self, settings: VisionSettings, model: ModelSettings, rngs: nnx.Rngs):
         self.dtype = dtype = jnp.dtype(model.dtype)
         self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, 1, settings.width)))
-        self.attention = Attention(settings.width, settings.heads, model, rngs)
-        self.norm = _layer_norm(settings.width, dtype, rngs)
-        self.mlp = Mlp(settings.width, settings.mlp_width, dtype, rngs)
+        self.attention = Attention(settings, model, rngs)
+        self.norm = _layer_norm(settings, dtype, rngs)
+        self.mlp = Mlp(settings, dtype, rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         probe = jnp.broadcast_to(self.probe[...].astype(self.dtype), (len(tokens), 1, tokens.shape[-1]))
@@ -162,51 +175,68 @@ class AttentionPooling(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Images `[batch, size, size, 3]`, normalised, to embeddings `[batch, width]`.
+    """Images `[batch, height, width, 3]`, normalised, to embeddings `[batch, dim]`.
 
     With `kept_patches` `[batch, kept]` the tower sees those patches only, at their positions (FLIP, arXiv 2212.00794).
     """
 
     def __init__(self, settings: VisionSettings, model: ModelSettings, rngs: nnx.Rngs, placement: Placement):
         self.patch_size, self.dtype = settings.patch_size, jnp.dtype(model.dtype)
+        self.pooling, self.class_tokens = settings.pooling, settings.class_tokens
         patch_values = settings.patch_size**2 * 3
-        self.patch_embedding = nnx.Linear(patch_values, settings.width, dtype=self.dtype, rngs=rngs)
+        self.patch_embedding = nnx.Linear(
+            patch_values, settings.width, use_bias=settings.patch_bias, dtype=self.dtype, rngs=rngs
+        )
         init = nnx.initializers.normal(settings.width**-0.5)
-        self.position_embedding = nnx.Param(init(rngs.params(), (settings.num_patches, settings.width)))
+        positions = settings.class_tokens + settings.num_patches
+        self.position_embedding = nnx.Param(init(rngs.params(), (positions, settings.width)))
+        if self.pooling == "class":
+            self.class_embedding = nnx.Param(init(rngs.params(), (settings.width,)))
+        if settings.pre_norm:
+            self.pre_norm = _layer_norm(settings, self.dtype, rngs)
         self.encoder = Encoder(settings, model, rngs, placement)
-        self.head = AttentionPooling(settings, model, rngs)
+        if self.pooling == "attention":
+            self.head = AttentionPooling(settings, model, rngs)
+        if settings.projection is not None:
+            self.projection = _linear(settings.width, settings.projection, self.dtype, rngs, use_bias=False)
 
     def __call__(self, images: jax.Array, kept_patches: jax.Array | None = None) -> jax.Array:
         patches = patchify(images, self.patch_size)
         positions = self.position_embedding[...].astype(self.dtype)
+        first, positions = positions[: self.class_tokens], positions[self.class_tokens :]
         if kept_patches is not None:
             patches = jnp.take_along_axis(patches, kept_patches[..., None], axis=1)
             positions = positions[kept_patches]
-        return self.head(self.encoder(self.patch_embedding(patches) + positions))
+        x = self.patch_embedding(patches) + positions
+        if self.pooling == "class":
+            token = self.class_embedding[...].astype(self.dtype) + first
+            x = jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape)), x], axis=1)
+        if hasattr(self, "pre_norm"):
+            x = self.pre_norm(x)
+        x = self.encoder(x)
+        x = x[:, 0] if self.pooling == "class" else self.head(x)
+        return self.projection(x) if hasattr(self, "projection") else x
 
 
 class TextTower(nnx.Module):
-    """Token ids `[batch, length]`, padded, to embeddings `[batch, output_width]`."""
+    """Token ids `[batch, length]`, padded, to embeddings `[batch, dim]`."""
 
-    def __init__(
-        self,
-        settings: TextSettings,
-        output_width: int,
-        model: ModelSettings,
-        rngs: nnx.Rngs,
-        placement: Placement,
-    ):
-        self.dtype = jnp.dtype(model.dtype)
+    def __init__(self, settings: TextSettings, model: ModelSettings, rngs: nnx.Rngs, placement: Placement):
+        self.dtype, self.pooling, self.end_id = jnp.dtype(model.dtype), settings.pooling, settings.end_id
         init = nnx.initializers.normal(settings.width**-0.5)
         self.token_embedding = nnx.Param(init(rngs.params(), (settings.vocab_size, settings.width)))
         init = nnx.initializers.normal(0.01)
         self.position_embedding = nnx.Param(init(rngs.params(), (settings.length, settings.width)))
         self.encoder = Encoder(settings, model, rngs, placement)
-        self.head = _linear(settings.width, output_width, self.dtype, rngs)
+        self.head = _linear(settings.width, model.dim, self.dtype, rngs, use_bias=settings.projection_bias)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        x = self.token_embedding[...][tokens] + self.position_embedding[...]
-        return self.head(self.encoder(x.astype(self.dtype))[:, -1])
+        x = self.token_embedding[...][tokens].astype(jnp.float32) + self.position_embedding[...]
+        x = self.encoder(x.astype(self.dtype))
+        if self.pooling == "last":
+            return self.head(x[:, -1])
+        ends = jnp.argmax(tokens if self.end_id is None else tokens == self.end_id, axis=1)
+        return self.head(jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0])
 
 
 class TwoTowers(nnx.Module):
@@ -214,7 +244,7 @@ class TwoTowers(nnx.Module):
 
     def __init__(self, settings: ModelSettings, rngs: nnx.Rngs, placement: Placement):
         self.vision = VisionTower(settings.vision, settings, rngs, placement)
-        self.text = TextTower(settings.text, settings.vision.width, settings, rngs, placement)
+        self.text = TextTower(settings.text, settings, rngs, placement)
 
 
 class Model(NamedTuple):

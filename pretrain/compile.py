@@ -71,7 +71,7 @@ def compile_job(config: Mapping[str, Any], topology: str, *, say: Callable[[str]
     settings = read_settings(config)
     kind, devices = describe_devices(topology)
     mesh = sharding.create_mesh(settings.mesh.fsdp, devices)
-    training = training_of(settings, mesh, vocab_size=settings.max_vocab_size())
+    training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
     say(f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}")
     compiled = compile_step(settings, training, mesh, kind)
     say(describe(settings, compiled, mesh, kind, count_parameters(training.abstract_state.parameters)))
@@ -111,9 +111,9 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
 
 def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a global batch on `mesh`."""
-    batch, size = settings.batch_size, settings.vision.image_size
+    batch = settings.batch_size
     shapes = {
-        "images": ((batch, size, size, 3), jnp.uint8),
+        "images": ((batch, *settings.vision.image_shape, 3), jnp.uint8),
         "tokens": ((batch, settings.text["length"]), jnp.int32),
     }
     if settings.augmentation.keep_patches < 1:
@@ -164,7 +164,7 @@ def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
     model = settings.model(vocab_size=1)  # tokens are looked up, which is no product
     towers = 3 * count_forward_flops(model, kept_patches=kept)
     products = OBJECTIVE_PRODUCTS[settings.objective.base, settings.objective.context]
-    return towers, products * 2 * settings.batch_size * settings.vision.width
+    return towers, products * 2 * settings.batch_size * model.dim
 
 
 def describe(settings: PretrainSettings, compiled: Compiled, mesh: Mesh, kind: str, parameters: int) -> str:

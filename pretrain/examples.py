@@ -14,8 +14,10 @@ from data.batches import TrainingExamples
 from data.plan import Plan
 from data.records import BadRecord, Source
 from data.sources import Concatenation, open_sources
+from models.checkpoint import describe_checkpoint
 from models.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from pretrain.settings import PretrainSettings
+from pretrain.starting_point import CHECKPOINT_TOKENIZER
 
 DATA_FILE = "data.json"
 _CAPTION_SAMPLES = 200_000
@@ -39,7 +41,7 @@ def create_examples(settings: PretrainSettings, source: Concatenation, tokenizer
     return TrainingExamples(
         source=source,
         plan=plan,
-        image_size=settings.vision.image_size,
+        image_shape=settings.vision.image_shape,
         num_patches=settings.vision.num_patches,
         augmentation=settings.augmentation,
         tokenize=tokenizer,
@@ -56,7 +58,9 @@ def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSe
     """
     chosen, length = settings.tokenizer, settings.text["length"]
     if not folder.is_dir():
-        if chosen.trained_size:
+        if chosen.name == CHECKPOINT_TOKENIZER:
+            tokenizer = describe_checkpoint(settings.initial_checkpoint).open_tokenizer()
+        elif chosen.trained_size:
             how = {"vocab_size": chosen.trained_size, "canonicalize": chosen.canonicalize or "siglip"}
             tokenizer = train_tokenizer(read_captions(source), length=length, **how)
         else:

@@ -1,34 +1,103 @@
-"""From a run's newest checkpoint to a directory that the ecosystem opens."""
+"""From a run's newest checkpoint to files that the ecosystem opens."""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+from typing import Any
 
-from models.huggingface import Checkpoint, save_checkpoint
-from models.preprocessing import Preprocessing
+from models.big_vision import save_big_vision
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.huggingface import CLIP, family_of
+from models.model_card import model_card
 from models.tokenizer import load_tokenizer
 from pretrain.checkpoint import restore_parameters
-from pretrain.settings import load_settings
+from pretrain.examples import DATA_FILE
+from pretrain.metrics import read_metrics
+from pretrain.objective import Objective
+from pretrain.settings import PretrainSettings, load_settings
+
+FORMATS = ("huggingface", "big_vision")
 
 
-def export(workdir: str | os.PathLike, folder: str | os.PathLike) -> pathlib.Path:
-    """Writes the newest checkpoint of `workdir` to `folder` as a Hugging Face `SiglipModel`; returns the folder.
+def export(
+    workdir: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    format: str = "huggingface",
+    license: str | None = None,
+) -> pathlib.Path:
+    """Writes the newest checkpoint of `workdir` to `folder`; returns it.
 
-    The contextual branch and its scalars end here: they serve training only. Raises `FileNotFoundError` for a workdir
-    without a checkpoint.
+    "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
+    `license`; "big_vision" is one `.npz` file. The contextual branch and its scalars end here: they serve training
+    only. Raises `FileNotFoundError` for a workdir without a checkpoint.
     """
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     workdir = pathlib.Path(workdir)
     settings = load_settings(workdir)
-    _, parameters = restore_parameters(workdir / "checkpoints")
+    step, parameters = restore_parameters(workdir / "checkpoints")
     tokenizer = load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
-    return save_checkpoint(
-        folder,
-        Checkpoint(
-            settings=settings.model(tokenizer.vocab_size),
-            parameters=parameters["model"],
-            scalars={name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")},
-            preprocessing=Preprocessing(size=(settings.vision.image_size,) * 2),
-            tokenizer=tokenizer,
-        ),
+    model = settings.model_for(tokenizer)
+    scalars = {name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")}
+    if format == "big_vision":
+        return save_big_vision(folder, model, parameters["model"], scalars)
+    card = model_card(
+        model,
+        name=workdir.resolve().name,
+        architecture="CLIPModel" if family_of(model) == CLIP else "SiglipModel",
+        license=license,
+        base_model=_hub_id(settings.initial_checkpoint),
+        training=_training(workdir, settings, step),
     )
+    checkpoint = Checkpoint(model, parameters["model"], scalars, settings.entering(), tokenizer)
+    return save_checkpoint(folder, checkpoint, card=card)
+
+
+def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> dict[str, str]:
+    """Returns what the run was, as lines of its model card."""
+    lines = {}
+    if settings.initial_checkpoint is not None:
+        lines["continues"] = pathlib.PurePath(settings.initial_checkpoint).name
+    lines["data"] = "; ".join(
+        f"{_shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
+        for part in _read_json(workdir / DATA_FILE)
+    )
+    lines["steps"] = f"{step:,} of {settings.batch_size:,} pairs, {step * settings.batch_size:,} pairs in all"
+    lines["objective"] = _describe(settings.objective)
+    optimizer = settings.optimizer
+    lines["optimizer"] = (
+        f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}, "
+        f"weight decay {optimizer.weight_decay:g}"
+        + (f", layer decay {optimizer.layer_decay:g}" if optimizer.layer_decay < 1 else "")
+        + (f", frozen: {', '.join(optimizer.frozen)}" if optimizer.frozen else "")
+    )
+    lines["computed in"] = settings.dtype
+    lines["seed"] = str(settings.seed)
+    measured = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step]
+    if measured:
+        lines["loss at the end"] = f"{measured[-1]['loss']:.4g}"
+    return lines
+
+
+def _describe(objective: Objective) -> str:
+    base = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}[objective.base]
+    if not objective.context:
+        return base
+    return f"{base} with the context objective (LIxP, arXiv 2411.15099), alpha {objective.alpha:g}"
+
+
+def _shortened(source: str) -> str:
+    """Returns the last parts of a path: who reads the card does not need to know the folders of who trained."""
+    return "/".join(source.rsplit("/", 2)[-2:])
+
+
+def _hub_id(name: str | None) -> str | None:
+    """Returns an initial checkpoint that is no path here."""
+    return None if name is None or pathlib.Path(name).exists() or name.count("/") != 1 else name
+
+
+def _read_json(path: pathlib.Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

@@ -30,7 +30,7 @@ _LISTED = 100  # bad records on the page
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a batch: its sample, its picture `[size, size, 3]` with the patches that are dropped made pale, and
+    """One row of a batch: its sample, its picture `[height, width, 3]` with the patches that are dropped made pale, and
     its caption after tokenisation and back."""
 
     key: str
@@ -69,7 +69,7 @@ def inspect(
     for name, value, least in (("step", step, 0), ("steps", steps, 1), ("rows", shown, 1)):
         if value < least:
             raise ValueError(f"--{name}={value} makes no sense; it must be at least {least}")
-    settings = read_settings(config)
+    settings = read_settings(config, pathlib.Path(workdir))
     workdir = pathlib.Path(workdir)
     source = open_data(settings, data_dir)
     with tempfile.TemporaryDirectory() as temporary:
@@ -140,12 +140,12 @@ def _pale_dropped(picture: np.ndarray, kept: np.ndarray | None, patch: int) -> n
     """Returns the picture with the patches that the tower does not see mixed with white."""
     if kept is None:
         return picture
-    side = picture.shape[0] // patch
-    seen = np.zeros(side * side, bool)
+    rows, columns = picture.shape[0] // patch, picture.shape[1] // patch
+    seen = np.zeros(rows * columns, bool)
     seen[kept] = True
-    mask = np.kron(seen.reshape(side, side), np.ones((patch, patch), bool))
+    mask = np.kron(seen.reshape(rows, columns), np.ones((patch, patch), bool))
     pale = picture.copy()
-    part = pale[: side * patch, : side * patch]
+    part = pale[: rows * patch, : columns * patch]
     part[~mask] = 255 - (255 - part[~mask]) // 4
     return pale
 

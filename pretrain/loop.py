@@ -10,16 +10,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from data.bad_records import BadRecords
+from models.layout import get_path
 from models.towers import count_parameters
 from pretrain import sharding
 from pretrain.checkpoint import Checkpoints
 from pretrain.examples import claim_data, create_examples, open_data, prepare_tokenizer
 from pretrain.metrics import MetricsWriter, Progress, format_duration
 from pretrain.optimizer import create_schedule
-from pretrain.settings import claim_workdir, read_settings
-from pretrain.step import training_of
+from pretrain.settings import PretrainSettings, claim_workdir, read_settings
+from pretrain.starting_point import describe_start
+from pretrain.step import Training, TrainState, training_of
 
 BAD_RECORDS_FILE = "bad_records.jsonl"
 
@@ -39,10 +42,11 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     are such, `bad_records.jsonl` to `workdir`.
     """
     workdir = pathlib.Path(workdir)
-    settings = read_settings(config)
+    settings = read_settings(config, workdir)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
     kept = (workdir / "tokenizer").is_dir()
-    training_of(settings, mesh, vocab_size=1 if kept else settings.max_vocab_size())  # checks before the first trace
+    model = settings.model(1 if kept else settings.max_vocab_size())
+    training_of(settings, mesh, model=model)  # checks before the first trace
 
     say(f"data: {', '.join(settings.data.sources)}")
     source = open_data(settings, data_dir)
@@ -51,7 +55,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
     examples = create_examples(settings, source, tokenizer)
     steps = settings.num_steps(len(source))
-    training = training_of(settings, mesh, vocab_size=tokenizer.vocab_size, num_samples=len(source))
+    training = training_of(settings, mesh, model=settings.model_for(tokenizer), num_samples=len(source))
     parameters = count_parameters(training.abstract_state.parameters)
     say(
         f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; "
@@ -59,8 +63,10 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     )
 
     checkpoints = Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints)
-    if checkpoints.latest_step() is None:
+    if checkpoints.latest_step() is None and settings.initial_checkpoint is None:
         state = training.init()
+    elif checkpoints.latest_step() is None:
+        state = start_from_checkpoint(settings, training)
     else:
         state = checkpoints.restore(training.abstract_state)
         say(f"continuing at step {int(state.step)}")
@@ -105,6 +111,20 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
         writer.close()
         checkpoints.close()
     return Result(start, steps, settings.batch_size)
+
+
+def start_from_checkpoint(settings: PretrainSettings, training: Training) -> TrainState:
+    """Returns the state of a run that continues a checkpoint, each array read straight to where it lives."""
+    found = describe_start(settings.initial_checkpoint, settings.vision.image_size, say)
+    places = training.abstract_state.parameters["model"]
+
+    def place(path: str, array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, get_path(places, path).sharding, array.__getitem__)
+
+    state = training.start(found.read(place=place))
+    scalars = ", ".join(f"{name} {getattr(settings.objective, name):.4g}" for name in ("logit_scale", "logit_bias"))
+    say(f"starting from {settings.initial_checkpoint}: {scalars}")
+    return state
 
 
 def check_finite(values: Mapping[str, float], step: int) -> None:

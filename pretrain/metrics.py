@@ -54,8 +54,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
 class Progress:
     """Prints where a run is: one line that renews itself on a terminal, plain lines where output is piped."""
 
-    def __init__(self, total: int, *, start: int = 0, stream: TextIO | None = None):
-        self.total, self.start = total, start
+    def __init__(self, total: int, *, start: int = 0, unit: str = "step", stream: TextIO | None = None):
+        self.total, self.start, self.unit = total, start, unit
         self._stream = stream or sys.stdout
         self._live = self._stream.isatty()
         self._began = time.monotonic()
@@ -64,7 +64,7 @@ class Progress:
         """Prints the step, `text`, and the time left at the mean rate so far."""
         elapsed = time.monotonic() - self._began
         left = elapsed / max(step - self.start, 1) * (self.total - step)
-        line = f"step {step:>{len(str(self.total))}}/{self.total}  {text}  {format_duration(left)} left"
+        line = f"{self.unit} {step:>{len(str(self.total))}}/{self.total}  {text}  {format_duration(left)} left"
         print(f"\r\x1b[2K{line}" if self._live else line, end="" if self._live else "\n", file=self._stream, flush=True)
 
     def close(self) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from pretrain.rules import check_patterns, first_match, path_name
@@ -26,7 +29,10 @@ class OptimizerSettings:
     `model/vision/encoder/layers/mlp/up/kernel`, decides. `learning_rate_rules` multiply the learning rate (unmatched:
     1). `weight_decay_rules` multiply the weight decay (unmatched: 1 for matrices, 0 for norms, biases and scalars).
     What a pattern of `frozen` matches stays as it is, without gradient or optimizer state: `("model/vision/",)` trains
-    with a locked image tower. `scalar_learning_rate` multiplies the learning rate of the objective's scalars, and
+    with a locked image tower. `layer_decay` multiplies the learning rate once for every layer that lies above, so that
+    of a tower of n layers the last learns at `layer_decay`, the first at its n-th power, and what is embedded before it
+    at the power n + 1 (BEiT, arXiv 2106.08254, appendix); heads, final norms and scalars learn at the full rate.
+    `scalar_learning_rate` multiplies the learning rate of the objective's scalars, and
     `context_temperature_learning_rate` once more that of the context temperature.
     """
 
@@ -42,6 +48,7 @@ class OptimizerSettings:
     clip_norm: float = 1.0
     scalar_learning_rate: float = 1.0
     context_temperature_learning_rate: float = 1.0
+    layer_decay: float = 1.0
     learning_rate_rules: Factors = ()
     weight_decay_rules: Factors = ()
     frozen: tuple[str, ...] = ()
@@ -60,6 +67,8 @@ class OptimizerSettings:
         for pattern in self.frozen:
             if not isinstance(pattern, str):
                 raise ValueError(f"optimizer.frozen has {pattern!r}, which is not a pattern")
+        if not 0 <= self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay {self.layer_decay} is not within [0, 1]")
         if self.timescale < 1:
             raise ValueError(f"optimizer.timescale {self.timescale} is not a positive number of steps")
 
@@ -150,7 +159,30 @@ def _learning_rate_factors(settings: OptimizerSettings, parameters: Any) -> Any:
         (r"^objective/context_temperature$", scalars * settings.context_temperature_learning_rate),
         (r"^objective/", scalars),
     )
-    return _by_path(lambda name, _: first_match(rules, name, 1.0), parameters)
+    decays = _layer_decays(settings.layer_decay, parameters)
+    return _by_path(lambda name, _: first_match(rules, name, 1.0) * decays(name), parameters)
+
+
+def _layer_decays(decay: float, parameters: Any) -> Callable[[str], float | np.ndarray]:
+    """Returns path → factor; stacked layers have one factor each, along their first axis."""
+    if decay == 1:
+        return lambda name: 1.0
+    layered = r"^(model/\w+)/encoder/layers/"
+    ranks: dict[str, int] = {}
+    depths: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
+        name = path_name(path)
+        if found := re.match(layered, name):
+            depths[found[1]], ranks[name] = leaf.shape[0], leaf.ndim
+
+    def factor(name: str) -> float | np.ndarray:
+        if name in ranks:
+            depth = depths[re.match(layered, name)[1]]
+            return (decay ** np.arange(depth, 0, -1.0, np.float32)).reshape(-1, *(1,) * (ranks[name] - 1))
+        found = re.match(r"^(model/\w+)/(\w+_embedding|pre_norm)(/|$)", name)
+        return decay ** (depths[found[1]] + 1) if found else 1.0
+
+    return factor
 
 
 def _weight_decay_factors(settings: OptimizerSettings, parameters: Any) -> Any:

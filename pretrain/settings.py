@@ -19,11 +19,13 @@ from data.images import MAX_PIXELS
 from data.plan import check_weights
 from data.sources import IMAGE_KEYS, TEXT_KEYS
 from models.canonicalize import CANONICALIZATIONS
+from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
-from models.tokenizer import open_tokenizer
+from models.tokenizer import Tokenizer, open_tokenizer
 from pretrain.objective import Objective
 from pretrain.optimizer import OptimizerSettings, create_schedule
 from pretrain.sharding import check_batch_size
+from pretrain.starting_point import CHECKPOINT_TOKENIZER, resolve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,9 @@ class TokenizerSettings:
     """How captions become token ids.
 
     `name` is `train:VOCAB`, which trains a byte-pair tokenizer of so many ids on the captions, or any Hugging Face
-    tokenizer: a folder, the path of a `tokenizer.json`, or a hub id. `canonicalize` is what is done to texts before,
-    one of `CANONICALIZATIONS`; None is "siglip" where a tokenizer is trained, and "none" for one that is given.
+    tokenizer: a folder, the path of a `tokenizer.json`, or a hub id; `checkpoint` is that of the initial checkpoint.
+    `canonicalize` is what is done to texts before, one of `CANONICALIZATIONS`; None is "siglip" where a tokenizer is
+    trained, "none" for one that is given, and for that of a checkpoint what belongs to it.
     """
 
     name: str
@@ -79,6 +82,8 @@ class TokenizerSettings:
         number = self.name.removeprefix("train:")
         if number != self.name and not (number.isdecimal() and int(number) > 0):
             raise ValueError(f"tokenizer.name is {self.name!r}; write the number of ids as in train:32000")
+        if self.name == CHECKPOINT_TOKENIZER and self.canonicalize is not None:
+            raise ValueError("tokenizer.canonicalize goes with the checkpoint's tokenizer; leave it out")
         if self.canonicalize not in (None, *CANONICALIZATIONS):
             known = ", ".join(CANONICALIZATIONS)
             raise ValueError(f"unknown tokenizer.canonicalize {self.canonicalize!r}; known: {known}")
@@ -115,6 +120,10 @@ class MeshSettings:
 class PretrainSettings:
     """Everything that defines a pretraining run.
 
+    The towers are those of `initial_checkpoint` (a folder, an `.npz` or a hub id, as `models/checkpoint.py` opens
+    them), or of a published size: `family` "siglip" or "clip" and `variant` such as "B/16" (`models/variants.py`); the
+    sections `vision` and `text` have the rest. `preprocessing` is how pixels enter, which travels with the export.
+
     Its length is told by one of `steps`, `examples` (pairs) and `epochs` (of all sources together). With
     `microbatch_size` the towers work on so many pairs of the batch at a time, which bounds their memory; the gradient
     is that of the whole batch.
@@ -132,6 +141,10 @@ class PretrainSettings:
     steps: int | None = None
     examples: int | None = None
     epochs: float | None = None
+    family: str = "siglip"
+    variant: str | None = None
+    initial_checkpoint: str | None = None
+    preprocessing: Preprocessing | None = None
     mesh: MeshSettings = MeshSettings()
     microbatch_size: int | None = None
     dtype: str = "float32"
@@ -178,6 +191,8 @@ class PretrainSettings:
 
     def max_vocab_size(self) -> int:
         """Returns how many token ids there can be, before there are captions; opens a tokenizer that is given."""
+        if self.text.get("vocab_size") is not None:
+            return self.text["vocab_size"]
         chosen = self.tokenizer
         return chosen.trained_size or open_tokenizer(chosen.name, length=self.text["length"]).vocab_size
 
@@ -186,9 +201,26 @@ class PretrainSettings:
         check_batch_size(self.batch_size, mesh, self.microbatch_size)
         self.objective.check_batch(self.batch_size, mesh.size)
 
-    def model(self, vocab_size: int) -> ModelSettings:
-        """Returns the towers' settings for a tokenizer of `vocab_size` ids."""
-        text = build(TextSettings, "text", {**self.text, "vocab_size": vocab_size})
+    def entering(self) -> Preprocessing:
+        """Returns how pixels enter the image tower."""
+        return self.preprocessing or Preprocessing(size=self.vision.image_shape)
+
+    def model_for(self, tokenizer: Tokenizer) -> ModelSettings:
+        """Returns the towers' settings for a tokenizer; raises `ValueError` for one that does not fit them."""
+        if self.text.get("pooling") == "end" and "end_id" not in self.text and tokenizer.end_id is None:
+            raise ValueError(
+                "text.pooling 'end' needs a tokenizer with an end token; set text.end_id, or pooling 'last'"
+            )
+        return self.model(tokenizer.vocab_size, tokenizer.end_id)
+
+    def model(self, vocab_size: int, end_id: int | None = None) -> ModelSettings:
+        """Returns the towers' settings for a tokenizer of `vocab_size` ids, of which `end_id` ends texts."""
+        values = {"vocab_size": vocab_size, **self.text}
+        if values.get("pooling") == "end":
+            values.setdefault("end_id", end_id)
+        text = build(TextSettings, "text", values)
+        if text.vocab_size < vocab_size:
+            raise ValueError(f"the tokenizer has {vocab_size:,} ids, and text.vocab_size is {text.vocab_size:,}")
         return ModelSettings(
             vision=self.vision,
             text=text,
@@ -199,6 +231,7 @@ class PretrainSettings:
         )
 
 
+SETTINGS_FILE = "pretrain.json"
 SECTIONS = {
     "vision": VisionSettings,
     "tokenizer": TokenizerSettings,
@@ -207,6 +240,7 @@ SECTIONS = {
     "objective": Objective,
     "optimizer": OptimizerSettings,
     "mesh": MeshSettings,
+    "preprocessing": Preprocessing,
 }
 # What may change when a run is continued, because the parameters depend on it by rounding at most.
 _FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "mesh.fsdp", "mesh.rules", "microbatch_size", "remat")
@@ -214,9 +248,22 @@ _FREE += ("attention", "scan_unroll", "objective.block_size", "objective.gather_
 _FREE += ("data.max_bad_share", "data.bad_window")
 
 
-def read_settings(config: Mapping[str, Any]) -> PretrainSettings:
-    """Returns the typed settings of the `pretrain` section of a config; an unknown key names the known ones."""
-    values = {name: build(SECTIONS[name], name, value) if name in SECTIONS else value for name, value in config.items()}
+def read_settings(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> PretrainSettings:
+    """Returns the typed settings of the `pretrain` section of a config; an unknown key names the known ones.
+
+    Where `workdir` holds the run already, the checkpoint that it began with need not be there any more.
+    """
+    kept = None
+    if config.get("initial_checkpoint") is not None and workdir is not None and (workdir / SETTINGS_FILE).is_file():
+        kept = dataclasses.asdict(load_settings(workdir))
+    return _typed(resolve(config, kept=kept))
+
+
+def _typed(config: Mapping[str, Any]) -> PretrainSettings:
+    values = {
+        name: build(SECTIONS[name], name, value) if name in SECTIONS and value is not None else value
+        for name, value in config.items()
+    }
     values["text"] = dict(values.get("text", {}))
     settings = build(PretrainSettings, "pretrain", values)
     settings.model(vocab_size=1)  # checks the text section now
@@ -228,7 +275,7 @@ def claim_workdir(workdir: pathlib.Path, settings: PretrainSettings) -> None:
 
     Raises `ValueError` naming the first difference: a run continues only as what it was.
     """
-    path = workdir / "pretrain.json"
+    path = workdir / SETTINGS_FILE
     ours = json.loads(json.dumps(dataclasses.asdict(settings)))
     if path.exists():
         theirs = json.loads(json.dumps(dataclasses.asdict(load_settings(workdir))))
@@ -246,10 +293,10 @@ def claim_workdir(workdir: pathlib.Path, settings: PretrainSettings) -> None:
 
 def load_settings(workdir: pathlib.Path) -> PretrainSettings:
     """Returns the settings of the run in `workdir`."""
-    path = workdir / "pretrain.json"
+    path = workdir / SETTINGS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no run; `launch.py pretrain --workdir={workdir}` starts one")
-    return read_settings(_tuples(json.loads(path.read_text(encoding="utf-8"))))
+    return _typed(_tuples(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list:

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.preprocessing import Preprocessing
+from models.settings import ModelSettings
 from models.towers import Embeddings, Model, create_model
 from pretrain.gradient_cache import embed_and_differentiate
 from pretrain.objective import Objective
@@ -33,29 +34,33 @@ class TrainState(NamedTuple):
 class Training(NamedTuple):
     """What a run computes with: `init() → state` and `step(state, batch) → (state, metrics)`, compiled for a mesh.
 
+    `start(towers) → state` begins with the towers' parameters, placed as the state's are, which it takes over.
     `abstract_state` describes the state (shapes, dtypes, shardings) without making it. A batch has `images`
     `[batch, size, size, 3]` uint8, `tokens` `[batch, length]` int32 and, where patches are dropped, `kept_patches`
     `[batch, kept]` int32. `step` takes its state's memory over.
     """
 
     init: Callable[[], TrainState]
+    start: Callable[[Any], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     abstract_state: TrainState
 
 
-def training_of(settings: PretrainSettings, mesh: Mesh, *, vocab_size: int, num_samples: int | None = None) -> Training:
-    """Compiles the step that `settings` describe for `mesh`, for a tokenizer of `vocab_size` ids.
+def training_of(
+    settings: PretrainSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
+) -> Training:
+    """Compiles the step that `settings` describe for `mesh`, for the towers of `model`.
 
     `num_samples` of the data are needed only for a run whose length is in epochs, and not to check or measure it.
     """
     settings.check_mesh(mesh)
     return create_training(
-        create_model(settings.model(vocab_size), mesh=mesh),
+        create_model(model, mesh=mesh),
         settings.objective,
         settings.optimizer,
         steps=settings.num_steps(num_samples),
-        dim=settings.vision.width,
-        preprocessing=Preprocessing(size=(settings.vision.image_size,) * 2),
+        dim=model.dim,
+        preprocessing=settings.entering(),
         mesh=mesh,
         seed=settings.seed,
         microbatches=settings.microbatches,
@@ -90,9 +95,14 @@ def create_training(
     transformation = create_optimizer(optimizer, steps, shapes)
     shardings = parameter_shardings(shapes, mesh, rules)
 
-    def init() -> TrainState:
-        parameters = create_parameters()
+    def begin(parameters: dict[str, Any]) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
+
+    def init() -> TrainState:
+        return begin(create_parameters())
+
+    def start(towers: Any) -> TrainState:
+        return begin({"model": towers, "objective": objective.init(dim)})
 
     def embed(parameters: dict[str, Any], batch: Batch) -> Embeddings:
         parameters = _stop_gradients(parameters, frozen["model"])
@@ -131,6 +141,7 @@ def create_training(
     )
     return Training(
         init=jax.jit(init, out_shardings=placed),
+        start=jax.jit(start, in_shardings=(shardings["model"],), out_shardings=placed, donate_argnums=0),
         step=jax.jit(step, in_shardings=(placed, batch_sharding(mesh)), out_shardings=(placed, None), donate_argnums=0),
         abstract_state=abstract_state,
     )

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -15,13 +16,13 @@ from adapt.encoder import Encoder
 from adapt.evaluate import EvaluateSettings, evaluate, read_results
 from adapt.selection import grid_settings
 from adapt.support import draw_support
-from models.huggingface import Checkpoint, from_tensors, read_config, save_checkpoint
+from models.checkpoint import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
 from models.tokenizer import train_tokenizer
 from tests.adapt import references
 from tests.data.shard_files import labelled, write_shard
+from tests.models.towers_of import open_golden
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "models" / "golden"
 SAMPLES = [
     (key, image, fields | {"texts": [f"thing {number}", f"kind of {number * 7 % 10}"]})
     for number, (key, image, fields) in enumerate(labelled(27)[1:])
@@ -48,15 +49,13 @@ class Evaluated(NamedTuple):
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    model, tensors = read_config(GOLDEN / "config.json"), load_file(GOLDEN / "model.safetensors")
+    model, parameters = open_golden()
     rng = np.random.default_rng(0)  # as they are the weights tell hardly anything apart
-    tensors = {name: tensor + rng.normal(0, 0.4, tensor.shape).astype("f4") for name, tensor in tensors.items()}
-    scalars = {name: float(tensors.pop(name)[0]) for name in ("logit_scale", "logit_bias")}
+    parameters = jax.tree.map(lambda array: array + rng.normal(0, 0.4, array.shape).astype("f4"), parameters)
+    scalars = {"logit_scale": 2.0, "logit_bias": -3.0}
     tokenizer = train_tokenizer(["thing 0 1 2", "kind of 345 6789"], vocab_size=61, length=model.text.length)
     preprocessing = Preprocessing(size=(model.vision.image_size,) * 2)
-    checkpoint = save_checkpoint(
-        folder / "export", Checkpoint(model, from_tensors(model, tensors), scalars, preprocessing, tokenizer)
-    )
+    checkpoint = save_checkpoint(folder / "export", Checkpoint(model, parameters, scalars, preprocessing, tokenizer))
     shard = str(write_shard(folder / "s.tar", SAMPLES))
     settings = EvaluateSettings(datasets=(shard,), retrieval=(shard,), shots=(1, 2, 3), seeds=3, min_examples=8)
     said = []

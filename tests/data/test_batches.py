@@ -30,7 +30,7 @@ def make_examples(source, *, batch_size=4, seed=3, weights=(), lengths=None):
     return TrainingExamples(
         source=source,
         plan=Plan(lengths=lengths or (len(source),), batch_size=batch_size, seed=seed, weights=weights),
-        image_size=8,
+        image_shape=(8, 8),
         num_patches=16,
         augmentation=Augmentation(flip=0.5, color_jitter=0.2, keep_patches=0.5),
         tokenize=tokenize,

@@ -161,7 +161,7 @@ def offline(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["someone/clip", "runs/some/folder"])
 def test_what_is_neither_here_nor_in_reach_is_told_in_a_sentence(offline, name):
-    with pytest.raises(OSError, match=rf"tokenizer '{name}' is no folder .* run `hf download {name}`") as error:
+    with pytest.raises(OSError, match=rf"tokenizer '{name}' is not here, .* run `hf download {name}`") as error:
         open_tokenizer(name, length=16)
     assert "\n" not in str(error.value)
 

@@ -1,7 +1,6 @@
 """The map between our parameters and a Hugging Face SigLIP directory."""
 
 import json
-import pathlib
 import shutil
 
 import jax.numpy as jnp
@@ -9,21 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models.huggingface import (
-    Checkpoint,
-    from_tensors,
-    load_checkpoint,
-    read_config,
-    save_checkpoint,
-    to_tensors,
-)
+from models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from models.huggingface import family_of, layout_of
+from models.layout import to_tensors
 from models.preprocessing import FILE, Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings
 from models.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
 from tests.models.families import FAMILIES, TEXTS
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+from tests.models.towers_of import GOLDEN, open_golden, random_parameters, tiny
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +36,38 @@ def exported(tmp_path_factory):
     return save_checkpoint(tmp_path_factory.mktemp("run") / "export", checkpoint), checkpoint
 
 
-def test_embeddings_equal_those_that_transformers_computed_in_pytorch():
-    golden = np.load(GOLDEN / "outputs.npz")
-    tensors = load_file(GOLDEN / "model.safetensors")
-    scale, bias = tensors.pop("logit_scale"), tensors.pop("logit_bias")
-    settings = read_config(GOLDEN / "config.json")
-    model, parameters = create_model(settings), from_tensors(settings, tensors)
+@pytest.mark.parametrize("name", ["golden", "golden_clip"])
+def test_embeddings_equal_those_that_transformers_computed_in_pytorch(name):
+    golden = np.load(GOLDEN.parent / name / "outputs.npz")
+    tensors = load_file(GOLDEN.parent / name / "model.safetensors")
+    settings, parameters = open_golden(GOLDEN.parent / name)
+    model = create_model(settings)
     images = model.embed_images(parameters, jnp.asarray(golden["pixels"].transpose(0, 2, 3, 1)))
     texts = model.embed_texts(parameters, jnp.asarray(golden["tokens"]))
     np.testing.assert_allclose(images, golden["image_embeddings"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(texts, golden["text_embeddings"], rtol=1e-5, atol=1e-5)
     x, t = (e / np.linalg.norm(e, axis=1, keepdims=True) for e in (np.asarray(images), np.asarray(texts)))
-    np.testing.assert_allclose(np.exp(scale) * x @ t.T + bias, golden["logits_per_image"], rtol=1e-4, atol=1e-5)
+    logits = np.exp(tensors["logit_scale"]) * x @ t.T + tensors.get("logit_bias", 0)
+    np.testing.assert_allclose(logits, golden["logits_per_image"], rtol=1e-4, atol=1e-5)
 
 
-def test_tensors_of_transformers_come_back_byte_for_byte():
-    tensors = load_file(GOLDEN / "model.safetensors")
-    del tensors["logit_scale"], tensors["logit_bias"]
-    settings = read_config(GOLDEN / "config.json")
-    back = to_tensors(settings, from_tensors(settings, tensors))
+@pytest.mark.parametrize("name", ["golden", "golden_clip"])
+def test_tensors_of_transformers_come_back_byte_for_byte(name):
+    tensors = load_file(GOLDEN.parent / name / "model.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("logit_")}
+    settings, parameters = open_golden(GOLDEN.parent / name)
+    back = to_tensors(layout_of(settings, family_of(settings)), parameters)
     assert set(back) == set(tensors)
     assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)
 
 
 def test_an_exported_directory_opens_as_what_was_saved(exported):
     folder, saved = exported
-    opened = load_checkpoint(folder)
+    opened = open_checkpoint(folder)
     assert opened.settings == saved.settings
     assert opened.scalars == saved.scalars
     assert opened.preprocessing == saved.preprocessing
-    ours, theirs = to_tensors(saved.settings, saved.parameters), to_tensors(opened.settings, opened.parameters)
+    ours, theirs = (to_tensors(layout_of(c.settings, "siglip"), c.parameters) for c in (saved, opened))
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     np.testing.assert_array_equal(opened.tokenizer(["a fish", ""]), saved.tokenizer(["a fish", ""]))
 
@@ -92,8 +87,10 @@ def test_a_given_tokenizer_travels_with_the_export(exported, tmp_path, family, s
 
     FAMILIES[family]().save_pretrained(tmp_path / "given")
     tokenizer = open_tokenizer(str(tmp_path / "given"), length=9, canonicalize="siglip")
-    folder = save_checkpoint(tmp_path / "export", exported[1]._replace(tokenizer=tokenizer))
-    np.testing.assert_array_equal(load_checkpoint(folder).tokenizer(TEXTS), tokenizer(TEXTS))
+    settings = tiny("siglip", vocab_size=tokenizer.vocab_size)
+    checkpoint = exported[1]._replace(settings=settings, parameters=random_parameters(settings), tokenizer=tokenizer)
+    folder = save_checkpoint(tmp_path / "export", checkpoint)
+    np.testing.assert_array_equal(open_checkpoint(folder).tokenizer(TEXTS), tokenizer(TEXTS))
     theirs, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder).text_config
     np.testing.assert_array_equal(theirs(TEXTS, padding="max_length", truncation=True)["input_ids"], tokenizer(TEXTS))
     ids = [getattr(theirs, f"{name}_token_id") for name in special]
@@ -104,7 +101,7 @@ def test_images_of_another_size_than_the_tower_takes_are_refused(exported, tmp_p
     shutil.copytree(exported[0], tmp_path / "export")
     (tmp_path / "export" / FILE).write_text(json.dumps(Preprocessing(size=16, crop=(16, 14)).to_json()))
     with pytest.raises(ValueError, match="images are made 16 × 14 pixels, and the image tower takes 14 × 14"):
-        load_checkpoint(tmp_path / "export")
+        open_checkpoint(tmp_path / "export")
 
 
 def test_export_replaces_an_older_one_and_leaves_nothing_beside_it(exported, tmp_path):
@@ -122,7 +119,7 @@ def test_tensors_that_do_not_fit_are_listed(exported, tmp_path):
     tensors["text_model.head.bias"] = tensors["text_model.head.bias"][:-1]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ValueError) as error:
-        load_checkpoint(folder)
+        open_checkpoint(folder)
     for part in ("missing text_model.head.weight", "unexpected extra.weight", "text_model.head.bias has shape [23]"):
         assert part in str(error.value)
 
@@ -132,7 +129,7 @@ def test_a_missing_file_is_named(exported, tmp_path, name):
     shutil.copytree(exported[0], tmp_path / "export")
     (tmp_path / "export" / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
-        load_checkpoint(tmp_path / "export")
+        open_checkpoint(tmp_path / "export")
 
 
 def test_a_cut_off_weights_file_is_refused(exported, tmp_path):
@@ -140,7 +137,7 @@ def test_a_cut_off_weights_file_is_refused(exported, tmp_path):
     path = tmp_path / "export" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
-        load_checkpoint(tmp_path / "export")
+        open_checkpoint(tmp_path / "export")
 
 
 def test_another_architecture_is_refused(exported, tmp_path):
@@ -148,4 +145,4 @@ def test_another_architecture_is_refused(exported, tmp_path):
     path = tmp_path / "export" / "config.json"
     path.write_text(path.read_text().replace('"model_type": "siglip"', '"model_type": "bert"'))
     with pytest.raises(ValueError, match="'bert' is not read"):
-        load_checkpoint(tmp_path / "export")
+        open_checkpoint(tmp_path / "export")

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +15,18 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from adapt.encoder import Encoder
 from data.images import decode
 from data.sources import open_source
-from models.huggingface import Checkpoint, from_tensors, read_config, save_checkpoint, to_tensors
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.huggingface import layout_of
+from models.layout import to_tensors
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings
 from models.tokenizer import train_tokenizer
 from models.towers import create_model
 from pretrain.base_losses import Scales, base_loss
 from pretrain.objective import Objective
+from tests.models.towers_of import GOLDEN, open_golden
 from tests.pretrain.dense import normalize
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "models" / "golden"
 SIZES = {
     "three image layers": (
         VisionSettings(image_size=30, patch_size=7, width=40, depth=3, heads=5, mlp_width=56),
@@ -174,15 +175,16 @@ def test_the_gradient_of_every_parameter_equals_that_of_siglip_model():
     theirs = SiglipModel.from_pretrained(GOLDEN)
     theirs(input_ids=torch.tensor(tokens), pixel_values=torch.tensor(pixels), return_loss=True).loss.backward()
 
-    settings, tensors = read_config(GOLDEN / "config.json"), load_file(GOLDEN / "model.safetensors")
-    scalars = {name: jnp.asarray(tensors.pop(name)[0]) for name in ("logit_scale", "logit_bias")}
+    settings, parameters = open_golden()
+    tensors = load_file(GOLDEN / "model.safetensors")
+    scalars = {name: jnp.asarray(tensors[name][0]) for name in ("logit_scale", "logit_bias")}
     model, objective = create_model(settings), Objective(base="sigmoid", context=False)
 
     def loss(parameters, scalars):
         return objective(scalars, *model.embed(parameters, jnp.asarray(pixels.transpose(0, 2, 3, 1)), tokens)).value
 
-    d_parameters, d_scalars = jax.jit(jax.grad(loss, argnums=(0, 1)))(from_tensors(settings, tensors), scalars)
-    ours = to_tensors(settings, d_parameters) | {name: d[None] for name, d in d_scalars.items()}
+    d_parameters, d_scalars = jax.jit(jax.grad(loss, argnums=(0, 1)))(parameters, scalars)
+    ours = to_tensors(layout_of(settings, "siglip"), d_parameters) | {name: d[None] for name, d in d_scalars.items()}
     gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert set(ours) == set(gradients)
     for name, gradient in gradients.items():

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from models.huggingface import load_checkpoint, to_tensors
+from models.checkpoint import open_checkpoint
+from models.huggingface import layout_of
+from models.layout import to_tensors
 from pretrain.checkpoint import restore_parameters
 from pretrain.export import export
 from pretrain.loop import pretrain
@@ -110,9 +112,11 @@ def test_metrics_are_json_lines_and_tensorboard_events(finished):
 
 
 def test_an_export_holds_the_newest_checkpoint(finished, tmp_path):
-    opened = load_checkpoint(export(finished, tmp_path / "export"))
+    opened = open_checkpoint(export(finished, tmp_path / "export"))
     step, parameters = restore_parameters(finished / "checkpoints")
-    ours, theirs = (to_tensors(opened.settings, p) for p in (parameters["model"], opened.parameters))
+    ours, theirs = (
+        to_tensors(layout_of(opened.settings, "siglip"), p) for p in (parameters["model"], opened.parameters)
+    )
     assert step == 9 and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert opened.scalars["logit_scale"] == pytest.approx(float(parameters["objective"]["logit_scale"]))
 
@@ -295,4 +299,4 @@ def test_a_run_with_rules_continues_and_exports(shards, tmp_path):
     }
     pretrain(config(shards, steps=2, **changed), tmp_path, data_dir=tmp_path)
     assert pretrain(config(shards, steps=2, **changed), tmp_path, data_dir=tmp_path).start_step == 2
-    assert load_checkpoint(export(tmp_path, tmp_path / "export")).settings.text.length == 6
+    assert open_checkpoint(export(tmp_path, tmp_path / "export")).settings.text.length == 6

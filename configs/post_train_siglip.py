@@ -1,0 +1,43 @@
+"""A public SigLIP continued with the context objective: better from a few examples, for a fraction of its budget.
+
+    python launch.py pretrain --config=configs/post_train_siglip.py --workdir=runs/post_train_siglip \\
+        --config.pretrain.data.sources='/data/shards/*.tar'
+    python launch.py export --config=configs/post_train_siglip.py --workdir=runs/post_train_siglip
+
+Any SigLIP or SigLIP 2 of fixed resolution can be named, by a folder, an .npz of big_vision or a hub id, for example
+`--config.pretrain.initial_checkpoint=google/siglip2-base-patch16-256`; its towers, tokenizer, image processor, scale
+and bias are taken. For images of another size set `--config.pretrain.vision.image_size=384`: position embeddings are
+resampled. Sized for B/16 on 8 accelerators of 80 GB; on fewer or smaller ones set `pretrain.microbatch_size`. Not yet
+run on public weights with this code; `launch.py pretrain` does not join several hosts yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data_dir = "runs/data"
+
+    config.pretrain = pretrain = ConfigDict()
+    pretrain.seed = 0
+    pretrain.steps = 10_000
+    pretrain.batch_size = 8_192
+    pretrain.initial_checkpoint = "google/siglip-base-patch16-224"
+    pretrain.data = ConfigDict(dict(sources=("shards/*.tar",), caption="random", threads=32))
+    pretrain.augmentation = ConfigDict(dict(crop_area=(0.5, 1.0), crop_aspect=(0.75, 1.333), keep_patches=1.0))
+    pretrain.objective = ConfigDict(dict(base="sigmoid", context=True, alpha=0.9, dtype="bfloat16"))
+    pretrain.optimizer = ConfigDict(dict(name="adamw", schedule="cosine", learning_rate=1e-5, weight_decay=1e-4))
+    pretrain.optimizer.update(dict(warmup_steps=500, layer_decay=0.9, frozen=("text/token_embedding$",)))
+    pretrain.optimizer.context_temperature_learning_rate = 100.0  # it has a long way to go at this learning rate
+    pretrain.dtype = "bfloat16"
+    pretrain.remat = "minimal"
+    pretrain.log_every = 50
+    pretrain.checkpoint_every = 500
+
+    config.evaluate = ConfigDict(dict(datasets=("digits",), retrieval=()))
+    config.evaluate.shots = (1, 2, 4, 8, 16, 32)
+    config.evaluate.seeds = 5
+    config.evaluate.min_examples = 40
+    config.evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")
+    config.evaluate.logit_scale = 100.0
+    return config

@@ -1,0 +1,319 @@
+"""Opens published and exported checkpoints of every format that is read here, and writes those that others open."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from models import big_vision, hub, huggingface, open_clip
+from models.layout import Layout, Place, parameter_shapes, read_parameters, read_scalars, to_tensors
+from models.model_card import CARD_FILE
+from models.positions import resample_positions
+from models.preprocessing import FILE as PREPROCESSOR_FILE
+from models.preprocessing import Preprocessing, load_preprocessing
+from models.settings import ModelSettings
+from models.tensor_files import PICKLES, TensorFiles, open_tensors, refuse_pickle
+from models.tokenizer import HUB_FILES, Tokenizer, load_tokenizer, open_tokenizer
+
+POSITIONS = "vision/position_embedding"
+DEFAULT_LOGIT_BIAS = 0.0  # CLIP has none
+
+
+class Checkpoint(NamedTuple):
+    """Everything a checkpoint holds. `scalars` are the base loss's `logit_scale` (a log) and `logit_bias`.
+
+    `dtype` is that of the numbers in the file, whatever that of the parameters here.
+    """
+
+    settings: ModelSettings
+    parameters: Mapping[str, Any]
+    scalars: Mapping[str, float]
+    preprocessing: Preprocessing
+    tokenizer: Tokenizer
+    dtype: str = "float32"
+
+
+class Description(NamedTuple):
+    """A checkpoint that has been found and understood, and of which no weights have been read.
+
+    `format` is one of "huggingface", "open_clip" and "big_vision"; `canonicalize` is what is done to texts before its
+    tokenizer sees them; `trained_settings` are those of the file, `settings` those for the resolution asked for.
+    """
+
+    name: str
+    format: str
+    folder: pathlib.Path
+    settings: ModelSettings
+    trained_settings: ModelSettings
+    preprocessing: Preprocessing
+    canonicalize: str
+    layout: Layout
+    files: TensorFiles
+
+    def open_tokenizer(self, name: str | None = None) -> Tokenizer:
+        """Opens the checkpoint's tokenizer, or the one that is named; raises `ValueError` for one of other ids."""
+        text = self.settings.text
+        if name is None:
+            tokenizer = load_tokenizer(self.folder, length=text.length, canonicalize=self.canonicalize)
+        else:
+            tokenizer = open_tokenizer(name, length=text.length, canonicalize=self.canonicalize)
+        check_vocabulary(tokenizer, text.vocab_size, self.name)
+        return tokenizer
+
+    def read(self, *, dtype: str = "float32", place: Place | None = None) -> dict[str, Any]:
+        """Returns the parameters in `dtype`, each as `place(path, array)` puts it, by default on the default device."""
+        place = place or (lambda path, array: jax.device_put(array))
+        old, new = self.trained_settings.vision, self.settings.vision
+
+        def fit(path: str, array: np.ndarray) -> Any:
+            if path == POSITIONS and old.grid != new.grid:
+                array = resample_positions(array, old=old.grid, new=new.grid, class_tokens=old.class_tokens)
+            return place(path, array)
+
+        shapes = parameter_shapes(self.trained_settings)
+        return read_parameters(self.files, self.layout, shapes, dtype=_numpy_dtype(dtype), place=fit)
+
+    @property
+    def has_logit_bias(self) -> bool:
+        """Whether the checkpoint has a bias of its own: SigLIP's do, and CLIP's do not."""
+        return self.layout.scalars.get("logit_bias") in self.files
+
+    def scalars(self) -> dict[str, float]:
+        """Returns `logit_scale` (a log) and `logit_bias`, 0 where the checkpoint has none."""
+        scalars = read_scalars(self.files, self.layout)
+        if "logit_scale" not in scalars:
+            raise ValueError(f"{self.name} lacks {self.layout.scalars['logit_scale']}; is it a CLIP or a SigLIP?")
+        return {"logit_bias": DEFAULT_LOGIT_BIAS} | scalars
+
+
+def describe_checkpoint(
+    name: str | os.PathLike,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    say: Callable[[str], None] = print,
+) -> Description:
+    """Finds a checkpoint and reads what describes it; no weights are read.
+
+    `name` is a folder as transformers or open_clip writes it, an `.npz` of big_vision or a folder with one, or a hub
+    id. With `image_size` its position embeddings are resampled for images of that size, which `say` is told.
+
+    Raises `FileNotFoundError`, `OSError` or `ValueError`, in a sentence, for what is none or cannot be trusted.
+    """
+    folder, file = _locate(os.fspath(name))
+    if file is not None and file.suffix == ".npz":
+        found = _describe_npz(os.fspath(name), file)
+    elif _hugging_face_kind(folder) is not None:
+        found = _describe_huggingface(os.fspath(name), folder)
+    elif (folder / open_clip.CONFIG_FILE).is_file():
+        found = _describe_open_clip(os.fspath(name), folder)
+    elif (folder / huggingface.CONFIG_FILE).is_file():
+        huggingface.read_config(folder / huggingface.CONFIG_FILE)  # which says what is wrong with it
+        raise AssertionError
+    elif archive := next(iter(sorted(folder.glob("*.npz"))), None):
+        found = _describe_npz(os.fspath(name), archive)
+    else:
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint: it holds no {huggingface.CONFIG_FILE}, {open_clip.CONFIG_FILE} or .npz; "
+            "`launch.py export` writes one"
+        )
+    return found if image_size is None else _at_resolution(found, image_size, say)
+
+
+def open_checkpoint(
+    name: str | os.PathLike,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    tokenizer: str | None = None,
+    dtype: str = "float32",
+    place: Place | None = None,
+    say: Callable[[str], None] = print,
+) -> Checkpoint:
+    """Opens a checkpoint of any format that `describe_checkpoint` finds, tensor by tensor.
+
+    Its parameters come in `dtype`, each as `place(path, array)` puts it, by default on the default device. `tokenizer`
+    names another than its own. Raises as `describe_checkpoint` does, and where tensors do not fit the config.
+    """
+    found = describe_checkpoint(name, image_size=image_size, say=say)
+    return Checkpoint(
+        settings=found.settings,
+        scalars=found.scalars(),
+        preprocessing=found.preprocessing,
+        tokenizer=found.open_tokenizer(tokenizer),
+        parameters=found.read(dtype=dtype, place=place),
+        dtype=found.files.float_dtype,
+    )
+
+
+def save_checkpoint(
+    folder: str | os.PathLike, checkpoint: Checkpoint, *, dtype: str | None = None, card: str | None = None
+) -> pathlib.Path:
+    """Writes a directory that `transformers`' SiglipModel or CLIPModel, its processor and tokenizer open; returns it.
+
+    The weights are written in `dtype`, by default the checkpoint's. The directory appears under its final name only
+    when it is complete; one that was there is replaced. `card` is the text of its README.md. Raises `ValueError` for
+    towers that neither class can hold.
+    """
+    from safetensors.numpy import save_file
+
+    folder, tokenizer = pathlib.Path(folder), checkpoint.tokenizer
+    check_vocabulary(tokenizer, checkpoint.settings.text.vocab_size, str(folder))
+    dtype = dtype or checkpoint.dtype
+    config = huggingface.to_config(
+        checkpoint.settings,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+        pad_id=tokenizer.pad_id,
+        dtype=dtype,
+    )
+    layout = huggingface.layout_of(checkpoint.settings, config["model_type"])
+    tensors = to_tensors(layout, checkpoint.parameters, scalars=checkpoint.scalars, dtype=_numpy_dtype(dtype))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as temporary:
+        partial = pathlib.Path(temporary) / "new"
+        partial.mkdir()
+        _write_json(partial / huggingface.CONFIG_FILE, config)
+        _write_json(partial / PREPROCESSOR_FILE, checkpoint.preprocessing.to_json())
+        tokenizer.save(partial)
+        save_file(tensors, partial / huggingface.WEIGHTS_FILE, metadata={"format": "pt"})
+        if card is not None:
+            (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, pathlib.Path(temporary) / "old")
+        os.replace(partial, folder)
+    return folder
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
+    """Raises `ValueError` where a tokenizer gives ids that the text tower has no embeddings for."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer of {name} has ids up to {tokenizer.vocab_size - 1:,} and its text tower embeds "
+            f"{vocab_size:,}; name the tokenizer that it was trained with"
+        )
+
+
+def _locate(name: str) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """Returns the folder of a checkpoint, and the file in it where one is named."""
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return path, None
+    if path.suffix in PICKLES:
+        raise refuse_pickle(path)
+    if path.is_file():
+        return path.parent, path
+    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in (".npz", ".safetensors"):
+        raise FileNotFoundError(f"{name} is no exported checkpoint: there is no such folder or file")
+    folder = hub.fetch(name, ("*.json", *HUB_FILES), what="checkpoint")
+    kind = _hugging_face_kind(folder)
+    hub.fetch(name, ("model*.safetensors",) if kind else open_clip.WEIGHTS_FILES, what="checkpoint")
+    return folder, None
+
+
+def _hugging_face_kind(folder: pathlib.Path) -> str | None:
+    """Returns the model type in a folder's `config.json` where it is one that is read here."""
+    path = folder / huggingface.CONFIG_FILE
+    kind = huggingface.read_json(path).get("model_type") if path.is_file() else None
+    return kind if kind in huggingface.MODEL_TYPES else None
+
+
+def _describe_huggingface(name: str, folder: pathlib.Path) -> Description:
+    weights = next(
+        (folder / file for file in (huggingface.WEIGHTS_FILE, huggingface.INDEX_FILE) if (folder / file).is_file()),
+        None,
+    )
+    if weights is None:
+        raise _no_weights(folder, huggingface.WEIGHTS_FILE)
+    files = open_tensors(weights)
+    kind, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
+    _check_depth(settings, files, folder)
+    if kind == huggingface.SIGLIP2:
+        preprocessing = _fixed_resolution(folder, settings)
+    else:
+        preprocessing = load_preprocessing(folder)
+        _check_shape(preprocessing, settings, folder)
+    layout = huggingface.layout_of(settings, kind)
+    return Description(name, "huggingface", folder, settings, settings, preprocessing, "none", layout, files)
+
+
+def _describe_open_clip(name: str, folder: pathlib.Path) -> Description:
+    weights = open_clip.find_weights(folder)
+    if weights is None:
+        raise _no_weights(folder, open_clip.WEIGHTS_FILES[0])
+    files = open_tensors(weights)
+    path = folder / open_clip.CONFIG_FILE
+    fields = huggingface.read_json(path)
+    model = fields.get("model_cfg", fields)
+    try:
+        settings, layout = open_clip.read_settings(model, files)
+        preprocessing = open_clip.read_preprocessing(fields.get("preprocess_cfg") or {}, settings)
+        canonicalize = open_clip.canonicalization_of(model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Description(name, "open_clip", folder, settings, settings, preprocessing, canonicalize, layout, files)
+
+
+def _describe_npz(name: str, path: pathlib.Path) -> Description:
+    files = open_tensors(path)
+    settings, layout = big_vision.read_settings(files, path)
+    preprocessing = Preprocessing(size=settings.vision.image_shape)
+    return Description(name, "big_vision", path.parent, settings, settings, preprocessing, "none", layout, files)
+
+
+def _fixed_resolution(folder: pathlib.Path, settings: ModelSettings) -> Preprocessing:
+    """Returns a squeeze to a square, with the numbers of the processor in `folder` that keeps shapes."""
+    path = folder / PREPROCESSOR_FILE
+    fields = huggingface.read_json(path) if path.is_file() else {}
+    values = {"mean": fields.get("image_mean"), "std": fields.get("image_std"), "resample": fields.get("resample")}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if value}
+    return Preprocessing(size=settings.vision.image_shape, **given)
+
+
+def _no_weights(folder: pathlib.Path, name: str) -> Exception:
+    pickle = next((path for path in sorted(folder.iterdir()) if path.suffix in PICKLES), None)
+    if pickle is not None:
+        return refuse_pickle(pickle)
+    return FileNotFoundError(f"{folder} is no exported checkpoint: it holds no {name}; `launch.py export` writes one")
+
+
+def _check_depth(settings: ModelSettings, files: TensorFiles, folder: pathlib.Path) -> None:
+    """Raises `ValueError` for more layers than there are tensors, before any list of them is made."""
+    depth = settings.vision.depth + settings.text.depth
+    if depth > len(files):
+        raise ValueError(f"{folder}: the config has {depth:,} layers, and the file {len(files):,} tensors")
+
+
+def _check_shape(preprocessing: Preprocessing, settings: ModelSettings, folder: pathlib.Path) -> None:
+    if preprocessing.shape != settings.vision.image_shape:
+        made, taken = (" × ".join(map(str, shape)) for shape in (preprocessing.shape, settings.vision.image_shape))
+        raise ValueError(f"{folder}: images are made {made} pixels, and the image tower takes {taken}")
+
+
+def _at_resolution(found: Description, image_size: int | tuple[int, int], say: Callable[[str], None]) -> Description:
+    old = found.settings.vision
+    new = dataclasses.replace(old, image_size=image_size)
+    if new.grid != old.grid:
+        grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
+        say(f"{found.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
+    preprocessing = found.preprocessing
+    size = min(new.image_shape) if isinstance(preprocessing.size, int) else new.image_shape
+    crop = None if preprocessing.crop is None else new.image_shape
+    return found._replace(
+        settings=dataclasses.replace(found.settings, vision=new),
+        preprocessing=dataclasses.replace(preprocessing, size=size, crop=crop),
+    )
+
+
+def _numpy_dtype(dtype: str) -> np.dtype:
+    return np.dtype(jax.numpy.dtype(dtype))
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

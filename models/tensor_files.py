@@ -1,0 +1,192 @@
+"""Tensors in files, read in place and never unpickled: safetensors, in one file or several, and NumPy's `.npz`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import mmap
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_INDEX_SUFFIX = ".index.json"
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
+_HEADER_LIMIT = 100_000  # bytes of the header of an array in an .npz
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies: `offset` bytes into file number `file`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: int
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """The tensors of one or more files by name; `borrow` maps one into memory for as long as it is needed."""
+
+    def __init__(self, paths: list[pathlib.Path], tensors: dict[str, Tensor]):
+        self.paths, self._tensors = tuple(paths), tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @contextmanager
+    def borrow(self, name: str) -> Iterator[np.ndarray]:
+        """Gives a read-only view of a tensor. It is gone afterwards, so that no more than one is in memory."""
+        tensor = self[name]
+        if not tensor.nbytes:
+            yield np.empty(tensor.shape, tensor.dtype)
+            return
+        first = tensor.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        with open(self.paths[tensor.file], "rb") as file:
+            length = tensor.offset - first + tensor.nbytes
+            mapped = mmap.mmap(file.fileno(), length, offset=first, access=mmap.ACCESS_READ)
+        values = np.frombuffer(mapped, tensor.dtype, math.prod(tensor.shape), tensor.offset - first)
+        yield values.reshape(tensor.shape)
+
+    @property
+    def float_dtype(self) -> str:
+        """The dtype of most of the floating-point numbers."""
+        sizes = {name: sum(tensor.nbytes for tensor in self.values() if tensor.dtype.name == name) for name in _FLOATS}
+        return max(sizes, key=sizes.__getitem__)
+
+
+def open_tensors(path: str | os.PathLike) -> TensorFiles:
+    """Opens a `.safetensors` file, the `.safetensors.index.json` of several, or an `.npz`.
+
+    Only headers are read. Raises `FileNotFoundError`, and `ValueError` for files that are damaged, that would have to
+    be unpickled, or whose headers tell of more than the file holds.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there")
+    if path.suffix in PICKLES:
+        raise refuse_pickle(path)
+    if path.name.endswith(_INDEX_SUFFIX):
+        return _open_index(path)
+    if path.suffix == ".npz":
+        return TensorFiles([path], _npz_tensors(path))
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is neither .safetensors nor .npz, which are the files of tensors that are read here")
+    return TensorFiles([path], _safetensors(path, 0))
+
+
+def refuse_pickle(path: pathlib.Path) -> ValueError:
+    """Returns the error for weights that only `pickle` opens."""
+    return ValueError(
+        f"{path} is a pickle, which can run any program when it is opened, and is not read here; save the weights as "
+        ".safetensors where they come from (transformers: model.save_pretrained(folder))"
+    )
+
+
+def _open_index(path: pathlib.Path) -> TensorFiles:
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(files.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no index of tensors: it maps no names to files") from error
+    paths, tensors = [], {}
+    for name in names:
+        if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{path} names {name!r}, which is no .safetensors file beside it")
+        part = path.parent / name
+        if not part.is_file():
+            raise FileNotFoundError(f"{path} names {name}, which is not there; fetch the whole checkpoint")
+        found = _safetensors(part, len(paths))
+        paths.append(part)
+        tensors |= {tensor: where for tensor, where in found.items() if files.get(tensor) == name}
+    missing = sorted(set(files) - set(tensors))
+    if missing:
+        raise ValueError(f"{path} names {missing[0]} in {files[missing[0]]}, which does not hold it")
+    return TensorFiles(paths, tensors)
+
+
+def _safetensors(path: pathlib.Path, number: int) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):  # which checks the header against the file
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch or export it again") from error
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}, which is not read here")
+        start = 8 + length + entry["data_offsets"][0]
+        tensors[name] = Tensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], number, start)
+    return tensors
+
+
+def _npz_tensors(path: pathlib.Path) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            return {info.filename.removesuffix(".npy"): _npz_tensor(info, file, size) for info in archive.infolist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError, SyntaxError) as error:
+        raise ValueError(f"{path} is not read here: {error}") from error
+
+
+def _npz_tensor(info: zipfile.ZipInfo, file: io.BufferedReader, size: int) -> Tensor:
+    """Returns where an array lies in the archive, of which it is an uncompressed member."""
+    name = info.filename
+    if not name.endswith(".npy"):
+        raise ValueError(f"{name} is no array")
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise ValueError(f"{name} is compressed or encrypted; numpy.savez writes it plainly")
+    file.seek(info.header_offset)
+    local = file.read(30)
+    start = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    if local[:4] != b"PK\x03\x04" or start + info.file_size > size:
+        raise ValueError(f"{name} is damaged")
+    file.seek(start)
+    content = io.BytesIO(file.read(min(info.file_size, _HEADER_LIMIT)))
+    version = np.lib.format.read_magic(content)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"{name} has version {version} of the format of arrays")
+    shape, fortran_order, dtype = read(content, max_header_size=_HEADER_LIMIT)
+    if dtype.hasobject:
+        raise ValueError(f"{name} is a pickle, which can run any program when it is opened")
+    if dtype == np.dtype("V2"):  # as bfloat16 comes out of NumPy
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    if fortran_order and len(shape) > 1:
+        raise ValueError(f"{name} is stored by columns; numpy.ascontiguousarray turns it")
+    tensor = Tensor(tuple(shape), dtype, 0, start + content.tell())
+    if any(length < 0 for length in shape) or content.tell() + tensor.nbytes != info.file_size:
+        raise ValueError(f"{name} should have {tensor.nbytes:,} bytes of numbers and has {info.file_size:,} in all")
+    return tensor

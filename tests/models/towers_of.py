@@ -1,0 +1,41 @@
+"""Small towers of every family with random weights, and the golden ones that transformers saved."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from models.huggingface import layout_of, read_config
+from models.layout import parameter_shapes, read_parameters
+from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.tensor_files import open_tensors
+from models.towers import create_model
+from models.variants import towers
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def open_golden(folder: pathlib.Path = GOLDEN) -> tuple[ModelSettings, dict]:
+    """Returns settings and parameters of a golden folder, which has neither tokenizer nor image processor."""
+    family, settings = read_config(folder / "config.json")
+    files = open_tensors(folder / "model.safetensors")
+    layout, shapes = layout_of(settings, family), parameter_shapes(settings)
+    return settings, read_parameters(files, layout, shapes, dtype="float32", place=lambda path, array: array)
+
+
+def tiny(family: str, *, vocab_size: int = 61, vision: dict | None = None, text: dict | None = None) -> ModelSettings:
+    """Returns settings of odd sizes: patches that leave a remainder, widths that are no multiples of 64."""
+    shared = towers(family)
+    image = {"image_size": 14, "patch_size": 5, "width": 24, "depth": 3, "heads": 2, "mlp_width": 36}
+    words = {"vocab_size": vocab_size, "length": 9, "width": 20, "depth": 1, "heads": 4, "mlp_width": 28}
+    image |= shared.vision | ({"projection": 18} if family == "clip" else {})
+    return ModelSettings(
+        vision=VisionSettings(**image | (vision or {})), text=TextSettings(**words | shared.text | (text or {}))
+    )
+
+
+def random_parameters(settings: ModelSettings, *, seed: int = 0, scale: float = 0.3) -> dict:
+    """Returns parameters without a zero or a one in them, so that nothing hides."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: create_model(settings).init(0))
+    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)

@@ -1,0 +1,235 @@
+"""Checkpoints of every family that transformers saves, opened here, against transformers computing in PyTorch."""
+
+import io
+import json
+import math
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    Siglip2Config,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+)
+
+from adapt.encoder import Encoder
+from data.sources import open_source
+from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
+from models.layout import set_path
+from models.settings import ModelSettings
+from models.towers import create_model
+from tests.models.families import FAMILIES, TEXTS
+from tests.parity.test_huggingface import close
+from tests.pretrain.dense import normalize
+
+SHARED = pathlib.Path(__file__).parents[2] / "../shared/data/pretrain/flickr8k/dev-00000.tar"
+CAPTIONS = [*TEXTS, "a dog " * 200, "日本語 и русский 👩‍🚀" * 9]
+VISION = {
+    "one layer": dict(hidden_size=40, intermediate_size=56, num_hidden_layers=1, num_attention_heads=5),
+    "three layers": dict(hidden_size=72, intermediate_size=50, num_hidden_layers=3, num_attention_heads=3),
+}
+IMAGES = {"one layer": dict(image_size=27, patch_size=5), "three layers": dict(image_size=56, patch_size=14)}
+IMAGES_378 = dict(image_size=384, patch_size=14)  # 27 × 27 patches, and 6 pixels left over
+TEXT = {
+    "one layer": dict(hidden_size=90, intermediate_size=130, num_hidden_layers=3, num_attention_heads=2),
+    "three layers": dict(hidden_size=36, intermediate_size=28, num_hidden_layers=1, num_attention_heads=3),
+}
+KINDS = ("siglip", "siglip with Gemma's tokens", "siglip2", "clip", "clip of laion")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Real pictures: emoji, and photos where they lie beside the project."""
+    source = open_source("emoji:noto", tmp_path_factory.mktemp("data"))
+    images = [Image.open(io.BytesIO(source[index].image)).convert("RGB") for index in range(0, len(source), 400)]
+    if SHARED.exists():
+        with tarfile.open(SHARED) as archive:
+            members = [member for member in archive if member.name.endswith(".jpg")][:4]
+            images += [Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB") for member in members]
+    return [image.resize((61, 43)) if number % 2 else image for number, image in enumerate(images)]
+
+
+def build(kind, size, *, images=None):
+    """Returns a random model of transformers, its tokenizer and its image processor."""
+    family = "siglip2" if "Gemma" in kind or kind == "siglip2" else kind.split()[0]
+    tokenizer = FAMILIES[family]()
+    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    vocabulary = {"vocab_size": max(tokenizer.get_vocab().values()) + 1, "max_position_embeddings": 13}
+    special = {f"{name}_token_id": value for name, value in ids.items()}
+    images = images or IMAGES[size]
+    vision, text = {**VISION[size], **images}, {**TEXT[size], **vocabulary, **special}
+    torch.manual_seed(1)
+    side = images["image_size"]
+    side -= side % images["patch_size"] if kind == "siglip2" else 0  # it is told of patches alone
+    squeeze = SiglipImageProcessorPil(size={"height": side, "width": side})
+    if kind.startswith("clip"):
+        act = {"hidden_act": "gelu"} if "laion" in kind else {}
+        legacy = {"eos_token_id": 2} if "laion" not in kind else {}
+        config = CLIPConfig(text_config=text | act | legacy, vision_config=vision | act, projection_dim=18)
+        crop = CLIPImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
+        )
+        return randomized(CLIPModel(config)), tokenizer, crop
+    text["projection_size"] = vision["hidden_size"]
+    if kind == "siglip2":
+        vision["num_patches"] = (vision.pop("image_size") // vision["patch_size"]) ** 2
+        return randomized(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))), tokenizer, squeeze
+    return randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=vision))), tokenizer, squeeze
+
+
+def randomized(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.2)
+    return model.eval()
+
+
+def save(folder, model, tokenizer, processor, **options):
+    model.save_pretrained(folder, **options)
+    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def tokens_of(kind, tokenizer):
+    """Returns token ids as the documentation of the model class makes them."""
+    return tokenizer(CAPTIONS, padding="max_length", truncation=True, max_length=13, return_tensors="pt")["input_ids"]
+
+
+def pixels_of(processor, pictures):
+    return processor(pictures, return_tensors="pt")["pixel_values"]
+
+
+def outputs(model, tokens, pixels):
+    """Returns image embeddings, text embeddings and logits by transformers."""
+    inputs = {"pixel_values": pixels}
+    if isinstance(model, Siglip2Model):
+        patch = model.config.vision_config.patch_size
+        rows = pixels.shape[-1] // patch
+        cut = pixels[..., : rows * patch, : rows * patch].unfold(2, patch, patch).unfold(3, patch, patch)
+        cut = cut.permute(0, 2, 3, 4, 5, 1).reshape(len(pixels), rows * rows, -1)
+        ones = torch.ones(cut.shape[:2], dtype=torch.int32)
+        inputs = {"pixel_values": cut, "pixel_attention_mask": ones}
+        inputs["spatial_shapes"] = torch.tensor([[rows, rows]] * len(pixels))
+    with torch.no_grad():
+        found = model(input_ids=tokens, **inputs)
+        texts = model.get_text_features(input_ids=tokens).pooler_output
+        images = model.get_image_features(**inputs).pooler_output
+    return images.numpy(), texts.numpy(), found.logits_per_image.numpy()
+
+
+@pytest.mark.parametrize("size", VISION)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_embeddings_and_logits_equal_those_of_transformers(tmp_path, pictures, kind, size):
+    model, tokenizer, processor = build(kind, size)
+    save(tmp_path, model, tokenizer, processor)
+    compare(tmp_path, kind, pictures)
+
+
+def test_the_patches_of_378_pixels_leave_a_remainder_as_with_transformers(tmp_path, pictures):
+    model, tokenizer, processor = build("siglip", "one layer", images=IMAGES_378)
+    save(tmp_path, model, tokenizer, processor)
+    compare(tmp_path, "siglip", pictures[:3])
+
+
+def compare(folder, kind, pictures):
+    model, tokenizer, processor = reopened(kind, folder)
+    tokens, pixels = tokens_of(kind, tokenizer), pixels_of(processor, pictures)
+    images, texts, logits = outputs(model, tokens, pixels)
+    encoder = Encoder(folder)
+    np.testing.assert_array_equal(encoder.tokenizer(CAPTIONS), tokens)
+    ours = encoder.embed_images(lambda index: pictures[index], len(pictures)), encoder.embed_texts(CAPTIONS)
+    close(ours[0], images, 1e-5)
+    close(ours[1], texts, 1e-5)
+    scalars = open_checkpoint(folder).scalars
+    found = math.exp(scalars["logit_scale"]) * normalize(ours[0]) @ normalize(ours[1]).T + scalars["logit_bias"]
+    close(found, logits, 1e-5)
+    assert np.ptp(logits, axis=0).min() > 1e-3 and np.ptp(logits, axis=1).max() > 1e-3  # pictures and texts matter
+
+
+def reopened(kind, folder):
+    """Opens a folder anew, by transformers alone."""
+    from transformers import AutoTokenizer
+
+    family = CLIPModel if kind.startswith("clip") else Siglip2Model if kind == "siglip2" else SiglipModel
+    processor = CLIPImageProcessorPil if kind.startswith("clip") else SiglipImageProcessorPil
+    model = family.from_pretrained(folder).eval()
+    return model, AutoTokenizer.from_pretrained(folder), processor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "clip"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_transformers_saved_and_we_save_again_has_the_same_bytes(tmp_path, kind, dtype):
+    model, tokenizer, processor = build(kind, "three layers")
+    model = model.to(getattr(torch, dtype))
+    save(tmp_path / "theirs", model, tokenizer, processor, max_shard_size="40KB")
+    assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 2
+    opened = open_checkpoint(tmp_path / "theirs")
+    assert opened.dtype == dtype
+    save_checkpoint(tmp_path / "ours", opened)
+    save(tmp_path / "whole", model, tokenizer, processor)
+    ours, theirs = (contents(tmp_path / name / "model.safetensors") for name in ("ours", "whole"))
+    assert set(ours) == set(theirs)
+    assert all(ours[name] == theirs[name] for name in theirs)
+    type(model).from_pretrained(tmp_path / "ours")
+    _, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+
+
+def contents(path):
+    """Returns name → (dtype, shape, bytes) of a safetensors file, whatever the dtype."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header.pop("__metadata__", None)
+    cut = {name: slice(*(8 + length + offset for offset in entry["data_offsets"])) for name, entry in header.items()}
+    return {name: (entry["dtype"], entry["shape"], raw[cut[name]]) for name, entry in header.items()}
+
+
+@pytest.mark.parametrize("kind", ["siglip", "clip"])
+def test_a_grid_of_positions_that_is_no_square_equals_transformers(tmp_path, kind):
+    model, tokenizer, processor = build(kind, "three layers")
+    save(tmp_path, model, tokenizer, processor)
+    pixels = torch.randn(3, 3, 42, 70)  # 3 × 5 patches
+    with torch.no_grad():
+        theirs = model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True).pooler_output
+        embeddings = model.vision_model.embeddings
+        positions = embeddings.interpolate_pos_encoding(torch.empty(1, 16, 72), 42, 70)[0]
+    found = describe_checkpoint(tmp_path, image_size=(42, 70), say=lambda line: None)
+    parameters = found.read()
+    assert parameters["vision"]["position_embedding"].shape == positions.shape
+    set_path(parameters, "vision/position_embedding", positions.numpy())  # resampled by transformers' own rule
+    settings: ModelSettings = found.settings
+    ours = create_model(settings).embed_images(parameters, pixels.numpy().transpose(0, 2, 3, 1))
+    close(ours, theirs, 1e-5)
+
+
+def test_a_siglip2_is_opened_as_the_siglip_that_it_is_on_a_square(tmp_path, pictures):
+    model, tokenizer, processor = build("siglip2", "one layer")
+    save(tmp_path / "naflex", model, tokenizer, processor)
+    save_checkpoint(tmp_path / "fixed", open_checkpoint(tmp_path / "naflex"))
+    fixed = SiglipModel.from_pretrained(tmp_path / "fixed").eval()
+    pixels = pixels_of(SiglipImageProcessorPil.from_pretrained(tmp_path / "fixed"), pictures)
+    tokens = tokens_of("siglip2", tokenizer)
+    for a, b in zip(outputs(fixed, tokens, pixels), outputs(model, tokens, pixels), strict=True):
+        close(a, b, 1e-5)
+
+
+def test_position_ids_that_old_checkpoints_carry_are_passed_over(tmp_path):
+    from safetensors.numpy import save_file
+
+    save(tmp_path, *build("clip", "one layer"))
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path) | {"text_model.embeddings.position_ids": np.arange(13)[None]}
+    save_file(tensors, path)
+    assert open_checkpoint(tmp_path).settings.text.length == 13
