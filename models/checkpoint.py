@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from models import big_vision, hub, huggingface, open_clip
-from models.layout import Layout, Place, parameter_shapes, read_parameters, read_scalars, to_tensors
+from models.layout import Layout, Place, check_depth, parameter_shapes, read_parameters, read_scalars, to_tensors
 from models.model_card import CARD_FILE
 from models.positions import resample_positions
 from models.preprocessing import FILE as PREPROCESSOR_FILE
@@ -233,7 +233,7 @@ def _describe_huggingface(name: str, folder: pathlib.Path) -> Description:
         raise _no_weights(folder, huggingface.WEIGHTS_FILE)
     files = open_tensors(weights)
     kind, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
-    _check_depth(settings, files, folder)
+    check_depth(settings, files)
     if kind == huggingface.SIGLIP2:
         preprocessing = _fixed_resolution(folder, settings)
     else:
@@ -281,13 +281,6 @@ def _no_weights(folder: pathlib.Path, name: str) -> Exception:
     if pickle is not None:
         return refuse_pickle(pickle)
     return FileNotFoundError(f"{folder} is no exported checkpoint: it holds no {name}; `launch.py export` writes one")
-
-
-def _check_depth(settings: ModelSettings, files: TensorFiles, folder: pathlib.Path) -> None:
-    """Raises `ValueError` for more layers than there are tensors, before any list of them is made."""
-    depth = settings.vision.depth + settings.text.depth
-    if depth > len(files):
-        raise ValueError(f"{folder}: the config has {depth:,} layers, and the file {len(files):,} tensors")
 
 
 def _check_shape(preprocessing: Preprocessing, settings: ModelSettings, folder: pathlib.Path) -> None:

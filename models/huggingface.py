@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from models.layout import Entry, Layout, convolution, linear, linears, norm
@@ -123,7 +124,8 @@ def read_config(path: pathlib.Path) -> tuple[str, ModelSettings]:
     if kind not in classes:
         raise ValueError(f"{path}: model_type {kind!r} is not read here; {', '.join(MODEL_TYPES)} are")
     try:
-        config = classes[kind].from_dict(fields)
+        with _quiet_transformers():  # it warns of ids that are no ids of the default vocabulary
+            config = classes[kind].from_dict(fields)
         vision, text = config.vision_config, config.text_config
         if kind == CLIP:
             return kind, _clip_settings(config)
@@ -139,6 +141,18 @@ def read_config(path: pathlib.Path) -> tuple[str, ModelSettings]:
         return kind, settings
     except Exception as error:  # what a class of transformers refuses, it refuses in many ways
         raise ValueError(f"{path}: {one_line(error)}") from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _clip_settings(config: Any) -> ModelSettings:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from models.settings import ModelSettings
 from models.tensor_files import Tensor, TensorFiles
 
 _THREADS = 4
@@ -63,6 +64,13 @@ def tensor_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict
         shape[0] *= entry.parts
         found[entry.name] = tuple(shape)
     return found
+
+
+def check_depth(settings: ModelSettings, tensors: Mapping[str, Tensor]) -> None:
+    """Raises `ValueError` for more layers than there are tensors, before any list of them is made."""
+    depth = settings.vision.depth + settings.text.depth
+    if depth > len(tensors):
+        raise ValueError(f"the config has {depth:,} layers, and the file {len(tensors):,} tensors")
 
 
 def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -218,7 +226,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def parameter_shapes(settings: Any) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of the towers by path; nothing is computed."""
     from models.towers import create_model
 

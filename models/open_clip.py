@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from models.layout import Entry, Layout, convolution, linear, linears, norm
+from models.layout import Entry, Layout, check_depth, convolution, linear, linears, norm
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings
 from models.tensor_files import Tensor
@@ -49,10 +49,11 @@ def read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> t
         )
     except KeyError as error:
         raise ValueError(f"it lacks {error}") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"its fields are not of the kind that open_clip writes ({error})") from error
     if settings.dim != embed_dim:
         raise ValueError(f"embed_dim is {embed_dim}, and images have {settings.dim} dimensions")
+    check_depth(settings, tensors)
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
     entries = [*(_timm_entries(settings) if timm else _vision_entries(settings)), *_text_entries(settings, prefix)]
     layout = Layout(

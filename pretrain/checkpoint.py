@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 
 from pretrain.step import TrainState
 
@@ -84,7 +85,10 @@ def _told_in_a_sentence(folder: pathlib.Path) -> Iterator[None]:
 
 
 def restore_parameters(folder: str | os.PathLike) -> tuple[int, dict[str, Any]]:
-    """Returns (step, parameters) of the newest checkpoint as NumPy arrays, without the optimizer's state."""
+    """Returns (step, parameters) of the newest checkpoint as NumPy arrays, whatever the devices it was saved from.
+
+    The optimizer's state is not read.
+    """
     import orbax.checkpoint as ocp
 
     folder = pathlib.Path(folder).absolute()
@@ -92,9 +96,12 @@ def restore_parameters(folder: str | os.PathLike) -> tuple[int, dict[str, Any]]:
     if not folder.is_dir():
         raise missing
     options = ocp.CheckpointManagerOptions(step_prefix="step", create=False)
-    with ocp.CheckpointManager(folder, options=options) as manager:
+    with ocp.CheckpointManager(folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
         step = manager.latest_step()
         if step is None:
             raise missing
-        restored = manager.restore(step, args=ocp.args.StandardRestore())
-    return step, jax.device_get(restored["parameters"])
+        wanted = {"parameters": manager.item_metadata(step).tree["parameters"]}
+        as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_arrays, partial_restore=True)
+        restored = manager.restore(step, args=args)
+    return step, restored["parameters"]

@@ -139,6 +139,28 @@ def test_learning_rate_rules_and_the_scalars_own_rates():
         assert rates[name] == pytest.approx(rate * unit, rel=1e-5), name
 
 
+def test_layer_decay_lets_lower_layers_learn_less():
+    found = updates(1.0, layer_decay=0.5, weight_decay=0.0, learning_rate_rules=(("probe$", 3.0),))
+    unit = found["model/text/head/kernel"].mean()
+    for name, rates in (
+        ("model/vision/encoder/layers/mlp/up/kernel", [0.25, 0.5]),
+        ("model/vision/encoder/layers/norm1/bias", [0.25, 0.5]),
+        ("model/text/encoder/layers/attention/key/kernel", [0.5]),
+        ("model/vision/patch_embedding/kernel", 0.125),
+        ("model/vision/position_embedding", 0.125),
+        ("model/text/token_embedding", 0.25),
+        ("model/vision/encoder/norm/scale", 1.0),
+        ("model/vision/head/mlp/up/kernel", 1.0),
+        ("model/vision/head/probe", 3.0),
+        ("objective/logit_scale", 1.0),
+    ):
+        leaf = found[name]
+        each = leaf.reshape(len(leaf), -1).mean(axis=1) if "/layers/" in name else leaf.mean()
+        np.testing.assert_allclose(each / unit, rates, rtol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match=r"optimizer.layer_decay 1.5 is not within \[0, 1\]"):
+        OptimizerSettings(layer_decay=1.5)
+
+
 @pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
 def test_a_locked_tower_keeps_its_bits_and_has_no_optimizer_state(tower, other):
     mesh = sharding.create_mesh()

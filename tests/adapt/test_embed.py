@@ -1,0 +1,200 @@
+"""Embedding whole collections to files, also when it is stopped in the middle."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from adapt.embed import embed_collections, read_texts
+from adapt.encoder import Encoder
+from data.images import decode
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.preprocessing import Preprocessing
+from models.tokenizer import train_tokenizer
+from tests.data.shard_files import labelled, png, write_shard
+from tests.models.towers_of import random_parameters, tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+TEXTS = ["a red fish", "", "two birds, blue", "one green tree", "fish " * 50]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("run") / "export", seed=0)
+
+
+def save(folder, *, seed, **sizes):
+    tokenizer = train_tokenizer(["a red fish", "two blue birds", "one green tree"], vocab_size=60, length=9)
+    settings = tiny("siglip", vocab_size=tokenizer.vocab_size, **sizes)
+    scalars = {"logit_scale": 2.0, "logit_bias": -3.0}
+    parameters = random_parameters(settings, seed=seed)
+    return save_checkpoint(folder, Checkpoint(settings, parameters, scalars, Preprocessing(size=(14, 14)), tokenizer))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Pictures here and there in a folder, one of them broken, and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(23):
+        path = folder / ("deep/er" if number % 3 else ".") / f"p{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number, (20 + number, 31)) if number != 4 else b"nothing")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    return folder
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_folder_and_a_file_of_texts_become_embeddings_with_ids(checkpoint, photos, tmp_path):
+    encoder, seen = Encoder(checkpoint), []
+    written = embed_collections(
+        encoder,
+        tmp_path,
+        images=str(photos),
+        texts=photos / "texts.txt",
+        data_dir=tmp_path,
+        progress=lambda *told: seen.append(told),
+    )
+    ids = lines(tmp_path / "images.ids.jsonl")
+    paths = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
+    assert ids == [path for path in paths if "p04" not in path] and len(ids) == 22
+    array = np.load(tmp_path / "images.npy", allow_pickle=False)
+    np.testing.assert_array_equal(load_file(tmp_path / "images.safetensors")["embeddings"], array)
+    pictures = [decode((photos / name).read_bytes(), name) for name in ids]
+    np.testing.assert_allclose(array, encoder.embed_images(pictures.__getitem__, 22), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "texts.npy"), encoder.embed_texts(TEXTS), rtol=1e-5, atol=1e-5)
+    assert lines(tmp_path / "texts.ids.jsonl") == [0, 1, 2, 3, 4]
+    assert lines(tmp_path / "images.bad.jsonl")[0]["reason"] == "not an image"
+    assert (written["images"].rows, written["images"].bad) == (22, 1) and "bad" not in written["texts"].files
+    assert seen[0] == ("images", 0, 23) and seen[-1] == ("texts", 5, 5)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"images.{end}" for end in ("safetensors", "npy", "ids.jsonl", "bad.jsonl", "json")} | {
+        f"texts.{end}" for end in ("safetensors", "npy", "ids.jsonl", "json")
+    }
+    described = json.loads((tmp_path / "images.json").read_text())
+    assert described["checkpoint"] == encoder.fingerprint and described["rows"] == 22
+
+
+def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, photos, tmp_path, monkeypatch):
+    encoder = Encoder(checkpoint)
+    first = embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
+    monkeypatch.setattr(encoder, "iterate_texts", None)
+    assert embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path) == first
+    other = Encoder(save(tmp_path / "other", seed=1))
+    with pytest.raises(ValueError, match=r"texts.json is of embeddings of another checkpoint; name another --out"):
+        embed_collections(other, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
+    (tmp_path / "more.txt").write_text("\n".join([*TEXTS, "more"]))
+    with pytest.raises(ValueError, match=r"of another collection"):
+        embed_collections(encoder, tmp_path / "out", texts=tmp_path / "more.txt", data_dir=tmp_path)
+    (tmp_path / "out" / "texts.npy").unlink()
+    with pytest.raises(ValueError, match=r"texts.npy is finished, which is not there; remove .*texts.json to start"):
+        embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"nothing to embed; name --images, --texts or both"):
+        embed_collections(encoder, tmp_path / "none", data_dir=tmp_path)
+
+
+def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('"plain"\n{"id": "x/1", "text": "named"}\n{"text": "unnamed\\u2028 but one"}\n', encoding="utf-8")
+    assert read_texts(path) == ([0, "x/1", 2], ["plain", "named", "unnamed\u2028 but one"])
+    for content, message in (
+        ('"a"\n{"id": 3}\n', r"line 2 of .* is neither a string"),
+        ("nope", "line 1 of .* no JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_texts(path)
+    plain = tmp_path / "texts.txt"
+    plain.write_bytes(b"one\r\nt\xe2\x80\xa8wo\n\nfour\n")
+    assert read_texts(plain)[1] == ["one", "t\u2028wo", "", "four"]
+    for content, message in ((b"", "holds no texts"), (b"\xff\xfe", "is not UTF-8")):
+        plain.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_texts(plain)
+
+
+def test_devices_share_the_work_and_give_the_same_rows(checkpoint, photos, tmp_path):
+    outs = {}
+    for devices in (1, 8):
+        outs[devices] = tmp_path / str(devices)
+        command = [sys.executable, "launch.py", "embed", f"--checkpoint={checkpoint}", f"--out={outs[devices]}"]
+        command += [f"--images={photos}", f"--texts={photos / 'texts.txt'}", f"--data_dir={tmp_path}"]
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert result.returncode == 0, result.stderr
+        assert f"24 dimensions, float32, {devices} device(s)" in result.stdout
+        assert "images 23/23" in result.stdout and "22 images in" in result.stdout and "1 left out" in result.stdout
+    for name in ("images.npy", "texts.npy"):
+        np.testing.assert_allclose(np.load(outs[8] / name), np.load(outs[1] / name), rtol=1e-5, atol=1e-5)
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(checkpoint, tmp_path):
+    shard = str(write_shard(tmp_path / "s.tar", labelled(900)))
+    arguments = [f"--checkpoint={checkpoint}", f"--images={shard}", f"--data_dir={tmp_path}"]
+    environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
+
+    def run(out):
+        command = [sys.executable, "-c", SLOW, "embed", *arguments, f"--out={out}"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+
+    stopped = 0
+    for _ in range(20):
+        process = run(tmp_path / "killed")
+        there = len(list(tmp_path.glob("killed/images.parts/*.npz")))
+        wanted = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < wanted:
+            if len(list(tmp_path.glob("killed/images.parts/*.npz"))) > there + 1:
+                process.send_signal(signal.SIGKILL)
+                stopped += 1
+                break
+            time.sleep(0.005)
+        process.communicate()
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0 and stopped >= 2
+    assert run(tmp_path / "whole").wait() == 0
+    for name in ("images.npy", "images.safetensors", "images.ids.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "killed" / "images.parts").exists()
+
+
+# As launch.py, in pieces of 256 rows, and slow enough to be killed between two of them.
+SLOW = """
+import os, sys, time
+import adapt.embed, launch
+save = adapt.embed._save
+def slow(*args, **arrays):
+    save(*args, **arrays)
+    time.sleep(0.3)
+adapt.embed._save = slow
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
+def test_bad_arguments_are_one_sentence(checkpoint, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "launch.py", "embed", f"--checkpoint={checkpoint}", f"--out={tmp_path}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    for arguments, message in (
+        ((), "nothing to embed; name --images, --texts or both"),
+        (("--images=nowhere",), "no file matches 'nowhere'"),
+        ((f"--texts={tmp_path / 'none.txt'}",), "No such file or directory"),
+        ((f"--images={tmp_path}",), "holds no pictures"),
+        (("--texts=x", "--image_size=2"), "vision.patch_size 5 does not fit image_size 2"),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+        assert message in result.stderr
+    assert run("--config=x").returncode == 2

@@ -1,0 +1,453 @@
+"""Checkpoints of every format, opened and written; what is damaged or hostile is refused in a sentence."""
+
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from models.big_vision import layout_of as npz_layout_of
+from models.big_vision import save_big_vision
+from models.checkpoint import Checkpoint, describe_checkpoint, open_checkpoint, save_checkpoint
+from models.huggingface import layout_of
+from models.layout import flatten, parameter_shapes, read_parameters, to_tensors
+from models.preprocessing import FILE, Preprocessing
+from models.settings import ModelSettings
+from models.tensor_files import open_tensors
+from models.tokenizer import train_tokenizer
+from models.towers import create_model
+from models.variants import SIZES, towers
+from tests.models.families import FAMILIES
+from tests.models.towers_of import GOLDEN, random_parameters, tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
+
+
+def make(family, **changes) -> Checkpoint:
+    """Returns a checkpoint with random weights."""
+    tokenizer = train_tokenizer(["a red fish", "two blue birds", "one green tree"], vocab_size=60, length=9)
+    settings = tiny(family, vocab_size=tokenizer.vocab_size, **changes)
+    side = settings.vision.image_shape[0]
+    shaped = Preprocessing(size=side, crop=(side, side)) if family == "clip" else Preprocessing(size=(side, side))
+    return Checkpoint(settings, random_parameters(settings), SCALARS, shaped, tokenizer)
+
+
+def same(ours, theirs):
+    ours, theirs = dict(flatten(ours)), dict(flatten(theirs))
+    assert set(ours) == set(theirs)
+    return all(np.array_equal(ours[path], theirs[path]) for path in ours)
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    checkpoint = make("siglip")
+    return save_checkpoint(tmp_path_factory.mktemp("siglip") / "export", checkpoint), checkpoint
+
+
+@pytest.fixture
+def copy(siglip, tmp_path):
+    """A copy of an exported SigLIP, to be damaged."""
+    return pathlib.Path(shutil.copytree(siglip[0], tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("family", ["siglip", "clip"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_saved_opens_as_what_it_was(tmp_path, family, dtype):
+    saved = make(family)
+    rounded = jax.tree.map(lambda array: array.astype(jnp.dtype(dtype)), saved.parameters)
+    opened = open_checkpoint(save_checkpoint(tmp_path / "export", saved._replace(parameters=rounded), dtype=dtype))
+    assert opened.settings == saved.settings and opened.preprocessing == saved.preprocessing and opened.dtype == dtype
+    assert same(opened.parameters, jax.tree.map(lambda array: array.astype("float32"), rounded))
+    assert opened.scalars == (saved.scalars if family == "siglip" else {"logit_scale": 2.5, "logit_bias": 0.0})
+    again = open_checkpoint(tmp_path / "export", dtype=dtype).parameters
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(again)} == {dtype} and same(again, rounded)
+
+
+def test_a_checkpoint_in_several_files_opens_as_the_one_in_one_file(copy, siglip):
+    tensors = load_file(copy / "model.safetensors")
+    names = sorted(tensors)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for name, half in halves.items():
+        save_file({tensor: tensors[tensor] for tensor in half}, copy / name)
+    (copy / "model.safetensors").unlink()
+    weights = {tensor: name for name, half in halves.items() for tensor in half}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    assert same(open_checkpoint(copy).parameters, siglip[1].parameters)
+    (copy / "b.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"names b.safetensors, which is not there; fetch the whole"):
+        open_checkpoint(copy)
+    for elsewhere in ("../copy/a.safetensors", "/etc/passwd", "a.bin"):
+        hostile = {"weight_map": dict.fromkeys(names, elsewhere)}
+        (copy / "model.safetensors.index.json").write_text(json.dumps(hostile))
+        with pytest.raises(ValueError, match=r"which is no .safetensors file beside it"):
+            open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("scanned", [(), ("img/Transformer", "txt/Encoder_0")])
+def test_an_npz_opens_as_what_was_saved_with_layers_apart_or_stacked(tmp_path, siglip, scanned):
+    _, saved = siglip
+    square = tiny("siglip", vision={"image_size": 15}, vocab_size=60)  # of a remainder an .npz says nothing
+    parameters = random_parameters(square)
+    path = tmp_path / "siglip.npz"
+    if scanned:
+        tensors = to_tensors(npz_layout_of(square, scanned=scanned), parameters, scalars=SCALARS)
+        assert tensors["params/img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"].shape == (3, 24, 36)
+        np.savez(path, **tensors)
+    else:
+        save_big_vision(path, square, parameters, SCALARS)
+    saved.tokenizer.save(tmp_path)
+    opened = open_checkpoint(path)
+    assert opened.settings == square and opened.scalars == SCALARS and same(opened.parameters, parameters)
+    assert opened.preprocessing == Preprocessing(size=(15, 15))
+    assert same(open_checkpoint(tmp_path).parameters, parameters)  # the folder with one
+    again = save_checkpoint(tmp_path / "converted", opened)
+    assert same(open_checkpoint(again).parameters, parameters)
+
+
+def test_an_npz_of_bfloat16_as_numpy_writes_it_opens(tmp_path, siglip):
+    square = tiny("siglip", vision={"image_size": 15}, vocab_size=60)
+    tensors = to_tensors(npz_layout_of(square), random_parameters(square), scalars=SCALARS, dtype=ml_dtypes.bfloat16)
+    np.savez(tmp_path / "half.npz", **tensors)
+    with np.load(tmp_path / "half.npz") as stored:
+        assert stored["params/txt/head/bias"].dtype == np.dtype("V2")
+    opened = describe_checkpoint(tmp_path / "half.npz")
+    assert opened.files.float_dtype == "bfloat16"
+    np.testing.assert_array_equal(
+        opened.read()["text"]["head"]["bias"], tensors["params/txt/head/bias"].astype("float32")
+    )
+
+
+def test_an_npz_without_a_tokenizer_takes_the_one_that_is_named(tmp_path, siglip):
+    folder, saved = siglip
+    square = tiny("siglip", vision={"image_size": 15}, vocab_size=60)
+    path = save_big_vision(tmp_path / "siglip.npz", square, random_parameters(square), SCALARS)
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer.json"):
+        open_checkpoint(path)
+    opened = open_checkpoint(path, tokenizer=str(folder))
+    np.testing.assert_array_equal(opened.tokenizer(["a fish"]), saved.tokenizer(["a fish"]))
+
+
+def test_a_clip_is_no_npz_and_towers_of_neither_family_are_no_directory(tmp_path):
+    clip = make("clip")
+    with pytest.raises(ValueError, match=r"big_vision's .npz holds SigLIP towers; this is a CLIP"):
+        save_big_vision(tmp_path / "clip.npz", clip.settings, clip.parameters, SCALARS)
+    mixed = make("siglip", text={"causal": True})
+    with pytest.raises(ValueError, match=r"these towers mix what SiglipModel and CLIPModel have"):
+        save_checkpoint(tmp_path / "mixed", mixed)
+    oblong = make("siglip", vision={"image_size": (10, 15)})
+    with pytest.raises(ValueError, match=r"images of \(10, 15\) are no squares"):
+        save_checkpoint(tmp_path / "oblong", oblong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_embeddings_of_open_clip_equal_those_that_it_computed_in_pytorch():
+    folder = GOLDEN.parent / "golden_open_clip"
+    golden, found = np.load(folder / "outputs.npz"), describe_checkpoint(folder)
+    model, parameters = create_model(found.settings), found.read()
+    assert found.settings.vision.grid == (3, 4) and found.settings.vision.activation == "quick_gelu"
+    assert found.preprocessing.shape == (21, 28) and found.preprocessing.std == (0.3, 0.2, 0.5)
+    images = model.embed_images(parameters, golden["pixels"])
+    np.testing.assert_allclose(images, golden["image_embeddings"], rtol=1e-5, atol=1e-5)
+    texts = model.embed_texts(parameters, jnp.asarray(golden["tokens"]))
+    np.testing.assert_allclose(texts, golden["text_embeddings"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("vision_cfg", {"ls_init_value": 0.1}, r"vision_cfg.ls_init_value 0.1 is not read here"),
+        ("vision_cfg", {"timm_model_name": "convnext_base"}, r"timm_model_name 'convnext_base' is not read here"),
+        ("vision_cfg", {"pool_type": "avg"}, r"vision_cfg.pool_type 'avg' is not read here"),
+        ("vision_cfg", {"layers": [3, 4, 6, 3]}, r"vision.depth is \[3, 4, 6, 3\]; it must be a positive whole"),
+        ("vision_cfg", {"head_width": 0}, r"are not of the kind that open_clip writes"),
+        ("text_cfg", {"pool_type": "first"}, r"text_cfg.pool_type 'first' is not read here"),
+        ("text_cfg", {"hf_model_name": "roberta-base"}, r"text_cfg.hf_model_name 'roberta-base' is not read here"),
+        ("text_cfg", {"layers": 10**9}, r"the config has 1,000,000,002 layers, and the file"),
+    ],
+)
+def test_what_open_clip_has_and_we_do_not_is_named(tmp_path, section, change, message):
+    folder = pathlib.Path(shutil.copytree(GOLDEN.parent / "golden_open_clip", tmp_path / "copy"))
+    path = folder / "open_clip_config.json"
+    fields = json.loads(path.read_text())
+    fields["model_cfg"][section] |= change
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=message):
+        describe_checkpoint(folder)
+
+
+def test_texts_are_canonicalized_where_the_config_of_open_clip_says_so(tmp_path):
+    folder = pathlib.Path(shutil.copytree(GOLDEN.parent / "golden_open_clip", tmp_path / "copy"))
+    fields = json.loads((folder / "open_clip_config.json").read_text())
+    fields["model_cfg"]["text_cfg"] |= {"tokenizer_kwargs": {"clean": "canonicalize"}}
+    (folder / "open_clip_config.json").write_text(json.dumps(fields))
+    train_tokenizer(["a red fish"], vocab_size=30, length=9, canonicalize="none").save(folder)
+    tokenizer = open_checkpoint(folder).tokenizer
+    np.testing.assert_array_equal(tokenizer(["A_Red  fish!"]), tokenizer(["a red fish"]))
+
+
+# Another resolution
+
+
+@pytest.mark.parametrize("family", ["siglip", "clip"])
+def test_images_of_another_size_have_resampled_positions_and_a_line_that_says_so(tmp_path, family):
+    folder, said = save_checkpoint(tmp_path / "export", make(family)), []
+    opened = open_checkpoint(folder, image_size=27, say=said.append)
+    assert said == [f"{folder}: position embeddings of 2 × 2 patches resampled to 5 × 5"]
+    table = np.asarray(opened.parameters["vision"]["position_embedding"])
+    kept = int(family == "clip")
+    before = np.asarray(open_checkpoint(folder).parameters["vision"]["position_embedding"])
+    np.testing.assert_array_equal(table[:kept], before[:kept])
+    expected = between_corners(before[kept:].reshape(2, 2, -1).astype(np.float64), 5)
+    np.testing.assert_allclose(table[kept:].reshape(5, 5, -1), expected, rtol=0, atol=1e-6)
+    assert opened.preprocessing.shape == (27, 27)
+    assert create_model(opened.settings).embed_images(opened.parameters, jnp.zeros((1, 27, 27, 3))).shape == (
+        1,
+        opened.settings.dim,
+    )
+
+
+def between_corners(grid, size):
+    """Returns a square grid, linear between its points, with corners on corners."""
+    places = np.linspace(0, len(grid) - 1, size)
+    low = np.minimum(places.astype(int), len(grid) - 2)
+    share = (places - low)[:, None]
+    rows = (1 - share)[..., None] * grid[low] + share[..., None] * grid[low + 1]
+    return (1 - share) * rows[:, low] + share * rows[:, low + 1]
+
+
+def test_a_size_with_the_same_patches_resamples_nothing(siglip):
+    said = []
+    opened = open_checkpoint(siglip[0], image_size=13, say=said.append)
+    assert not said and same(opened.parameters, siglip[1].parameters)
+    assert opened.preprocessing.shape == (13, 13)
+
+
+# Hostile and damaged files
+
+
+def refused(folder, message, kind=ValueError):
+    """Asserts that opening is refused in one line, and that hardly any memory was taken for it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(kind, match=message) as error:
+            open_checkpoint(folder)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(error.value)
+
+
+class Bomb:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "weights.pth", "last.ckpt"])
+def test_pickles_are_refused_with_the_reason(copy, tmp_path, name):
+    (copy / "model.safetensors").unlink()
+    (copy / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    for path in (copy, copy / name):
+        refused(path, rf"{name} is a pickle, which can run any program when it is opened")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_npz_of_objects_is_refused(tmp_path):
+    objects = np.array([Bomb(tmp_path / "ran")], object)
+    path = tmp_path / "bad.npz"
+    np.savez(path, **{"params/img/embedding/kernel": objects})
+    refused(path, "is a pickle, which can run any program")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "shape"),
+    [([0, 1 << 60], [1 << 58]), ([-8, 16], [6]), ([64, 16], [3]), ([0, 16], [1 << 40]), ([0, 16], [2])],
+)
+def test_a_header_with_absurd_offsets_is_refused(copy, offsets, shape):
+    header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    (copy / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    refused(copy, r"model.safetensors is damaged \(")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 8, (1 << 40).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"[]"]
+)
+def test_what_is_no_safetensors_file_is_refused(copy, content):
+    (copy / "model.safetensors").write_bytes(content)
+    refused(copy, r"model.safetensors is damaged \(")
+
+
+def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path):
+    path = tmp_path / "siglip.npz"
+    square = tiny("siglip", vision={"image_size": 15})
+    save_big_vision(path, square, random_parameters(square), SCALARS)
+    whole = path.read_bytes()
+    lie = whole.replace(b"'shape': (5, 5, 3, 24)", b"'shape': (5, 5, 3,1<<9", 1)
+    for content in (lie, whole.replace(b"'shape': (5, 5, 3, 24)", b"'shape': (99,99,3, 24)", 1), whole[:-2000], b"PK"):
+        path.write_bytes(content)
+        refused(path, "siglip.npz is not read here: ")
+    np.savez_compressed(path, **{"params/img/embedding/kernel": np.zeros((1000, 1000))})
+    refused(path, "is compressed or encrypted; numpy.savez writes it plainly")
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("vision_config", {"hidden_size": -24}, r"vision.width is -24; it must be a positive whole number"),
+        ("vision_config", {"intermediate_size": 2 * 10**12}, r"the tensors do not fit the config: .* and \d+ more"),
+        (
+            "vision_config",
+            {"num_hidden_layers": 10**9},
+            r"the config has 1,000,000,001 layers, and the file 88 tensors",
+        ),
+        ("vision_config", {"num_attention_heads": 0}, r"config.json: "),
+        ("vision_config", {"patch_size": 0}, r"vision.patch_size is 0"),
+        ("vision_config", {"image_size": 10**9}, r"images are made 14 × 14 pixels, and the image tower takes 10000"),
+        ("vision_config", {"hidden_act": "relu"}, r"hidden_act 'relu' is not read here"),
+        ("vision_config", {"vision_use_head": False}, r"towers without a pooling head are not read here"),
+        ("vision_config", {"layer_norm_eps": -1.0}, r"vision.norm_epsilon is -1.0"),
+        ("text_config", {"vocab_size": 10**11}, r"token_embedding.weight has shape \[\d+, 20\] instead of \[10000"),
+        ("text_config", {"projection_size": 5}, r"texts have 5 dimensions and images 24"),
+        ("text_config", {"hidden_size": "wide"}, r"config.json: .*hidden_size"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(copy, section, change, message):
+    fields = json.loads((copy / "config.json").read_text())
+    fields[section] |= change
+    (copy / "config.json").write_text(json.dumps(fields))
+    refused(copy, message)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "null", "[1]", "{", '{"model_type": "siglip", "text_config": 3}'])
+def test_a_config_that_is_no_config_is_refused(copy, content):
+    (copy / "config.json").write_text(content)
+    refused(copy, r"config.json")
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(copy):
+    FAMILIES["clip"]().save_pretrained(copy)
+    refused(copy, r"the tokenizer of .* has ids up to \d+ and its text tower embeds \d+; name the tokenizer that")
+
+
+def test_code_that_a_checkpoint_brings_is_not_run(copy, tmp_path):
+    (copy / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass T: pass\n")
+    for name, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        fields = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps(fields | {"auto_map": {key: "evil.T"}, "trust_remote_code": True}))
+    open_checkpoint(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_holds_nothing_says_what_one_would(tmp_path):
+    refused(tmp_path, r"holds no config.json, open_clip_config.json or .npz", FileNotFoundError)
+    with pytest.raises(FileNotFoundError, match=r"./nowhere is no exported checkpoint: there is no such folder"):
+        open_checkpoint("./nowhere")
+
+
+def test_a_hub_id_out_of_reach_is_told_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match=r"checkpoint 'google/siglip' is not here, and as a hub id neither cached nor in"):
+        open_checkpoint("google/siglip")
+    with pytest.raises(OSError, match=r"checkpoint 'a/b/../c' is not here, and as a hub id .* \(it is no hub id\)"):
+        open_checkpoint("a/b/../c")
+
+
+# Memory
+
+MEMORY = """
+import sys, jax, numpy as np
+from models.checkpoint import describe_checkpoint
+def peak():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
+jax.block_until_ready(jax.device_put(np.zeros(9)))
+found = describe_checkpoint(sys.argv[1])
+before = peak()
+parameters = jax.block_until_ready(found.read(dtype="bfloat16"))
+print(peak() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(parameters)))
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_opening_takes_hardly_more_memory_than_the_file(tmp_path):
+    settings = tiny(
+        "siglip",
+        vision={"width": 512, "mlp_width": 2048, "depth": 12, "heads": 8},
+        text={"width": 512, "mlp_width": 2048, "depth": 6},
+    )
+    layout = layout_of(settings, "siglip")
+    parameters = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, ml_dtypes.bfloat16), jax.eval_shape(lambda: create_model(settings).init(0))
+    )
+    checkpoint = make("siglip")._replace(settings=settings, parameters=parameters, dtype="bfloat16")
+    folder = save_checkpoint(tmp_path / "large", checkpoint)
+    size = (folder / "model.safetensors").stat().st_size
+    assert size > 100e6 and layout.entries
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(folder)], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    peak, held = map(int, result.stdout.split())
+    assert 0.95 * size < held < size < peak + 20e6 and peak < 1.2 * size
+
+
+def test_reading_places_every_array_as_it_is_told_the_largest_first(siglip):
+    folder, saved = siglip
+    files, settings = open_tensors(folder / "model.safetensors"), saved.settings
+    sizes = []
+    read_parameters(
+        files,
+        layout_of(settings, "siglip"),
+        parameter_shapes(settings),
+        dtype=np.float32,
+        place=lambda path, array: sizes.append(array.size),
+    )
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) == len(jax.tree.leaves(saved.parameters))
+
+
+# Published sizes
+
+
+def test_variants_have_the_published_numbers_of_parameters():
+    def millions(family, variant, image_size, vocab_size, length):
+        shared = towers(family, variant)
+        settings = ModelSettings(
+            vision=tiny(family).vision.__class__(image_size=image_size, **shared.vision),
+            text=tiny(family).text.__class__(vocab_size=vocab_size, length=length, **shared.text),
+        )
+        return sum(np.prod(shape) for shape in parameter_shapes(settings).values()) / 1e6
+
+    # Counted from the published weights: OpenAI's ViT-B/32 and L/14, SigLIP B/16 and So400m/14, without the scalars.
+    assert round(millions("clip", "B/32", 224, 49408, 77), 2) == 151.28
+    assert round(millions("clip", "L/14", 224, 49408, 77), 2) == 427.62
+    assert round(millions("siglip", "B/16", 224, 32000, 64), 2) == 203.16
+    assert round(millions("siglip", "So400m/14", 384, 32000, 64), 2) == 877.96
+    assert round(millions("clip", "g/14", 224, 49408, 77), 1) == 1366.7
+    for size in SIZES:
+        towers("siglip", f"{size}/16")
+
+
+@pytest.mark.parametrize("name", ["B", "B/0", "XXL/14", "B/16/3", "b/16"])
+def test_an_unknown_variant_names_the_known_sizes(name):
+    with pytest.raises(ValueError, match=rf"unknown variant '{name}' of siglip; .* SIZE of mu, Ti, S, M, B, L, So400m"):
+        towers("siglip", name)
+
+
+def test_the_image_processor_is_written_with_the_checkpoint(tmp_path):
+    folder = save_checkpoint(tmp_path / "export", make("clip"))
+    assert json.loads((folder / FILE).read_text())["crop_size"] == {"height": 14, "width": 14}

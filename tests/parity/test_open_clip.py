@@ -1,0 +1,204 @@
+"""Checkpoints of open_clip, opened here, and ours, opened by open_clip's loader; runs where open_clip is installed.
+
+`requirements-bench.txt` installs it. `python -m tests.parity.test_open_clip` writes tests/models/golden_open_clip.
+"""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+try:
+    import open_clip
+    import torch
+    from open_clip.convert import load_big_vision_weights
+except (ImportError, RuntimeError) as missing:  # torchvision raises the second where it does not go with torch
+    pytest.skip(f"open_clip 3.3 is not usable here ({missing}); see requirements-bench.txt", allow_module_level=True)
+
+from safetensors.numpy import load_file
+
+from models.big_vision import save_big_vision
+from models.checkpoint import describe_checkpoint
+from models.layout import parameter_shapes
+from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.towers import create_model
+from tests.models.towers_of import random_parameters
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "models" / "golden_open_clip"
+TEXT = {"context_length": 9, "vocab_size": 70, "width": 20, "heads": 2, "layers": 2}
+TINY = {
+    "embed_dim": 20,
+    "vision_cfg": {
+        "image_size": [21, 28],
+        "layers": 2,
+        "width": 24,
+        "head_width": 8,
+        "mlp_ratio": 3.3,
+        "patch_size": 7,
+    },
+    "text_cfg": TEXT,
+}
+SQUASH = {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.5], "interpolation": "bicubic", "resize_mode": "squash"}
+CLIPS = {
+    "as it is": TINY,
+    "quick": {**TINY, "quick_gelu": True},
+    "its own text tower": {**TINY, "custom_text": True, "text_cfg": {**TEXT, "proj_bias": True, "pool_type": "last"}},
+    "no mask": {**TINY, "text_cfg": {**TEXT, "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}},
+    "no norm before": {**TINY, "vision_cfg": {**TINY["vision_cfg"], "no_ln_pre": True, "norm_kwargs": {"eps": 1e-3}}},
+}
+SIGLIP = {
+    "embed_dim": 768,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 224, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map"},
+    "text_cfg": {
+        "context_length": 9,
+        "vocab_size": 70,
+        "width": 48,
+        "heads": 3,
+        "layers": 2,
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+    },
+}
+SIGLIP["vision_cfg"]["timm_proj"] = "none"
+
+
+def build(config):
+    """Returns open_clip's model of a config, with random weights."""
+    custom = config.get("custom_text", False)
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(
+        **{key: value for key, value in config.items() if key != "custom_text"}
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    return model.eval()
+
+
+def save(folder, config, model):
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"model_cfg": config, "preprocess_cfg": SQUASH}
+    (folder / "open_clip_config.json").write_text(json.dumps(fields, indent=2) + "\n")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+
+
+def inputs(config):
+    size = config["vision_cfg"]["image_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 70, (4, 9))
+    tokens[:, 5] = 69
+    return rng.normal(size=(3, height, width, 3)).astype("f4"), tokens
+
+
+def by_open_clip(model, pixels, tokens):
+    with torch.no_grad():
+        images = model.encode_image(torch.tensor(pixels.transpose(0, 3, 1, 2)))
+        texts = model.encode_text(torch.tensor(tokens))
+    return images.numpy(), texts.numpy()
+
+
+def close(ours, theirs, tolerance=1e-5):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_embeddings_of_a_clip_equal_those_of_open_clip(tmp_path, name):
+    config = CLIPS[name]
+    model = build(config)
+    save(tmp_path, config, model)
+    opened_equals(tmp_path, config, model)
+
+
+def test_embeddings_of_a_siglip_with_the_image_tower_of_timm_equal_those_of_open_clip(tmp_path):
+    model = build(SIGLIP)
+    save(tmp_path, SIGLIP, model)
+    opened_equals(tmp_path, SIGLIP, model)
+    assert describe_checkpoint(tmp_path).has_logit_bias
+
+
+def opened_equals(folder, config, model):
+    pixels, tokens = inputs(config)
+    found = describe_checkpoint(folder)
+    ours, parameters = create_model(found.settings), found.read()
+    images, texts = by_open_clip(model, pixels, tokens)
+    close(ours.embed_images(parameters, pixels), images)
+    close(ours.embed_texts(parameters, tokens), texts)
+    assert math.isclose(found.scalars()["logit_scale"], model.logit_scale.item(), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_what_we_write_as_npz_embeds_the_same_after_the_loader_of_open_clip(tmp_path, activation):
+    config = json.loads(json.dumps(SIGLIP))
+    if activation == "gelu_tanh":  # SigLIP's own, which open_clip has for texts by setting
+        config["text_cfg"]["act_kwargs"] = {"approximate": "tanh"}
+    settings = ModelSettings(
+        vision=VisionSettings(
+            image_size=224, patch_size=16, width=768, depth=12, heads=12, mlp_width=3072, activation=activation
+        ),
+        text=TextSettings(
+            vocab_size=70,
+            length=9,
+            width=48,
+            depth=2,
+            heads=3,
+            mlp_width=192,
+            activation=activation,
+        ),
+    )
+    parameters = random_parameters(settings, scale=0.1)
+    path = save_big_vision(tmp_path / "w.npz", settings, parameters, {"logit_scale": 2.5, "logit_bias": -3.5})
+    model = build(config)
+    load_big_vision_weights(model, str(path))
+    if activation == "gelu_tanh":
+        for module in model.visual.modules():
+            if isinstance(module, torch.nn.GELU):
+                module.approximate = "tanh"
+    pixels, tokens = inputs(config)
+    images, texts = by_open_clip(model, pixels, tokens)
+    ours = create_model(settings)
+    close(ours.embed_images(parameters, pixels), images)
+    close(ours.embed_texts(parameters, tokens), texts)
+    assert (model.logit_scale.item(), model.logit_bias.item()) == (2.5, -3.5)
+
+
+def test_open_clip_still_computes_what_the_golden_directory_stores():
+    config = json.loads((GOLDEN / "open_clip_config.json").read_text())["model_cfg"]
+    model, golden = build(config), np.load(GOLDEN / "outputs.npz")
+    tensors = load_file(GOLDEN / "open_clip_model.safetensors")
+    model.load_state_dict({name: torch.tensor(tensor) for name, tensor in tensors.items()}, strict=False)
+    images, texts = by_open_clip(model, golden["pixels"], golden["tokens"])
+    close(images, golden["image_embeddings"])
+    close(texts, golden["text_embeddings"])
+
+
+def test_every_parameter_has_its_place_in_both_formats(tmp_path):
+    for config in (TINY, SIGLIP):
+        save(tmp_path, config, build(config))
+        found = describe_checkpoint(tmp_path)
+        assert {entry.path for entry in found.layout.entries} == set(parameter_shapes(found.settings))
+
+
+def main() -> None:
+    config = CLIPS["quick"]
+    model = build(config)
+    save(GOLDEN, config, model)
+    pixels, tokens = inputs(config)
+    images, texts = by_open_clip(model, pixels, tokens)
+    np.savez_compressed(
+        GOLDEN / "outputs.npz", pixels=pixels, tokens=tokens, image_embeddings=images, text_embeddings=texts
+    )
+
+
+if __name__ == "__main__":
+    main()
