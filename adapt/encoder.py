@@ -25,7 +25,7 @@ from models.towers import create_model
 
 CACHE_VERSION = 2
 _BATCH = 256
-_ACTIVATIONS = {"cpu": 50e6}  # bytes of an MLP's activations per device; small ones stay in a processor's caches
+_ACTIVATIONS = {"cpu": 25e6}  # bytes of an MLP's activations per device, which then stay in a processor's caches
 _ACTIVATIONS_ELSEWHERE = 2e9
 _AHEAD = 2  # batches
 _THREADS = max(2, os.cpu_count() or 1)
@@ -90,6 +90,14 @@ class Encoder:
         """Returns the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
         return _joined(self.iterate_images(image, range(count)), self.dim)
 
+    def embed_pixels(self, pixels: np.ndarray) -> jax.Array:
+        """Returns the embeddings of one batch of pixels `[batch_size, height, width, 3]` uint8, on their way."""
+        return self._embed_images(self._parameters, jax.device_put(pixels, self._rows))
+
+    def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
+        """Returns the embeddings of one batch of token ids `[batch_size, length]`, on their way."""
+        return self._embed_texts(self._parameters, jax.device_put(tokens, self._rows))
+
     def iterate_images(self, image: Callable[[int], Image.Image], numbers: range) -> Iterator[np.ndarray]:
         """Yields the embeddings of `image(number)` batch by batch, `[rows, dim]` float32.
 
@@ -101,7 +109,7 @@ class Encoder:
                 made = [threads.submit(lambda number: to_pixels(image(number), self._preprocessing), n) for n in batch]
                 return lambda: np.stack([picture.result() for picture in made])
 
-            yield from self._in_batches(self._embed_images, make, numbers)
+            yield from self._in_batches(self.embed_pixels, make, numbers)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns the embeddings of texts, `[texts, dim]` float32."""
@@ -116,7 +124,7 @@ class Encoder:
         def make(batch: range) -> Callable[[], np.ndarray]:
             return lambda: self._tokens([texts[number] for number in batch])
 
-        yield from self._in_batches(self._embed_texts, make, numbers)
+        yield from self._in_batches(self.embed_tokens, make, numbers)
 
     def _tokens(self, texts: Sequence[str]) -> np.ndarray:
         tokens = self.tokenizer(texts)
@@ -130,7 +138,7 @@ class Encoder:
 
     def _in_batches(
         self,
-        embed: Callable[..., jax.Array],
+        embed: Callable[[np.ndarray], jax.Array],
         make: Callable[[range], Callable[[], np.ndarray]],
         numbers: range,
     ) -> Iterator[np.ndarray]:
@@ -143,8 +151,7 @@ class Encoder:
             coming += [make(batch) for batch in itertools.islice(batches, 1)]
             rows = len(inputs)
             padding = [(0, self.batch_size - rows)] + [(0, 0)] * (inputs.ndim - 1)
-            placed = jax.device_put(np.pad(inputs, padding), self._rows)
-            running.append((embed(self._parameters, placed), rows))
+            running.append((embed(np.pad(inputs, padding)), rows))
             if len(running) > 1:
                 yield _fetch(*running.popleft())
         while running:

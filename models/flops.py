@@ -10,13 +10,19 @@ from models.settings import ModelSettings, TextSettings, VisionSettings
 
 def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = None) -> int:
     """Returns the operations that embedding one pair takes; with `kept_patches` the image tower sees so many only."""
-    vision, text = settings.vision, settings.text
+    text = settings.text
+    texts = _layers(text, text.length) + 2 * text.width * settings.dim
+    return count_image_flops(settings, kept_patches=kept_patches) + texts
+
+
+def count_image_flops(settings: ModelSettings, *, kept_patches: int | None = None) -> int:
+    """Returns the operations that embedding one image takes."""
+    vision = settings.vision
     patches = vision.num_patches if kept_patches is None else kept_patches
     tokens = patches + vision.class_tokens
     images = 2 * patches * vision.patch_size**2 * 3 * vision.width + _layers(vision, tokens)
     images += _attention_pooling(vision, tokens) if vision.pooling == "attention" else 0
-    images += 2 * vision.width * (vision.projection or 0)
-    return images + _layers(text, text.length) + 2 * text.width * settings.dim
+    return images + 2 * vision.width * (vision.projection or 0)
 
 
 def _layers(tower: VisionSettings | TextSettings, tokens: int) -> int:

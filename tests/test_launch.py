@@ -67,6 +67,38 @@ def test_every_job_leaves_what_the_help_promises(finished):
     assert not [path for path in finished.rglob("*") if "partial" in path.name]
 
 
+def test_the_model_card_says_what_was_trained_and_measured(project, finished):
+    card = (finished / "export" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\nlicense: unknown\n")
+    assert "pipeline_tag: zero-shot-image-classification" in card and "model = SiglipModel.from_pretrained" in card
+    for line in (
+        "| steps | 9 of 8 pairs, 72 pairs in all |",
+        "s.tar: 30 samples (fingerprint",
+        "sigmoid loss (SigLIP)",
+    ):
+        assert line in card
+    rows = [json.loads(line) for line in (finished / "evaluation" / "results.jsonl").read_text().splitlines()]
+    knn = [row["value"] for row in rows if row["method"] == "knn" and row["shots"] == 2]
+    shown = next(line for line in card.splitlines() if "accuracy of knn" in line)
+    assert f"| {sum(knn) / 2:.1%} ± " in shown and "2 shots a class, 2 draws, mean and 95 % interval" in shown
+    assert str(project) not in card
+
+
+def test_an_export_becomes_an_npz_and_a_directory_again(project, finished, tmp_path):
+    given = f"--config={project / 'config.py'}"
+    assert run("export", given, f"--workdir={finished}", "--format=big_vision").returncode == 0
+    assert (finished / "export.npz").is_file()
+    for source, target in ((finished / "export", "a.npz"), (finished / "export.npz", "b")):
+        arguments = [f"--checkpoint={source}", f"--out={tmp_path / target}", f"--tokenizer={finished / 'export'}"]
+        result = run("convert", *arguments)
+        assert result.returncode == 0 and result.stdout.strip() == str(tmp_path / target), result.stderr
+    assert (tmp_path / "a.npz").read_bytes() == (finished / "export.npz").read_bytes()
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (finished / "export", tmp_path / "b"))
+    assert one == other
+    failed = run("convert", f"--checkpoint={finished / 'checkpoints'}", f"--out={tmp_path / 'c'}")
+    assert failed.returncode == 1 and "is no checkpoint: it holds no config.json" in failed.stderr
+
+
 def test_progress_is_plain_lines_where_output_is_piped(project, tmp_path):
     result = run("pretrain", f"--config={project / 'config.py'}", f"--workdir={tmp_path}")
     steps = [line for line in result.stdout.splitlines() if line.startswith("step")]
@@ -86,7 +118,10 @@ def test_help_reads_without_loading_anything_heavy():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "set()"
     )
     for job in launch.JOBS:
-        assert "--config.pretrain.steps=500 --workdir=runs/mine" in run(job, "--help").stdout
+        expected = "--config.pretrain.steps=500 --workdir=runs/mine"
+        if job in launch.WITHOUT_CONFIG:
+            expected = f"launch.py {job} --checkpoint=google/siglip-base-patch16-224 --"
+        assert expected in run(job, "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""Hub ids, fetched from a server on loopback that answers as the Hugging Face hub does."""
+
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.preprocessing import Preprocessing
+from models.tokenizer import train_tokenizer
+from tests.models.towers_of import random_parameters, tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Serves the folders of `server.repositories`, by id, and notes which files are fetched."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, *, body):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        for name, folder in self.server.repositories.items():
+            if path.startswith(f"/api/models/{name}/tree/"):
+                sizes = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
+                tree = [{"type": "file", "path": path, "size": size, "oid": path} for path, size in sizes]
+                return self._send(json.dumps(tree).encode(), body, {})
+            if path.startswith(f"/api/models/{name}"):
+                files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+                return self._send(json.dumps({"id": name, "sha": COMMIT, "siblings": files}).encode(), body, {})
+            prefix = f"/{name}/resolve/{COMMIT}/"
+            if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
+                content = (folder / path.removeprefix(prefix)).read_bytes()
+                if body:
+                    self.server.fetched.append(path.removeprefix(prefix))
+                etag = f'"{hashlib.sha256(content).hexdigest()}"'
+                return self._send(content, body, {"ETag": etag, "X-Repo-Commit": COMMIT})
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    def _send(self, content, body, headers):
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(content)), "Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    folder = tmp_path / "published"
+    tokenizer = train_tokenizer(["a red fish"], vocab_size=40, length=9)
+    settings = tiny("siglip", vocab_size=tokenizer.vocab_size)
+    scalars = {"logit_scale": 2.5, "logit_bias": -3.5}
+    save_checkpoint(
+        folder, Checkpoint(settings, random_parameters(settings), scalars, Preprocessing(size=(14, 14)), tokenizer)
+    )
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "open_clip_model.safetensors").write_bytes(b"the same once more")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.repositories, server.fetched = {"someone/siglip": folder}, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def open_here(hub, cache, name, **environment):
+    """Opens a hub id in a process of its own, whose hub is the server; returns the process."""
+    code = f"from models.checkpoint import open_checkpoint; print(open_checkpoint({name!r}).settings.dim)"
+    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **settings, "HF_HUB_OFFLINE": "0", "no_proxy": "127.0.0.1", **environment},
+    )
+
+
+def test_a_hub_id_is_fetched_once_without_pickles_and_then_opens_offline(hub, tmp_path):
+    first = open_here(hub, tmp_path / "cache", "someone/siglip")
+    assert first.stdout.strip() == "24", first.stderr
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert set(hub.fetched) == names and len(hub.fetched) == len(names)
+    assert open_here(hub, tmp_path / "cache", "hf-hub:someone/siglip").stdout.strip() == "24"
+    assert len(hub.fetched) == len(names)
+    assert open_here(hub, tmp_path / "cache", "someone/siglip", HF_HUB_OFFLINE="1").stdout.strip() == "24"
+    unknown = open_here(hub, tmp_path / "cache", "someone/else")
+    assert unknown.returncode == 1
+    assert "checkpoint 'someone/else' is not here, and as a hub id neither cached nor in reach" in unknown.stderr
