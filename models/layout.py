@@ -145,9 +145,9 @@ def to_tensors(
         array = arrays[entry.path] if entry.layer is None else arrays[entry.path][entry.layer]
         view = _view(tensors[entry.name], entry)
         view[...] = array.reshape(view.shape)
-    for name, value in (scalars or {}).items():
-        if name in layout.scalars:
-            tensors[layout.scalars[name]] = np.full(layout.scalar_shape, value, kept)
+    for name, tensor in layout.scalars.items():
+        if scalars and name in scalars:
+            tensors[tensor] = np.full(layout.scalar_shape, scalars[name], kept)
     return tensors
 
 

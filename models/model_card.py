@@ -110,9 +110,15 @@ def write_results(folder: str | os.PathLike, results: Sequence[Result]) -> bool:
     return True
 
 
+def shortened(source: str) -> str:
+    """Returns the last parts of a path: who reads a card need not know the folders of who trained."""
+    return "/".join(source.rsplit("/", 2)[-2:])
+
+
 def _results(results: Sequence[Result]) -> str:
     lines = ["| dataset | metric | value | protocol |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(_cell(value) for value in result) + " |" for result in results]
+    shown = [result._replace(dataset=shortened(result.dataset)) for result in results]
+    lines += ["| " + " | ".join(map(_cell, result)) + " |" for result in shown]
     return f"{_BEGIN}\n{chr(10).join(lines) if results else _NONE}\n{_END}"
 
 

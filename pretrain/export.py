@@ -10,7 +10,7 @@ from typing import Any
 from models.big_vision import save_big_vision
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.huggingface import CLIP, family_of
-from models.model_card import model_card
+from models.model_card import model_card, shortened
 from models.tokenizer import load_tokenizer
 from pretrain.checkpoint import restore_parameters
 from pretrain.examples import DATA_FILE
@@ -62,7 +62,7 @@ def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> d
     if settings.initial_checkpoint is not None:
         lines["continues"] = pathlib.PurePath(settings.initial_checkpoint).name
     lines["data"] = "; ".join(
-        f"{_shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
+        f"{shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
         for part in _read_json(workdir / DATA_FILE)
     )
     lines["steps"] = f"{step:,} of {settings.batch_size:,} pairs, {step * settings.batch_size:,} pairs in all"
@@ -87,11 +87,6 @@ def _describe(objective: Objective) -> str:
     if not objective.context:
         return base
     return f"{base} with the context objective (LIxP, arXiv 2411.15099), alpha {objective.alpha:g}"
-
-
-def _shortened(source: str) -> str:
-    """Returns the last parts of a path: who reads the card does not need to know the folders of who trained."""
-    return "/".join(source.rsplit("/", 2)[-2:])
 
 
 def _hub_id(name: str | None) -> str | None:

@@ -15,11 +15,9 @@ from safetensors.numpy import load_file
 from adapt.embed import embed_collections, read_texts
 from adapt.encoder import Encoder
 from data.images import decode
-from models.checkpoint import Checkpoint, save_checkpoint
-from models.preprocessing import Preprocessing
-from models.tokenizer import train_tokenizer
+from models.checkpoint import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
-from tests.models.towers_of import random_parameters, tiny
+from tests.models.towers_of import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXTS = ["a red fish", "", "two birds, blue", "one green tree", "fish " * 50]
@@ -27,15 +25,7 @@ TEXTS = ["a red fish", "", "two birds, blue", "one green tree", "fish " * 50]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("run") / "export", seed=0)
-
-
-def save(folder, *, seed, **sizes):
-    tokenizer = train_tokenizer(["a red fish", "two blue birds", "one green tree"], vocab_size=60, length=9)
-    settings = tiny("siglip", vocab_size=tokenizer.vocab_size, **sizes)
-    scalars = {"logit_scale": 2.0, "logit_bias": -3.0}
-    parameters = random_parameters(settings, seed=seed)
-    return save_checkpoint(folder, Checkpoint(settings, parameters, scalars, Preprocessing(size=(14, 14)), tokenizer))
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "export", tiny_checkpoint("siglip"))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +80,7 @@ def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, 
     first = embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     monkeypatch.setattr(encoder, "iterate_texts", None)
     assert embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path) == first
-    other = Encoder(save(tmp_path / "other", seed=1))
+    other = Encoder(save_checkpoint(tmp_path / "other", tiny_checkpoint("siglip", seed=1)))
     with pytest.raises(ValueError, match=r"texts.json is of embeddings of another checkpoint; name another --out"):
         embed_collections(other, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     (tmp_path / "more.txt").write_text("\n".join([*TEXTS, "more"]))

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from models.big_vision import layout_of as npz_layout_of
 from models.big_vision import save_big_vision
-from models.checkpoint import Checkpoint, describe_checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
 from models.huggingface import layout_of
 from models.layout import flatten, parameter_shapes, read_parameters, to_tensors
 from models.preprocessing import FILE, Preprocessing
@@ -28,19 +28,10 @@ from models.tokenizer import train_tokenizer
 from models.towers import create_model
 from models.variants import SIZES, towers
 from tests.models.families import FAMILIES
-from tests.models.towers_of import GOLDEN, random_parameters, tiny
+from tests.models.towers_of import GOLDEN, random_parameters, tiny, tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
-
-
-def make(family, **changes) -> Checkpoint:
-    """Returns a checkpoint with random weights."""
-    tokenizer = train_tokenizer(["a red fish", "two blue birds", "one green tree"], vocab_size=60, length=9)
-    settings = tiny(family, vocab_size=tokenizer.vocab_size, **changes)
-    side = settings.vision.image_shape[0]
-    shaped = Preprocessing(size=side, crop=(side, side)) if family == "clip" else Preprocessing(size=(side, side))
-    return Checkpoint(settings, random_parameters(settings), SCALARS, shaped, tokenizer)
 
 
 def same(ours, theirs):
@@ -51,7 +42,7 @@ def same(ours, theirs):
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    checkpoint = make("siglip")
+    checkpoint = tiny_checkpoint("siglip")
     return save_checkpoint(tmp_path_factory.mktemp("siglip") / "export", checkpoint), checkpoint
 
 
@@ -64,7 +55,7 @@ def copy(siglip, tmp_path):
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_saved_opens_as_what_it_was(tmp_path, family, dtype):
-    saved = make(family)
+    saved = tiny_checkpoint(family)
     rounded = jax.tree.map(lambda array: array.astype(jnp.dtype(dtype)), saved.parameters)
     opened = open_checkpoint(save_checkpoint(tmp_path / "export", saved._replace(parameters=rounded), dtype=dtype))
     assert opened.settings == saved.settings and opened.preprocessing == saved.preprocessing and opened.dtype == dtype
@@ -139,13 +130,13 @@ def test_an_npz_without_a_tokenizer_takes_the_one_that_is_named(tmp_path, siglip
 
 
 def test_a_clip_is_no_npz_and_towers_of_neither_family_are_no_directory(tmp_path):
-    clip = make("clip")
+    clip = tiny_checkpoint("clip")
     with pytest.raises(ValueError, match=r"big_vision's .npz holds SigLIP towers; this is a CLIP"):
         save_big_vision(tmp_path / "clip.npz", clip.settings, clip.parameters, SCALARS)
-    mixed = make("siglip", text={"causal": True})
+    mixed = tiny_checkpoint("siglip", text={"causal": True})
     with pytest.raises(ValueError, match=r"these towers mix what SiglipModel and CLIPModel have"):
         save_checkpoint(tmp_path / "mixed", mixed)
-    oblong = make("siglip", vision={"image_size": (10, 15)})
+    oblong = tiny_checkpoint("siglip", vision={"image_size": (10, 15)})
     with pytest.raises(ValueError, match=r"images of \(10, 15\) are no squares"):
         save_checkpoint(tmp_path / "oblong", oblong)
     assert not list(tmp_path.iterdir())
@@ -201,7 +192,7 @@ def test_texts_are_canonicalized_where_the_config_of_open_clip_says_so(tmp_path)
 
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_images_of_another_size_have_resampled_positions_and_a_line_that_says_so(tmp_path, family):
-    folder, said = save_checkpoint(tmp_path / "export", make(family)), []
+    folder, said = save_checkpoint(tmp_path / "export", tiny_checkpoint(family)), []
     opened = open_checkpoint(folder, image_size=27, say=said.append)
     assert said == [f"{folder}: position embeddings of 2 × 2 patches resampled to 5 × 5"]
     table = np.asarray(opened.parameters["vision"]["position_embedding"])
@@ -395,7 +386,7 @@ def test_opening_takes_hardly_more_memory_than_the_file(tmp_path):
     parameters = jax.tree.map(
         lambda leaf: np.ones(leaf.shape, ml_dtypes.bfloat16), jax.eval_shape(lambda: create_model(settings).init(0))
     )
-    checkpoint = make("siglip")._replace(settings=settings, parameters=parameters, dtype="bfloat16")
+    checkpoint = tiny_checkpoint("siglip")._replace(settings=settings, parameters=parameters, dtype="bfloat16")
     folder = save_checkpoint(tmp_path / "large", checkpoint)
     size = (folder / "model.safetensors").stat().st_size
     assert size > 100e6 and layout.entries
@@ -449,5 +440,5 @@ def test_an_unknown_variant_names_the_known_sizes(name):
 
 
 def test_the_image_processor_is_written_with_the_checkpoint(tmp_path):
-    folder = save_checkpoint(tmp_path / "export", make("clip"))
+    folder = save_checkpoint(tmp_path / "export", tiny_checkpoint("clip"))
     assert json.loads((folder / FILE).read_text())["crop_size"] == {"height": 14, "width": 14}

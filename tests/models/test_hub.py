@@ -12,10 +12,8 @@ import urllib.parse
 
 import pytest
 
-from models.checkpoint import Checkpoint, save_checkpoint
-from models.preprocessing import Preprocessing
-from models.tokenizer import train_tokenizer
-from tests.models.towers_of import random_parameters, tiny
+from models.checkpoint import save_checkpoint
+from tests.models.towers_of import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -69,12 +67,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path):
     folder = tmp_path / "published"
-    tokenizer = train_tokenizer(["a red fish"], vocab_size=40, length=9)
-    settings = tiny("siglip", vocab_size=tokenizer.vocab_size)
-    scalars = {"logit_scale": 2.5, "logit_bias": -3.5}
-    save_checkpoint(
-        folder, Checkpoint(settings, random_parameters(settings), scalars, Preprocessing(size=(14, 14)), tokenizer)
-    )
+    save_checkpoint(folder, tiny_checkpoint("siglip"))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "open_clip_model.safetensors").write_bytes(b"the same once more")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)

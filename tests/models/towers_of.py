@@ -5,10 +5,13 @@ import pathlib
 import jax
 import numpy as np
 
+from models.checkpoint import Checkpoint
 from models.huggingface import layout_of, read_config
 from models.layout import parameter_shapes, read_parameters
+from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings
 from models.tensor_files import open_tensors
+from models.tokenizer import train_tokenizer
 from models.towers import create_model
 from models.variants import towers
 
@@ -32,6 +35,20 @@ def tiny(family: str, *, vocab_size: int = 61, vision: dict | None = None, text:
     return ModelSettings(
         vision=VisionSettings(**image | (vision or {})), text=TextSettings(**words | shared.text | (text or {}))
     )
+
+
+def tiny_checkpoint(family: str, *, seed: int = 0, mean: tuple = (0.5, 0.5, 0.5), **changes) -> Checkpoint:
+    """Returns a checkpoint of `tiny` towers with random weights, which `changes` of a tower's settings fit."""
+    captions = ["a red fish", "two blue birds", "one green tree", "thing kind of"]
+    tokenizer = train_tokenizer(captions, vocab_size=60, length=9)
+    end = {"end_id": tokenizer.end_id} if family == "clip" else {}
+    text = end | changes.pop("text", {})
+    settings = tiny(family, vocab_size=tokenizer.vocab_size, text=text, **changes)
+    side = settings.vision.image_shape[0]
+    shape = {"size": side, "crop": (side, side)} if family == "clip" else {"size": (side, side)}
+    scalars = {"logit_scale": 2.5, "logit_bias": -3.5}
+    preprocessing = Preprocessing(**shape, mean=mean)
+    return Checkpoint(settings, random_parameters(settings, seed=seed), scalars, preprocessing, tokenizer)
 
 
 def random_parameters(settings: ModelSettings, *, seed: int = 0, scale: float = 0.3) -> dict:

@@ -1,6 +1,5 @@
 """Runs that continue a checkpoint: SigLIP and CLIP, with the context objective, from any format."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -13,19 +12,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoint import open_checkpoint, save_checkpoint
 from models.layout import flatten
-from models.preprocessing import Preprocessing
-from models.tokenizer import train_tokenizer
 from pretrain.export import export
 from pretrain.loop import pretrain
 from pretrain.settings import load_settings, read_settings
 from tests.data.shard_files import labelled, write_shard
-from tests.models.towers_of import random_parameters, tiny
+from tests.models.towers_of import tiny_checkpoint
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[2]
-MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.5)
+MEAN = (0.4, 0.5, 0.6)
 STILL = {"learning_rate": 0.0, "weight_decay": 0.0}
 
 
@@ -38,19 +35,9 @@ def shards(tmp_path_factory):
 def start(request, tmp_path_factory):
     """A checkpoint of one family, and the base loss that goes with it."""
     folder = tmp_path_factory.mktemp(request.param) / "export"
-    return save(folder, request.param), {"siglip": "sigmoid", "clip": "softmax"}[request.param]
-
-
-def save(folder, family):
-    tokenizer = train_tokenizer(["a red fish", "two blue birds", "thing kind of"], vocab_size=60, length=9)
-    settings = tiny(family, vocab_size=tokenizer.vocab_size)
-    if family == "clip":
-        text = dataclasses.replace(settings.text, end_id=tokenizer.end_id)
-        settings = dataclasses.replace(settings, text=text)
-    size = 14 if family == "clip" else (14, 14)
-    preprocessing = Preprocessing(size=size, crop=(14, 14) if family == "clip" else None, mean=MEAN, std=STD)
-    scalars = {"logit_scale": 2.5, "logit_bias": -3.5}
-    return save_checkpoint(folder, Checkpoint(settings, random_parameters(settings), scalars, preprocessing, tokenizer))
+    return save_checkpoint(folder, tiny_checkpoint(request.param, mean=MEAN)), {"siglip": "sigmoid", "clip": "softmax"}[
+        request.param
+    ]
 
 
 def continuing(checkpoint, shards, base="sigmoid", **changes):
@@ -127,7 +114,7 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, 
     ],
 )
 def test_what_does_not_go_with_the_checkpoint_is_refused(tmp_path_factory, changes, message):
-    folder = save(tmp_path_factory.mktemp("siglip") / "export", "siglip")
+    folder = save_checkpoint(tmp_path_factory.mktemp("siglip") / "export", tiny_checkpoint("siglip"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_settings(continuing(folder, "none.tar") | changes)
 
