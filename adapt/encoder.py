@@ -32,7 +32,7 @@ _THREADS = max(2, os.cpu_count() or 1)
 
 
 class Encoder:
-    """A checkpoint, opened to embed on all devices. Raises as `models.checkpoint.open_checkpoint` does.
+    """A checkpoint, opened to embed on all devices of this host. Raises as `models.checkpoint.open_checkpoint` does.
 
     `dtype` is that of the parameters and of the computation; embeddings come in float32. `tokenizer` names another than
     the checkpoint's own; with `image_size` images are embedded at that size.
@@ -51,7 +51,7 @@ class Encoder:
         self.name, self.settings = os.fspath(name), dataclasses.replace(found.settings, dtype=dtype)
         self._preprocessing = found.preprocessing
         self.tokenizer = found.open_tokenizer(tokenizer)
-        devices = np.array(jax.devices())
+        devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
         copied, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._parameters = found.read(dtype=dtype, place=lambda path, array: jax.device_put(array, copied))

@@ -18,13 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from models.big_vision import layout_of as npz_layout_of
 from models.big_vision import save_big_vision
-from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint, describe_checkpoint, open_checkpoint, save_checkpoint
 from models.huggingface import layout_of
 from models.layout import flatten, parameter_shapes, read_parameters, to_tensors
 from models.preprocessing import FILE, Preprocessing
 from models.settings import ModelSettings
 from models.tensor_files import open_tensors
-from models.tokenizer import train_tokenizer
+from models.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
 from models.variants import SIZES, towers
 from tests.models.families import FAMILIES
@@ -140,6 +140,30 @@ def test_a_clip_is_no_npz_and_towers_of_neither_family_are_no_directory(tmp_path
     with pytest.raises(ValueError, match=r"images of \(10, 15\) are no squares"):
         save_checkpoint(tmp_path / "oblong", oblong)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_siglip2_of_any_shape_opens_on_the_square_of_its_positions(tmp_path):
+    FAMILIES["siglip2"]().save_pretrained(tmp_path / "tokens")
+    tokenizer = open_tokenizer(str(tmp_path / "tokens"), length=9)
+    square = tiny("siglip", vision={"image_size": 15}, vocab_size=tokenizer.vocab_size)
+    parameters, folder = random_parameters(square), tmp_path / "naflex"
+    saved = Checkpoint(square, parameters, SCALARS, Preprocessing(size=(15, 15)), tokenizer)
+    save_checkpoint(folder, saved)
+    fields = json.loads((folder / "config.json").read_text())
+    fields["model_type"] = "siglip2"
+    for tower in ("vision", "text"):
+        fields[f"{tower}_config"]["model_type"] = f"siglip2_{tower}_model"
+    fields["vision_config"]["num_patches"] = 9
+    del fields["vision_config"]["image_size"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    processor = {"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 9, "resample": 2}
+    (folder / FILE).write_text(json.dumps(processor | {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.5, 0.5, 0.5]}))
+    save_file(to_tensors(layout_of(square, "siglip2"), parameters, scalars=SCALARS), folder / "model.safetensors")
+    opened = open_checkpoint(folder)
+    assert opened.settings == square and opened.scalars == SCALARS and same(opened.parameters, parameters)
+    assert opened.preprocessing == Preprocessing(size=(15, 15), resample=2, mean=(0.4, 0.5, 0.6))
+    again = open_checkpoint(save_checkpoint(tmp_path / "fixed", opened))
+    assert again.settings == square and same(again.parameters, parameters)
 
 
 def test_embeddings_of_open_clip_equal_those_that_it_computed_in_pytorch():
@@ -364,7 +388,7 @@ def test_a_hub_id_out_of_reach_is_told_in_a_sentence(tmp_path, monkeypatch):
 
 MEMORY = """
 import sys, jax, numpy as np
-from models.checkpoint import describe_checkpoint
+from models.checkpoint import Checkpoint, describe_checkpoint
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
 jax.block_until_ready(jax.device_put(np.zeros(9)))
