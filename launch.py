@@ -6,23 +6,22 @@ This file finds the job, its config and its workdir; the work is done in pretrai
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import logging
 import os
 import pathlib
-import re
-import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import configs
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-QUICKSTART_CONFIG = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
+QUICKSTART_CONFIG = configs.FOLDER / "quickstart.py"
 JOBS_FILE = "jobs.jsonl"
 
 OVERVIEW = """\
@@ -163,87 +162,17 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
 
 def load_config(path: str, overrides: list[str]) -> ConfigDict:
     """Returns the config of a file with `--config.key=value` overrides; an unknown key names the known ones."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no config file {path}; configs/ has {', '.join(known_configs())}")
-    config = runpy.run_path(path)["get_config"]()
-    for override in overrides:
-        key, equals, text = override.removeprefix("--config.").partition("=")
-        if not equals:
-            raise ValueError(f"{override} has no value; write {override}=VALUE")
-        set_value(config, key, text)
-    return config
+    return configs.load(path, overrides, known_settings)
 
 
-def set_value(config: ConfigDict, key: str, text: str) -> None:
-    """Sets the dotted key to what `text` spells; it is one that the config names, or a setting with a default."""
-    *sections, last = key.split(".")
-    found: Any = config
-    for part in [*sections, last]:
-        if hasattr(found, "keys") and part in found:
-            found = found[part]
-        else:
-            found = default_of(key, part, found if hasattr(found, "keys") else {})
-            break
-    try:
-        value = parse_value(text, like=found)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"config key {key} is {found!r} and cannot become {text!r}") from error
-    with config.unlocked():
-        parent = config
-        for part in sections:
-            if part not in parent:
-                parent[part] = type(config)()
-            parent = parent[part]
-        try:
-            parent[last] = found  # so that the config minds the type
-            parent[last] = value
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"config key {key} is {found!r} and cannot become {text!r}") from error
-
-
-def default_of(key: str, part: str, beside: Mapping[str, Any]) -> Any:
-    """Returns the default of a setting of which the config lacks `part`; raises `ValueError` naming the known ones.
-
-    `beside` are the keys that the config has in that place.
-    """
-    import dataclasses
-
+def known_settings() -> dict[tuple[str, ...], type]:
+    """Returns the typed settings of each section of a config."""
     from adapt.evaluate import EvaluateSettings
     from models.settings import TextSettings
     from pretrain.settings import SECTIONS, PretrainSettings
 
-    *section, last = key.split(".")
-    known = {("pretrain",): PretrainSettings, ("evaluate",): EvaluateSettings}
-    known |= {("pretrain", "text"): TextSettings}
-    known |= {("pretrain", name): settings for name, settings in SECTIONS.items()}
-    fields = dataclasses.fields(known[tuple(section)]) if tuple(section) in known else ()
-    for field in fields:
-        if field.name == last:
-            return None if field.default is dataclasses.MISSING else field.default
-    names = {field.name for field in fields} if part == last else set()
-    names = sorted(names | set(beside)) or ["nothing, it is a value"]
-    raise ValueError(f"unknown config key {key!r}: no {part!r} among {', '.join(names)}")
-
-
-def parse_value(text: str, *, like: Any) -> Any:
-    """Returns the value that `text` spells for a setting whose value so far is `like`."""
-    if isinstance(like, str):
-        return text
-    if isinstance(like, bool):
-        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        parts = re.split(r",(?![^{}]*\})", text)  # not at the commas of a pattern such as {train,extra}-*.tar
-        value = tuple(filter(None, parts)) if isinstance(like, tuple) else text
-    if isinstance(like, tuple) and not isinstance(value, tuple):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    return value
-
-
-def known_configs() -> list[str]:
-    """Returns the names of the config files that come with the project."""
-    return sorted(path.name for path in QUICKSTART_CONFIG.parent.glob("*.py"))
+    sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
+    return {("pretrain",): PretrainSettings, ("evaluate",): EvaluateSettings} | sections
 
 
 def pretrain(args: argparse.Namespace, config: ConfigDict) -> None:

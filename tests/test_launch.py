@@ -259,34 +259,3 @@ def test_no_worker_outlives_a_run(project, tmp_path, ending):
         while processes_of(process.pid):
             assert time.monotonic() < deadline, processes_of(process.pid)
             time.sleep(0.1)
-
-
-def test_values_take_the_type_of_the_setting():
-    assert launch.parse_value("3", like=1) == 3
-    assert launch.parse_value("1e-3", like=1.0) == 1e-3
-    assert launch.parse_value("false", like=True) is False
-    assert launch.parse_value("10", like="text") == "10"
-    assert launch.parse_value("a,b", like=("c",)) == ("a", "b")
-    assert launch.parse_value("1,2", like=(3,)) == (1, 2)
-    assert launch.parse_value("4", like=(3,)) == (4,)
-    assert launch.parse_value("{a,b}-*.tar,c", like=("x",)) == ("{a,b}-*.tar", "c")
-
-
-@pytest.mark.parametrize("name", launch.known_configs())
-def test_every_config_that_comes_along_is_valid(name, tmp_path):
-    from adapt.evaluate import EvaluateSettings
-    from models.checkpoint import save_checkpoint
-    from pretrain import sharding
-    from pretrain.settings import read_settings
-    from pretrain.step import training_of
-    from tests.models.towers_of import tiny_checkpoint
-
-    config = launch.load_config(str(launch.QUICKSTART_CONFIG.parent / name), [])
-    if config.pretrain.get("initial_checkpoint"):  # which no network fetches here
-        family = {"softmax": "clip", "sigmoid": "siglip"}[config.pretrain.objective.base]
-        config.pretrain.initial_checkpoint = str(save_checkpoint(tmp_path / "export", tiny_checkpoint(family)))
-    settings = read_settings(config.pretrain)
-    assert settings.num_steps() > 0
-    if settings.mesh.fsdp == 1:
-        training_of(settings, sharding.create_mesh(), model=settings.model(settings.max_vocab_size()))
-    assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots
