@@ -248,6 +248,8 @@ def convert(args: argparse.Namespace, config: None) -> None:
     from models.big_vision import save_big_vision
     from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
 
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} is there already; name another --out")
     options = {"image_size": args.image_size, "say": say}
     if args.out.suffix == ".npz":
         found = describe_checkpoint(args.checkpoint, **options)

@@ -101,7 +101,10 @@ class _Collection(NamedTuple):
     def write(self, out: pathlib.Path, name: str, progress: Progress) -> Embedded:
         described, parts = out / f"{name}.json", out / f"{name}.parts"
         finished = self._claim(described, out)
+        for leftover in out.glob(f".{name}.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         if finished is not None:
+            shutil.rmtree(parts, ignore_errors=True)
             progress(name, self.count, self.count)
             return finished
         parts.mkdir(exist_ok=True)
@@ -148,12 +151,16 @@ class _Collection(NamedTuple):
         ours = self._description()
         if not path.is_file():
             out.mkdir(parents=True, exist_ok=True)
+            foreign = next((file for file in _files(out, path.stem).values() if file.exists()), None)
+            if foreign is not None:
+                raise ValueError(f"{foreign} is there, and no {path.name} that says what it is; name another --out")
             _write_json(path, ours)
             return None
         theirs = json.loads(path.read_text(encoding="utf-8"))
         for key in ("checkpoint", "collection", "count"):
             if theirs.get(key) != ours[key]:
-                raise ValueError(f"{path} is of embeddings of another {key}; name another --out")
+                other = {"checkpoint": "checkpoint, dtype or image size", "count": "number of rows"}.get(key, key)
+                raise ValueError(f"{path} is of embeddings of another {other}; name another --out")
         if "rows" not in theirs:
             return None
         files = {kind: file for kind, file in _files(out, path.stem).items() if kind != "bad" or theirs["bad"]}

@@ -158,12 +158,14 @@ def save_checkpoint(
     """Writes a directory that `transformers`' SiglipModel or CLIPModel, its processor and tokenizer open; returns it.
 
     The weights are written in `dtype`, by default the checkpoint's. The directory appears under its final name only
-    when it is complete; one that was there is replaced. `card` is the text of its README.md. Raises `ValueError` for
-    towers that neither class can hold.
+    when it is complete; a checkpoint that was there is replaced. `card` is the text of its README.md. Raises
+    `ValueError` for towers that neither class can hold, and `FileExistsError` where anything else is there.
     """
     from safetensors.numpy import save_file
 
     folder, tokenizer = pathlib.Path(folder), checkpoint.tokenizer
+    if folder.exists() and not (folder / huggingface.CONFIG_FILE).is_file() and not _is_empty(folder):
+        raise FileExistsError(f"{folder} is there and is no checkpoint; it is left as it is, name another place")
     check_vocabulary(tokenizer, checkpoint.settings.text.vocab_size, str(folder))
     dtype = dtype or checkpoint.dtype
     config = huggingface.to_config(
@@ -302,6 +304,10 @@ def _at_resolution(found: Description, image_size: int | tuple[int, int], say: C
         settings=dataclasses.replace(found.settings, vision=new),
         preprocessing=dataclasses.replace(preprocessing, size=size, crop=crop),
     )
+
+
+def _is_empty(path: pathlib.Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _numpy_dtype(dtype: str) -> np.dtype:

@@ -81,7 +81,9 @@ def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, 
     monkeypatch.setattr(encoder, "iterate_texts", None)
     assert embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path) == first
     other = Encoder(save_checkpoint(tmp_path / "other", tiny_checkpoint("siglip", seed=1)))
-    with pytest.raises(ValueError, match=r"texts.json is of embeddings of another checkpoint; name another --out"):
+    with pytest.raises(
+        ValueError, match=r"texts.json is of embeddings of another checkpoint, dtype or image size; name another"
+    ):
         embed_collections(other, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     (tmp_path / "more.txt").write_text("\n".join([*TEXTS, "more"]))
     with pytest.raises(ValueError, match=r"of another collection"):
@@ -91,6 +93,51 @@ def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, 
         embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"nothing to embed; name --images, --texts or both"):
         embed_collections(encoder, tmp_path / "none", data_dir=tmp_path)
+
+
+def test_stopped_while_it_finishes_it_leaves_nothing_behind(checkpoint, photos, tmp_path, monkeypatch):
+    encoder = Encoder(checkpoint)
+    arguments = {"texts": photos / "texts.txt", "data_dir": tmp_path}
+    expected = embed_collections(encoder, tmp_path / "whole", **arguments)["texts"].files["npy"].read_bytes()
+    replace = os.replace
+
+    def fails_at(number):
+        calls = iter(range(number + 1))
+
+        def failing(source, target):
+            if next(calls) == number:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        return failing
+
+    for number in range(6):  # the description, a piece, three files, the description once more
+        out = tmp_path / str(number)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("os.replace", fails_at(number))
+            embed_collections(encoder, out, **arguments)
+        (out / ".texts.partial-killed").mkdir()
+        assert embed_collections(encoder, out, **arguments)["texts"].files["npy"].read_bytes() == expected
+        names = {path.name for path in out.iterdir() if not path.name.endswith(".partial")}
+        assert names == {"texts.npy", "texts.safetensors", "texts.ids.jsonl", "texts.json"}
+
+
+def test_what_others_left_is_not_overwritten(checkpoint, photos, tmp_path):
+    (tmp_path / "texts.npy").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"texts.npy is there, and no texts.json that says what it is"):
+        embed_collections(Encoder(checkpoint), tmp_path, texts=photos / "texts.txt", data_dir=tmp_path)
+    assert (tmp_path / "texts.npy").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("family", ["siglip", "clip"])
+def test_bfloat16_embeds_nearly_the_same(tmp_path, photos, family):
+    folder = save_checkpoint(tmp_path / "export", tiny_checkpoint(family))
+    exact, rough = Encoder(folder), Encoder(folder, dtype="bfloat16")
+    pictures = [decode(png(number), "k") for number in range(7)]
+    for embed in (lambda e: e.embed_images(pictures.__getitem__, 7), lambda e: e.embed_texts(TEXTS)):
+        one, other = embed(exact), embed(rough)
+        assert other.dtype == np.float32 and 0 < np.linalg.norm(one - other) < 0.03 * np.linalg.norm(one)
+    assert exact.fingerprint != rough.fingerprint
 
 
 def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):

@@ -211,6 +211,18 @@ def test_texts_are_canonicalized_where_the_config_of_open_clip_says_so(tmp_path)
     np.testing.assert_array_equal(tokenizer(["A_Red  fish!"]), tokenizer(["a red fish"]))
 
 
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"mine")
+    (tmp_path / "file").write_bytes(b"mine")
+    for name in ("photos", "file"):
+        with pytest.raises(FileExistsError, match=rf"{name} is there and is no checkpoint; it is left as it is"):
+            save_checkpoint(tmp_path / name, tiny_checkpoint("siglip"))
+    assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"mine"
+    (tmp_path / "empty").mkdir()
+    save_checkpoint(tmp_path / "empty", tiny_checkpoint("siglip"))
+
+
 # Another resolution
 
 
