@@ -226,12 +226,17 @@ def embed(args: argparse.Namespace, config: None) -> None:
     encoder = Encoder(args.checkpoint, **options)
     say(f"{args.checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
     began: dict[str, tuple[float, int, Progress]] = {}
+    quiet_until: dict[str, float] = {}
 
     def show(name: str, done: int, total: int) -> None:
         if name not in began:
             began[name] = time.monotonic(), done, Progress(total, start=done, unit=name)
         since, first, progress = began[name]
-        progress.show(done, f"{(done - first) / max(time.monotonic() - since, 1e-9):.1f} a second")
+        now = time.monotonic()
+        if done < total and now < quiet_until.get(name, 0.0):
+            return
+        quiet_until[name] = now + (0.2 if sys.stdout.isatty() else 10.0)
+        progress.show(done, f"{(done - first) / max(now - since, 1e-9):.1f} a second")
         if done == total:
             progress.close()
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from data.records import BadRecord, Source
 from data.sources import is_folder, open_source
 
 _PARTS = 200  # pieces that a collection is saved in, more or less
-_PART_ROWS = 65_536  # at most
+_LEAST_ROWS, _MOST_ROWS = 256, 65_536  # of a piece
 
 Progress = Callable[[str, int, int], None]
 
@@ -50,7 +51,7 @@ def embed_collections(
     gets `NAME.safetensors` (`embeddings` `[rows, dim]` float32, raw), the same as `NAME.npy`, `NAME.ids.jsonl` with the
     id of each row, `NAME.bad.jsonl` with the pictures that cannot be embedded, if any, and why, and `NAME.json` with
     what it was made of. Stopped, the same call goes on where it was. `progress(name, done, total)` is called after
-    every piece.
+    every batch.
 
     Raises `ValueError` where there is nothing to embed, and where `out` holds something else.
     """
@@ -79,24 +80,19 @@ class _Collection(NamedTuple):
     def of_images(cls, encoder: Encoder, name: str, data_dir: str | os.PathLike) -> _Collection:
         source: Source = Pictures(os.path.expanduser(name)) if is_folder(name) else open_source(name, data_dir)
         bad: dict[int, BadRecord] = {}
-        blank = Image.new("RGB", (1, 1))
 
         def picture(number: int) -> Image.Image:
-            try:
-                record = source[number]
-                return decode(record.image, record.key)
-            except BadRecord as error:
-                bad[number] = error
-                return blank
+            record = source[number]
+            return decode(record.image, record.key)
 
-        embed = lambda numbers: encoder.iterate_images(picture, numbers)  # noqa: E731
+        embed = lambda numbers: encoder.iterate_images(picture, numbers, bad=bad)  # noqa: E731
         return cls(encoder, source.fingerprint, len(source), source.key, embed, bad)
 
     @classmethod
     def of_texts(cls, encoder: Encoder, path: str | os.PathLike) -> _Collection:
         ids, texts = read_texts(path)
         embed = lambda numbers: encoder.iterate_texts(texts, numbers)  # noqa: E731
-        return cls(encoder, fingerprint(*texts), len(texts), ids.__getitem__, embed, {})
+        return cls(encoder, fingerprint(json.dumps(ids), *texts), len(texts), ids.__getitem__, embed, {})
 
     def write(self, out: pathlib.Path, name: str, progress: Progress) -> Embedded:
         described, parts = out / f"{name}.json", out / f"{name}.parts"
@@ -108,17 +104,22 @@ class _Collection(NamedTuple):
             progress(name, self.count, self.count)
             return finished
         parts.mkdir(exist_ok=True)
-        rows = min(_PART_ROWS, -(-self.count // _PARTS))
-        rows = -(-rows // self.encoder.batch_size) * self.encoder.batch_size
+        rows = -(-self.count // _PARTS)
+        rows = -(-min(rows, _MOST_ROWS) // _LEAST_ROWS) * _LEAST_ROWS  # the same on any number of devices
         starts = range(0, self.count, rows)
         paths = [parts / f"{start:012d}.npz" for start in starts]
-        missing = [start for start, path in zip(starts, paths, strict=True) if not path.is_file()]
+        missing = [start for start, path in zip(starts, paths, strict=True) if not _is_whole(path)]
         total, there = self.count, self.count - sum(min(rows, self.count - start) for start in missing)
         progress(name, there, total)
         for start in missing:
             numbers = range(start, min(start + rows, total))
             self.bad.clear()
-            embeddings = np.concatenate(list(self.embed(numbers)))
+            batches = []
+            for batch in self.embed(numbers):
+                batches.append(batch)
+                there += len(batch)
+                progress(name, min(there, total - 1), total)  # the last is told when it is on disk
+            embeddings = np.concatenate(batches)
             good = np.array([number not in self.bad for number in numbers], bool)
             ids = [json.dumps(self.identify(number), ensure_ascii=False) for number in numbers]
             problems = [
@@ -131,7 +132,6 @@ class _Collection(NamedTuple):
                 ids=_packed([line for line, kept in zip(ids, good, strict=True) if kept]),
                 bad=_packed(problems),
             )
-            there += len(numbers)
             progress(name, there, total)
         written = self._join(paths, out, name)
         _write_json(described, self._description() | {"rows": written.rows, "bad": written.bad})
@@ -156,7 +156,12 @@ class _Collection(NamedTuple):
                 raise ValueError(f"{foreign} is there, and no {path.name} that says what it is; name another --out")
             _write_json(path, ours)
             return None
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = None
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{path} is no description of embeddings; name another --out")
         for key in ("checkpoint", "collection", "count"):
             if theirs.get(key) != ours[key]:
                 other = {"checkpoint": "checkpoint, dtype or image size", "count": "number of rows"}.get(key, key)
@@ -234,6 +239,10 @@ def read_texts(path: str | os.PathLike) -> tuple[list[Any], list[str]]:
             raise ValueError(f"line {number + 1} of {path} is neither a string nor an object with a text")
         ids.append(fields.get("id", number))
         texts.append(fields["text"])
+        try:
+            json.dumps([ids[-1], texts[-1]], ensure_ascii=False).encode()
+        except UnicodeError as error:
+            raise ValueError(f"line {number + 1} of {path} spells half a surrogate pair, which is no text") from error
     return ids, texts
 
 
@@ -249,6 +258,14 @@ def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Tells whether a piece is there and can be read; one that cannot is made again."""
+    try:
+        return path.is_file() and all(_load(path, name) is not None for name in ("embeddings", "ids", "bad"))
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def _load(path: pathlib.Path, name: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from data.fingerprint import fingerprint, fingerprint_of_files
 from data.images import resize_and_crop
+from data.records import BadRecord
 from models.checkpoint import describe_checkpoint
 from models.preprocessing import Preprocessing
 from models.towers import create_model
@@ -98,15 +99,28 @@ class Encoder:
         """Returns the embeddings of one batch of token ids `[batch_size, length]`, on their way."""
         return self._embed_texts(self._parameters, jax.device_put(tokens, self._rows))
 
-    def iterate_images(self, image: Callable[[int], Image.Image], numbers: range) -> Iterator[np.ndarray]:
+    def iterate_images(
+        self, image: Callable[[int], Image.Image], numbers: range, *, bad: dict[int, BadRecord] | None = None
+    ) -> Iterator[np.ndarray]:
         """Yields the embeddings of `image(number)` batch by batch, `[rows, dim]` float32.
 
-        Pictures are made in threads, ahead of their turn.
+        Pictures are made in threads, ahead of their turn. Where one raises `BadRecord`, that is put into `bad`, and its
+        row is that of a black picture; without `bad` it is raised.
         """
+
+        def pixels(number: int) -> np.ndarray:
+            try:
+                return to_pixels(image(number), self._preprocessing)
+            except BadRecord as error:
+                if bad is None:
+                    raise
+                bad[number] = error
+                return np.zeros((*self._preprocessing.shape, 3), np.uint8)
+
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
 
             def make(batch: range) -> Callable[[], np.ndarray]:
-                made = [threads.submit(lambda number: to_pixels(image(number), self._preprocessing), n) for n in batch]
+                made = [threads.submit(pixels, number) for number in batch]
                 return lambda: np.stack([picture.result() for picture in made])
 
             yield from self._in_batches(self.embed_pixels, make, numbers)
@@ -134,6 +148,14 @@ class Encoder:
                 f"{texts[rows[0]]!r} has a token that the text tower of {self.name} does not know; its tokenizer has "
                 f"more than its {self.settings.text.vocab_size:,} ids"
             )
+        text = self.settings.text
+        if text.pooling == "end" and text.end_id is not None:
+            rows = np.nonzero((tokens != text.end_id).all(axis=1))[0]
+            if len(rows):
+                raise ValueError(
+                    f"{texts[rows[0]]!r} has no token {text.end_id}, at which the text tower of {self.name} reads; its "
+                    "tokenizer is another than the tower was trained with"
+                )
         return tokens
 
     def _in_batches(

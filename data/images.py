@@ -107,12 +107,15 @@ def resize_and_crop(
     """Returns `[height, width, 3]` uint8, resized and then cut out of the centre, as `transformers` processors do.
 
     `size` is (height, width), to which the image is squeezed, or the length of its shortest edge; `crop` is (height,
-    width). What a crop lacks is black.
+    width). What a crop lacks is black. Raises `BadRecord` for a picture so thin that it would be made enormous.
     """
     width, height = image.size
     if isinstance(size, int):
         short, long = size, int(size * max(width, height) / min(width, height))
         size = (long, short) if width <= height else (short, long)
+    if size[0] * size[1] > MAX_PIXELS:
+        detail = f"a picture of {width} × {height} pixels would be resized to {size[1]} × {size[0]}"
+        raise BadRecord("too many pixels", "picture", detail)
     pixels = np.asarray(image.resize((size[1], size[0]), resample))
     return pixels if crop is None else _center_crop(pixels, crop)
 

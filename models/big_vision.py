@@ -53,11 +53,14 @@ def _is_scanned(tensors: Mapping[str, Tensor], name: str) -> bool:
 
 def _tower(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     if _is_scanned(tensors, name):
-        depth, first = tensors[f"{name}/{_BLOCKS}/LayerNorm_0/scale"].shape[0], f"{name}/{_BLOCKS}"
+        first = f"{name}/{_BLOCKS}"
+        depth, _ = tensors[f"{first}/LayerNorm_0/scale"].shape
     else:
         first = f"{name}/{_BLOCK.format(0)}"
         depth = sum(f"{name}/{_BLOCK.format(layer)}/LayerNorm_0/scale" in tensors for layer in range(len(tensors)))
     width, heads, _ = tensors[f"{first}/MultiHeadDotProductAttention_0/query/kernel"].shape[-3:]
+    if tensors[f"{first}/LayerNorm_0/scale"].shape[-1:] != (width,):
+        raise ValueError(f"{first}/LayerNorm_0/scale has no {width} numbers a layer")
     mlp_width = tensors[f"{first}/MlpBlock_0/Dense_0/kernel"].shape[-1]
     return {"width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width}
 

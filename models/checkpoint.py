@@ -108,23 +108,31 @@ def describe_checkpoint(
     Raises `FileNotFoundError`, `OSError` or `ValueError`, in a sentence, for what is none or cannot be trusted.
     """
     folder, file = _locate(os.fspath(name))
-    if file is not None and file.suffix == ".npz":
-        found = _describe_npz(os.fspath(name), file)
-    elif _hugging_face_kind(folder) is not None:
-        found = _describe_huggingface(os.fspath(name), folder)
-    elif (folder / open_clip.CONFIG_FILE).is_file():
-        found = _describe_open_clip(os.fspath(name), folder)
-    elif (folder / huggingface.CONFIG_FILE).is_file():
-        huggingface.read_config(folder / huggingface.CONFIG_FILE)  # which says what is wrong with it
-        raise AssertionError
-    elif archive := next(iter(sorted(folder.glob("*.npz"))), None):
-        found = _describe_npz(os.fspath(name), archive)
-    else:
+    try:
+        found = _describe(os.fspath(name), folder, file)
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of fields of the wrong kind
+        raise ValueError(f"{name}: what describes it is not as expected ({huggingface.one_line(error)})") from error
+    return found if image_size is None else _at_resolution(found, image_size, say)
+
+
+def _describe(name: str, folder: pathlib.Path, file: pathlib.Path | None) -> Description:
+    archive = file if file is not None and file.suffix == ".npz" else None
+    weights = file if archive is None else None
+    if archive is None and _is_hugging_face(folder, weights):
+        return _describe_huggingface(name, folder, weights)
+    if archive is None and (folder / open_clip.CONFIG_FILE).is_file():
+        return _describe_open_clip(name, folder, weights)
+    if archive is None and (folder / huggingface.CONFIG_FILE).is_file():
+        kind = huggingface.read_json(folder / huggingface.CONFIG_FILE).get("model_type")
+        known = ", ".join(huggingface.MODEL_TYPES)
+        raise ValueError(f"{folder / huggingface.CONFIG_FILE}: model_type {kind!r} is not read here; {known} are")
+    archive = archive or next(iter(sorted(folder.glob("*.npz"))), None)
+    if archive is None:
         raise FileNotFoundError(
             f"{folder} is no checkpoint: it holds no {huggingface.CONFIG_FILE}, {open_clip.CONFIG_FILE} or .npz; "
             "`launch.py export` writes one"
         )
-    return found if image_size is None else _at_resolution(found, image_size, say)
+    return _describe_npz(name, archive)
 
 
 def open_checkpoint(
@@ -214,8 +222,12 @@ def _locate(name: str) -> tuple[pathlib.Path, pathlib.Path | None]:
     if path.is_absolute() or name.startswith((".", "~")) or path.suffix in (".npz", ".safetensors"):
         raise FileNotFoundError(f"{name} is no exported checkpoint: there is no such folder or file")
     folder = hub.fetch(name, ("*.json", *HUB_FILES), what="checkpoint")
-    kind = _hugging_face_kind(folder)
-    hub.fetch(name, ("model*.safetensors",) if kind else open_clip.WEIGHTS_FILES, what="checkpoint")
+    if _hugging_face_kind(folder) is not None:
+        hub.fetch(name, ("model*.safetensors",), what="checkpoint")
+    if _find_hugging_face(folder) is None:
+        hub.fetch(name, open_clip.WEIGHTS_FILES, what="checkpoint")
+    if _find_hugging_face(folder) is None and open_clip.find_weights(folder) is None:
+        raise ValueError(f"{name} has no .safetensors that are read here; pickles are neither fetched nor opened")
     return folder, None
 
 
@@ -223,14 +235,25 @@ def _hugging_face_kind(folder: pathlib.Path) -> str | None:
     """Returns the model type in a folder's `config.json` where it is one that is read here."""
     path = folder / huggingface.CONFIG_FILE
     kind = huggingface.read_json(path).get("model_type") if path.is_file() else None
-    return kind if kind in huggingface.MODEL_TYPES else None
+    return next((known for known in huggingface.MODEL_TYPES if known == kind), None)
 
 
-def _describe_huggingface(name: str, folder: pathlib.Path) -> Description:
-    weights = next(
-        (folder / file for file in (huggingface.WEIGHTS_FILE, huggingface.INDEX_FILE) if (folder / file).is_file()),
-        None,
-    )
+def _find_hugging_face(folder: pathlib.Path) -> pathlib.Path | None:
+    names = (huggingface.WEIGHTS_FILE, huggingface.INDEX_FILE)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _is_hugging_face(folder: pathlib.Path, weights: pathlib.Path | None) -> bool:
+    """Tells whether a folder is to be read as transformers wrote it; some hold what open_clip wrote beside that."""
+    if _hugging_face_kind(folder) is None:
+        return False
+    if weights is not None:
+        return not weights.name.startswith("open_clip")
+    return _find_hugging_face(folder) is not None or open_clip.find_weights(folder) is None
+
+
+def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> Description:
+    weights = weights or _find_hugging_face(folder)
     if weights is None:
         raise _no_weights(folder, huggingface.WEIGHTS_FILE)
     files = open_tensors(weights)
@@ -245,8 +268,8 @@ def _describe_huggingface(name: str, folder: pathlib.Path) -> Description:
     return Description(name, "huggingface", folder, settings, settings, preprocessing, "none", layout, files)
 
 
-def _describe_open_clip(name: str, folder: pathlib.Path) -> Description:
-    weights = open_clip.find_weights(folder)
+def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> Description:
+    weights = weights or open_clip.find_weights(folder)
     if weights is None:
         raise _no_weights(folder, open_clip.WEIGHTS_FILES[0])
     files = open_tensors(weights)

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from models.settings import ModelSettings
-from models.tensor_files import Tensor, TensorFiles
+from models.tensor_files import FLOATS, Tensor, TensorFiles
 
 _THREADS = 4
 _ALIGNMENT = 64  # bytes, at which JAX takes an array of the host over as it is
 _LISTED = 8
+_LARGEST_SCALAR = 100.0  # of a logarithm or a bias
 
 Place = Callable[[str, np.ndarray], Any]
 
@@ -91,7 +92,7 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, shapes: Mapping
     problems += [
         f"{name} has dtype {tensors[name].dtype}, which is no floating-point number"
         for name in expected
-        if name in tensors and np.dtype(tensors[name].dtype).kind in "iub"
+        if name in tensors and tensors[name].dtype.name not in FLOATS
     ]
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
@@ -126,10 +127,12 @@ def read_scalars(files: TensorFiles, layout: Layout) -> dict[str, float]:
     for name, tensor in layout.scalars.items():
         if tensor not in files:
             continue
-        if math.prod(files[tensor].shape) != 1:
-            raise ValueError(f"{tensor} has shape {list(files[tensor].shape)}; it must be one number")
+        if math.prod(files[tensor].shape) != 1 or files[tensor].dtype.name not in FLOATS:
+            raise ValueError(f"{tensor} has shape {list(files[tensor].shape)}; it must be one floating-point number")
         with files.borrow(tensor) as array:
             scalars[name] = float(array.reshape(())[()])
+        if not abs(scalars[name]) < _LARGEST_SCALAR:
+            raise ValueError(f"{tensor} is {scalars[name]}, which no training ends with; fetch or export it again")
     return scalars
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 
 FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # in which transformers 5 writes the same fields as `image_processor`
+LARGEST_SIDE = 16_384
 BICUBIC = 3  # PIL's number, which the file stores
 _KINDS = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
@@ -35,6 +37,17 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
+        sides = [side for part in (self.size, self.crop) if part is not None for side in np.ravel(part).tolist()]
+        if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+            raise ValueError(f"size {self.size} and crop {self.crop} must be whole numbers from 1 to {LARGEST_SIDE:,}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+                raise ValueError(f"{name} {values} is not a number for each of three colours")
+        if not min(self.std) > 0:
+            raise ValueError(f"std {self.std} is not positive")
+        if self.resample not in range(6):
+            raise ValueError(f"resample {self.resample!r} is none of Pillow's filters, 0 to 5")
         if self.crop is None and not isinstance(self.size, tuple):
             raise ValueError(
                 f"size {self.size} without a centre crop leaves images of many sizes; give a crop, or a size of height "
@@ -81,7 +94,7 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
     """
     path, fields = _read_fields(folder)
     kind = fields.get("image_processor_type") or fields.get("feature_extractor_type")
-    if kind is not None and not _KINDS.fullmatch(kind):
+    if kind is not None and not (isinstance(kind, str) and _KINDS.fullmatch(kind)):
         raise ValueError(f"{path}: {kind} is not read here; SiglipImageProcessor and CLIPImageProcessor are")
     if fields.get("do_pad"):
         raise ValueError(f"{path}: do_pad is not read here; resizing and a centre crop are")
@@ -112,7 +125,9 @@ def _read_fields(folder: str | os.PathLike) -> tuple[str, Mapping[str, Any]]:
             continue
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is no JSON ({error})") from error
-        fields = fields.get("image_processor") if name == NESTED_FILE else fields
+        fields = fields.get("image_processor") if name == NESTED_FILE and isinstance(fields, Mapping) else fields
+        if fields and not isinstance(fields, Mapping):
+            raise ValueError(f"{path} holds no JSON object")
         if fields:
             return path, {name: value for name, value in fields.items() if value is not None}
     raise FileNotFoundError(f"{folder} is no exported checkpoint: it holds no {FILE}")

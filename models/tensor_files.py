@@ -28,7 +28,7 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_FLOATS = ("float32", "bfloat16", "float16", "float64")
+FLOATS = ("float32", "bfloat16", "float16", "float64")
 _HEADER_LIMIT = 100_000  # bytes of the header of an array in an .npz
 
 
@@ -77,7 +77,7 @@ class TensorFiles(Mapping[str, Tensor]):
     @property
     def float_dtype(self) -> str:
         """The dtype of most of the floating-point numbers."""
-        sizes = {name: sum(tensor.nbytes for tensor in self.values() if tensor.dtype.name == name) for name in _FLOATS}
+        sizes = {name: sum(tensor.nbytes for tensor in self.values() if tensor.dtype.name == name) for name in FLOATS}
         return max(sizes, key=sizes.__getitem__)
 
 
@@ -184,6 +184,8 @@ def _npz_tensor(info: zipfile.ZipInfo, file: io.BufferedReader, size: int) -> Te
         raise ValueError(f"{name} is a pickle, which can run any program when it is opened")
     if dtype == np.dtype("V2"):  # as bfloat16 comes out of NumPy
         dtype = np.dtype(ml_dtypes.bfloat16)
+    if dtype.name not in FLOATS:
+        raise ValueError(f"{name} has dtype {dtype}, which is no floating-point number")
     if fortran_order and len(shape) > 1:
         raise ValueError(f"{name} is stored by columns; numpy.ascontiguousarray turns it")
     tensor = Tensor(tuple(shape), dtype, 0, start + content.tell())

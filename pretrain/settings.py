@@ -207,10 +207,10 @@ class PretrainSettings:
 
     def model_for(self, tokenizer: Tokenizer) -> ModelSettings:
         """Returns the towers' settings for a tokenizer; raises `ValueError` for one that does not fit them."""
-        if self.text.get("pooling") == "end" and "end_id" not in self.text and tokenizer.end_id is None:
-            raise ValueError(
-                "text.pooling 'end' needs a tokenizer with an end token; set text.end_id, or pooling 'last'"
-            )
+        if self.text.get("pooling") == "end" and "end_id" not in self.text:
+            cut = tokenizer(["a " * self.text["length"]])[0]
+            if tokenizer.end_id is None or tokenizer.end_id not in cut:
+                raise ValueError("text.pooling 'end' needs a tokenizer that ends its texts; set text.pooling to 'last'")
         return self.model(tokenizer.vocab_size, tokenizer.end_id)
 
     def model(self, vocab_size: int, end_id: int | None = None) -> ModelSettings:

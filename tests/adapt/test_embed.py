@@ -140,6 +140,62 @@ def test_bfloat16_embeds_nearly_the_same(tmp_path, photos, family):
     assert exact.fingerprint != rough.fingerprint
 
 
+def test_another_number_of_devices_goes_on_with_the_same_pieces(checkpoint, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(f"fish {number}" for number in range(600)))
+    encoder = Encoder(checkpoint)
+
+    def stop(name, done, total):
+        if done > 300:
+            raise KeyboardInterrupt
+
+    encoder.batch_size = 4
+    arguments = {"texts": tmp_path / "texts.txt", "data_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        embed_collections(encoder, tmp_path / "out", **arguments, progress=stop)
+    (piece,) = (tmp_path / "out" / "texts.parts").glob("*.npz")
+    encoder.batch_size = 64
+    embed_collections(encoder, tmp_path / "out", **arguments)
+    assert lines(tmp_path / "out" / "texts.ids.jsonl") == list(range(600))
+    whole = embed_collections(encoder, tmp_path / "whole", **arguments)["texts"]
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out" / "texts.npy"), np.load(whole.files["npy"]), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(KeyboardInterrupt):
+        embed_collections(encoder, tmp_path / "damaged", **arguments, progress=stop)
+    (tmp_path / "damaged" / "texts.parts" / piece.name).write_bytes(b"x" * 10)
+    files = embed_collections(encoder, tmp_path / "damaged", **arguments)["texts"].files
+    assert files["npy"].read_bytes() == whole.files["npy"].read_bytes()
+    (tmp_path / "out" / "texts.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"texts.json is no description of embeddings"):
+        embed_collections(encoder, tmp_path / "out", **arguments)
+
+
+def test_a_picture_that_would_become_enormous_is_left_out(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (1, 2_000_000)).save(tmp_path / "pictures" / "thin.png")
+    (tmp_path / "pictures" / "usual.png").write_bytes(png(0))
+    encoder = Encoder(save_checkpoint(tmp_path / "clip", tiny_checkpoint("clip")))
+    written = embed_collections(encoder, tmp_path, images=str(tmp_path / "pictures"), data_dir=tmp_path)["images"]
+    assert (written.rows, written.bad) == (1, 1)
+    assert "1 × 2000000 pixels would be resized to 14 × 28000000" in lines(written.files["bad"])[0]["detail"]
+
+
+def test_a_tokenizer_that_ends_no_text_is_refused_for_a_tower_that_reads_the_end(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = save_checkpoint(tmp_path / "clip", tiny_checkpoint("clip"))
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    original = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    original.save_pretrained(tmp_path / "words")
+    encoder = Encoder(folder, tokenizer=str(tmp_path / "words"))
+    with pytest.raises(ValueError, match=r"'a a' has no token 0, at which the text tower of .* reads"):
+        encoder.embed_texts(["a a"])
+
+
 def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('"plain"\n{"id": "x/1", "text": "named"}\n{"text": "unnamed\\u2028 but one"}\n', encoding="utf-8")
@@ -147,6 +203,7 @@ def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):
     for content, message in (
         ('"a"\n{"id": 3}\n', r"line 2 of .* is neither a string"),
         ("nope", "line 1 of .* no JSON"),
+        (r'"half \ud83d"', "line 1 of .* spells half a surrogate pair"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -367,6 +367,62 @@ def test_a_config_that_is_no_config_is_refused(copy, content):
     refused(copy, r"config.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"model_type": ["clip"]}, r"model_type \['clip'\] is not read here"),
+        ("preprocessor_config.json", {"image_mean": [1, 2]}, r"mean \(1, 2\) is not a number for each of three"),
+        ("preprocessor_config.json", {"image_std": [0, 0.5, 0.5]}, r"std \(0, 0.5, 0.5\) is not positive"),
+        ("preprocessor_config.json", {"size": {"height": -1, "width": 14}}, r"must be whole numbers from 1 to"),
+        ("preprocessor_config.json", {"resample": 99}, r"resample 99 is none of Pillow's filters"),
+        ("preprocessor_config.json", {"image_processor_type": 3}, r"3 is not read here; SiglipImageProcessor"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(copy, name, change, message):
+    (copy / name).write_text(json.dumps(json.loads((copy / name).read_text()) | change))
+    refused(copy, message)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1000.0])
+def test_a_scale_that_cannot_be_is_refused(copy, value):
+    tensors = load_file(copy / "model.safetensors") | {"logit_scale": np.array([value], np.float32)}
+    save_file(tensors, copy / "model.safetensors")
+    refused(copy, r"logit_scale is .*, which no training ends with")
+
+
+@pytest.mark.parametrize(("dtype", "shown"), [("V4", r"\|V4"), ("c8", "complex64"), ("U1", "<U1"), ("i4", "int32")])
+def test_an_npz_of_no_floating_point_numbers_is_refused(tmp_path, dtype, shown):
+    np.savez(tmp_path / "siglip.npz", **{"params/img/embedding/kernel": np.zeros((5, 5, 3, 4), dtype)})
+    refused(tmp_path / "siglip.npz", rf"kernel.npy has dtype {shown}, which is no floating-point number")
+
+
+def test_an_npz_of_stacked_layers_without_numbers_is_refused(tmp_path):
+    square = tiny("siglip", vision={"image_size": 15})
+    tensors = to_tensors(
+        npz_layout_of(square, scanned=("img/Transformer",)), random_parameters(square), scalars=SCALARS
+    )
+    name = "params/img/Transformer/encoderblock/LayerNorm_0/scale"
+    for shape in ((), (10**6, 0)):
+        np.savez(tmp_path / "siglip.npz", **tensors | {name: np.zeros(shape, np.float32)})
+        refused(tmp_path / "siglip.npz", r"siglip.npz: ")
+
+
+def test_a_file_that_is_named_is_the_one_that_is_opened(copy):
+    other = tiny_checkpoint("siglip", seed=1).parameters
+    tensors = to_tensors(layout_of(tiny_checkpoint("siglip").settings, "siglip"), other, scalars=SCALARS)
+    save_file(tensors, copy / "epoch5.safetensors")
+    assert same(open_checkpoint(copy / "epoch5.safetensors").parameters, other)
+    assert not same(open_checkpoint(copy).parameters, other)
+
+
+def test_what_open_clip_left_beside_a_config_of_transformers_opens(copy):
+    for file in (GOLDEN.parent / "golden_open_clip").iterdir():
+        shutil.copy(file, copy)
+    assert describe_checkpoint(copy).format == "huggingface"
+    (copy / "model.safetensors").unlink()
+    assert describe_checkpoint(copy).format == "open_clip"
+
+
 def test_a_tokenizer_of_another_vocabulary_is_refused(copy):
     FAMILIES["clip"]().save_pretrained(copy)
     refused(copy, r"the tokenizer of .* has ids up to \d+ and its text tower embeds \d+; name the tokenizer that")

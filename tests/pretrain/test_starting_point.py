@@ -131,6 +131,16 @@ def test_towers_come_from_a_family_and_a_variant_and_what_is_set_beside_them():
         read_settings(base | {"text": {**base["text"], "vocab_size": 50}}).model(vocab_size=99)
 
 
+def test_pooling_at_the_end_needs_a_tokenizer_that_ends_texts():
+    from models.tokenizer import Tokenizer
+    from tests.models.families import FAMILIES
+
+    settings = read_settings(config("none.tar", family="clip"))
+    assert settings.model_for(Tokenizer(FAMILIES["clip"](), length=6)).text.end_id is not None
+    with pytest.raises(ValueError, match=r"text.pooling 'end' needs a tokenizer that ends its texts"):
+        settings.model_for(Tokenizer(FAMILIES["gpt2"](), length=6))
+
+
 def test_a_clip_is_trained_from_scratch_and_exported(shards, tmp_path):
     towers = {"vision": {**config("")["vision"], "projection": 12}}
     values = config(shards, steps=3, family="clip", objective={"base": "softmax"}, **towers)
