@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = None if args.job in WITHOUT_CONFIG else load_config(args.config, overrides)
         code = RUN[args.job](args, config)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues at the last checkpoint", file=sys.stderr)
+        print("\ninterrupted; the same command goes on at what was saved last", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         if args.traceback:
@@ -233,7 +233,7 @@ def embed(args: argparse.Namespace, config: None) -> None:
             began[name] = time.monotonic(), done, Progress(total, start=done, unit=name)
         since, first, progress = began[name]
         now = time.monotonic()
-        if done < total and now < quiet_until.get(name, 0.0):
+        if done == first or (done < total and now < quiet_until.get(name, 0.0)):
             return
         quiet_until[name] = now + (0.2 if sys.stdout.isatty() else 10.0)
         progress.show(done, f"{(done - first) / max(now - since, 1e-9):.1f} a second")
@@ -256,10 +256,12 @@ def convert(args: argparse.Namespace, config: None) -> None:
     if args.out.exists():
         raise FileExistsError(f"{args.out} is there already; name another --out")
     options = {"image_size": args.image_size, "say": say}
+    if args.out.suffix == ".npz" and args.tokenizer is not None:
+        raise ValueError("an .npz holds no tokenizer; leave --tokenizer out")
     if args.out.suffix == ".npz":
         found = describe_checkpoint(args.checkpoint, **options)
         parameters = found.read(place=lambda path, array: array)
-        save_big_vision(args.out, found.settings, parameters, found.scalars())
+        save_big_vision(args.out, found.settings, parameters, found.scalars(), say=say)
     else:
         options |= {"tokenizer": args.tokenizer, "place": lambda path, array: array}
         save_checkpoint(args.out, open_checkpoint(args.checkpoint, **options))

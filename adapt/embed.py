@@ -67,9 +67,13 @@ def embed_collections(
 
 
 class _Collection(NamedTuple):
-    """`embed(numbers)` yields embeddings of rows, batch by batch, and puts those that fail into `bad`."""
+    """`embed(numbers)` yields embeddings of rows, batch by batch, and puts those that fail into `bad`.
+
+    `checkpoint` is the fingerprint of what embeds them.
+    """
 
     encoder: Encoder
+    checkpoint: str
     fingerprint: str
     count: int
     identify: Callable[[int], Any]
@@ -86,13 +90,15 @@ class _Collection(NamedTuple):
             return decode(record.image, record.key)
 
         embed = lambda numbers: encoder.iterate_images(picture, numbers, bad=bad)  # noqa: E731
-        return cls(encoder, source.fingerprint, len(source), source.key, embed, bad)
+        return cls(encoder, encoder.image_fingerprint, source.fingerprint, len(source), source.key, embed, bad)
 
     @classmethod
     def of_texts(cls, encoder: Encoder, path: str | os.PathLike) -> _Collection:
         ids, texts = read_texts(path)
         embed = lambda numbers: encoder.iterate_texts(texts, numbers)  # noqa: E731
-        return cls(encoder, fingerprint(json.dumps(ids), *texts), len(texts), ids.__getitem__, embed, {})
+        return cls(
+            encoder, encoder.fingerprint, fingerprint(json.dumps(ids), *texts), len(texts), ids.__getitem__, embed, {}
+        )
 
     def write(self, out: pathlib.Path, name: str, progress: Progress) -> Embedded:
         described, parts = out / f"{name}.json", out / f"{name}.parts"
@@ -140,7 +146,7 @@ class _Collection(NamedTuple):
 
     def _description(self) -> dict[str, Any]:
         return {
-            "checkpoint": self.encoder.fingerprint,
+            "checkpoint": self.checkpoint,
             "checkpoint_name": self.encoder.name,
             "collection": self.fingerprint,
             "count": self.count,
@@ -164,7 +170,9 @@ class _Collection(NamedTuple):
             raise ValueError(f"{path} is no description of embeddings; name another --out")
         for key in ("checkpoint", "collection", "count"):
             if theirs.get(key) != ours[key]:
-                other = {"checkpoint": "checkpoint, dtype or image size", "count": "number of rows"}.get(key, key)
+                other = {"checkpoint": "checkpoint, dtype, image size or tokenizer", "count": "number of rows"}.get(
+                    key, key
+                )
                 raise ValueError(f"{path} is of embeddings of another {other}; name another --out")
         if "rows" not in theirs:
             return None
@@ -188,7 +196,7 @@ class _Collection(NamedTuple):
                 open(partial["ids"], "wb") as ids,
                 open(partial["bad"], "wb") as problems,
             ):
-                tensors.write(_safetensors_header(shape, self.encoder))
+                tensors.write(_safetensors_header(shape, self.encoder.name, self.checkpoint))
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(array, header)
                 for path in paths:
@@ -279,10 +287,10 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _safetensors_header(shape: tuple[int, int], encoder: Encoder) -> bytes:
+def _safetensors_header(shape: tuple[int, int], checkpoint: str, fingerprint: str) -> bytes:
     """Returns what a safetensors file with one float32 array of a shape begins with."""
     header = {
-        "__metadata__": {"checkpoint": encoder.name, "fingerprint": encoder.fingerprint, "normalized": "false"},
+        "__metadata__": {"checkpoint": checkpoint, "fingerprint": fingerprint, "normalized": "false"},
         "embeddings": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * shape[0] * shape[1]]},
     }
     content = json.dumps(header).encode()

@@ -22,6 +22,7 @@ from data.images import resize_and_crop
 from data.records import BadRecord
 from models.checkpoint import describe_checkpoint
 from models.preprocessing import Preprocessing
+from models.tokenizer import Tokenizer
 from models.towers import create_model
 
 CACHE_VERSION = 2
@@ -51,7 +52,7 @@ class Encoder:
         found = describe_checkpoint(name, image_size=image_size, say=say)
         self.name, self.settings = os.fspath(name), dataclasses.replace(found.settings, dtype=dtype)
         self._preprocessing = found.preprocessing
-        self.tokenizer = found.open_tokenizer(tokenizer)
+        self._open_tokenizer = lambda: found.open_tokenizer(tokenizer)
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
         copied, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
@@ -70,11 +71,20 @@ class Encoder:
         self.batch_size = self._choose_batch_size(devices.size)
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of all that embeddings depend on: weights, settings, how images and texts enter."""
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, or the one that was named; raises as `load_tokenizer` does at its first use."""
+        return self._open_tokenizer()
+
+    @functools.cached_property
+    def image_fingerprint(self) -> str:
+        """A hash of all that embeddings of images depend on: weights, settings, how pixels enter."""
         settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
-        texts = self.tokenizer.fingerprint
-        return fingerprint(fingerprint_of_files(self._files), repr(settings), repr(self._preprocessing), texts)
+        return fingerprint(fingerprint_of_files(self._files), repr(settings), repr(self._preprocessing))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that embeddings depend on: those of images, and how texts enter."""
+        return fingerprint(self.image_fingerprint, self.tokenizer.fingerprint)
 
     @property
     def dim(self) -> int:
@@ -149,11 +159,15 @@ class Encoder:
                 f"more than its {self.settings.text.vocab_size:,} ids"
             )
         text = self.settings.text
-        if text.pooling == "end" and text.end_id is not None:
-            rows = np.nonzero((tokens != text.end_id).all(axis=1))[0]
+        if text.pooling == "end":
+            end_id = self.tokenizer.end_id if text.end_id is None else text.end_id
+            ended = (tokens == end_id).any(axis=1)
+            if text.end_id is None:  # the tower takes the largest for it
+                ended &= tokens.max(axis=1) == end_id
+            rows = np.nonzero(~ended)[0]
             if len(rows):
                 raise ValueError(
-                    f"{texts[rows[0]]!r} has no token {text.end_id}, at which the text tower of {self.name} reads; its "
+                    f"{texts[rows[0]]!r} has no end token {end_id}, at which the text tower of {self.name} reads; its "
                     "tokenizer is another than the tower was trained with"
                 )
         return tokens

@@ -105,7 +105,7 @@ def _evaluate_few_shot(
     encoder: Encoder, dataset: LabelledImages, settings: EvaluateSettings, cache: pathlib.Path
 ) -> Iterator[list[dict[str, Any]]]:
     """Yields the rows of one method after the other."""
-    key = fingerprint(encoder.fingerprint, dataset.fingerprint)
+    key = fingerprint(encoder.image_fingerprint, dataset.fingerprint)
     features = cached(cache, f"images-{key}", lambda: encoder.embed_images(dataset.image, len(dataset)))
     texts = encoder.embed_classes(dataset.class_names, dataset.templates)
     cases = _cases(dataset.labels, settings)
@@ -227,7 +227,7 @@ def _evaluate_retrieval(
     """Returns the rows of both directions, and examples: a text and its nearest pictures as data URIs."""
     source = open_source(name, data_dir)
     records = [source[index] for index in range(len(source))]
-    key = fingerprint(encoder.fingerprint, *(record.image for record in records))
+    key = fingerprint(encoder.image_fingerprint, *(record.image for record in records))
     images = cached(
         cache,
         f"images-{key}",

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,13 +136,23 @@ def _layer(
 
 
 def save_big_vision(
-    path: str | os.PathLike, settings: ModelSettings, parameters: Mapping[str, Any], scalars: Mapping[str, float]
+    path: str | os.PathLike,
+    settings: ModelSettings,
+    parameters: Mapping[str, Any],
+    scalars: Mapping[str, float],
+    *,
+    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Writes the float32 `.npz` that open_clip's loader and big_vision read; returns its path.
 
-    Raises `ValueError` for towers that are not SigLIP's.
+    What of the towers it cannot hold, `say` is told. Raises `ValueError` for towers that are not SigLIP's.
     """
     path = pathlib.Path(path)
+    for name, tower in (("vision", settings.vision), ("text", settings.text)):
+        for field in ("activation", "norm_epsilon"):
+            usual = getattr(TextSettings, field)
+            if getattr(tower, field) != usual:
+                say(f"note: an .npz does not hold {name}.{field} {getattr(tower, field)}; who opens it takes {usual}")
     tensors = to_tensors(layout_of(settings), parameters, scalars=scalars, dtype=np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.partial-") as temporary:

@@ -14,7 +14,16 @@ import jax
 import numpy as np
 
 from models import big_vision, hub, huggingface, open_clip
-from models.layout import Layout, Place, check_depth, parameter_shapes, read_parameters, read_scalars, to_tensors
+from models.layout import (
+    Layout,
+    Place,
+    check_depth,
+    check_tensors,
+    parameter_shapes,
+    read_parameters,
+    read_scalars,
+    to_tensors,
+)
 from models.model_card import CARD_FILE
 from models.positions import resample_positions
 from models.preprocessing import FILE as PREPROCESSOR_FILE
@@ -100,7 +109,7 @@ def describe_checkpoint(
     image_size: int | tuple[int, int] | None = None,
     say: Callable[[str], None] = print,
 ) -> Description:
-    """Finds a checkpoint and reads what describes it; no weights are read.
+    """Finds a checkpoint and reads what describes it, the names and shapes of its tensors too; no weights are read.
 
     `name` is a folder as transformers or open_clip writes it, an `.npz` of big_vision or a folder with one, or a hub
     id. With `image_size` its position embeddings are resampled for images of that size, which `say` is told.
@@ -112,6 +121,7 @@ def describe_checkpoint(
         found = _describe(os.fspath(name), folder, file)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of fields of the wrong kind
         raise ValueError(f"{name}: what describes it is not as expected ({huggingface.one_line(error)})") from error
+    check_tensors(found.files, found.layout, parameter_shapes(found.settings))
     return found if image_size is None else _at_resolution(found, image_size, say)
 
 
@@ -175,6 +185,7 @@ def save_checkpoint(
     if folder.exists() and not (folder / huggingface.CONFIG_FILE).is_file() and not _is_empty(folder):
         raise FileExistsError(f"{folder} is there and is no checkpoint; it is left as it is, name another place")
     check_vocabulary(tokenizer, checkpoint.settings.text.vocab_size, str(folder))
+    _check_shape(checkpoint.preprocessing, checkpoint.settings, folder)
     dtype = dtype or checkpoint.dtype
     config = huggingface.to_config(
         checkpoint.settings,
@@ -320,12 +331,9 @@ def _at_resolution(found: Description, image_size: int | tuple[int, int], say: C
     if new.grid != old.grid:
         grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
         say(f"{found.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
-    preprocessing = found.preprocessing
-    size = min(new.image_shape) if isinstance(preprocessing.size, int) else new.image_shape
-    crop = None if preprocessing.crop is None else new.image_shape
     return found._replace(
         settings=dataclasses.replace(found.settings, vision=new),
-        preprocessing=dataclasses.replace(preprocessing, size=size, crop=crop),
+        preprocessing=found.preprocessing.for_shape(new.image_shape),
     )
 
 

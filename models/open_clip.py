@@ -20,6 +20,9 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 _RESAMPLING = {"bicubic": 3, "bilinear": 2, "random": 3}
 # timm's words for the sizes of its SigLIP image towers, which say how many heads there are.
 _TIMM = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+(\..*)?")
+_TIMM_BY_TANH = re.compile(
+    r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|(so400m|giantopt)_patch16_siglip_\d+)(\..*)?"
+)
 _TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
 # Keys of the towers' sections that are read; of others only these values, which are open_clip's defaults.
 _VISION_KEYS = ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "norm_kwargs")
@@ -134,7 +137,7 @@ def _timm_vision(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Vi
         depth=sum(f"{trunk}.blocks.{layer}.norm1.weight" in tensors for layer in range(len(tensors))),
         heads=SIZES[_TIMM_SIZES[found[1]]].heads,
         mlp_width=tensors[f"{trunk}.blocks.0.mlp.fc1.bias"].shape[0],
-        activation="gelu",  # so timm computes, where SigLIP was trained with the approximation by tanh
+        activation="gelu_tanh" if _TIMM_BY_TANH.fullmatch(name) else "gelu",  # as timm computes, not as it was trained
     )
 
 

@@ -59,6 +59,16 @@ class Preprocessing:
         """The (height, width) in which every image enters the tower."""
         return self.size if self.crop is None else self.crop
 
+    def for_shape(self, shape: tuple[int, int]) -> Preprocessing:
+        """Returns the same for a tower of images of another (height, width): a crop keeps its share of the image."""
+        if self.crop is None:
+            return dataclasses.replace(self, size=shape)
+        height, width = (new / old for new, old in zip(shape, self.crop, strict=True))
+        if isinstance(self.size, int):
+            return dataclasses.replace(self, size=round(self.size * max(height, width)), crop=shape)
+        size = None if self.size is None else (round(self.size[0] * height), round(self.size[1] * width))
+        return dataclasses.replace(self, size=size, crop=shape)
+
     def normalize(self, images: jax.Array) -> jax.Array:
         """Maps pixels `[..., 3]` uint8 to float32 around zero."""
         std = np.asarray(self.std, np.float64)

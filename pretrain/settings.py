@@ -159,6 +159,11 @@ class PretrainSettings:
         for name in ("steps", "examples", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:
+            raise ValueError(
+                f"preprocessing makes images of {self.preprocessing.shape} pixels, and vision.image_size is "
+                f"{self.vision.image_size}"
+            )
         lengths = {name: getattr(self, name) for name in ("steps", "examples", "epochs")}
         given = {name: value for name, value in lengths.items() if value is not None}
         if len(given) != 1:

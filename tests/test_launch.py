@@ -89,12 +89,15 @@ def test_an_export_becomes_an_npz_and_a_directory_again(project, finished, tmp_p
     assert run("export", given, f"--workdir={finished}", "--format=big_vision").returncode == 0
     assert (finished / "export.npz").is_file()
     for source, target in ((finished / "export", "a.npz"), (finished / "export.npz", "b")):
-        arguments = [f"--checkpoint={source}", f"--out={tmp_path / target}", f"--tokenizer={finished / 'export'}"]
+        arguments = [f"--checkpoint={source}", f"--out={tmp_path / target}"]
+        arguments += [f"--tokenizer={finished / 'export'}"] if source.suffix == ".npz" else []
         result = run("convert", *arguments)
         assert result.returncode == 0 and result.stdout.strip() == str(tmp_path / target), result.stderr
     assert (tmp_path / "a.npz").read_bytes() == (finished / "export.npz").read_bytes()
     one, other = ((folder / "model.safetensors").read_bytes() for folder in (finished / "export", tmp_path / "b"))
     assert one == other
+    again = run("convert", f"--checkpoint={finished / 'export'}", f"--out={tmp_path / 'b'}")
+    assert again.returncode == 1 and "b is there already; name another --out" in again.stderr
     failed = run("convert", f"--checkpoint={finished / 'checkpoints'}", f"--out={tmp_path / 'c'}")
     assert failed.returncode == 1 and "is no checkpoint: it holds no config.json" in failed.stderr
 

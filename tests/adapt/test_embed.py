@@ -72,7 +72,7 @@ def test_a_folder_and_a_file_of_texts_become_embeddings_with_ids(checkpoint, pho
         f"texts.{end}" for end in ("safetensors", "npy", "ids.jsonl", "json")
     }
     described = json.loads((tmp_path / "images.json").read_text())
-    assert described["checkpoint"] == encoder.fingerprint and described["rows"] == 22
+    assert described["checkpoint"] == encoder.image_fingerprint and described["rows"] == 22
 
 
 def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, photos, tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, 
     assert embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path) == first
     other = Encoder(save_checkpoint(tmp_path / "other", tiny_checkpoint("siglip", seed=1)))
     with pytest.raises(
-        ValueError, match=r"texts.json is of embeddings of another checkpoint, dtype or image size; name another"
+        ValueError, match=r"texts.json is of embeddings of another checkpoint, dtype, image size or tokenizer; name"
     ):
         embed_collections(other, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     (tmp_path / "more.txt").write_text("\n".join([*TEXTS, "more"]))
@@ -192,7 +192,7 @@ def test_a_tokenizer_that_ends_no_text_is_refused_for_a_tower_that_reads_the_end
     original = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
     original.save_pretrained(tmp_path / "words")
     encoder = Encoder(folder, tokenizer=str(tmp_path / "words"))
-    with pytest.raises(ValueError, match=r"'a a' has no token 0, at which the text tower of .* reads"):
+    with pytest.raises(ValueError, match=r"'a a' has no end token 0, at which the text tower of .* reads"):
         encoder.embed_texts(["a a"])
 
 

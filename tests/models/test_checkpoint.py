@@ -119,6 +119,18 @@ def test_an_npz_of_bfloat16_as_numpy_writes_it_opens(tmp_path, siglip):
     )
 
 
+def test_images_need_no_tokenizer(tmp_path):
+    from PIL import Image
+
+    from adapt.encoder import Encoder
+
+    square = tiny("siglip", vision={"image_size": 15})
+    encoder = Encoder(save_big_vision(tmp_path / "siglip.npz", square, random_parameters(square), SCALARS))
+    assert encoder.embed_images(lambda number: Image.new("RGB", (9, 9)), 2).shape == (2, 24)
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer.json"):
+        encoder.embed_texts(["a fish"])
+
+
 def test_an_npz_without_a_tokenizer_takes_the_one_that_is_named(tmp_path, siglip):
     folder, saved = siglip
     square = tiny("siglip", vision={"image_size": 15}, vocab_size=60)
@@ -136,6 +148,11 @@ def test_a_clip_is_no_npz_and_towers_of_neither_family_are_no_directory(tmp_path
     mixed = tiny_checkpoint("siglip", text={"causal": True})
     with pytest.raises(ValueError, match=r"these towers mix what SiglipModel and CLIPModel have"):
         save_checkpoint(tmp_path / "mixed", mixed)
+    said: list[str] = []
+    other = tiny_checkpoint("siglip", vision={"activation": "gelu"})
+    save_big_vision(tmp_path / "x.npz", other.settings, other.parameters, SCALARS, say=said.append)
+    assert said == ["note: an .npz does not hold vision.activation gelu; who opens it takes gelu_tanh"]
+    (tmp_path / "x.npz").unlink()
     oblong = tiny_checkpoint("siglip", vision={"image_size": (10, 15)})
     with pytest.raises(ValueError, match=r"images of \(10, 15\) are no squares"):
         save_checkpoint(tmp_path / "oblong", oblong)
@@ -253,6 +270,19 @@ def between_corners(grid, size):
     return (1 - share) * rows[:, low] + share * rows[:, low + 1]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Preprocessing(size=16, crop=(14, 14)), Preprocessing(size=32, crop=(28, 28))),
+        (Preprocessing(size=(16, 20), crop=(14, 14)), Preprocessing(size=(32, 40), crop=(28, 28))),
+        (Preprocessing(size=None, crop=(14, 14)), Preprocessing(size=None, crop=(28, 28))),
+        (Preprocessing(size=(14, 14), mean=(0.1, 0.2, 0.3)), Preprocessing(size=(28, 28), mean=(0.1, 0.2, 0.3))),
+    ],
+)
+def test_a_crop_keeps_its_share_of_the_image_at_another_size(before, after):
+    assert before.for_shape((28, 28)) == after
+
+
 def test_a_size_with_the_same_patches_resamples_nothing(siglip):
     said = []
     opened = open_checkpoint(siglip[0], image_size=13, say=said.append)
@@ -349,6 +379,7 @@ def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path):
         ("vision_config", {"hidden_act": "relu"}, r"hidden_act 'relu' is not read here"),
         ("vision_config", {"vision_use_head": False}, r"towers without a pooling head are not read here"),
         ("vision_config", {"layer_norm_eps": -1.0}, r"vision.norm_epsilon is -1.0"),
+        ("text_config", {"max_position_embeddings": 12 * 10**6}, r"has shape \[9, 20\] instead of \[12000000, 20\]"),
         ("text_config", {"vocab_size": 10**11}, r"token_embedding.weight has shape \[\d+, 20\] instead of \[10000"),
         ("text_config", {"projection_size": 5}, r"texts have 5 dimensions and images 24"),
         ("text_config", {"hidden_size": "wide"}, r"config.json: .*hidden_size"),

@@ -44,8 +44,8 @@ def tiny_checkpoint(family: str, *, seed: int = 0, mean: tuple = (0.5, 0.5, 0.5)
     end = {"end_id": tokenizer.end_id} if family == "clip" else {}
     text = end | changes.pop("text", {})
     settings = tiny(family, vocab_size=tokenizer.vocab_size, text=text, **changes)
-    side = settings.vision.image_shape[0]
-    shape = {"size": side, "crop": (side, side)} if family == "clip" else {"size": (side, side)}
+    pixels = settings.vision.image_shape
+    shape = {"size": pixels[0], "crop": pixels} if family == "clip" else {"size": pixels}
     scalars = {"logit_scale": 2.5, "logit_bias": -3.5}
     preprocessing = Preprocessing(**shape, mean=mean)
     return Checkpoint(settings, random_parameters(settings, seed=seed), scalars, preprocessing, tokenizer)

@@ -120,11 +120,18 @@ def test_embeddings_of_a_clip_equal_those_of_open_clip(tmp_path, name):
     opened_equals(tmp_path, config, model)
 
 
-def test_embeddings_of_a_siglip_with_the_image_tower_of_timm_equal_those_of_open_clip(tmp_path):
-    model = build(SIGLIP)
-    save(tmp_path, SIGLIP, model)
-    opened_equals(tmp_path, SIGLIP, model)
-    assert describe_checkpoint(tmp_path).has_logit_bias
+@pytest.mark.parametrize(
+    ("name", "size", "activation"),
+    [("vit_base_patch16_siglip_224", 224, "gelu"), ("vit_base_patch32_siglip_256", 256, "gelu_tanh")],
+)
+def test_embeddings_of_a_siglip_with_the_image_tower_of_timm_equal_those_of_open_clip(tmp_path, name, size, activation):
+    changed = {"timm_model_name": name, "image_size": size}
+    config = {**SIGLIP, "vision_cfg": {**SIGLIP["vision_cfg"], **changed}}
+    model = build(config)
+    save(tmp_path, config, model)
+    opened_equals(tmp_path, config, model)
+    found = describe_checkpoint(tmp_path)
+    assert found.has_logit_bias and found.settings.vision.activation == activation
 
 
 def opened_equals(folder, config, model):

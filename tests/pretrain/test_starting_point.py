@@ -110,6 +110,10 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, 
         ({"vision": {"hight": 3}}, r"unknown key vision.hight"),
         ({"tokenizer": {"name": "train:60"}}, r"tokenizer.name 'train:60' would give the text tower of .* set it to"),
         ({"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}}, r"goes with the checkpoint's tokenizer"),
+        (
+            {"preprocessing": {"size": (16, 16)}},
+            r"preprocessing makes images of \(16, 16\) pixels, and vision.image_size",
+        ),
         ({"initial_checkpoint": "./nowhere"}, r"./nowhere is no exported checkpoint"),
     ],
 )
@@ -154,6 +158,36 @@ def test_a_clip_is_trained_from_scratch_and_exported(shards, tmp_path):
         export(tmp_path, tmp_path / "export.onnx", format="onnx")
 
 
+START_ON_EIGHT = """
+import sys
+import jax
+from pretrain.loop import pretrain
+from tests.pretrain.test_starting_point import STILL, continuing
+assert jax.device_count() == 8
+placed = {"fsdp": 4, "rules": (("token_embedding$", (None, "fsdp")),)}
+values = continuing(sys.argv[1], sys.argv[2], optimizer=STILL, batch_size=16, microbatch_size=8, mesh=placed)
+pretrain(values, sys.argv[3], data_dir=sys.argv[3])
+"""
+
+
+def test_a_checkpoint_is_read_in_pieces_onto_eight_devices(shards, tmp_path):
+    start = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip", vision={"patch_size": 4}))
+    run_on_eight(START_ON_EIGHT, start, shards, tmp_path / "run")
+    before, after = (
+        load_file(path / "model.safetensors") for path in (start, export(tmp_path / "run", tmp_path / "e"))
+    )
+    towers = {name for name in before if not name.startswith("logit_")}
+    assert all(before[name].tobytes() == after[name].tobytes() for name in towers)
+
+
+def run_on_eight(code, *arguments):
+    """Runs a program on eight fake devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
+    assert result.returncode == 0, result.stderr
+
+
 ON_EIGHT = """
 import sys
 import numpy as np
@@ -177,10 +211,7 @@ def eight(shards):
 
 
 def test_eight_devices_with_gradient_caching_and_fsdp_export_the_bytes_of_their_parameters_on_one(shards, tmp_path):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-c", ON_EIGHT, shards, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
-    assert result.returncode == 0, result.stderr
+    run_on_eight(ON_EIGHT, shards, tmp_path)
     assert jax.device_count() == 1
     opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
     held = np.load(tmp_path / "state.npz")
