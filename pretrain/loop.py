@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from data.bad_records import BadRecords
+from models.checkpoint import describe_checkpoint
 from models.layout import get_path
 from models.towers import count_parameters
 from pretrain import sharding
@@ -21,7 +22,6 @@ from pretrain.examples import claim_data, create_examples, open_data, prepare_to
 from pretrain.metrics import MetricsWriter, Progress, format_duration
 from pretrain.optimizer import create_schedule
 from pretrain.settings import PretrainSettings, claim_workdir, read_settings
-from pretrain.starting_point import describe_start
 from pretrain.step import Training, TrainState, training_of
 
 BAD_RECORDS_FILE = "bad_records.jsonl"
@@ -115,7 +115,7 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
 
 def start_from_checkpoint(settings: PretrainSettings, training: Training) -> TrainState:
     """Returns the state of a run that continues a checkpoint, each array read straight to where it lives."""
-    found = describe_start(settings.initial_checkpoint, settings.vision.image_size, say)
+    found = describe_checkpoint(settings.initial_checkpoint, image_size=settings.vision.image_size, say=say)
     places = training.abstract_state.parameters["model"]
 
     def place(path: str, array: np.ndarray) -> jax.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from models.checkpoint import Description, describe_checkpoint
@@ -68,11 +68,3 @@ def _start(found: Description) -> dict[str, Any]:
         "preprocessing": dataclasses.asdict(found.preprocessing),
         "objective": objective,
     }
-
-
-def describe_start(name: str, image_size: int | tuple[int, int], say: Callable[[str], None]) -> Description:
-    """Returns the checkpoint that a run continues, at its resolution."""
-    found = describe_checkpoint(name)
-    if found.settings.vision.image_size == image_size:
-        return found
-    return describe_checkpoint(name, image_size=image_size, say=say)
