@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import configs
@@ -70,7 +70,7 @@ JOBS = {
     "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
     "inspect": "Shows the exact batch of a step, counts sources, caption lengths and records that cannot be used.",
     "embed": "Embeds a folder of pictures or shards, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
-    "convert": "Writes any SigLIP or CLIP checkpoint as a Hugging Face directory, or as an .npz of big_vision.",
+    "convert": "Writes any checkpoint as a Hugging Face directory, or that of a SigLIP as an .npz of big_vision.",
     "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
     "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
 }
@@ -149,7 +149,7 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     if name == "export":
         job.add_argument("--format", default="huggingface", help="huggingface, or big_vision; default: huggingface")
         job.add_argument("--license", help="licence in the model card, for example apache-2.0")
-        job.add_argument("--checkpoint", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
+        job.add_argument("--out", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
     if name == "evaluate":
         job.add_argument("--checkpoint", help="folder, .npz or hub id; default: WORKDIR/export")
     if name == "inspect":
@@ -188,11 +188,13 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the exported directory."""
     from pretrain.export import export as write
 
-    target = args.checkpoint or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
+    target = args.out or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
     with job(args.workdir, "export") as done:
         folder = write(args.workdir, target, format=args.format, license=args.license)
         done(f"to {folder}")
     print(f"exported to {folder}", flush=True)
+    if args.format == "big_vision":
+        say(f"it holds no tokenizer; give --tokenizer={args.workdir / 'tokenizer'} where it is opened")
 
 
 def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -215,12 +217,11 @@ def embed(args: argparse.Namespace, config: None) -> None:
     """Writes the embeddings of images and texts."""
     import jax
 
-    from adapt.embed import embed_collections
+    from adapt.embed import check_inputs, embed_collections
     from adapt.encoder import Encoder
     from pretrain.metrics import Progress
 
-    if args.images is None and args.texts is None:
-        raise ValueError("there is nothing to embed; name --images, --texts or both")
+    check_inputs(args.images, args.texts, args.data_dir)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     options = {"dtype": dtype, "image_size": args.image_size, "tokenizer": args.tokenizer, "say": say}
     encoder = Encoder(args.checkpoint, **options)
@@ -262,6 +263,7 @@ def convert(args: argparse.Namespace, config: None) -> None:
         found = describe_checkpoint(args.checkpoint, **options)
         parameters = found.read(place=lambda path, array: array)
         save_big_vision(args.out, found.settings, parameters, found.scalars(), say=say)
+        say(f"it holds no tokenizer; give --tokenizer={args.checkpoint} where it is opened")
     else:
         options |= {"tokenizer": args.tokenizer, "place": lambda path, array: array}
         save_checkpoint(args.out, open_checkpoint(args.checkpoint, **options))
@@ -304,7 +306,10 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
             config.pretrain.objective.context = name == "with context"
         print(f"\n{config.pretrain.objective.base} loss, {name}, in {workdir}", flush=True)
         for step in (pretrain, export, evaluate):
-            step(argparse.Namespace(workdir=workdir, checkpoint=None, format="huggingface", license=None), config)
+            step(
+                argparse.Namespace(workdir=workdir, checkpoint=None, out=None, format="huggingface", license=None),
+                config,
+            )
     results = [read_run(name, workdir) for name, workdir in runs.items()]
     print(write_report(results, args.workdir, title="Quickstart: emoji"))
 
@@ -349,7 +354,8 @@ def use_huge_pages() -> None:
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, sys.orig_argv[:1] + sys.orig_argv[1:])
+        with suppress(OSError):  # then it goes on without
+            os.execv(sys.executable, sys.orig_argv[:1] + sys.orig_argv[1:])
 
 
 RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {

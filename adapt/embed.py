@@ -56,8 +56,7 @@ def embed_collections(
     Raises `ValueError` where there is nothing to embed, and where `out` holds something else.
     """
     out = pathlib.Path(out)
-    if images is None and texts is None:
-        raise ValueError("there is nothing to embed; name --images, --texts or both")
+    check_inputs(images, texts, data_dir)
     done = {}
     if images is not None:
         done["images"] = _Collection.of_images(encoder, images, data_dir).write(out, "images", progress)
@@ -82,7 +81,10 @@ class _Collection(NamedTuple):
 
     @classmethod
     def of_images(cls, encoder: Encoder, name: str, data_dir: str | os.PathLike) -> _Collection:
-        source: Source = Pictures(os.path.expanduser(name)) if is_folder(name) else open_source(name, data_dir)
+        source = _open_images(name, data_dir)
+        pictures = isinstance(source, Pictures)
+        content = source.content_fingerprint() if pictures else source.fingerprint
+        identify = source.path if pictures else source.key
         bad: dict[int, BadRecord] = {}
 
         def picture(number: int) -> Image.Image:
@@ -90,7 +92,7 @@ class _Collection(NamedTuple):
             return decode(record.image, record.key)
 
         embed = lambda numbers: encoder.iterate_images(picture, numbers, bad=bad)  # noqa: E731
-        return cls(encoder, encoder.image_fingerprint, source.fingerprint, len(source), source.key, embed, bad)
+        return cls(encoder, encoder.image_fingerprint, content, len(source), identify, embed, bad)
 
     @classmethod
     def of_texts(cls, encoder: Encoder, path: str | os.PathLike) -> _Collection:
@@ -127,7 +129,7 @@ class _Collection(NamedTuple):
                 progress(name, min(there, total - 1), total)  # the last is told when it is on disk
             embeddings = np.concatenate(batches)
             good = np.array([number not in self.bad for number in numbers], bool)
-            ids = [json.dumps(self.identify(number), ensure_ascii=False) for number in numbers]
+            ids = [_json_line(self.identify(number)) for number in numbers]
             problems = [
                 json.dumps({"id": json.loads(ids[number - start]), "reason": error.reason, "detail": error.detail})
                 for number, error in sorted(self.bad.items())
@@ -213,6 +215,30 @@ class _Collection(NamedTuple):
             for kind, path in files.items():
                 os.replace(partial[kind], path)
         return Embedded(files, rows, bad)
+
+
+def check_inputs(images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike) -> None:
+    """Raises as `embed_collections` does for what cannot be embedded; no checkpoint is needed to know that."""
+    if images is None and texts is None:
+        raise ValueError("there is nothing to embed; name --images, --texts or both")
+    if texts is not None:
+        read_texts(texts)
+    if images is not None:
+        _open_images(images, data_dir)
+
+
+def _open_images(name: str, data_dir: str | os.PathLike) -> Source:
+    return Pictures(os.path.expanduser(name)) if is_folder(name) else open_source(name, data_dir)
+
+
+def _json_line(value: Any) -> str:
+    """Returns a value as JSON in UTF-8, or in ASCII where it is a file name that is not UTF-8."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeError:
+        line = json.dumps(value)
+    return line
 
 
 def _files(out: pathlib.Path, name: str) -> dict[str, pathlib.Path]:

@@ -117,7 +117,8 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[Result]:
             shots, interval = max(by_shots.items())
             spread = "" if math.isnan(interval.half_width) else f" ± {interval.half_width:.1%}"
             draws = sum(row["dataset"] == dataset and row["method"] == method and row["shots"] == shots for row in rows)
-            how = f"{shots} shots a class, {draws} draws, mean and 95 % interval" if shots else "no examples"
+            how = f"{shots} shots a class, {draws} draws, mean and 95 % interval" if draws > 1 else "1 draw"
+            how = how if shots else "no examples"
             metric = f"accuracy of {method}"
             results.append(Result(dataset, metric, f"{interval.mean:.1%}{spread}", f"{some['classes']} classes, {how}"))
     return results

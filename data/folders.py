@@ -44,6 +44,18 @@ class Pictures:
         name = self._name(index)
         return Record(key=self.key(index), image=self._read(index), metadata={"path": _readable(name)})
 
+    def path(self, index: int) -> str:
+        """Returns the path of a picture within the folder, as the file system has it (`os.fsdecode`)."""
+        return self._name(index)
+
+    def content_fingerprint(self) -> str:
+        """Returns a hash that changes when a picture may have: of names, sizes and times, on local disks."""
+        if is_remote(self._root):
+            return self.fingerprint
+        paths = (os.path.join(self._root, self._name(index)) for index in range(len(self)))
+        stats = np.array([_size_and_time(path) for path in paths], np.int64)
+        return fingerprint(self.fingerprint, stats)
+
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns no text."""
         return ()
@@ -114,6 +126,14 @@ def _list_pictures(root: str) -> list[str]:
             inner_folders[:] = [name for name in inner_folders if real[name] not in seen]  # links may lead in circles
             seen.update(real.values())
     return [name for name in found if name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:  # gone or not to be reached: its row says so
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _readable(name: str) -> str:

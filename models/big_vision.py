@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -148,6 +149,8 @@ def save_big_vision(
     What of the towers it cannot hold, `say` is told. Raises `ValueError` for towers that are not SigLIP's.
     """
     path = pathlib.Path(path)
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise FileExistsError(f"{path} is there and is no .npz; it is left as it is, name another place")
     for name, tower in (("vision", settings.vision), ("text", settings.text)):
         for field in ("activation", "norm_epsilon"):
             usual = getattr(TextSettings, field)

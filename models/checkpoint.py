@@ -71,7 +71,10 @@ class Description(NamedTuple):
         """Opens the checkpoint's tokenizer, or the one that is named; raises `ValueError` for one of other ids."""
         text = self.settings.text
         if name is None:
-            tokenizer = load_tokenizer(self.folder, length=text.length, canonicalize=self.canonicalize)
+            try:
+                tokenizer = load_tokenizer(self.folder, length=text.length, canonicalize=self.canonicalize)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error}; name the tokenizer of {self.name}: --tokenizer=FOLDER") from error
         else:
             tokenizer = open_tokenizer(name, length=text.length, canonicalize=self.canonicalize)
         check_vocabulary(tokenizer, text.vocab_size, self.name)
@@ -182,8 +185,7 @@ def save_checkpoint(
     from safetensors.numpy import save_file
 
     folder, tokenizer = pathlib.Path(folder), checkpoint.tokenizer
-    if folder.exists() and not (folder / huggingface.CONFIG_FILE).is_file() and not _is_empty(folder):
-        raise FileExistsError(f"{folder} is there and is no checkpoint; it is left as it is, name another place")
+    _check_replaceable(folder)
     check_vocabulary(tokenizer, checkpoint.settings.text.vocab_size, str(folder))
     _check_shape(checkpoint.preprocessing, checkpoint.settings, folder)
     dtype = dtype or checkpoint.dtype
@@ -203,7 +205,9 @@ def save_checkpoint(
         _write_json(partial / huggingface.CONFIG_FILE, config)
         _write_json(partial / PREPROCESSOR_FILE, checkpoint.preprocessing.to_json())
         tokenizer.save(partial)
-        save_file(tensors, partial / huggingface.WEIGHTS_FILE, metadata={"format": "pt"})
+        weights = partial / huggingface.WEIGHTS_FILE
+        save_file(tensors, weights, metadata={"format": "pt"})
+        weights.chmod((partial / huggingface.CONFIG_FILE).stat().st_mode & 0o777)  # which safetensors makes private
         if card is not None:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
         if folder.exists():
@@ -337,8 +341,16 @@ def _at_resolution(found: Description, image_size: int | tuple[int, int], say: C
     )
 
 
-def _is_empty(path: pathlib.Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _check_replaceable(folder: pathlib.Path) -> None:
+    """Raises `FileExistsError` for what is there and is neither empty nor a checkpoint and nothing but that."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / huggingface.CONFIG_FILE).is_file():
+        raise FileExistsError(f"{folder} is there and is no checkpoint; it is left as it is, name another place")
+    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, *HUB_FILES)
+    other = next((path for path in folder.iterdir() if path.is_dir() or not any(map(path.match, usual))), None)
+    if other is not None:
+        raise FileExistsError(f"{other} is no part of a checkpoint; {folder} is left as it is, name another place")
 
 
 def _numpy_dtype(dtype: str) -> np.dtype:

@@ -32,7 +32,6 @@ def model_card(
     license: str | None,
     base_model: str | None,
     training: Mapping[str, str],
-    results: Sequence[Result] = (),
 ) -> str:
     """Returns the text of a model card with the fields that the Hugging Face hub reads.
 
@@ -86,7 +85,7 @@ logits = model(**pixels, **tokens).logits_per_image
 
 ## Measured results
 
-{_results(results)}
+{_results(())}
 
 ## Licence
 
@@ -96,6 +95,11 @@ logits = model(**pixels, **tokens).logits_per_image
 
 def write_results(folder: str | os.PathLike, results: Sequence[Result]) -> bool:
     """Puts measured results into the model card in `folder`; returns False where there is no card made here."""
+    return keep_results(folder, _results(results))
+
+
+def keep_results(folder: str | os.PathLike, block: str) -> bool:
+    """Puts a block of measured results into a card; returns False where there is no card made here."""
     path = pathlib.Path(folder) / CARD_FILE
     if not path.is_file():
         return False
@@ -105,7 +109,7 @@ def write_results(folder: str | os.PathLike, results: Sequence[Result]) -> bool:
         return False
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         partial = pathlib.Path(temporary) / path.name
-        partial.write_text(before + _results(results) + after, encoding="utf-8")
+        partial.write_text(before + block + after, encoding="utf-8")
         os.replace(partial, path)
     return True
 
@@ -113,6 +117,20 @@ def write_results(folder: str | os.PathLike, results: Sequence[Result]) -> bool:
 def shortened(source: str) -> str:
     """Returns the last parts of a path: who reads a card need not know the folders of who trained."""
     return "/".join(source.rsplit("/", 2)[-2:])
+
+
+def read_card(folder: str | os.PathLike) -> tuple[str | None, str | None]:
+    """Returns the licence and the block of measured results of a card made here, None where there is none."""
+    from huggingface_hub import ModelCard
+
+    path = pathlib.Path(folder) / CARD_FILE
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, begin, rest = text.partition(_BEGIN)
+    block, end, _ = rest.partition(_END)
+    if not begin or not end:
+        return None, None
+    license = ModelCard(text, ignore_metadata_errors=True).data.license
+    return None if license == "unknown" else license, begin + block + end
 
 
 def _results(results: Sequence[Result]) -> str:

@@ -92,6 +92,8 @@ def open_tensors(path: str | os.PathLike) -> TensorFiles:
         raise FileNotFoundError(f"{path} is not there")
     if path.suffix in PICKLES:
         raise refuse_pickle(path)
+    with open(path, "rb"):  # which says so where it may not be read
+        pass
     if path.name.endswith(_INDEX_SUFFIX):
         return _open_index(path)
     if path.suffix == ".npz":

@@ -7,10 +7,11 @@ import os
 import pathlib
 from typing import Any
 
+from data.fingerprint import fingerprint_of_files
 from models.big_vision import save_big_vision
 from models.checkpoint import Checkpoint, save_checkpoint
-from models.huggingface import CLIP, family_of
-from models.model_card import model_card, shortened
+from models.huggingface import CLIP, WEIGHTS_FILE, family_of
+from models.model_card import keep_results, model_card, read_card, shortened
 from models.tokenizer import load_tokenizer
 from pretrain.checkpoint import restore_parameters
 from pretrain.examples import DATA_FILE
@@ -31,7 +32,8 @@ def export(
     """Writes the newest checkpoint of `workdir` to `folder`; returns it.
 
     "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
-    `license`; "big_vision" is one `.npz` file. The contextual branch and its scalars end here: they serve training
+    `license`; of a card that was there its licence is kept, and what was measured with the same weights. "big_vision"
+    is one `.npz` file. The contextual branch and its scalars end here: they serve training
     only. Raises `FileNotFoundError` for a workdir without a checkpoint.
     """
     if format not in FORMATS:
@@ -42,25 +44,34 @@ def export(
     tokenizer = load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
     model = settings.model_for(tokenizer)
     scalars = {name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")}
+    if format == "big_vision" and license is not None:
+        raise ValueError("an .npz has no model card to name a licence in; leave --license out")
     if format == "big_vision":
         return save_big_vision(folder, model, parameters["model"], scalars)
+    folder = pathlib.Path(folder)
+    kept_license, kept_results = read_card(folder)
+    before = folder / WEIGHTS_FILE
+    same = fingerprint_of_files([before]) if before.is_file() else None
     card = model_card(
         model,
         name=workdir.resolve().name,
         architecture="CLIPModel" if family_of(model) == CLIP else "SiglipModel",
-        license=license,
+        license=license or kept_license,
         base_model=_hub_id(settings.initial_checkpoint),
         training=_training(workdir, settings, step),
     )
     checkpoint = Checkpoint(model, parameters["model"], scalars, settings.entering(), tokenizer)
-    return save_checkpoint(folder, checkpoint, card=card)
+    save_checkpoint(folder, checkpoint, card=card)
+    if kept_results is not None and fingerprint_of_files([folder / WEIGHTS_FILE]) == same:
+        keep_results(folder, kept_results)
+    return folder
 
 
 def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> dict[str, str]:
     """Returns what the run was, as lines of its model card."""
     lines = {}
     if settings.initial_checkpoint is not None:
-        lines["continues"] = pathlib.PurePath(settings.initial_checkpoint).name
+        lines["continues"] = shortened(settings.initial_checkpoint)
     lines["data"] = "; ".join(
         f"{shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
         for part in _read_json(workdir / DATA_FILE)

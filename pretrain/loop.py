@@ -124,6 +124,13 @@ def start_from_checkpoint(settings: PretrainSettings, training: Training) -> Tra
     state = training.start(found.read(place=place))
     scalars = ", ".join(f"{name} {getattr(settings.objective, name):.4g}" for name in ("logit_scale", "logit_bias"))
     say(f"starting from {settings.initial_checkpoint}: {scalars}")
+    theirs = found.scalars()
+    theirs = {"logit_scale": math.exp(theirs["logit_scale"])} | (
+        {"logit_bias": theirs["logit_bias"]} if found.has_logit_bias else {}
+    )
+    for name, value in theirs.items():
+        if not math.isclose(value, getattr(settings.objective, name), rel_tol=1e-6):
+            say(f"note: the checkpoint's {name} is {value:.4g}; the config's objective.{name} is taken")
     return state
 
 

@@ -70,6 +70,13 @@ def test_every_job_leaves_what_the_help_promises(finished):
 def test_the_model_card_says_what_was_trained_and_measured(project, finished):
     card = (finished / "export" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\nlicense: unknown\n")
+    given = f"--config={project / 'config.py'}"
+    for license in (["--license=apache-2.0"], []):  # exported again, the same weights keep licence and results
+        assert run("export", given, f"--workdir={finished}", *license).returncode == 0
+        licensed = (finished / "export" / "README.md").read_text()
+        assert "license: apache-2.0" in licensed and "accuracy of knn" in licensed
+    refused = run("export", given, f"--workdir={finished}", f"--out={finished}")
+    assert refused.returncode == 1 and "is there and is no checkpoint; it is left as it is" in refused.stderr
     assert "pipeline_tag: zero-shot-image-classification" in card and "model = SiglipModel.from_pretrained" in card
     for line in (
         "| steps | 9 of 8 pairs, 72 pairs in all |",
@@ -92,7 +99,7 @@ def test_an_export_becomes_an_npz_and_a_directory_again(project, finished, tmp_p
         arguments = [f"--checkpoint={source}", f"--out={tmp_path / target}"]
         arguments += [f"--tokenizer={finished / 'export'}"] if source.suffix == ".npz" else []
         result = run("convert", *arguments)
-        assert result.returncode == 0 and result.stdout.strip() == str(tmp_path / target), result.stderr
+        assert result.returncode == 0 and result.stdout.splitlines()[-1] == str(tmp_path / target), result.stderr
     assert (tmp_path / "a.npz").read_bytes() == (finished / "export.npz").read_bytes()
     one, other = ((folder / "model.safetensors").read_bytes() for folder in (finished / "export", tmp_path / "b"))
     assert one == other

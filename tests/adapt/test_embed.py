@@ -170,6 +170,20 @@ def test_another_number_of_devices_goes_on_with_the_same_pieces(checkpoint, tmp_
         embed_collections(encoder, tmp_path / "out", **arguments)
 
 
+def test_pictures_that_were_replaced_are_another_collection_and_odd_names_stay_what_they_are(checkpoint, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    names = [b"x\xe9.png", b"x\xe8.png", "ü.png".encode()]
+    for number, name in enumerate(names):
+        (folder / os.fsdecode(name)).write_bytes(png(number))
+    encoder, arguments = Encoder(checkpoint), {"images": str(folder), "data_dir": tmp_path}
+    embed_collections(encoder, tmp_path / "out", **arguments)
+    assert sorted(os.fsencode(name) for name in lines(tmp_path / "out" / "images.ids.jsonl")) == sorted(names)
+    (folder / "ü.png").write_bytes(png(9))
+    with pytest.raises(ValueError, match=r"images.json is of embeddings of another collection"):
+        embed_collections(encoder, tmp_path / "out", **arguments)
+
+
 def test_a_picture_that_would_become_enormous_is_left_out(tmp_path):
     from PIL import Image
 
@@ -286,7 +300,7 @@ def test_bad_arguments_are_one_sentence(checkpoint, tmp_path):
         (("--images=nowhere",), "no file matches 'nowhere'"),
         ((f"--texts={tmp_path / 'none.txt'}",), "No such file or directory"),
         ((f"--images={tmp_path}",), "holds no pictures"),
-        (("--texts=x", "--image_size=2"), "vision.patch_size 5 does not fit image_size 2"),
+        ((f"--texts={ROOT / 'LICENSE'}", "--image_size=2"), "vision.patch_size 5 does not fit image_size 2"),
     ):
         result = run(*arguments)
         assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr

@@ -236,6 +236,15 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
         with pytest.raises(FileExistsError, match=rf"{name} is there and is no checkpoint; it is left as it is"):
             save_checkpoint(tmp_path / name, tiny_checkpoint("siglip"))
     assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"mine"
+    folder = save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip"))
+    (folder / "thesis.tex").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"thesis.tex is no part of a checkpoint; .*export is left as it is"):
+        save_checkpoint(folder, tiny_checkpoint("siglip"))
+    assert (folder / "thesis.tex").read_bytes() == b"mine"
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+    square = tiny("siglip", vision={"image_size": 15})
+    with pytest.raises(FileExistsError, match=r"file is there and is no .npz; it is left as it is"):
+        save_big_vision(tmp_path / "file", square, random_parameters(square), SCALARS)
     (tmp_path / "empty").mkdir()
     save_checkpoint(tmp_path / "empty", tiny_checkpoint("siglip"))
 

@@ -76,6 +76,16 @@ def test_a_run_that_learns_changes_both_towers_and_says_where_it_began(start, sh
         assert np.abs(before[path] - after[path]).max() < 0.1
 
 
+def test_a_scale_of_the_config_is_taken_and_told(shards, tmp_path, capsys):
+    folder = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip"))
+    values = continuing(folder, shards)
+    values["objective"] |= {"logit_bias": -4.0}
+    pretrain(values, tmp_path / "run", data_dir=tmp_path)
+    told = capsys.readouterr().out
+    assert "logit_scale 12.18, logit_bias -4" in told
+    assert "note: the checkpoint's logit_bias is -3.5; the config's objective.logit_bias is taken" in told
+
+
 def test_images_of_another_size_continue_with_resampled_positions(start, shards, tmp_path, capsys):
     checkpoint, base = start
     values = continuing(checkpoint, shards, base, optimizer=STILL) | {"vision": {"image_size": 27}}
