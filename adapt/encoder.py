@@ -102,11 +102,11 @@ class Encoder:
         return _joined(self.iterate_images(image, range(count)), self.dim)
 
     def embed_pixels(self, pixels: np.ndarray) -> jax.Array:
-        """Returns the embeddings of one batch of pixels `[batch_size, height, width, 3]` uint8, on their way."""
+        """Returns the embeddings of one batch of pixels `[rows, height, width, 3]` uint8, on their way."""
         return self._embed_images(self._parameters, jax.device_put(pixels, self._rows))
 
     def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
-        """Returns the embeddings of one batch of token ids `[batch_size, length]`, on their way."""
+        """Returns the embeddings of one batch of token ids `[rows, length]`, on their way."""
         return self._embed_texts(self._parameters, jax.device_put(tokens, self._rows))
 
     def iterate_images(
@@ -178,15 +178,21 @@ class Encoder:
         make: Callable[[range], Callable[[], np.ndarray]],
         numbers: range,
     ) -> Iterator[np.ndarray]:
-        """Embeds in batches of one shape: the last is padded, so that nothing is compiled twice."""
-        batches = (numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size))
+        """Embeds in batches of one shape: the last is padded, so that nothing is compiled twice.
+
+        Where there are fewer rows than a batch has, its size is the next power of two.
+        """
+        size = self.batch_size
+        while size % 2 == 0 and size // 2 >= max(len(numbers), 1) and (size // 2) % self._rows.mesh.size == 0:
+            size //= 2
+        batches = (numbers[start : start + size] for start in range(0, len(numbers), size))
         coming = deque(make(batch) for batch in itertools.islice(batches, _AHEAD))
         running: deque[tuple[jax.Array, int]] = deque()
         while coming:
             inputs = coming.popleft()()
             coming += [make(batch) for batch in itertools.islice(batches, 1)]
             rows = len(inputs)
-            padding = [(0, self.batch_size - rows)] + [(0, 0)] * (inputs.ndim - 1)
+            padding = [(0, size - rows)] + [(0, 0)] * (inputs.ndim - 1)
             running.append((embed(np.pad(inputs, padding)), rows))
             if len(running) > 1:
                 yield _fetch(*running.popleft())

@@ -210,6 +210,14 @@ def test_a_tokenizer_that_ends_no_text_is_refused_for_a_tower_that_reads_the_end
         encoder.embed_texts(["a a"])
 
 
+@pytest.mark.parametrize(("count", "rows"), [(0, []), (1, [1]), (3, [4]), (64, [64]), (65, [64, 64])])
+def test_a_few_rows_are_not_padded_to_a_whole_batch(checkpoint, monkeypatch, count, rows):
+    encoder, seen = Encoder(checkpoint), []
+    encoder.batch_size, embed = 64, encoder.embed_tokens
+    monkeypatch.setattr(encoder, "embed_tokens", lambda tokens: seen.append(len(tokens)) or embed(tokens))
+    assert encoder.embed_texts(["a red fish"] * count).shape == (count, 24) and seen == rows
+
+
 def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('"plain"\n{"id": "x/1", "text": "named"}\n{"text": "unnamed\\u2028 but one"}\n', encoding="utf-8")
