@@ -21,6 +21,7 @@ from data.images import decode
 from data.records import BadRecord, Source
 from data.sources import is_folder, open_source
 
+_NOTHING = "there is nothing to embed; name --images, --texts or both"
 _PARTS = 200  # pieces that a collection is saved in, more or less
 _LEAST_ROWS, _MOST_ROWS = 256, 65_536  # of a piece
 
@@ -56,7 +57,8 @@ def embed_collections(
     Raises `ValueError` where there is nothing to embed, and where `out` holds something else.
     """
     out = pathlib.Path(out)
-    check_inputs(images, texts, data_dir)
+    if images is None and texts is None:
+        raise ValueError(_NOTHING)
     done = {}
     if images is not None:
         done["images"] = _Collection.of_images(encoder, images, data_dir).write(out, "images", progress)
@@ -220,7 +222,7 @@ class _Collection(NamedTuple):
 def check_inputs(images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike) -> None:
     """Raises as `embed_collections` does for what cannot be embedded; no checkpoint is needed to know that."""
     if images is None and texts is None:
-        raise ValueError("there is nothing to embed; name --images, --texts or both")
+        raise ValueError(_NOTHING)
     if texts is not None:
         read_texts(texts)
     if images is not None:

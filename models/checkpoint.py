@@ -28,6 +28,7 @@ from models.model_card import CARD_FILE
 from models.positions import resample_positions
 from models.preprocessing import FILE as PREPROCESSOR_FILE
 from models.preprocessing import Preprocessing, load_preprocessing
+from models.sentences import one_line
 from models.settings import ModelSettings
 from models.tensor_files import PICKLES, TensorFiles, open_tensors, refuse_pickle
 from models.tokenizer import HUB_FILES, Tokenizer, load_tokenizer, open_tokenizer
@@ -123,7 +124,7 @@ def describe_checkpoint(
     try:
         found = _describe(os.fspath(name), folder, file)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of fields of the wrong kind
-        raise ValueError(f"{name}: what describes it is not as expected ({huggingface.one_line(error)})") from error
+        raise ValueError(f"{name}: what describes it is not as expected ({one_line(error)})") from error
     check_tensors(found.files, found.layout, parameter_shapes(found.settings))
     return found if image_size is None else _at_resolution(found, image_size, say)
 

@@ -6,6 +6,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from models.sentences import first_line
+
 _ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 _PREFIX = "hf-hub:"  # which open_clip writes before ids
 
@@ -23,8 +25,7 @@ def fetch(name: str, patterns: Sequence[str], *, what: str) -> pathlib.Path:
             raise ValueError("it is no hub id")
         return pathlib.Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:  # no network, no such id, no permission, no id at all
-        reason = str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
         raise OSError(
-            f"{what} {name!r} is not here, and as a hub id neither cached nor in reach ({reason}); run "
+            f"{what} {name!r} is not here, and as a hub id neither cached nor in reach ({first_line(error)}); run "
             f"`hf download {hub_id}` where there is a network, or name a folder"
         ) from error

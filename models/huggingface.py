@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from models.layout import Entry, Layout, convolution, linear, linears, norm
+from models.sentences import one_line
 from models.settings import ModelSettings, TextSettings, VisionSettings
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -257,8 +258,3 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(fields, Mapping):
         raise ValueError(f"{path} holds no JSON object")
     return dict(fields)
-
-
-def one_line(error: BaseException) -> str:
-    """Returns an error's message on one line."""
-    return " ".join(str(error).split()).rstrip(" .:") or type(error).__name__

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from models.sentences import one_line
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _INDEX_SUFFIX = ".index.json"
 _DTYPES = {
@@ -160,7 +162,7 @@ def _npz_tensors(path: pathlib.Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             return {info.filename.removesuffix(".npy"): _npz_tensor(info, file, size) for info in archive.infolist()}
     except Exception as error:  # damaged archives and headers fail in many ways
-        raise ValueError(f"{path} is not read here: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not read here: {one_line(error)}") from error
 
 
 def _npz_tensor(info: zipfile.ZipInfo, file: io.BufferedReader, size: int) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 
 from models import hub
 from models.canonicalize import canonicalization
+from models.sentences import first_line
 
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
@@ -159,7 +160,7 @@ def _open_folder(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # missing and damaged files and packages fail in many ways
         if not vocabulary:
             raise FileNotFoundError(missing) from error
-        raise ValueError(f"the tokenizer in {folder} cannot be opened ({_first_line(error)})") from error
+        raise ValueError(f"the tokenizer in {folder} cannot be opened ({first_line(error)})") from error
     if not vocabulary and original.vocab_files_names:  # some classes make up a vocabulary of three tokens
         raise FileNotFoundError(missing)
     return original
@@ -171,7 +172,7 @@ def _open_file(path: pathlib.Path) -> PreTrainedTokenizerBase:
     try:
         return PreTrainedTokenizerFast(tokenizer_file=str(path), name_or_path=str(path))
     except Exception as error:  # as above
-        raise ValueError(f"{path} is no {TOKENIZER_FILE} ({_first_line(error)})") from error
+        raise ValueError(f"{path} is no {TOKENIZER_FILE} ({first_line(error)})") from error
 
 
 def _ends(original: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
@@ -227,7 +228,3 @@ def _files(original: PreTrainedTokenizerBase, *, generic: bool) -> dict[str, byt
     config["model_input_names"] = ["input_ids"]  # no mask: the towers attend to padding, as SigLIP's does
     files[CONFIG_FILE] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return files
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
