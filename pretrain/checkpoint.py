@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import re
@@ -26,7 +27,9 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
         import orbax.checkpoint as ocp
+        from absl import logging as absl_logging
 
+        absl_logging.get_absl_logger().addFilter(_is_no_interruption)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix="step", create=True)
         self.folder = pathlib.Path(folder).absolute()
         self._ocp = ocp
@@ -68,6 +71,11 @@ class Checkpoints:
         with _told_in_a_sentence(self.folder):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _is_no_interruption(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from logging, with a traceback, that the user interrupted it."""
+    return not (record.exc_info and record.exc_info[0] is KeyboardInterrupt)
 
 
 @contextmanager
