@@ -1,4 +1,4 @@
-"""What every adapter is: settings, and a pure function from labelled features to a classifier.
+"""What every adapter is: settings, and pure functions from labelled examples to logits of queries.
 
 Adapters, supports and classifiers are pytrees, so that seeds, shots and settings can be mapped over in one compiled
 call. A support row whose label is −1 is not there; that is how supports of different size share one shape.
@@ -7,16 +7,21 @@ call. A support row whose label is −1 is not there; that is how supports of di
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from adapt.features import normalize
+from adapt.checks import check_features, check_support
+from adapt.features import cosines, in_blocks, normalize, one_hot
 
 T = TypeVar("T")
+State = dict[str, jax.Array]
+Terms = tuple[jax.Array, ...]
+
+FOLDS = 4
 
 
 def static(default: Any) -> Any:
@@ -40,28 +45,83 @@ class Support:
     logit_scale: jax.Array
     num_classes: int = static(0)
 
+    @property
+    def members(self) -> jax.Array:
+        """Which class each row is of, `[n, classes]` zeros and ones."""
+        return one_hot(self.labels, self.num_classes)
 
-class Classifier(Protocol):
-    """Maps features `[queries, dim]`, normalised or not, to logits `[queries, classes]`."""
+    @property
+    def counts(self) -> jax.Array:
+        """The number of examples of each class, `[classes]`."""
+        return self.members.sum(axis=0)
 
-    def __call__(self, features: jax.Array) -> jax.Array: ...
+    def zero_shot(self, x: jax.Array) -> jax.Array:
+        """Returns scale · x·w_c of unit rows `x` `[queries, dim]`; zeros where classes have no text."""
+        if self.class_text_features is None:
+            return jnp.zeros((x.shape[0], self.num_classes))
+        return self.logit_scale * cosines(x, self.class_text_features)
+
+    def without(self, rows: jax.Array) -> Support:
+        """Returns the support less the rows where `rows` `[n]` is true."""
+        return dataclasses.replace(self, labels=jnp.where(rows, -1, self.labels))
 
 
 class Adapter:
-    """Base of all adapters; a subclass has settings as fields and `fit_support`.
+    """Base of all adapters. A subclass has settings as fields and says what it learns and how it classifies.
 
-    `grid` lists the values of each setting that selection tries, the default first.
+    Logits are `terms[0] + Σ_j weights[j] · terms[j]`, where `weights` names the settings that the terms do not depend
+    on; so selection computes the terms once for all values of those. `grid` lists the values of each setting that
+    selection tries, the default first.
     """
 
+    training_free: ClassVar[bool] = True
+    local: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
+    closed_form: ClassVar[bool] = True  # `left_out` costs about as much as classifying the support once
+    weights: ClassVar[tuple[str, ...]] = ()
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def check(self) -> None:
         """Raises `ValueError` for a setting outside its range."""
 
-    def fit_support(self, support: Support) -> Classifier:
+    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+        """Returns what is computed from the support once; `key` is the randomness, `start` what was learned before.
+
+        Pure, and traceable by JAX.
+        """
+        return {}
+
+    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+        """Returns what is computed from `new`, whose first rows are those of `old`, `state` being that of `old`."""
+        return self.learn(new, key=key)
+
+    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+        """Returns the terms of the logits of unit rows `x` `[queries, dim]`, `[queries, classes]` each."""
+        raise TypeError(f"{type(self).__name__} lacks terms")
+
+    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
+        """Returns the terms of each support row's logits, `[n, classes]`, by what is learned without that row.
+
+        This one learns without each of `FOLDS` shares of every class in turn instead.
+        """
+        fold = _folds(support)
+
+        def one(number: jax.Array) -> Terms:
+            others = support.without(fold == number)
+            return self.terms(self.learn(others, key=key), others, support.features)
+
+        folds = jax.lax.map(one, jnp.arange(FOLDS))
+        return tuple(term[fold, jnp.arange(len(fold))] for term in folds)
+
+    def logits(self, terms: Terms) -> jax.Array:
+        """Returns the logits that the terms make up."""
+        first, *others = terms
+        return first + sum(getattr(self, name) * term for name, term in zip(self.weights, others, strict=True))
+
+    def fit_support(self, support: Support, *, key: jax.Array | None = None) -> Classifier:
         """Returns the classifier; pure, and traceable by JAX."""
-        raise TypeError(f"{type(self).__name__} lacks fit_support")
+        key = jax.random.key(0) if key is None else key
+        return Classifier(self, support, self.learn(support, key=key))
 
     def fit(
         self,
@@ -71,63 +131,137 @@ class Adapter:
         class_text_features: Any = None,
         num_classes: int | None = None,
         logit_scale: float = 100.0,
+        key: jax.Array | None = None,
     ) -> Classifier:
-        """Returns the classifier of examples `[n, dim]` with labels `[n]` in [0, classes).
+        """Returns the classifier of examples `[n, dim]`, of any length, with labels `[n]` in [0, classes).
 
         The number of classes is that of `class_text_features` `[classes, dim]`, or `num_classes`, or the largest label
-        plus one. Raises `ValueError` for input that does not fit together.
+        plus one. `key` is the randomness of methods that have any. Raises `ValueError` for input that does not fit
+        together.
         """
-        support = check_support(
+        support = make_support(
             support_features,
             support_labels,
             class_text_features=class_text_features,
             num_classes=num_classes,
             logit_scale=logit_scale,
         )
+        self.check_support(support)
+        return Classifier(self, support, _learn(self, support, jax.random.key(0) if key is None else key))
+
+    def check_support(self, support: Support) -> None:
+        """Raises `ValueError` where the method cannot work with this support."""
         if self.needs_text and support.class_text_features is None:
             raise ValueError(f"{type(self).__name__} needs class_text_features")
-        return self.fit_support(support)
 
 
-def check_support(
-    support_features: Any,
-    support_labels: Any,
+@pytree
+class Classifier:
+    """An adapter with what it learned: maps features `[queries, dim]`, of any length, to logits `[queries, classes]`.
+
+    A pytree: it can be passed into compiled functions, and stacked ones mapped over.
+    """
+
+    adapter: Adapter
+    support: Support
+    state: State
+
+    def __call__(self, features: Any) -> jax.Array:
+        """Returns logits; raises `ValueError` for features that are not finite or have another `dim`."""
+        return _apply(self, check_features(features, self.support.features.shape[-1], "query"))
+
+    def extend(self, features: Any, labels: Any, *, class_text_features: Any = None) -> Classifier:
+        """Returns the classifier with more examples, of classes it knows or of new ones, whose numbers follow.
+
+        Where classes have text, new ones need theirs: `class_text_features` `[new classes, dim]`; a new class with
+        text needs no example. The methods with a cache and the Gaussian ones give the same as `fit` on all examples;
+        the trained ones start from what they learned.
+        """
+        old, text = self.support, class_text_features
+        num_classes = old.num_classes
+        if old.class_text_features is not None and text is not None:
+            check_features(text, old.features.shape[-1], "class text")
+            text = jnp.concatenate([old.class_text_features, normalize(text)])
+            num_classes = len(text)
+        elif text is not None:
+            raise ValueError("class_text_features are for classifiers that have text of all their classes")
+        elif old.class_text_features is not None:
+            text = old.class_text_features
+        largest = check_support(features, labels, dim=old.features.shape[-1], num_classes=None) - 1
+        if old.class_text_features is None:
+            num_classes = max(num_classes, largest + 1)
+        elif largest >= num_classes:
+            raise ValueError(
+                f"class {largest} is new and classes have text; give class_text_features [new classes, "
+                f"{old.features.shape[-1]}] of the classes from {old.num_classes} on"
+            )
+        new = Support(
+            jnp.concatenate([old.features, normalize(features)]),
+            jnp.concatenate([old.labels, jnp.asarray(labels, jnp.int32)]),
+            text,
+            old.logit_scale,
+            num_classes=num_classes,
+        )
+        return Classifier(self.adapter, new, _learn_more(self.adapter, self.state, old, new, jax.random.key(0)))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a folder that `adapt.load` opens: `classifier.json`, and `classifier.safetensors` with the arrays."""
+        from adapt.saving import save
+
+        save(self, path)
+
+
+def make_support(
+    features: Any,
+    labels: Any,
     *,
     class_text_features: Any = None,
     num_classes: int | None = None,
     logit_scale: float = 100.0,
 ) -> Support:
     """Returns a `Support` of normalised features; raises `ValueError` for input that does not fit together."""
-    features, labels = np.asarray(support_features, np.float32), np.asarray(support_labels)
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"support features {list(features.shape)} and labels {list(labels.shape)} are not [n, dim] and [n]"
-        )
-    if not len(features):
-        raise ValueError("the support is empty; give at least one example")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"support labels are {labels.dtype}; they must be integers")
-    if not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise ValueError(f"row {row} of the support features is not finite")
-    text = None
+    dim = None
     if class_text_features is not None:
-        text = np.asarray(class_text_features, np.float32)
-        if text.ndim != 2 or text.shape[1] != features.shape[1]:
-            raise ValueError(f"class text features {list(text.shape)} are not [classes, {features.shape[1]}]")
-        if not np.isfinite(text).all():
-            raise ValueError("the class text features are not finite")
-        if num_classes not in (None, len(text)):
-            raise ValueError(f"num_classes {num_classes} is not the number of class text features, {len(text)}")
-        num_classes = len(text)
-    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
-    if labels.min() < 0 or labels.max() >= num_classes:
-        outside = labels[(labels < 0) | (labels >= num_classes)][0]
-        raise ValueError(f"support label {outside} is not within [0, {num_classes})")
+        class_text_features = check_features(class_text_features, None, "class text")
+        dim = class_text_features.shape[1]
+        if num_classes not in (None, len(class_text_features)):
+            raise ValueError(
+                f"num_classes {num_classes} is not the number of class text features, {len(class_text_features)}"
+            )
+        num_classes = len(class_text_features)
+    if not 0 < float(logit_scale) < float("inf"):
+        raise ValueError(f"logit_scale {logit_scale} is not a positive number")
+    num_classes = check_support(features, labels, dim=dim, num_classes=num_classes)
     return Support(
         features=normalize(features),
         labels=jnp.asarray(labels, jnp.int32),
-        class_text_features=None if text is None else normalize(text),
+        class_text_features=None if class_text_features is None else normalize(class_text_features),
         logit_scale=jnp.float32(logit_scale),
         num_classes=num_classes,
+    )
+
+
+def _folds(support: Support) -> jax.Array:
+    """Returns the number of the fold of each row: its place among the rows of its class, modulo `FOLDS`."""
+    members = support.members
+    place = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
+    return place.astype(jnp.int32) % FOLDS
+
+
+@jax.jit
+def _learn(adapter: Adapter, support: Support, key: jax.Array) -> State:
+    return adapter.learn(support, key=key)
+
+
+@jax.jit
+def _learn_more(adapter: Adapter, state: State, old: Support, new: Support, key: jax.Array) -> State:
+    return adapter.learn_more(state, old, new, key=key)
+
+
+@jax.jit
+def _apply(classifier: Classifier, features: jax.Array) -> jax.Array:
+    adapter, support = classifier.adapter, classifier.support
+    columns = max(support.features.shape[0], support.num_classes)
+    return in_blocks(
+        lambda x: adapter.logits(adapter.terms(classifier.state, support, x)), columns, normalize(features)
     )

@@ -22,7 +22,7 @@ from adapt.adapter import Adapter, Support
 from adapt.encoder import Encoder, cached
 from adapt.features import normalize
 from adapt.retrieval import retrieval
-from adapt.selection import grid_accuracy, grid_settings
+from adapt.selection import DEFAULTS, Grid
 from adapt.support import draw_support
 from data.catalog import LabelledImages, load_labelled
 from data.fingerprint import fingerprint
@@ -38,8 +38,8 @@ class EvaluateSettings:
     """What is evaluated and how.
 
     `datasets` are names of `data.catalog`, `retrieval` names of `data.sources`; classes with fewer than
-    `min_examples` are left out. Settings of the methods are selected on the support alone, by leave-one-out
-    accuracy; at one shot, where that is impossible, the defaults are used. All text logits are scaled by
+    `min_examples` are left out. Settings of the `methods`, by default all that need no training, are selected on the
+    support alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are scaled by
     `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. `caption` is the text of an image in
     retrieval: its `first` or `all` of them.
     """
@@ -49,7 +49,7 @@ class EvaluateSettings:
     caption: str = "first"
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: int = 5
-    methods: tuple[str, ...] = tuple(adapt.METHODS)
+    methods: tuple[str, ...] = tuple(name for name, method in adapt.METHODS.items() if method.training_free)
     min_examples: int = 20
     logit_scale: float = 100.0
 
@@ -111,13 +111,12 @@ def _evaluate_few_shot(
     cases = _cases(dataset.labels, settings)
     for name in settings.methods:
         outcome = _run_cases(
-            adapt.METHODS[name],
+            name,
             cases,
             normalize(features),
             jnp.asarray(dataset.labels),
             normalize(texts),
             jnp.float32(settings.logit_scale),
-            select=name != "zero_shot",
         )
         yield _rows(name, cases, outcome, dataset, settings)
 
@@ -152,46 +151,31 @@ def _cases(labels: np.ndarray, settings: EvaluateSettings) -> _Cases:
     return _Cases(np.stack(support), np.stack(support_labels), np.stack(query), tuple(case_shots), tuple(case_seeds))
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="select")
+@functools.partial(jax.jit, static_argnums=0)
 def _run_cases(
-    method: type[Adapter],
-    cases: _Cases,
-    features: jax.Array,
-    labels: jax.Array,
-    texts: jax.Array,
-    logit_scale: jax.Array,
-    *,
-    select: bool,
+    name: str, cases: _Cases, features: jax.Array, labels: jax.Array, texts: jax.Array, logit_scale: jax.Array
 ) -> dict[str, jax.Array]:
     """Returns for each case the query accuracy and the number of the chosen setting, `[cases]` each."""
-    options = grid_settings(method.grid)
-    programs = [functools.partial(_accuracy, method, values) for values in options]
+    options, key = Grid(name), jax.random.key(0)
 
     def one(case: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, jax.Array]:
         rows, support_labels, query = case
         support = Support(features[rows], support_labels, texts, logit_scale, num_classes=len(texts))
-        chosen = jnp.int32(0)
-        if select and len(options) > 1:
-            scores = grid_accuracy(method, options, support)
-            several = jnp.max(jnp.sum(support_labels[:, None] == jnp.arange(len(texts)), axis=0)) > 1
-            chosen = jnp.where(several, jnp.argmax(scores), 0)
-        accuracy = jax.lax.switch(chosen, programs, support, features[query], labels[query])
-        return {"accuracy": accuracy, "chosen": chosen}
+        chosen, _ = options.choose(support, key=key)
+
+        def accuracy(adapter: Adapter) -> jax.Array:
+            logits = adapter.fit_support(support, key=key)(features[query])
+            return jnp.mean(jnp.argmax(logits, axis=1) == labels[query])
+
+        return {"accuracy": options.apply(chosen, accuracy), "chosen": chosen}
 
     return jax.lax.map(one, (cases.support, cases.labels, cases.query))
-
-
-def _accuracy(
-    method: type[Adapter], values: Mapping[str, Any], support: Support, features: jax.Array, labels: jax.Array
-) -> jax.Array:
-    logits = method(**values).fit_support(support)(features)
-    return jnp.mean(jnp.argmax(logits, axis=1) == labels)
 
 
 def _rows(
     name: str, cases: _Cases, outcome: Mapping[str, jax.Array], dataset: LabelledImages, settings: EvaluateSettings
 ) -> list[dict[str, Any]]:
-    options = grid_settings(adapt.METHODS[name].grid)
+    options = Grid(name)
     rows = []
     for index, (shots, seed) in enumerate(zip(cases.shots, cases.seeds, strict=True)):
         if name == "zero_shot":
@@ -199,7 +183,7 @@ def _rows(
                 continue  # the same queries for every number of shots, and no support to differ by
             shots, selection = 0, "none"
         else:
-            selection = "defaults" if shots == 1 else "leave-one-out on the support"
+            selection = DEFAULTS if shots == 1 else options.selected_by
         rows.append(
             {
                 "task": "few_shot",
@@ -211,7 +195,7 @@ def _rows(
                 "metric": "accuracy",
                 "k": None,
                 "value": float(outcome["accuracy"][index]),
-                "settings": options[int(outcome["chosen"][index])],
+                "settings": options.settings[int(outcome["chosen"][index])],
                 "selection": selection,
                 "logit_scale": settings.logit_scale,
                 "classes": len(dataset.class_names),

@@ -1,25 +1,61 @@
-"""Arithmetic that the adapters share: unit vectors, class sums, class means."""
+"""Arithmetic that the adapters share: unit vectors, cosines, class sums, and work done block by block."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 _EPSILON = 1e-12
+_BLOCK_ENTRIES = 2**24  # of a block [rows, columns]: 64 MiB in float32
 
 
 def normalize(features: jax.Array) -> jax.Array:
     """Returns the rows of `features` `[..., dim]` scaled to length 1, in float32; a row of zeros stays one."""
     features = jnp.asarray(features, jnp.float32)
-    squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(squared, _EPSILON**2))
+    largest = jnp.max(jnp.abs(features), axis=-1, keepdims=True, initial=0.0)
+    scaled = features / jnp.where(largest > 0, largest, 1.0)  # so that squares neither vanish nor overflow
+    squared = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
+    return scaled * jax.lax.rsqrt(jnp.maximum(squared, _EPSILON**2))
+
+
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the matrix product in full float32, on every device."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def cosines(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns the inner products of unit rows `[n, dim]` and `[m, dim]`, `[n, m]`, in full float32."""
-    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+    return matmul(a, b.T)
 
 
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
     """Returns `[n, classes]` float32; a label of −1, a row that is not there, is a row of zeros."""
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
+def class_means(features: jax.Array, labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean of each class's rows, `[classes, dim]`, zeros where there is none, and their number."""
+    members = one_hot(labels, num_classes)
+    counts = members.sum(axis=0)
+    return matmul(members.T, features) / jnp.maximum(counts, 1)[:, None], counts
+
+
+def in_blocks(function: Callable[..., Any], columns: int, *arrays: jax.Array) -> Any:
+    """Returns `function(*arrays)` of arrays with equally many rows, computed for as many rows at once as bound memory.
+
+    `columns` is the width of what `function` makes of a row; its result is one or more arrays of as many rows.
+    """
+    rows = arrays[0].shape[0]
+    size = max(1, min(rows, max(16, _BLOCK_ENTRIES // max(columns, 1))))
+    blocks = -(-rows // size)
+    if blocks <= 1:
+        return function(*arrays)
+    size = -(-rows // blocks)
+    padding = blocks * size - rows
+    padded = [jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)) for array in arrays]
+    split = [array.reshape(blocks, size, *array.shape[1:]) for array in padded]
+    done = jax.lax.map(lambda block: function(*block), tuple(split))
+    return jax.tree.map(lambda array: array.reshape(blocks * size, *array.shape[2:])[:rows], done)

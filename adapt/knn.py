@@ -7,8 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from adapt.adapter import Adapter, Support, pytree, static
-from adapt.features import cosines, normalize, one_hot
+from adapt.adapter import Adapter, State, Support, Terms, pytree, static
+from adapt.checks import check_at_least, check_one_of, check_positive
+from adapt.features import cosines, in_blocks
 
 # Weight of a neighbour with cosine s at the given rank (0 is the nearest).
 VOTES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
@@ -21,31 +22,8 @@ _TIE = 2.0**-22  # of the votes, a rank: among classes with equal votes the one 
 
 
 @pytree
-class KnnClassifier:
-    """logits_c = Σ of the votes of those of the k nearest examples whose class is c."""
-
-    features: jax.Array
-    members: jax.Array
-    temperature: jax.Array
-    k: int = static(5)
-    votes: str = static("softmax")
-
-    def __call__(self, features: jax.Array) -> jax.Array:
-        present = self.members.sum(axis=1) > 0
-        similarity = jnp.where(present, cosines(normalize(features), self.features), -jnp.inf)
-        nearest, index = jax.lax.top_k(similarity, min(self.k, len(self.features)))
-        there = jnp.isfinite(nearest)
-        nearest = jnp.where(there, nearest, -1.0)
-        weight = there * VOTES[self.votes](nearest, jnp.arange(nearest.shape[1]), self.temperature)
-        members = self.members[index]
-        votes = jnp.einsum("qk,qkc->qc", weight, members, precision=jax.lax.Precision.HIGHEST)
-        lead = jnp.max(members * jnp.arange(nearest.shape[1], 0, -1)[:, None], axis=1)
-        return votes * (1 + _TIE * lead)
-
-
-@pytree
 class Knn(Adapter):
-    """Each of the `k` nearest examples votes for its class; `votes` names the weight of a vote.
+    """logits_c = Σ of the votes of those of the `k` nearest examples whose class is c; `votes` names their weight.
 
     `temperature` serves "softmax" votes, exp((s − 1) / temperature). A class without examples gets no vote.
     """
@@ -57,13 +35,31 @@ class Knn(Adapter):
     grid = {"k": (5, 1, 3, 10, 20), "temperature": (0.07, 0.02, 0.2)}
 
     def check(self) -> None:
-        if self.votes not in VOTES:
-            raise ValueError(f"unknown votes {self.votes!r}; known: {', '.join(VOTES)}")
-        if self.k < 1 or self.k != int(self.k):
-            raise ValueError(f"k {self.k} is not a positive whole number")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature {self.temperature} is not positive")
+        check_one_of(self, "votes", VOTES)
+        check_at_least(self, 1, "k")
+        check_positive(self, "temperature")
 
-    def fit_support(self, support: Support) -> KnnClassifier:
-        members = one_hot(support.labels, support.num_classes)
-        return KnnClassifier(support.features, members, jnp.float32(self.temperature), k=int(self.k), votes=self.votes)
+    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+        return (self._votes(support, cosines(x, support.features)),)
+
+    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
+        def block(x: jax.Array, row: jax.Array) -> jax.Array:
+            own = row[:, None] == jnp.arange(len(support.labels))
+            return self._votes(support, jnp.where(own, -jnp.inf, cosines(x, support.features)))
+
+        rows = jnp.arange(len(support.labels))
+        columns = max(len(rows), self.k * support.num_classes)
+        return (in_blocks(block, columns, support.features, rows),)
+
+    def _votes(self, support: Support, similarity: jax.Array) -> jax.Array:
+        similarity = jnp.where(support.labels >= 0, similarity, -jnp.inf)
+        nearest, index = jax.lax.top_k(similarity, min(int(self.k), similarity.shape[1]))
+        there = jnp.isfinite(nearest)
+        nearest = jnp.where(there, nearest, -1.0)
+        rank = jnp.arange(nearest.shape[1])
+        weight = there * VOTES[self.votes](nearest, rank, self.temperature)
+        row, label = jnp.arange(len(nearest))[:, None], support.labels[index]
+        none = jnp.zeros((len(nearest), support.num_classes))
+        votes = none.at[row, label].add(weight)
+        lead = none.at[row, label].max(there * (nearest.shape[1] - rank))
+        return votes * (1 + _TIE * lead)

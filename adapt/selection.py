@@ -1,78 +1,187 @@
-"""Settings from the support alone: leave one example out, classify it by the others."""
+"""Settings from the support alone: leave examples out, classify them by the others."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from adapt.adapter import Adapter, Support
+from adapt.adapter import FOLDS, Adapter, Support, make_support
+from adapt.registry import create, find, settings_of
 
-_ROWS_AT_ONCE = 64  # bounds the memory of leave-one-out
+LEAVE_ONE_OUT = "leave-one-out on the support"
+CROSS_VALIDATION = f"{FOLDS}-fold cross-validation on the support"
+DEFAULTS = "defaults"
 
 
 class Selection(NamedTuple):
-    """The chosen adapter, and the leave-one-out accuracy of every setting that was tried."""
+    """The chosen adapter, every setting that was tried with its accuracy on what was left out, and how it was chosen.
+
+    `selected_by` is `LEAVE_ONE_OUT`, `CROSS_VALIDATION`, or `DEFAULTS` where the support cannot tell; then the
+    accuracies are NaN.
+    """
 
     adapter: Adapter
     settings: list[dict[str, Any]]
-    accuracy: jax.Array
+    accuracy: np.ndarray
+    selected_by: str
 
 
-def leave_one_out(adapter: Adapter, support: Support) -> jax.Array:
-    """Returns logits `[n, classes]` of every support row by the adapter fitted without that row."""
+class _Program(NamedTuple):
+    """Settings that one compiled program serves. `leaves` are the adapter's numbers, `[outer]` each; `weights`
+    `[inner, len(Adapter.weights)]` and `rows` `[outer, inner]`, the numbers of the settings."""
 
-    def one(row: jax.Array) -> jax.Array:
-        others = dataclasses.replace(support, labels=support.labels.at[row].set(-1))
-        return adapter.fit_support(others)(support.features[row][None])[0]
+    structure: Any
+    leaves: tuple[jax.Array, ...]
+    weights: jax.Array
+    rows: np.ndarray
 
-    return jax.lax.map(one, jnp.arange(len(support.labels)), batch_size=_ROWS_AT_ONCE)
-
-
-def leave_one_out_accuracy(adapter: Adapter, support: Support) -> jax.Array:
-    """Returns the share of support rows that the others classify rightly; rows that are not there do not count."""
-    right = jnp.argmax(leave_one_out(adapter, support), axis=1) == support.labels
-    return jnp.sum(right) / jnp.maximum(jnp.sum(support.labels >= 0), 1)
+    def adapter(self, outer: jax.Array, inner: jax.Array) -> Adapter:
+        adapter = jax.tree.unflatten(self.structure, [leaf[outer] for leaf in self.leaves])
+        return dataclasses.replace(adapter, **dict(zip(adapter.weights, self.weights[inner], strict=True)))
 
 
-def grid_settings(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Returns every combination of a grid's values, the defaults first."""
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+class Grid:
+    """Settings of a method to choose from, the first being the one that is taken where nothing tells."""
+
+    def __init__(self, name: str, grid: Mapping[str, Sequence[Any]] | None = None, **fixed: Any):
+        self.method = find(name)
+        default = create(name, **fixed)
+        grid = {key: values for key, values in (default.grid if grid is None else grid).items() if key not in fixed}
+        for key, values in grid.items():
+            if not len(values):
+                raise ValueError(f"the grid of {name} has no value for {key}")
+        combinations = itertools.product(*grid.values())
+        self.settings = [dict(zip(grid, values, strict=True)) for values in combinations]
+        self.adapters = [create(name, **fixed, **values) for values in self.settings]
+        self.selected_by = LEAVE_ONE_OUT if default.closed_form else CROSS_VALIDATION
+        self._programs = _programs(self.adapters)
+
+    def accuracy(self, support: Support, *, key: jax.Array) -> jax.Array:
+        """Returns the accuracy `[settings]` on left-out rows; traceable."""
+        accuracy = jnp.zeros(len(self.settings))
+        for program in self._programs:
+
+            def outer(number: jax.Array, program: _Program = program) -> jax.Array:
+                terms = program.adapter(number, 0).left_out(support, key=key)
+
+                def inner(weight: jax.Array) -> jax.Array:
+                    return _share_right(program.adapter(number, weight).logits(terms), support.labels)
+
+                return jax.lax.map(inner, jnp.arange(program.rows.shape[1]))
+
+            scores = jax.lax.map(outer, jnp.arange(program.rows.shape[0]))
+            accuracy = accuracy.at[program.rows].set(scores)
+        return accuracy
+
+    def choose(self, support: Support, *, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the number of the setting to take, and the accuracies; traceable.
+
+        Of equals the first is taken, and the first where no class has two examples; then the accuracies are NaN.
+        """
+        several = jnp.max(support.counts) > 1
+        if len(self.settings) == 1:
+            accuracy = jnp.full(1, jnp.nan)
+        else:
+            accuracy = jnp.where(several, self.accuracy(support, key=key), jnp.nan)
+        return jnp.where(several, jnp.argmax(accuracy), 0), accuracy
+
+    def apply(self, chosen: jax.Array, function: Callable[[Adapter], Any]) -> Any:
+        """Returns `function(adapter)` of the setting with a number that need not be known before it is computed."""
+        of = np.zeros((len(self.settings), 3), np.int32)
+        for number, program in enumerate(self._programs):
+            for outer, inner in np.ndindex(program.rows.shape):
+                of[program.rows[outer, inner]] = number, outer, inner
+        program, outer, inner = jnp.asarray(of)[chosen]
+        branches = [
+            lambda outer, inner, program=program: function(program.adapter(outer, inner)) for program in self._programs
+        ]
+        return jax.lax.switch(program, branches, outer, inner)
 
 
-def grid_accuracy(method: type[Adapter], settings: Sequence[Mapping[str, Any]], support: Support) -> jax.Array:
-    """Returns the leave-one-out accuracy of each setting, `[settings]`; one program for each set of static settings."""
-    accuracy = jnp.zeros(len(settings))
-    for rows in _same_program(method, settings):
-        adapters = [method(**settings[row]) for row in rows]
-        stacked = jax.tree.map(lambda *leaves: jnp.array(leaves, jnp.float32), *adapters)
-        scores = jax.lax.map(
-            lambda row, stacked=stacked: leave_one_out_accuracy(jax.tree.map(lambda leaf: leaf[row], stacked), support),
-            jnp.arange(len(rows)),
-        )
-        accuracy = accuracy.at[jnp.array(rows)].set(scores)
-    return accuracy
+def select(
+    name: str,
+    support_features: Any,
+    support_labels: Any,
+    *,
+    class_text_features: Any = None,
+    num_classes: int | None = None,
+    logit_scale: float = 100.0,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    key: jax.Array | None = None,
+    **fixed: Any,
+) -> Selection:
+    """Returns the adapter `name` with the setting of `grid` that classifies left-out support examples best.
 
-
-def _same_program(method: type[Adapter], settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    groups: dict[Any, list[int]] = {}
-    for row, values in enumerate(settings):
-        groups.setdefault(jax.tree.structure(method(**values)), []).append(row)
-    return list(groups.values())
-
-
-def select(method: type[Adapter], support: Support, *, grid: Mapping[str, Sequence[Any]] | None = None) -> Selection:
-    """Returns the adapter with the setting of highest leave-one-out accuracy; of equals the first in the grid.
-
-    Leaving out the only example of a class leaves nothing to recognise it by, so where every class has one example at
-    most the defaults are returned.
+    Examples are left out one at a time where that has a closed form, and a share of every class at a time elsewhere.
+    `grid` maps settings to values, the method's own if None; of equals the first combination is taken. `fixed` settings
+    are not searched. Where no class has two examples nothing can be left out, and the first combination, which is that
+    of the defaults, is taken. Raises `ValueError` as `create` and `Adapter.fit` do.
     """
-    settings = grid_settings(method.grid if grid is None else grid)
-    if bool(jnp.max(jnp.bincount(support.labels + 1)[1:]) < 2):
-        return Selection(method(), settings, jnp.full(len(settings), jnp.nan))
-    accuracy = jax.jit(lambda support: grid_accuracy(method, settings, support))(support)
-    return Selection(method(**settings[int(jnp.argmax(accuracy))]), settings, accuracy)
+    support = make_support(
+        support_features,
+        support_labels,
+        class_text_features=class_text_features,
+        num_classes=num_classes,
+        logit_scale=logit_scale,
+    )
+    options = Grid(name, grid, **fixed)
+    options.adapters[0].check_support(support)
+    several = bool(jnp.max(support.counts) > 1)
+    key = jax.random.key(0) if key is None else key
+    accuracy = np.full(len(options.settings), np.nan)
+    if several:
+        accuracy = np.asarray(_grid_accuracy(_Hashed(options), support, key))
+    chosen = int(np.argmax(accuracy)) if several else 0
+    return Selection(options.adapters[chosen], options.settings, accuracy, options.selected_by if several else DEFAULTS)
+
+
+class _Hashed:
+    """A grid as a static argument: grids of the same settings share a compiled program."""
+
+    def __init__(self, grid: Grid):
+        self.grid = grid
+        self._key = grid.method, tuple(repr(settings_of(adapter)) for adapter in grid.adapters)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self._key == other._key
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _grid_accuracy(grid: _Hashed, support: Support, key: jax.Array) -> jax.Array:
+    return grid.grid.accuracy(support, key=key)
+
+
+def _share_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the share of the rows that are there whose label has the largest logit, of equals the first."""
+    own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)
+    classes, labels = jnp.arange(logits.shape[1]), labels[:, None]
+    better = (logits > own) | ((logits == own) & (classes < labels))
+    beaten = jnp.any(better & (classes != labels), axis=1)  # a compiler may compute `own` with another rounding
+    labels = labels[:, 0]
+    return jnp.sum(~beaten & (labels >= 0)) / jnp.maximum(jnp.sum(labels >= 0), 1)
+
+
+def _programs(adapters: Sequence[Adapter]) -> list[_Program]:
+    """Groups settings by what must be compiled apart, and in there by all but the weights of the terms."""
+    found: dict[Any, dict[Any, list[int]]] = {}
+    for row, adapter in enumerate(adapters):
+        terms = dataclasses.replace(adapter, **dict.fromkeys(adapter.weights, 0.0))
+        leaves, structure = jax.tree.flatten(terms)
+        found.setdefault(structure, {}).setdefault(tuple(map(float, leaves)), []).append(row)
+    programs = []
+    for structure, outer in found.items():
+        rows = np.array(list(outer.values()))
+        weights = [[float(getattr(adapters[row], name)) for name in adapters[row].weights] for row in rows[0]]
+        leaves = tuple(jnp.array(values, jnp.float32) for values in zip(*outer, strict=True))
+        programs.append(_Program(structure, leaves, jnp.array(weights, jnp.float32).reshape(rows.shape[1], -1), rows))
+    return programs

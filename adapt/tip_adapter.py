@@ -5,49 +5,37 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from adapt.adapter import Adapter, Support, pytree
-from adapt.features import cosines, normalize, one_hot
-
-
-@pytree
-class TipAdapterClassifier:
-    """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·s_k)) 1[y_k = c]."""
-
-    features: jax.Array
-    members: jax.Array
-    class_text_features: jax.Array
-    logit_scale: jax.Array
-    alpha: jax.Array
-    beta: jax.Array
-
-    def __call__(self, features: jax.Array) -> jax.Array:
-        x = normalize(features)
-        affinity = jnp.exp(-self.beta * (1 - cosines(x, self.features)))
-        cached = jnp.matmul(affinity, self.members, precision=jax.lax.Precision.HIGHEST)
-        return self.logit_scale * cosines(x, self.class_text_features) + self.alpha * cached
+from adapt.adapter import Adapter, State, Support, Terms, pytree
+from adapt.checks import check_at_least
+from adapt.features import cosines, in_blocks, matmul
 
 
 @pytree
 class TipAdapter(Adapter):
-    """`alpha` weighs the examples against the text, `beta` says how near an example must be to count."""
+    """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·s_k)) 1[y_k = c]; without text the second term alone.
+
+    `alpha` weighs the examples against the text, `beta` says how near an example must be to count.
+    """
 
     alpha: float = 1.0
     beta: float = 5.5
 
-    needs_text = True
+    weights = ("alpha",)
     grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), "beta": (5.5, 1.0, 2.5, 10.0, 20.0, 40.0, 80.0)}
 
     def check(self) -> None:
-        for name in ("alpha", "beta"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative")
+        check_at_least(self, 0, "alpha", "beta")
 
-    def fit_support(self, support: Support) -> TipAdapterClassifier:
-        return TipAdapterClassifier(
-            support.features,
-            one_hot(support.labels, support.num_classes),
-            support.class_text_features,
-            support.logit_scale,
-            jnp.float32(self.alpha),
-            jnp.float32(self.beta),
-        )
+    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+        affinity = jnp.exp(self.beta * (cosines(x, support.features) - 1))
+        return support.zero_shot(x), matmul(affinity, support.members)
+
+    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
+        def block(x: jax.Array, row: jax.Array) -> jax.Array:
+            affinity = jnp.exp(self.beta * (cosines(x, support.features) - 1))
+            others = row[:, None] != jnp.arange(len(support.labels))
+            return matmul(jnp.where(others, affinity, 0.0), support.members)
+
+        rows = jnp.arange(len(support.labels))
+        cached = in_blocks(block, len(rows), support.features, rows)
+        return support.zero_shot(support.features), cached

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import jax
 
-from adapt.adapter import Adapter, Support, pytree
-from adapt.features import cosines, normalize
-
-
-@pytree
-class ZeroShotClassifier:
-    """logits = scale · x·w_c."""
-
-    class_text_features: jax.Array
-    logit_scale: jax.Array
-
-    def __call__(self, features: jax.Array) -> jax.Array:
-        return self.logit_scale * cosines(normalize(features), self.class_text_features)
+from adapt.adapter import Adapter, State, Support, Terms, pytree
 
 
 @pytree
 class ZeroShot(Adapter):
-    """Ignores the support."""
+    """logits = scale · x·w_c; ignores the examples."""
 
     needs_text = True
 
-    def fit_support(self, support: Support) -> ZeroShotClassifier:
-        return ZeroShotClassifier(support.class_text_features, support.logit_scale)
+    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+        return (support.zero_shot(x),)
+
+    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
+        return (support.zero_shot(support.features),)

@@ -10,35 +10,45 @@ def unit(rows):
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
-def logits(name, settings, features, labels, text, queries, scale=100.0):
-    """Returns the logits `[queries, classes]` of the adapter `name` with `settings`; `text` gives the classes."""
-    method = {"zero_shot": zero_shot, "prototypes": prototypes, "knn": knn, "tip_adapter": tip_adapter}[name]
-    return method(unit(features), labels, unit(text), unit(queries), scale, **settings)
+def logits(name, settings, features, labels, text, queries, scale=100.0, num_classes=None):
+    """Returns the logits `[queries, classes]` of the adapter `name`; `text`, if any, gives the classes."""
+    num_classes = len(text) if text is not None else num_classes or max(labels) + 1
+    text = None if text is None else unit(text)
+    return globals()[name](unit(features), np.asarray(labels), text, unit(queries), scale, num_classes, **settings)
 
 
-def zero_shot(features, labels, text, queries, scale):
+def zero_shot(features, labels, text, queries, scale, num_classes):
+    if text is None:
+        return np.zeros((len(queries), num_classes))
     return np.array([[scale * (x @ w) for w in text] for x in queries])
 
 
-def prototypes(features, labels, text, queries, scale, text_weight=0.0, centering="l2"):
+def prototypes(features, labels, text, queries, scale, num_classes, text_weight=0.0, centering="l2"):
     center = features.mean(axis=0) if centering == "cl2n" else np.zeros(features.shape[1])
-    means = []
-    for c, w in enumerate(text):
-        word = unit(w - center)
+    length = (lambda v: v) if centering == "raw" else unit
+    out = np.zeros((len(queries), num_classes))
+    for c in range(num_classes):
         members = [unit(s - center) for s, y in zip(features, labels, strict=True) if y == c]
-        mean = unit(np.mean(members, axis=0)) if members else word
-        means.append(unit((1 - text_weight) * mean + text_weight * word))
-    return np.array([[scale * (unit(x - center) @ p) for p in means] for x in queries])
+        word = None if text is None else unit(text[c] - center)
+        if not members and word is None:
+            out[:, c] = -scale
+            continue
+        mean = length(np.mean(members, axis=0)) if members else word
+        if word is not None:
+            mean = length((1 - text_weight) * mean + text_weight * word)
+        half = mean @ mean / 2 if centering == "raw" else 0
+        out[:, c] = [scale * (unit(x - center) @ mean - half) for x in queries]
+    return out
 
 
-def knn(features, labels, text, queries, scale, k=5, votes="softmax", temperature=0.07):
+def knn(features, labels, text, queries, scale, num_classes, k=5, votes="softmax", temperature=0.07):
     weight = {
         "softmax": lambda s, rank: math.exp((s - 1) / temperature),
         "plurality": lambda s, rank: 1.0,
         "distance": lambda s, rank: math.exp(s - 1),
         "rank": lambda s, rank: 1 / (2 + rank),
     }[votes]
-    counted = np.zeros((len(queries), len(text)))
+    counted = np.zeros((len(queries), num_classes))
     for x, row in zip(queries, counted, strict=True):
         nearest = sorted(((x @ s, -i) for i, s in enumerate(features)), reverse=True)[:k]
         for rank, (s, i) in enumerate(nearest):
@@ -46,12 +56,105 @@ def knn(features, labels, text, queries, scale, k=5, votes="softmax", temperatur
     return counted
 
 
-def tip_adapter(features, labels, text, queries, scale, alpha=1.0, beta=5.5):
-    out = zero_shot(features, labels, text, queries, scale)
+def tip_adapter(features, labels, text, queries, scale, num_classes, alpha=1.0, beta=5.5):
+    out = zero_shot(features, labels, text, queries, scale, num_classes)
     for x, row in zip(queries, out, strict=True):
         for s, y in zip(features, labels, strict=True):
             row[y] += alpha * math.exp(-beta * (1 - x @ s))
     return out
+
+
+def tip_x(features, labels, text, queries, scale, num_classes, gamma=1.0, temperature=0.5, **cache):
+    def p(z):
+        e = np.exp(text @ z / temperature)
+        return e / e.sum()
+
+    def kl(a, b):
+        return np.sum(a * np.log(a / b))
+
+    pairs = [(a, b) for i, a in enumerate(features) for j, b in enumerate(features) if i != j]
+    low, high = 0.0, 0.0
+    least, most = 0.0, 0.0
+    if pairs:
+        divergences, cosines = [kl(p(a), p(b)) for a, b in pairs], [a @ b for a, b in pairs]
+        low, high, least, most = min(divergences), max(divergences), min(cosines), max(cosines)
+    out = tip_adapter(features, labels, text, queries, scale, num_classes, **cache)
+    for x, row in zip(queries, out, strict=True):
+        for s, y in zip(features, labels, strict=True):
+            along = (kl(p(x), p(s)) - low) / (high - low) if high > low else 0.0
+            row[y] -= gamma * (least + along * (most - least))
+    return out
+
+
+def ape(
+    features,
+    labels,
+    text,
+    queries,
+    scale,
+    num_classes,
+    alpha=1.0,
+    beta=5.5,
+    gamma=0.1,
+    similarity_weight=0.7,
+    variance_weight=0.3,
+    channels=0.7,
+):
+    groups = [np.stack([text[c], *features[labels == c]]) for c in range(num_classes)]
+    score = []
+    for channel in range(features.shape[1]):
+        products = [
+            np.mean(np.outer(a[:, channel], b[:, channel]))
+            for i, a in enumerate(groups)
+            for j, b in enumerate(groups)
+            if i != j
+        ]
+        variance = np.var(text[:, channel], ddof=1) if num_classes > 1 else 0.0
+        score.append(variance_weight * variance - similarity_weight * (np.mean(products) if products else 0.0))
+    best = np.argsort(np.negative(score), kind="stable")[: round(channels * features.shape[1])]
+    refined, words = unit(features[:, best]), unit(text[:, best])
+    out = zero_shot(features, labels, text, queries, scale, num_classes)
+    for x, row in zip(unit(queries[:, best]), out, strict=True):
+        for s, y in zip(refined, labels, strict=True):
+            p = np.exp(words @ s) / np.exp(words @ s).sum()
+            target = np.eye(num_classes)[y]
+            d = np.sum(target * np.log2((target + 1e-6) / (p + 1e-6)))
+            row[y] += alpha * math.exp(-beta * (1 - x @ s)) * math.exp(gamma * d)
+    return out
+
+
+def gda(features, labels, text, queries, scale, num_classes, alpha=1.0):
+    """The authors' W and b, less the same of the mean of the class means, which is that of a class without examples."""
+    n, dim = features.shape
+    means = {c: features[labels == c].mean(axis=0) for c in range(num_classes) if (labels == c).any()}
+    rest = np.stack([s - means[y] for s, y in zip(features, labels, strict=True)])
+    if (np.abs(rest) < 1e-6).all():
+        rest = features - features.mean(axis=0)
+    s = rest.T @ rest / max(n - 1, 1)
+    precision = dim * np.linalg.pinv((n - 1) * s + np.trace(s) * np.eye(dim))
+    if (np.abs(rest) < 1e-6).all():
+        precision = np.zeros((dim, dim))
+
+    def gaussian(x, mean):
+        return x @ precision @ mean - mean @ precision @ mean / 2
+
+    center = np.mean(list(means.values()), axis=0)
+    out = zero_shot(features, labels, text, queries, scale, num_classes)
+    for x, row in zip(queries, out, strict=True):
+        for c, mean in means.items():
+            row[c] += alpha * (gaussian(x, mean) - gaussian(x, center))
+        if text is None:
+            row[[c for c in range(num_classes) if c not in means]] = min(row[c] for c in means)
+    return out
+
+
+def proker(features, labels, text, queries, scale, num_classes, beta=5.5, ridge=1.0):
+    words = np.zeros((num_classes, features.shape[1])) if text is None else text
+    kernel = np.exp(-beta * (1 - features @ features.T))
+    residual = np.eye(num_classes)[labels] - features @ words.T
+    residual[:, [c for c in range(num_classes) if not (labels == c).any()]] = 0
+    coefficients = np.linalg.solve(kernel / ridge + np.eye(len(features)), residual)
+    return scale * (queries @ words.T + np.exp(-beta * (1 - queries @ features.T)) @ coefficients)
 
 
 def example():
@@ -61,3 +164,16 @@ def example():
     features, text, queries = (rng.normal(size=(count, 7)) for count in (len(labels), 6, 11))
     features[4], features[10] = features[2], features[15]  # twice the same, within a class and across two
     return features, rng.permuted(labels), text, queries
+
+
+def large_example(classes, shots, dim=24):
+    """Returns the same with `classes` classes, most with `shots` examples, some with fewer, and twice the same rows."""
+    rng = np.random.default_rng(classes * 100 + shots)
+    counts = np.full(classes, shots)
+    counts[:: max(2, classes // 7)] = 1
+    labels = rng.permutation(np.repeat(np.arange(classes), counts))
+    centers = rng.normal(size=(classes, dim))
+    features = centers[labels] + rng.normal(size=(len(labels), dim))
+    features[-1] = features[0]
+    text = centers + 2 * rng.normal(size=(classes, dim))
+    return features, labels, text, centers[rng.integers(classes, size=9)] + rng.normal(size=(9, dim))

@@ -6,17 +6,27 @@ import numpy as np
 import pytest
 
 import adapt
-from adapt.adapter import Support, check_support
+from adapt.adapter import Support, make_support
 from tests.adapt import references
 
 VARIANTS = [
     ("zero_shot", {}),
-    *(("prototypes", {"centering": c, "text_weight": w}) for c in ("l2", "cl2n") for w in (0.0, 0.3, 1.0)),
+    *(("prototypes", {"centering": c, "text_weight": w}) for c in ("l2", "cl2n", "raw") for w in (0.0, 0.3, 1.0)),
     *(("knn", {"votes": v, "k": k}) for v in ("softmax", "plurality", "distance", "rank") for k in (1, 3, 100)),
     ("knn", {"temperature": 0.2}),
     ("tip_adapter", {}),
     ("tip_adapter", {"alpha": 30.0, "beta": 1.0}),
+    ("tip_x", {}),
+    ("tip_x", {"gamma": 20.0, "temperature": 0.1}),
+    ("ape", {}),
+    ("ape", {"channels": 0.4, "gamma": 0.5}),
+    ("gda", {}),
+    ("gda", {"alpha": 0.01}),
+    ("proker", {}),
+    ("proker", {"beta": 1.0, "ridge": 0.1}),
 ]
+TRAINING_FREE = [name for name, method in adapt.METHODS.items() if method.training_free]
+NEEDS_TEXT = [name for name, method in adapt.METHODS.items() if method.needs_text]
 FEATURES, LABELS, TEXT, QUERIES = references.example()
 
 
@@ -40,6 +50,35 @@ def test_logits_equal_float64_loops(name, settings):
     assert_equal(ours, references.logits(name, settings, FEATURES, LABELS, TEXT, QUERIES, scale=30.0))
 
 
+@pytest.mark.parametrize(("name", "settings"), [variant for variant in VARIANTS if variant[0] not in NEEDS_TEXT])
+def test_logits_without_text_equal_float64_loops(name, settings):
+    ours = fit(name, settings, text=None, num_classes=6, logit_scale=30.0)(QUERIES)
+    assert_equal(ours, references.logits(name, settings, FEATURES, LABELS, None, QUERIES, scale=30.0, num_classes=6))
+
+
+@pytest.mark.parametrize(("classes", "shots"), [(2, 1), (2, 64), (3, 5), (100, 3), (1000, 1)])
+@pytest.mark.parametrize("name", TRAINING_FREE)
+def test_logits_equal_float64_loops_at_many_sizes(name, classes, shots):
+    if name in ("tip_x", "ape") and classes == 1000:
+        classes, shots = 40, 2  # their loops take minutes
+    features, labels, text, queries = references.large_example(classes, shots)
+    ours = fit(name, {}, features, labels, text)(queries)
+    assert_equal(ours, references.logits(name, {}, features, labels, text, queries))
+
+
+@pytest.mark.parametrize("name", TRAINING_FREE)
+def test_a_single_example_and_examples_that_are_all_the_same_give_finite_logits(name):
+    for labels in ([0], [0, 0, 0], [0, 1, 1]):
+        features = np.repeat(FEATURES[:1], len(labels), axis=0)
+        assert np.isfinite(fit(name, {}, features, labels, TEXT[:2])(QUERIES)).all()
+
+
+def test_covariance_of_fewer_examples_than_dimensions_is_inverted_right():
+    features, labels, text, queries = references.large_example(5, 4, dim=300)
+    ours = fit("gda", {}, features, labels, text)(queries)
+    assert_equal(ours, references.logits("gda", {}, features, labels, text, queries))
+
+
 @pytest.mark.parametrize("name", adapt.METHODS)
 def test_lengths_of_vectors_do_not_matter(name):
     rng = np.random.default_rng(1)
@@ -50,7 +89,7 @@ def test_lengths_of_vectors_do_not_matter(name):
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS[::2])
 def test_rows_that_are_not_there_change_nothing(name, settings):
-    support = check_support(FEATURES, LABELS, class_text_features=TEXT)
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     there = np.delete(np.arange(len(LABELS) + 4), [0, 7, 8, 20])
     features = jnp.asarray(references.unit(np.resize(QUERIES, (len(LABELS) + 4, 7))), jnp.float32)
     padded = Support(
@@ -67,7 +106,7 @@ def test_rows_that_are_not_there_change_nothing(name, settings):
 @pytest.mark.parametrize("name", adapt.METHODS)
 def test_supports_can_be_mapped_over(name):
     supports = [
-        check_support(FEATURES, np.roll(LABELS, shift), class_text_features=np.roll(TEXT, shift)) for shift in range(3)
+        make_support(FEATURES, np.roll(LABELS, shift), class_text_features=np.roll(TEXT, shift)) for shift in range(3)
     ]
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *supports)
     together = jax.vmap(fit_and_apply, in_axes=(None, 0, None))(adapt.create(name), stack, QUERIES)
@@ -75,11 +114,16 @@ def test_supports_can_be_mapped_over(name):
         assert_equal(logits, fit_and_apply(adapt.create(name), support, QUERIES))
 
 
-def test_a_class_without_examples_keeps_its_text_and_gets_no_vote():
+@pytest.mark.parametrize("name", [name for name in adapt.METHODS if name != "knn"])
+def test_a_class_without_examples_keeps_its_text(name):
     scaled = 100 * references.unit(QUERIES) @ references.unit(TEXT)[4]
-    for name in ("zero_shot", "prototypes", "tip_adapter"):
-        np.testing.assert_allclose(fit(name, {})(QUERIES)[:, 4], scaled, atol=1e-4)
-    assert (fit("knn", {"k": 100})(QUERIES)[:, 4] == 0).all()
+    np.testing.assert_allclose(fit(name, {})(QUERIES)[:, 4], scaled, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in adapt.METHODS if name not in NEEDS_TEXT])
+def test_without_text_a_class_without_examples_is_never_the_likeliest(name):
+    logits = fit(name, {}, text=None, num_classes=7)(QUERIES)
+    assert not np.isin(np.argmax(logits, axis=1), [4, 6]).any()
 
 
 @pytest.mark.parametrize("cosines", [[0.92, 0.93, 0.95], [0.5, 0.9, 0.5, 0.91, 0.91, 0.5]])
@@ -99,18 +143,25 @@ def test_the_number_of_classes_is_that_of_texts_or_told_or_the_largest_label():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("svm", {}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter"),
+        ("svm", {}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter, "),
         ("knn", {"n": 3}, "unknown setting 'n' of knn; known: temperature, k, votes"),
         ("zero_shot", {"k": 3}, "unknown setting 'k' of zero_shot; known: none"),
-        ("knn", {"k": 0}, "k 0 is not a positive whole number"),
-        ("knn", {"k": 2.5}, r"k 2\.5 is not"),
+        ("knn", {"k": 0}, "k 0 is less than 1"),
+        ("knn", {"k": 2.5}, r"k 2\.5 is not a whole number"),
         ("knn", {"votes": "most"}, "unknown votes 'most'; known: softmax, plurality, distance, rank"),
         ("knn", {"temperature": 0.0}, r"temperature 0\.0 is not positive"),
-        ("prototypes", {"centering": "l1"}, "unknown centering 'l1'; known: l2, cl2n"),
+        ("prototypes", {"centering": "l1"}, "unknown centering 'l1'; known: l2, cl2n, raw"),
         ("prototypes", {"text_weight": 1.1}, r"text_weight 1\.1 is not within \[0, 1\]"),
-        ("prototypes", {"text_weight": float("nan")}, "text_weight nan"),
-        ("tip_adapter", {"alpha": -1.0}, r"alpha -1\.0 is negative"),
-        ("tip_adapter", {"beta": -0.5}, r"beta -0\.5 is negative"),
+        ("prototypes", {"text_weight": float("nan")}, "text_weight nan is not finite"),
+        ("tip_adapter", {"alpha": -1.0}, r"alpha -1\.0 is less than 0"),
+        ("tip_adapter", {"beta": -0.5}, r"beta -0\.5 is less than 0"),
+        ("tip_adapter", {"alpha": float("inf")}, "alpha inf is not finite"),
+        ("tip_adapter", {"alpha": "3"}, "alpha '3' is not a number"),
+        ("knn", {"votes": 3}, "votes 3 is not a text"),
+        ("tip_x", {"temperature": 0}, "temperature 0 is not positive"),
+        ("ape", {"channels": 0.0}, r"channels 0\.0 is not within \(0, 1\]"),
+        ("gda", {"alpha": -1}, "alpha -1 is less than 0"),
+        ("proker", {"ridge": 0.0}, r"ridge 0\.0 is not positive"),
     ],
 )
 def test_unknown_names_and_settings_outside_their_range_are_refused(name, settings, message):
@@ -124,29 +175,102 @@ def test_unknown_names_and_settings_outside_their_range_are_refused(name, settin
         ({"features": np.where(np.arange(len(LABELS))[:, None] == 3, np.nan, FEATURES)}, "row 3 .* not finite"),
         ({"features": FEATURES[0]}, r"features \[7\] and labels \[23\]"),
         ({"features": FEATURES[:9]}, r"features \[9, 7\] and labels \[23\]"),
-        ({"features": FEATURES[:, :5]}, r"class text features \[6, 7\] are not \[classes, 5\]"),
+        ({"features": FEATURES[:, :5]}, r"support features \[23, 5\] are not \[n, 7\]"),
         ({"features": FEATURES[:0], "labels": LABELS[:0]}, "the support is empty"),
         ({"labels": LABELS + 1}, r"support label 6 is not within \[0, 6\)"),
         ({"labels": LABELS - 1}, r"support label -1 is not within \[0, 6\)"),
         ({"labels": LABELS * 1.0}, "support labels are float64"),
         ({"text": TEXT[0]}, r"class text features \[7\]"),
-        ({"text": TEXT * np.inf}, "class text features are not finite"),
-        ({"text": None}, "TipAdapter needs class_text_features"),
+        ({"text": TEXT * np.inf}, "row 0 of the class text features is not finite"),
+        ({"text": None}, "TipX needs class_text_features"),
+        ({"features": FEATURES.astype(str)}, "support features are <U32; they must be numbers"),
+        ({"logit_scale": 0.0}, r"logit_scale 0\.0 is not a positive number"),
         ({"num_classes": 5}, "num_classes 5 is not the number of class text features, 6"),
     ],
 )
 def test_input_that_does_not_fit_together_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        fit("tip_adapter", {}, **change)
-    if change.get("text", 0) is None:
-        with pytest.raises(ValueError, match="ZeroShot needs class_text_features"):
-            fit("zero_shot", {}, **change)
+        fit("tip_x", {}, **change)
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (QUERIES[:, :5], r"query features \[11, 5\] are not \[n, 7\]"),
+        (QUERIES[0], r"query features \[7\] are not \[n, 7\]"),
+        (np.where(np.arange(11)[:, None] == 2, np.inf, QUERIES), "row 2 of the query features is not finite"),
+        (jnp.full((3, 7), jnp.nan), "row 0 of the query features is not finite"),
+    ],
+)
+def test_queries_that_cannot_be_classified_are_refused(queries, message):
+    with pytest.raises(ValueError, match=message):
+        fit("tip_adapter", {})(queries)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int32"])
+def test_features_of_every_kind_of_number_come_in(dtype):
+    features, text, queries = (jnp.asarray(8 * v, dtype) for v in (FEATURES, TEXT, QUERIES))
+    plain = fit("gda", {}, *(np.asarray(v, np.float32) for v in (features,)), text=np.asarray(text, np.float32))
+    logits = fit("gda", {}, features, text=text)(queries)
+    assert logits.dtype == jnp.float32
+    assert_equal(logits, plain(np.asarray(queries, np.float32)))
+
+
+def test_vectors_too_long_or_too_short_for_their_square_are_normalised():
+    for length in (1e-30, 1e30):
+        assert_equal(fit("tip_adapter", {}, FEATURES * length)(QUERIES * length), fit("tip_adapter", {})(QUERIES))
+
+
+@pytest.mark.parametrize("name", adapt.METHODS)
+def test_many_queries_are_classified_as_few(name):
+    queries = np.random.default_rng(0).normal(size=(20_001, 7))
+    classifier = fit(name, {}, np.tile(FEATURES, (40, 1)), np.tile(LABELS, 40))
+    logits = classifier(queries)
+    assert logits.shape == (20_001, 6)
+    for rows in (slice(0, 50), slice(18_200, 18_250), slice(-50, None)):
+        assert_equal(logits[rows], classifier(queries[rows]))
+
+
+def test_settings_can_be_mapped_over():
+    alphas = jnp.array([1.0, 3.0, 10.0])
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
+    together = jax.vmap(lambda alpha: adapt.create("gda", alpha=alpha).fit_support(support)(QUERIES))(alphas)
+    for logits, alpha in zip(together, alphas, strict=True):
+        assert_equal(logits, fit("gda", {"alpha": float(alpha)})(QUERIES))
+
+
+@pytest.mark.parametrize("name", adapt.METHODS)
+@pytest.mark.parametrize("text", [True, False])
+def test_an_extended_classifier_is_that_of_all_examples(name, text):
+    if not text and name in NEEDS_TEXT:
+        pytest.skip(f"{name} needs text")
+    some = LABELS < 3
+    classes = int(LABELS[some].max()) + 1
+    classifier = fit(name, {}, FEATURES[some], LABELS[some], TEXT[:classes] if text else None)
+    extended = classifier.extend(FEATURES[~some], LABELS[~some], class_text_features=TEXT[classes:] if text else None)
+    ordered = np.concatenate([FEATURES[some], FEATURES[~some]]), np.concatenate([LABELS[some], LABELS[~some]])
+    whole = fit(name, {}, *ordered, TEXT if text else None)
+    assert extended.support.num_classes == whole.support.num_classes == 6
+    assert_equal(extended(QUERIES), whole(QUERIES))
+    again = extended.extend(FEATURES[:2], LABELS[:2])
+    assert_equal(again(QUERIES), whole.extend(FEATURES[:2], LABELS[:2])(QUERIES))
+
+
+def test_what_does_not_fit_a_classifier_does_not_extend_it():
+    classifier, without = fit("tip_adapter", {}), fit("tip_adapter", {}, text=None)
+    with pytest.raises(ValueError, match=r"class 6 is new and classes have text; give class_text_features \[new"):
+        classifier.extend(FEATURES[:1], [6])
+    with pytest.raises(ValueError, match=r"support features \[1, 5\] are not \[n, 7\]"):
+        classifier.extend(FEATURES[:1, :5], [0])
+    with pytest.raises(ValueError, match="class_text_features are for classifiers that have text"):
+        without.extend(FEATURES[:1], [6], class_text_features=TEXT[:1])
+    assert without.extend(FEATURES[:1], [8])(QUERIES).shape == (11, 9)
 
 
 def test_every_method_is_described_and_its_grid_begins_with_the_defaults():
     described = adapt.methods()
-    assert list(described) == list(adapt.METHODS) == ["zero_shot", "prototypes", "knn", "tip_adapter"]
-    assert {name for name, method in described.items() if method["needs_text"]} == {"zero_shot", "tip_adapter"}
+    assert list(described) == list(adapt.METHODS)
     for name, method in described.items():
+        assert set(method) == {"training_free", "local", "needs_text", "settings"}
         assert adapt.create(name, **method["settings"]) == adapt.create(name)
         assert all(method["settings"][key] == values[0] for key, values in adapt.find(name).grid.items())

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import adapt
 from adapt.encoder import Encoder
 from adapt.evaluate import EvaluateSettings, evaluate, read_results
-from adapt.selection import grid_settings
+from adapt.selection import Grid
 from adapt.support import draw_support
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
@@ -83,7 +83,7 @@ def right(method, settings, support, queries, features):
 
 
 def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_retrieval(evaluated):
-    for method in adapt.METHODS:
+    for method in evaluated.settings.methods:
         cases = [(row["shots"], row["seed"]) for row in few_shot(evaluated.rows, method)]
         shots = (0,) if method == "zero_shot" else (1, 2, 3)
         assert sorted(cases) == [(k, seed) for k in shots for seed in range(3)]
@@ -91,10 +91,10 @@ def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_re
     assert retrieval == [f"{way} recall@{k}" for way in ("text→image", "image→text") for k in (1, 5, 10)]
     assert {row["classes"] for row in few_shot(evaluated.rows, "knn")} == {3}
     assert {row["queries"] for row in few_shot(evaluated.rows, "knn")} == {len(SAMPLES) - 9}
-    assert len(evaluated.said) == 5
+    assert len(evaluated.said) == 1 + len(evaluated.settings.methods)
 
 
-@pytest.mark.parametrize("method", adapt.METHODS)
+@pytest.mark.parametrize("method", EvaluateSettings(datasets=()).methods)
 def test_every_accuracy_is_that_of_the_reference_on_the_same_draw(evaluated, features, method):
     for row in few_shot(evaluated.rows, method):
         draw = draw_support(LABELS, max_shots=3, seed=row["seed"])
@@ -105,7 +105,7 @@ def test_every_accuracy_is_that_of_the_reference_on_the_same_draw(evaluated, fea
 
 @pytest.mark.parametrize("method", ["prototypes", "knn", "tip_adapter"])
 def test_every_setting_is_the_first_of_the_best_on_the_support_alone(evaluated, features, method):
-    settings = grid_settings(adapt.find(method).grid)
+    settings = Grid(method).settings
     for row in few_shot(evaluated.rows, method):
         if row["shots"] == 1:
             assert (row["settings"], row["selection"]) == (settings[0], "defaults")
@@ -174,7 +174,7 @@ def test_a_damaged_cache_is_made_again(evaluated, tmp_path, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": ("knn", "svm")}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter"),
+        ({"methods": ("knn", "svm")}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter, "),
         ({"min_examples": 3}, r"evaluate\.min_examples 3 must exceed the largest of evaluate\.shots, 3"),
         ({"shots": ()}, r"evaluate\.shots \(\)"),
         ({"shots": (0, 1)}, r"evaluate\.shots \(0, 1\)"),

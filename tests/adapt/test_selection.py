@@ -1,96 +1,179 @@
 """Leave-one-out and the choice of settings, against refits in float64 loops."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import adapt
-from adapt.adapter import Support, check_support
-from adapt.selection import grid_accuracy, grid_settings, leave_one_out, leave_one_out_accuracy
+from adapt.adapter import FOLDS, Support, make_support
+from adapt.selection import Grid
 from tests.adapt import references
 
 FEATURES, LABELS, TEXT, _ = references.example()
-SUPPORT = check_support(FEATURES, LABELS, class_text_features=TEXT)
-accuracy_alone = jax.jit(leave_one_out_accuracy)
+KEY = jax.random.key(0)
+CLOSED = [
+    ("zero_shot", {}),
+    *(("prototypes", {"centering": c, "text_weight": w}) for c in ("l2", "cl2n", "raw") for w in (0.0, 0.3, 1.0)),
+    ("knn", {"k": 3}),
+    ("knn", {"k": 100, "votes": "rank"}),
+    ("tip_adapter", {"alpha": 30.0}),
+    ("tip_x", {"gamma": 20.0, "temperature": 0.1}),
+    ("gda", {}),
+    ("gda", {"alpha": 0.01}),
+    ("proker", {"beta": 1.0, "ridge": 0.1}),
+    ("proker", {"beta": 5.5, "ridge": 3.0}),
+]
+SMALL = {  # grids of which every program is compiled in a moment
+    "prototypes": {"centering": ("l2", "cl2n"), "text_weight": (0.0, 0.5)},
+    "knn": {"k": (5, 1), "temperature": (0.07, 0.5)},
+    "tip_adapter": {"alpha": (1.0, 300.0), "beta": (5.5, 1.0, 40.0)},
+    "tip_x": {"gamma": (1.0, 30.0), "alpha": (1.0, 300.0), "beta": (5.5, 1.0)},
+    "ape": {"channels": (0.7, 0.4), "alpha": (1.0, 300.0)},
+    "gda": {"alpha": (1.0, 0.01, 100.0)},
+    "proker": {"ridge": (1.0, 0.01), "beta": (5.5, 1.0)},
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("zero_shot", {}),
-        ("prototypes", {"text_weight": 0.3}),
-        ("prototypes", {"centering": "cl2n"}),
-        ("knn", {"k": 3}),
-        ("knn", {"k": 100, "votes": "rank"}),
-        ("tip_adapter", {"alpha": 30.0}),
-    ],
-)
-def test_leave_one_out_equals_refits_without_the_row(name, settings):
-    ours = jax.jit(leave_one_out)(adapt.create(name, **settings), SUPPORT)
-    for row in range(len(LABELS)):
-        others = np.delete(FEATURES, row, 0), np.delete(LABELS, row)
-        theirs = references.logits(name, settings, *others, TEXT, FEATURES[row][None])[0]
-        np.testing.assert_allclose(ours[row], theirs, atol=1e-5 * np.abs(theirs).max(), err_msg=f"row {row}")
+@jax.jit
+def left_out(adapter, support):
+    return adapter.logits(adapter.left_out(support, key=KEY))
+
+
+def loops(name, settings, features, labels, text, classes=6):
+    """Returns the logits of every row by the loops fitted without it."""
+    rows = []
+    for row in range(len(labels)):
+        others = np.delete(features, row, 0), np.delete(labels, row)
+        rows.append(references.logits(name, settings, *others, text, features[row][None], num_classes=classes)[0])
+    return np.stack(rows)
+
+
+def assert_rows_equal(ours, theirs):
+    scale = np.maximum(np.abs(theirs).max(axis=1, keepdims=True), 1e-12)
+    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", [TEXT, None], ids=["text", "no text"])
+@pytest.mark.parametrize(("name", "settings"), CLOSED)
+def test_leave_one_out_equals_refits_without_the_row(name, settings, text):
+    if text is None and adapt.find(name).needs_text:
+        pytest.skip(f"{name} needs text")
+    support = make_support(FEATURES, LABELS, class_text_features=text, num_classes=6)
+    assert_rows_equal(left_out(adapt.create(name, **settings), support), loops(name, settings, FEATURES, LABELS, text))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1], [0, 0], [0, 1, 2, 3], [0, 0, 0, 0, 1, 2]])
+@pytest.mark.parametrize("name", [name for name, method in adapt.METHODS.items() if method.closed_form])
+def test_leave_one_out_of_the_smallest_supports_equals_refits(name, labels):
+    features, labels = FEATURES[: len(labels)], np.array(labels)
+    support = make_support(features, labels, class_text_features=TEXT)
+    assert_rows_equal(left_out(adapt.create(name), support), loops(name, {}, features, labels, TEXT))
 
 
 def test_more_rows_than_are_done_at_once_are_all_left_out():
-    features, labels = np.random.default_rng(0).normal(size=(70, 7)), np.arange(70) % 6
-    ours = jax.jit(leave_one_out)(adapt.create("knn"), check_support(features, labels))
-    for row in (0, 63, 64, 69):
-        others = np.delete(features, row, 0), np.delete(labels, row)
-        theirs = references.logits("knn", {}, *others, TEXT, features[row][None])[0]
-        np.testing.assert_allclose(ours[row], theirs, atol=1e-5 * theirs.max())
+    features, labels = np.random.default_rng(0).normal(size=(4500, 7)), np.arange(4500) % 6
+    for name in ("knn", "tip_adapter"):
+        ours = left_out(adapt.create(name), make_support(features, labels))
+        for row in (0, 3727, 3728, 4499):
+            others = np.delete(features, row, 0), np.delete(labels, row)
+            theirs = references.logits(name, {}, *others, None, features[row][None])[0]
+            np.testing.assert_allclose(ours[row], theirs, atol=1e-5 * theirs.max())
 
 
-def test_rows_that_are_not_there_do_not_count():
+def test_of_folds_each_row_is_classified_without_its_fold():
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
+    ours = left_out(adapt.create("ape"), support)
+    seen, fold = dict.fromkeys(range(6), 0), []
+    for label in LABELS:
+        fold.append(seen[label] % FOLDS)
+        seen[label] += 1
+    for row, number in enumerate(fold):
+        kept = np.not_equal(fold, number)
+        theirs = references.logits("ape", {}, FEATURES[kept], LABELS[kept], TEXT, FEATURES[row][None])
+        assert_rows_equal(ours[row][None], theirs)
+
+
+@pytest.mark.parametrize("name", [name for name, method in adapt.METHODS.items() if method.training_free])
+def test_rows_that_are_not_there_do_not_count(name):
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     padded = Support(
-        jnp.concatenate([SUPPORT.features, SUPPORT.features[:4]]),
-        jnp.concatenate([SUPPORT.labels, jnp.full(4, -1)]),
-        SUPPORT.class_text_features,
-        SUPPORT.logit_scale,
+        jnp.concatenate([support.features[:9], support.features[:4], support.features[9:]]),
+        jnp.concatenate([support.labels[:9], jnp.full(4, -1), support.labels[9:]]),
+        support.class_text_features,
+        support.logit_scale,
         num_classes=6,
     )
-    assert accuracy_alone(adapt.create("knn"), padded) == accuracy_alone(adapt.create("knn"), SUPPORT)
+    kept = np.delete(np.arange(len(LABELS) + 4), [9, 10, 11, 12])
+    assert_rows_equal(left_out(adapt.create(name), padded)[kept], np.asarray(left_out(adapt.create(name), support)))
+    grid = Grid(name, SMALL.get(name, {}))
+    np.testing.assert_allclose(grid.accuracy(padded, key=KEY), grid.accuracy(support, key=KEY))
 
 
-@pytest.mark.parametrize(
-    ("name", "grid"),
-    [
-        ("zero_shot", {}),
-        ("prototypes", {"centering": ("l2", "cl2n"), "text_weight": (0.0, 0.5)}),
-        ("knn", {"k": (5, 1), "temperature": (0.07, 0.5)}),
-        ("tip_adapter", {"alpha": (1.0, 300.0), "beta": (5.5, 1.0, 40.0)}),
-    ],
-)
-def test_accuracies_of_a_grid_are_those_of_each_setting_alone(name, grid):
-    settings = grid_settings(grid)
-    together = grid_accuracy(adapt.find(name), settings, SUPPORT)
-    alone = [accuracy_alone(adapt.create(name, **values), SUPPORT) for values in settings]
-    np.testing.assert_array_equal(together, alone)
-    assert len(settings) == np.prod([len(values) for values in grid.values()])
+@pytest.mark.parametrize("name", SMALL)
+def test_accuracies_of_a_grid_are_those_of_each_setting_alone(name):
+    chosen = adapt.select(name, FEATURES, LABELS, class_text_features=TEXT, grid=SMALL[name])
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
+    alone = []
+    for settings in chosen.settings:
+        predicted = np.argmax(left_out(adapt.create(name, **settings), support), axis=1)
+        alone.append(np.mean(predicted == LABELS))
+    np.testing.assert_allclose(chosen.accuracy, alone)
+    assert len(chosen.settings) == np.prod([len(values) for values in SMALL[name].values()])
+    assert chosen.adapter == adapt.create(name, **chosen.settings[int(np.argmax(alone))])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_choice_within_a_program_applies_the_setting_of_that_number(name):
+    grid, support = Grid(name, SMALL[name]), make_support(FEATURES, LABELS, class_text_features=TEXT)
+    compiled = jax.jit(lambda chosen: grid.apply(chosen, lambda adapter: adapter.fit_support(support)(FEATURES)))
+    for chosen, settings in enumerate(grid.settings):
+        alone = adapt.create(name, **settings).fit(FEATURES, LABELS, class_text_features=TEXT)(FEATURES)
+        np.testing.assert_allclose(compiled(chosen), alone, atol=1e-5 * np.abs(alone).max())
 
 
 def test_the_best_setting_is_chosen():
     features = [[1, 0.1], [1, 0.2], [1, 0.3], [1, 0.4], [0.1, 1], [0.2, 1]]
-    support = check_support(features, [0, 0, 0, 0, 1, 1])
-    chosen = adapt.select(adapt.find("knn"), support, grid={"k": (5, 1), "votes": ("plurality",)})
-    assert chosen.settings == [{"k": 5, "votes": "plurality"}, {"k": 1, "votes": "plurality"}]
+    chosen = adapt.select("knn", features, [0, 0, 0, 0, 1, 1], grid={"k": (5, 1)}, votes="plurality")
+    assert chosen.settings == [{"k": 5}, {"k": 1}]
     np.testing.assert_allclose(chosen.accuracy, [4 / 6, 1.0])
     assert chosen.adapter == adapt.create("knn", k=1, votes="plurality")
+    assert chosen.selected_by == "leave-one-out on the support"
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.1), (0.1, 0.0)])
 def test_of_equals_the_first_is_chosen(weights):
-    support = check_support(np.repeat(np.eye(3), 2, 0), np.arange(6) // 2, class_text_features=np.eye(3))
-    chosen = adapt.select(adapt.find("prototypes"), support, grid={"text_weight": weights})
+    examples = np.repeat(np.eye(3), 2, 0), np.arange(6) // 2
+    grid = {"text_weight": weights}
+    chosen = adapt.select("prototypes", *examples, class_text_features=np.eye(3), grid=grid)
     np.testing.assert_array_equal(chosen.accuracy, [1.0, 1.0])
     assert chosen.adapter == adapt.create("prototypes", text_weight=weights[0])
 
 
 @pytest.mark.parametrize("name", adapt.METHODS)
-def test_at_one_example_a_class_the_defaults_are_chosen(name):
-    support = check_support(np.eye(4, 5), [2, 0, 1, 3], class_text_features=TEXT[:4, :5])
-    chosen = adapt.select(adapt.find(name), support)
+def test_at_one_example_a_class_the_defaults_are_chosen_and_that_is_said(name):
+    chosen = adapt.select(name, np.eye(4, 5), [2, 0, 1, 3], class_text_features=TEXT[:4, :5])
     assert chosen.adapter == adapt.create(name)
+    assert chosen.selected_by == "defaults"
     assert np.isnan(chosen.accuracy).all() and len(chosen.accuracy) == len(chosen.settings)
+
+
+def test_a_grid_of_unknown_settings_or_of_none_is_refused():
+    examples = np.eye(4, 5), [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="unknown setting 'n' of knn"):
+        adapt.select("knn", *examples, grid={"n": (1,)})
+    with pytest.raises(ValueError, match="the grid of knn has no value for k"):
+        adapt.select("knn", *examples, grid={"k": ()})
+    with pytest.raises(ValueError, match="k 0 is less than 1"):
+        adapt.select("knn", *examples, grid={"k": (5, 0)})
+    with pytest.raises(ValueError, match="TipX needs class_text_features"):
+        adapt.select("tip_x", *examples)
+
+
+def test_a_support_without_a_row_is_the_support_less_that_row():
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
+    less = support.without(jnp.arange(len(LABELS)) == 3)
+    assert less.labels[3] == -1 and (np.delete(less.labels, 3) == np.delete(LABELS, 3)).all()
+    assert dataclasses.replace(less, labels=support.labels).features is support.features

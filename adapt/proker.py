@@ -1,0 +1,58 @@
+"""ProKeR: kernel ridge regression around the zero-shot prediction (arXiv 2501.11175)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from adapt.adapter import Adapter, State, Support, Terms, pytree
+from adapt.checks import check_at_least, check_positive
+from adapt.features import cosines, matmul
+
+
+@pytree
+class Proker(Adapter):
+    """logits = scale · (x·w_c + Σ_k exp(−beta (1 − x·s_k)) a_kc), a = (K / ridge + I)⁻¹ (Y − S wᵀ).
+
+    K holds the kernel between examples, Y their classes as zeros and ones. A class without examples keeps its text.
+    Without text: a = (K / ridge + I)⁻¹ Y.
+    """
+
+    beta: float = 5.5
+    ridge: float = 1.0
+
+    grid = {"beta": (5.5, 1.0, 2.5, 10.0), "ridge": (1.0, 0.1, 0.3, 3.0)}
+
+    def check(self) -> None:
+        check_at_least(self, 0, "beta")
+        check_positive(self, "ridge")
+
+    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+        factor = jnp.linalg.cholesky(self._system(support), symmetrize_input=False)
+        return {"coefficients": jax.scipy.linalg.cho_solve((factor, True), self._residual(support))}
+
+    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+        kernel = jnp.exp(self.beta * (cosines(x, support.features) - 1))
+        return (support.zero_shot(x) + support.logit_scale * matmul(kernel, state["coefficients"]),)
+
+    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
+        """Row i less its prediction by the others is a_i / ((K / ridge + I)⁻¹)_ii, as for every ridge regression."""
+        factor = jnp.linalg.cholesky(self._system(support), symmetrize_input=False)
+        inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(factor)))
+        residual = self._residual(support)
+        left = matmul(inverse, residual) / jnp.diagonal(inverse)[:, None]
+        members = support.members
+        only = (members > 0) & (support.counts == 1)  # its class has no other example
+        predicted = self.ridge * jnp.where(only, 0.0, residual - left)
+        return (support.zero_shot(support.features) + support.logit_scale * predicted,)
+
+    def _system(self, support: Support) -> jax.Array:
+        present = support.labels >= 0
+        kernel = jnp.exp(self.beta * (cosines(support.features, support.features) - 1))
+        kernel = jnp.where(present[:, None] & present, kernel / self.ridge, 0.0)
+        return kernel + jnp.eye(len(present))
+
+    def _residual(self, support: Support) -> jax.Array:
+        residual = support.members - support.zero_shot(support.features) / support.logit_scale
+        there = (support.labels >= 0)[:, None] & (support.counts > 0)
+        return jnp.where(there, residual, 0.0)

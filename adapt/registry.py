@@ -1,0 +1,78 @@
+"""The adapters by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt.adapter import Adapter
+from adapt.ape import Ape
+from adapt.checks import check_setting
+from adapt.gda import Gda
+from adapt.knn import Knn
+from adapt.proker import Proker
+from adapt.prototypes import Prototypes
+from adapt.tip_adapter import TipAdapter
+from adapt.tip_x import TipX
+from adapt.zero_shot import ZeroShot
+
+METHODS: dict[str, type[Adapter]] = {
+    "zero_shot": ZeroShot,
+    "prototypes": Prototypes,
+    "knn": Knn,
+    "tip_adapter": TipAdapter,
+    "tip_x": TipX,
+    "ape": Ape,
+    "gda": Gda,
+    "proker": Proker,
+}
+
+
+def find(name: str) -> type[Adapter]:
+    """Returns the adapter of that name; raises `ValueError` listing the known ones."""
+    if name not in METHODS:
+        raise ValueError(f"unknown adapter {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def create(name: str, **settings: Any) -> Adapter:
+    """Returns the adapter of that name with the given settings; raises `ValueError` for what it does not know.
+
+    A setting may be an array, to map over; its values are not looked at then.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(find(name))}
+    for setting, value in settings.items():
+        if setting not in defaults:
+            raise ValueError(f"unknown setting {setting!r} of {name}; known: {', '.join(defaults) or 'none'}")
+        if not isinstance(value, jax.Array | np.ndarray):
+            check_setting(setting, value, defaults[setting])
+    adapter = METHODS[name](**settings)
+    if not any(isinstance(value, jax.Array | np.ndarray) for value in settings.values()):
+        adapter.check()
+    return adapter
+
+
+def name_of(adapter: Adapter) -> str:
+    """Returns the name that an adapter is registered under."""
+    return next(name for name, method in METHODS.items() if method is type(adapter))
+
+
+def settings_of(adapter: Adapter) -> dict[str, Any]:
+    """Returns the settings that `create` makes the adapter of."""
+    return {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}
+
+
+def methods() -> dict[str, dict[str, Any]]:
+    """Returns name → whether it is training-free, local, needs class texts, and its settings with their defaults."""
+    return {
+        name: {
+            "training_free": method.training_free,
+            "local": method.local,
+            "needs_text": method.needs_text,
+            "settings": settings_of(method()),
+        }
+        for name, method in METHODS.items()
+    }

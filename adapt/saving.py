@@ -1,0 +1,83 @@
+"""Classifiers as files: `classifier.json` says what it is, `classifier.safetensors` holds its arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from adapt.adapter import Classifier, Support
+from adapt.registry import create, name_of, settings_of
+
+JSON_FILE, ARRAYS_FILE = "classifier.json", "classifier.safetensors"
+_FORMAT = 1
+
+
+def save(classifier: Classifier, path: str | os.PathLike) -> None:
+    """Writes a classifier to the folder `path`, which is made; files of an earlier one are replaced.
+
+    Raises `ValueError` for stacked classifiers: save them one by one.
+    """
+    from safetensors.numpy import save_file
+
+    support = classifier.support
+    if support.features.ndim != 2:
+        raise ValueError(f"{support.features.shape[0]} classifiers are stacked here; save them one by one")
+    arrays = {"support.features": support.features, "support.labels": support.labels}
+    if support.class_text_features is not None:
+        arrays["support.class_text_features"] = support.class_text_features
+    arrays |= {f"state.{name}": array for name, array in classifier.state.items()}
+    described = {
+        "format": _FORMAT,
+        "method": name_of(classifier.adapter),
+        "settings": {name: _plain(value) for name, value in settings_of(classifier.adapter).items()},
+        "classes": support.num_classes,
+        "dim": int(support.features.shape[1]),
+        "logit_scale": float(support.logit_scale),
+    }
+    path = pathlib.Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path) as folder:
+        temporary = pathlib.Path(folder)
+        save_file({name: np.asarray(array) for name, array in arrays.items()}, temporary / ARRAYS_FILE)
+        (temporary / JSON_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        for file in (ARRAYS_FILE, JSON_FILE):
+            os.replace(temporary / file, path / file)
+
+
+def load(path: str | os.PathLike) -> Classifier:
+    """Returns the classifier that `Classifier.save` wrote; raises `ValueError` or `OSError` where there is none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = pathlib.Path(path)
+    if not (path / JSON_FILE).is_file():
+        raise FileNotFoundError(f"{path} holds no {JSON_FILE}; `classifier.save` and `launch.py adapt` write one")
+    try:
+        described = json.loads((path / JSON_FILE).read_text(encoding="utf-8"))
+        if described["format"] != _FORMAT:
+            raise ValueError(f"format {described['format']} is not {_FORMAT}; it is of another version")
+        adapter = create(described["method"], **described["settings"])
+        arrays = {name: jnp.asarray(array) for name, array in load_file(path / ARRAYS_FILE).items()}
+        support = Support(
+            arrays["support.features"],
+            arrays["support.labels"],
+            arrays.get("support.class_text_features"),
+            jnp.float32(described["logit_scale"]),
+            num_classes=described["classes"],
+        )
+        if support.features.shape[1] != described["dim"]:
+            raise ValueError(f"features have {support.features.shape[1]} dimensions, not {described['dim']}")
+    except (SafetensorError, json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a classifier that can be opened: {error}") from error
+    state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
+    return Classifier(adapter, support, state)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) else float(value)
