@@ -6,8 +6,20 @@ logits = classifier(query_features)
 """
 
 from adapt.adapter import Adapter, Classifier, Support
-from adapt.registry import METHODS, create, find, methods
+from adapt.registry import METHODS, TRAINING_FREE, create, find, methods
 from adapt.saving import load
 from adapt.selection import Selection, select
 
-__all__ = ["METHODS", "Adapter", "Classifier", "Selection", "Support", "create", "find", "load", "methods", "select"]
+__all__ = [
+    "METHODS",
+    "TRAINING_FREE",
+    "Adapter",
+    "Classifier",
+    "Selection",
+    "Support",
+    "create",
+    "find",
+    "load",
+    "methods",
+    "select",
+]

@@ -39,9 +39,9 @@ class EvaluateSettings:
 
     `datasets` are names of `data.catalog`, `retrieval` names of `data.sources`; classes with fewer than
     `min_examples` are left out. Settings of the `methods`, by default all that need no training, are selected on the
-    support alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are scaled by
-    `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. `caption` is the text of an image in
-    retrieval: its `first` or `all` of them.
+    support alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are
+    scaled by `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. `caption` is the text of an
+    image in retrieval: its `first` or `all` of them.
     """
 
     datasets: tuple[str, ...]
@@ -49,7 +49,7 @@ class EvaluateSettings:
     caption: str = "first"
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: int = 5
-    methods: tuple[str, ...] = tuple(name for name, method in adapt.METHODS.items() if method.training_free)
+    methods: tuple[str, ...] = adapt.TRAINING_FREE
     min_examples: int = 20
     logit_scale: float = 100.0
 

@@ -29,6 +29,7 @@ METHODS: dict[str, type[Adapter]] = {
     "gda": Gda,
     "proker": Proker,
 }
+TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free)
 
 
 def find(name: str) -> type[Adapter]:

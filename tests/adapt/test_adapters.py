@@ -25,7 +25,6 @@ VARIANTS = [
     ("proker", {}),
     ("proker", {"beta": 1.0, "ridge": 0.1}),
 ]
-TRAINING_FREE = [name for name, method in adapt.METHODS.items() if method.training_free]
 NEEDS_TEXT = [name for name, method in adapt.METHODS.items() if method.needs_text]
 FEATURES, LABELS, TEXT, QUERIES = references.example()
 
@@ -57,7 +56,7 @@ def test_logits_without_text_equal_float64_loops(name, settings):
 
 
 @pytest.mark.parametrize(("classes", "shots"), [(2, 1), (2, 64), (3, 5), (100, 3), (1000, 1)])
-@pytest.mark.parametrize("name", TRAINING_FREE)
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
 def test_logits_equal_float64_loops_at_many_sizes(name, classes, shots):
     if name in ("tip_x", "ape") and classes == 1000:
         classes, shots = 40, 2  # their loops take minutes
@@ -66,7 +65,7 @@ def test_logits_equal_float64_loops_at_many_sizes(name, classes, shots):
     assert_equal(ours, references.logits(name, {}, features, labels, text, queries))
 
 
-@pytest.mark.parametrize("name", TRAINING_FREE)
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
 def test_a_single_example_and_examples_that_are_all_the_same_give_finite_logits(name):
     for labels in ([0], [0, 0, 0], [0, 1, 1]):
         features = np.repeat(FEATURES[:1], len(labels), axis=0)

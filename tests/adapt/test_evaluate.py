@@ -94,7 +94,7 @@ def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_re
     assert len(evaluated.said) == 1 + len(evaluated.settings.methods)
 
 
-@pytest.mark.parametrize("method", EvaluateSettings(datasets=()).methods)
+@pytest.mark.parametrize("method", adapt.TRAINING_FREE)
 def test_every_accuracy_is_that_of_the_reference_on_the_same_draw(evaluated, features, method):
     for row in few_shot(evaluated.rows, method):
         draw = draw_support(LABELS, max_shots=3, seed=row["seed"])

@@ -96,7 +96,7 @@ def test_of_folds_each_row_is_classified_without_its_fold():
         assert_rows_equal(ours[row][None], theirs)
 
 
-@pytest.mark.parametrize("name", [name for name, method in adapt.METHODS.items() if method.training_free])
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
 def test_rows_that_are_not_there_do_not_count(name):
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     padded = Support(
