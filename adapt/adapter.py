@@ -22,6 +22,7 @@ State = dict[str, jax.Array]
 Terms = tuple[jax.Array, ...]
 
 FOLDS = 4
+CLASS_WEIGHTS = ("balanced", "none")
 
 
 def static(default: Any) -> Any:
@@ -55,6 +56,29 @@ class Support:
         """The number of examples of each class, `[classes]`."""
         return self.members.sum(axis=0)
 
+    def weighted_members(self, class_weight: str) -> jax.Array:
+        """Returns `members`, with "balanced" each row times the mean number of examples of a class over its own's.
+
+        So that, as in scikit-learn, classes with few examples weigh as much as those with many; and so do classes that
+        an example is left out of, which the others would outvote.
+        """
+        members = self.members
+        if class_weight == "none":
+            return members
+        counts = members.sum(axis=0)
+        mean = counts.sum() / jnp.maximum(jnp.sum(counts > 0), 1)
+        return members * (mean / jnp.maximum(counts, 1))
+
+    def left_out_weights(self, class_weight: str) -> jax.Array:
+        """Returns what `weighted_members` becomes when a row is left out: `[n, classes]`, times the sum over the rest
+        of the members of each class."""
+        counts = self.counts
+        if class_weight == "none":
+            return jnp.ones((len(self.labels), self.num_classes))
+        counts = counts - self.members
+        mean = counts.sum(axis=1) / jnp.maximum(jnp.sum(counts > 0, axis=1), 1)
+        return mean[:, None] / jnp.maximum(counts, 1)
+
     def zero_shot(self, x: jax.Array) -> jax.Array:
         """Returns scale · x·w_c of unit rows `x` `[queries, dim]`; zeros where classes have no text."""
         if self.class_text_features is None:
@@ -77,7 +101,8 @@ class Adapter:
     training_free: ClassVar[bool] = True
     local: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
-    closed_form: ClassVar[bool] = True  # `left_out` costs about as much as classifying the support once
+    closed_form: ClassVar[bool] = True  # `left_out` leaves out one row, and costs about as much as none
+    select_by_folds: ClassVar[bool] = False  # though there is a closed form
     weights: ClassVar[tuple[str, ...]] = ()
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
@@ -102,8 +127,12 @@ class Adapter:
     def left_out(self, support: Support, *, key: jax.Array) -> Terms:
         """Returns the terms of each support row's logits, `[n, classes]`, by what is learned without that row.
 
-        This one learns without each of `FOLDS` shares of every class in turn instead.
+        Methods without a closed form leave out folds instead.
         """
+        return self.left_out_by_folds(support, key=key)
+
+    def left_out_by_folds(self, support: Support, *, key: jax.Array) -> Terms:
+        """Returns the same by what is learned without the row's fold: one of `FOLDS` equal shares of every class."""
         fold = _folds(support)
 
         def one(number: jax.Array) -> Terms:

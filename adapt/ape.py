@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from adapt.adapter import Adapter, State, Support, Terms, pytree, static
-from adapt.checks import check_at_least
+from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
+from adapt.checks import check_at_least, check_one_of
 from adapt.features import class_means, cosines, matmul, normalize, one_hot
 
 
@@ -17,7 +17,7 @@ class Ape(Adapter):
     ' keeps the `channels` share of the channels with the best score and normalises again. The score of a channel is
     −similarity_weight · S + variance_weight · V: S the mean over pairs of different classes of the product of their
     means over text and examples, V the variance of the texts. D_k = KL(y_k ‖ softmax(s'_k w'ᵀ)) in bits: examples that
-    their own text does not recognise count more.
+    their own text does not recognise count more. `class_weight` is as in Tip-Adapter.
     """
 
     alpha: float = 1.0
@@ -26,6 +26,7 @@ class Ape(Adapter):
     similarity_weight: float = 0.7
     variance_weight: float = 0.3
     channels: float = static(0.7)
+    class_weight: str = static("balanced")
 
     needs_text = True
     closed_form = False
@@ -38,6 +39,7 @@ class Ape(Adapter):
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "gamma", "similarity_weight", "variance_weight")
+        check_one_of(self, "class_weight", CLASS_WEIGHTS)
         if not 0 < self.channels <= 1:
             raise ValueError(f"channels {self.channels} is not within (0, 1]")
 
@@ -60,4 +62,4 @@ class Ape(Adapter):
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         affinity = jnp.exp(self.beta * (cosines(normalize(x[:, state["best"]]), state["refined"]) - 1))
-        return support.zero_shot(x), matmul(affinity * state["weight"], support.members)
+        return support.zero_shot(x), matmul(affinity * state["weight"], support.weighted_members(self.class_weight))

@@ -22,10 +22,11 @@ class Gda(Adapter):
     examples S is the covariance about the mean of all. Without text: the second term alone, with alpha.
     """
 
-    alpha: float = 1.0
+    alpha: float = 0.03
 
+    select_by_folds = True
     weights = ("alpha",)
-    grid = {"alpha": (1.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 3.0, 10.0)}
+    grid = {"alpha": (0.03, 0.001, 0.003, 0.01, 0.1, 0.3, 1.0, 10.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha")

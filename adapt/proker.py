@@ -18,10 +18,11 @@ class Proker(Adapter):
     Without text: a = (K / ridge + I)⁻¹ Y.
     """
 
-    beta: float = 5.5
-    ridge: float = 1.0
+    beta: float = 2.5
+    ridge: float = 0.1
 
-    grid = {"beta": (5.5, 1.0, 2.5, 10.0), "ridge": (1.0, 0.1, 0.3, 3.0)}
+    select_by_folds = True
+    grid = {"beta": (2.5, 1.0, 5.5, 10.0), "ridge": (0.1, 0.01, 0.03, 0.3, 1.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "beta")

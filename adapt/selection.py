@@ -48,10 +48,18 @@ class _Program(NamedTuple):
 
 
 class Grid:
-    """Settings of a method to choose from, the first being the one that is taken where nothing tells."""
+    """Settings of a method to choose from, the first being the one that is taken where nothing tells.
 
-    def __init__(self, name: str, grid: Mapping[str, Sequence[Any]] | None = None, **fixed: Any):
+    `leave_out` says what is left out of the support to be classified: "one" row at a time, "fold"s, or what the method
+    does best with if None.
+    """
+
+    def __init__(
+        self, name: str, grid: Mapping[str, Sequence[Any]] | None = None, leave_out: str | None = None, **fixed: Any
+    ):
         self.method = find(name)
+        if leave_out not in (None, "one", "fold"):
+            raise ValueError(f"unknown leave_out {leave_out!r}; known: one, fold")
         default = create(name, **fixed)
         grid = {key: values for key, values in (default.grid if grid is None else grid).items() if key not in fixed}
         for key, values in grid.items():
@@ -60,7 +68,12 @@ class Grid:
         combinations = itertools.product(*grid.values())
         self.settings = [dict(zip(grid, values, strict=True)) for values in combinations]
         self.adapters = [create(name, **fixed, **values) for values in self.settings]
-        self.selected_by = LEAVE_ONE_OUT if default.closed_form else CROSS_VALIDATION
+        if leave_out == "one" and not default.closed_form:
+            raise ValueError(f"{name} has no closed form for leaving out one example; leave out folds")
+        if leave_out is None:
+            leave_out = "one" if default.closed_form and not default.select_by_folds else "fold"
+        self.leave_out = leave_out
+        self.selected_by = LEAVE_ONE_OUT if leave_out == "one" else CROSS_VALIDATION
         self._programs = _programs(self.adapters)
 
     def accuracy(self, support: Support, *, key: jax.Array) -> jax.Array:
@@ -69,7 +82,9 @@ class Grid:
         for program in self._programs:
 
             def outer(number: jax.Array, program: _Program = program) -> jax.Array:
-                terms = program.adapter(number, 0).left_out(support, key=key)
+                adapter = program.adapter(number, 0)
+                left_out = adapter.left_out if self.leave_out == "one" else adapter.left_out_by_folds
+                terms = left_out(support, key=key)
 
                 def inner(weight: jax.Array) -> jax.Array:
                     return _share_right(program.adapter(number, weight).logits(terms), support.labels)
@@ -114,12 +129,15 @@ def select(
     num_classes: int | None = None,
     logit_scale: float = 100.0,
     grid: Mapping[str, Sequence[Any]] | None = None,
+    leave_out: str | None = None,
     key: jax.Array | None = None,
     **fixed: Any,
 ) -> Selection:
     """Returns the adapter `name` with the setting of `grid` that classifies left-out support examples best.
 
-    Examples are left out one at a time where that has a closed form, and a share of every class at a time elsewhere.
+    `leave_out` "one" leaves out one example at a time, in closed form; "fold" an equal share of every class, a quarter
+    or one example. None takes "one" for zero_shot, prototypes, knn, tip_adapter and tip_x, and "fold" elsewhere: for
+    gda and proker as well, which at few shots favour classes that lack no example, and would choose to say too little.
     `grid` maps settings to values, the method's own if None; of equals the first combination is taken. `fixed` settings
     are not searched. Where no class has two examples nothing can be left out, and the first combination, which is that
     of the defaults, is taken. Raises `ValueError` as `create` and `Adapter.fit` do.
@@ -131,7 +149,7 @@ def select(
         num_classes=num_classes,
         logit_scale=logit_scale,
     )
-    options = Grid(name, grid, **fixed)
+    options = Grid(name, grid, leave_out, **fixed)
     options.adapters[0].check_support(support)
     several = bool(jnp.max(support.counts) > 1)
     key = jax.random.key(0) if key is None else key
@@ -147,7 +165,7 @@ class _Hashed:
 
     def __init__(self, grid: Grid):
         self.grid = grid
-        self._key = grid.method, tuple(repr(settings_of(adapter)) for adapter in grid.adapters)
+        self._key = grid.method, grid.leave_out, tuple(repr(settings_of(adapter)) for adapter in grid.adapters)
 
     def __hash__(self) -> int:
         return hash(self._key)

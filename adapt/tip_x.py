@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from adapt.adapter import Adapter, State, Support, Terms, pytree
-from adapt.checks import check_at_least, check_positive
+from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
+from adapt.checks import check_at_least, check_one_of, check_positive
 from adapt.features import cosines, matmul
 
 
@@ -16,13 +16,15 @@ class TipX(Adapter):
 
     A_k = −KL(p(x) ‖ p(s_k)) with p(z) = softmax(z wᵀ / temperature), after the divergences are mapped linearly so that
     their range between pairs of different examples becomes the range of the cosines between them. The authors take both
-    ranges from the queries of a batch; here a prediction does not depend on what else is asked.
+    ranges from the queries of a batch; here a prediction does not depend on what else is asked. `class_weight` is as in
+    Tip-Adapter.
     """
 
     alpha: float = 1.0
     beta: float = 5.5
     gamma: float = 1.0
     temperature: float = 0.5
+    class_weight: str = static("balanced")
 
     needs_text = True
     weights = ("alpha", "gamma")
@@ -35,6 +37,7 @@ class TipX(Adapter):
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "gamma")
         check_positive(self, "temperature")
+        check_one_of(self, "class_weight", CLASS_WEIGHTS)
 
     def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         present = support.labels >= 0
@@ -53,7 +56,7 @@ class TipX(Adapter):
         log_p = self._log_probabilities(support, x) - state["reference"]
         slope, offset = state["mapping"]
         divergence = slope * _divergences(log_p, state["log_p"], state["reference"]) + offset
-        members = support.members
+        members = support.weighted_members(self.class_weight)
         return support.zero_shot(x), matmul(affinity, members), -matmul(divergence, members)
 
     def left_out(self, support: Support, *, key: jax.Array) -> Terms:
@@ -67,9 +70,10 @@ class TipX(Adapter):
         slope, offset = _mapping(low, high)
         mapped = slope[:, None] * divergence + offset[:, None]
         affinity = jnp.exp(self.beta * (cosine - 1))
-        members = support.members
-        cached = matmul(jnp.where(others, affinity, 0.0), members)
-        return support.zero_shot(support.features), cached, -matmul(jnp.where(others, mapped, 0.0), members)
+        members, weights = support.members, support.left_out_weights(self.class_weight)
+        cached = weights * matmul(jnp.where(others, affinity, 0.0), members)
+        alike = -weights * matmul(jnp.where(others, mapped, 0.0), members)
+        return support.zero_shot(support.features), cached, alike
 
     def _log_probabilities(self, support: Support, x: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(cosines(x, support.class_text_features) / self.temperature)

@@ -56,15 +56,25 @@ def knn(features, labels, text, queries, scale, num_classes, k=5, votes="softmax
     return counted
 
 
-def tip_adapter(features, labels, text, queries, scale, num_classes, alpha=1.0, beta=5.5):
+def class_weights(labels, num_classes, class_weight):
+    counts = np.bincount(labels, minlength=num_classes)
+    if class_weight == "none":
+        return np.ones(num_classes)
+    return np.mean(counts[counts > 0]) / np.maximum(counts, 1)
+
+
+def tip_adapter(features, labels, text, queries, scale, num_classes, alpha=1.0, beta=5.5, class_weight="balanced"):
+    weights = class_weights(labels, num_classes, class_weight)
     out = zero_shot(features, labels, text, queries, scale, num_classes)
     for x, row in zip(queries, out, strict=True):
         for s, y in zip(features, labels, strict=True):
-            row[y] += alpha * math.exp(-beta * (1 - x @ s))
+            row[y] += alpha * math.exp(-beta * (1 - x @ s)) * weights[y]
     return out
 
 
 def tip_x(features, labels, text, queries, scale, num_classes, gamma=1.0, temperature=0.5, **cache):
+    weights = class_weights(labels, num_classes, cache.get("class_weight", "balanced"))
+
     def p(z):
         e = np.exp(text @ z / temperature)
         return e / e.sum()
@@ -82,7 +92,7 @@ def tip_x(features, labels, text, queries, scale, num_classes, gamma=1.0, temper
     for x, row in zip(queries, out, strict=True):
         for s, y in zip(features, labels, strict=True):
             along = (kl(p(x), p(s)) - low) / (high - low) if high > low else 0.0
-            row[y] -= gamma * (least + along * (most - least))
+            row[y] -= gamma * (least + along * (most - least)) * weights[y]
     return out
 
 
@@ -99,7 +109,9 @@ def ape(
     similarity_weight=0.7,
     variance_weight=0.3,
     channels=0.7,
+    class_weight="balanced",
 ):
+    weights = class_weights(labels, num_classes, class_weight)
     groups = [np.stack([text[c], *features[labels == c]]) for c in range(num_classes)]
     score = []
     for channel in range(features.shape[1]):
@@ -119,11 +131,11 @@ def ape(
             p = np.exp(words @ s) / np.exp(words @ s).sum()
             target = np.eye(num_classes)[y]
             d = np.sum(target * np.log2((target + 1e-6) / (p + 1e-6)))
-            row[y] += alpha * math.exp(-beta * (1 - x @ s)) * math.exp(gamma * d)
+            row[y] += alpha * math.exp(-beta * (1 - x @ s)) * math.exp(gamma * d) * weights[y]
     return out
 
 
-def gda(features, labels, text, queries, scale, num_classes, alpha=1.0):
+def gda(features, labels, text, queries, scale, num_classes, alpha=0.03):
     """The authors' W and b, less the same of the mean of the class means, which is that of a class without examples."""
     n, dim = features.shape
     means = {c: features[labels == c].mean(axis=0) for c in range(num_classes) if (labels == c).any()}
@@ -148,7 +160,7 @@ def gda(features, labels, text, queries, scale, num_classes, alpha=1.0):
     return out
 
 
-def proker(features, labels, text, queries, scale, num_classes, beta=5.5, ridge=1.0):
+def proker(features, labels, text, queries, scale, num_classes, beta=2.5, ridge=0.1):
     words = np.zeros((num_classes, features.shape[1])) if text is None else text
     kernel = np.exp(-beta * (1 - features @ features.T))
     residual = np.eye(num_classes)[labels] - features @ words.T

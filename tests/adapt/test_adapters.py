@@ -17,13 +17,16 @@ VARIANTS = [
     ("tip_adapter", {}),
     ("tip_adapter", {"alpha": 30.0, "beta": 1.0}),
     ("tip_x", {}),
+    ("tip_adapter", {"alpha": 30.0, "class_weight": "none"}),
     ("tip_x", {"gamma": 20.0, "temperature": 0.1}),
+    ("tip_x", {"gamma": 20.0, "class_weight": "none"}),
     ("ape", {}),
     ("ape", {"channels": 0.4, "gamma": 0.5}),
+    ("ape", {"alpha": 30.0, "class_weight": "none"}),
     ("gda", {}),
-    ("gda", {"alpha": 0.01}),
+    ("gda", {"alpha": 1.0}),
     ("proker", {}),
-    ("proker", {"beta": 1.0, "ridge": 0.1}),
+    ("proker", {"beta": 5.5, "ridge": 1.0}),
 ]
 NEEDS_TEXT = [name for name, method in adapt.METHODS.items() if method.needs_text]
 FEATURES, LABELS, TEXT, QUERIES = references.example()
@@ -157,6 +160,7 @@ def test_the_number_of_classes_is_that_of_texts_or_told_or_the_largest_label():
         ("tip_adapter", {"alpha": float("inf")}, "alpha inf is not finite"),
         ("tip_adapter", {"alpha": "3"}, "alpha '3' is not a number"),
         ("knn", {"votes": 3}, "votes 3 is not a text"),
+        ("tip_adapter", {"class_weight": "equal"}, "unknown class_weight 'equal'; known: balanced, none"),
         ("tip_x", {"temperature": 0}, "temperature 0 is not positive"),
         ("ape", {"channels": 0.0}, r"channels 0\.0 is not within \(0, 1\]"),
         ("gda", {"alpha": -1}, "alpha -1 is less than 0"),

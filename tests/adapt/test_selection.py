@@ -20,9 +20,11 @@ CLOSED = [
     ("knn", {"k": 3}),
     ("knn", {"k": 100, "votes": "rank"}),
     ("tip_adapter", {"alpha": 30.0}),
+    ("tip_adapter", {"alpha": 30.0, "class_weight": "none"}),
     ("tip_x", {"gamma": 20.0, "temperature": 0.1}),
+    ("tip_x", {"gamma": 20.0, "class_weight": "none"}),
     ("gda", {}),
-    ("gda", {"alpha": 0.01}),
+    ("gda", {"alpha": 1.0}),
     ("proker", {"beta": 1.0, "ridge": 0.1}),
     ("proker", {"beta": 5.5, "ridge": 3.0}),
 ]
@@ -32,14 +34,19 @@ SMALL = {  # grids of which every program is compiled in a moment
     "tip_adapter": {"alpha": (1.0, 300.0), "beta": (5.5, 1.0, 40.0)},
     "tip_x": {"gamma": (1.0, 30.0), "alpha": (1.0, 300.0), "beta": (5.5, 1.0)},
     "ape": {"channels": (0.7, 0.4), "alpha": (1.0, 300.0)},
-    "gda": {"alpha": (1.0, 0.01, 100.0)},
-    "proker": {"ridge": (1.0, 0.01), "beta": (5.5, 1.0)},
+    "gda": {"alpha": (0.03, 0.001, 100.0)},
+    "proker": {"ridge": (0.1, 1.0), "beta": (2.5, 10.0)},
 }
 
 
 @jax.jit
 def left_out(adapter, support):
     return adapter.logits(adapter.left_out(support, key=KEY))
+
+
+@jax.jit
+def left_out_by_folds(adapter, support):
+    return adapter.logits(adapter.left_out_by_folds(support, key=KEY))
 
 
 def loops(name, settings, features, labels, text, classes=6):
@@ -83,16 +90,17 @@ def test_more_rows_than_are_done_at_once_are_all_left_out():
             np.testing.assert_allclose(ours[row], theirs, atol=1e-5 * theirs.max())
 
 
-def test_of_folds_each_row_is_classified_without_its_fold():
+@pytest.mark.parametrize("name", ["ape", "gda", "proker", "tip_adapter"])
+def test_of_folds_each_row_is_classified_without_its_fold(name):
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
-    ours = left_out(adapt.create("ape"), support)
+    ours = left_out_by_folds(adapt.create(name), support)
     seen, fold = dict.fromkeys(range(6), 0), []
     for label in LABELS:
         fold.append(seen[label] % FOLDS)
         seen[label] += 1
     for row, number in enumerate(fold):
         kept = np.not_equal(fold, number)
-        theirs = references.logits("ape", {}, FEATURES[kept], LABELS[kept], TEXT, FEATURES[row][None])
+        theirs = references.logits(name, {}, FEATURES[kept], LABELS[kept], TEXT, FEATURES[row][None])
         assert_rows_equal(ours[row][None], theirs)
 
 
@@ -112,13 +120,16 @@ def test_rows_that_are_not_there_do_not_count(name):
     np.testing.assert_allclose(grid.accuracy(padded, key=KEY), grid.accuracy(support, key=KEY))
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_accuracies_of_a_grid_are_those_of_each_setting_alone(name):
-    chosen = adapt.select(name, FEATURES, LABELS, class_text_features=TEXT, grid=SMALL[name])
+@pytest.mark.parametrize(("name", "leave_out"), [(name, out) for name in SMALL for out in ("one", "fold")])
+def test_accuracies_of_a_grid_are_those_of_each_setting_alone(name, leave_out):
+    if (name, leave_out) == ("ape", "one"):
+        pytest.skip("ape has no closed form")
+    chosen = adapt.select(name, FEATURES, LABELS, class_text_features=TEXT, grid=SMALL[name], leave_out=leave_out)
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     alone = []
     for settings in chosen.settings:
-        predicted = np.argmax(left_out(adapt.create(name, **settings), support), axis=1)
+        by = left_out if leave_out == "one" else left_out_by_folds
+        predicted = np.argmax(by(adapt.create(name, **settings), support), axis=1)
         alone.append(np.mean(predicted == LABELS))
     np.testing.assert_allclose(chosen.accuracy, alone)
     assert len(chosen.settings) == np.prod([len(values) for values in SMALL[name].values()])
@@ -141,6 +152,7 @@ def test_the_best_setting_is_chosen():
     np.testing.assert_allclose(chosen.accuracy, [4 / 6, 1.0])
     assert chosen.adapter == adapt.create("knn", k=1, votes="plurality")
     assert chosen.selected_by == "leave-one-out on the support"
+    assert adapt.select("gda", features, [0, 0, 0, 0, 1, 1]).selected_by == "4-fold cross-validation on the support"
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.1), (0.1, 0.0)])
@@ -168,6 +180,10 @@ def test_a_grid_of_unknown_settings_or_of_none_is_refused():
         adapt.select("knn", *examples, grid={"k": ()})
     with pytest.raises(ValueError, match="k 0 is less than 1"):
         adapt.select("knn", *examples, grid={"k": (5, 0)})
+    with pytest.raises(ValueError, match="unknown leave_out 'two'; known: one, fold"):
+        adapt.select("knn", *examples, leave_out="two")
+    with pytest.raises(ValueError, match="ape has no closed form for leaving out one"):
+        adapt.select("ape", *examples, class_text_features=np.eye(2, 5), leave_out="one")
     with pytest.raises(ValueError, match="TipX needs class_text_features"):
         adapt.select("tip_x", *examples)
 
