@@ -103,6 +103,7 @@ class Adapter:
     needs_text: ClassVar[bool] = False
     closed_form: ClassVar[bool] = True  # `left_out` leaves out one row, and costs about as much as none
     select_by_folds: ClassVar[bool] = False  # though there is a closed form
+    per_query: ClassVar[bool] = True  # logits of a query do not depend on the others
     weights: ClassVar[tuple[str, ...]] = ()
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
@@ -290,6 +291,8 @@ def _learn_more(adapter: Adapter, state: State, old: Support, new: Support, key:
 @jax.jit
 def _apply(classifier: Classifier, features: jax.Array) -> jax.Array:
     adapter, support = classifier.adapter, classifier.support
+    if not adapter.per_query:
+        return adapter.logits(adapter.terms(classifier.state, support, normalize(features)))
     columns = max(support.features.shape[0], support.num_classes)
     return in_blocks(
         lambda x: adapter.logits(adapter.terms(classifier.state, support, x)), columns, normalize(features)

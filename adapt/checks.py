@@ -81,3 +81,11 @@ def check_one_of(adapter: Any, name: str, known: Any) -> None:
     """Raises `ValueError` for a setting that is none of the known values."""
     if getattr(adapter, name) not in known:
         raise ValueError(f"unknown {name} {getattr(adapter, name)!r}; known: {', '.join(map(str, known))}")
+
+
+def check_gate(adapter: Any) -> None:
+    """Raises `ValueError` for a gate that grows with distance or goes beyond the adapted prediction."""
+    if not adapter.rbf <= 0:
+        raise ValueError(f"rbf {adapter.rbf} is above 0; the gate would grow with distance")
+    if not 0 <= adapter.damp <= 1:
+        raise ValueError(f"damp {adapter.damp} is not within [0, 1]")

@@ -13,8 +13,12 @@ _BLOCK_ENTRIES = 2**24  # of a block [rows, columns]: 64 MiB in float32
 
 
 def normalize(features: jax.Array) -> jax.Array:
-    """Returns the rows of `features` `[..., dim]` scaled to length 1, in float32; a row of zeros stays one."""
-    features = jnp.asarray(features, jnp.float32)
+    """Returns the rows of `features` `[..., dim]` scaled to length 1; a row of zeros stays one.
+
+    In float32, or in float64 where JAX has that enabled and they come in it.
+    """
+    features = jnp.asarray(features)
+    features = features if features.dtype == jnp.float64 else features.astype(jnp.float32)
     largest = jnp.max(jnp.abs(features), axis=-1, keepdims=True, initial=0.0)
     scaled = features / jnp.where(largest > 0, largest, 1.0)  # so that squares neither vanish nor overflow
     squared = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)

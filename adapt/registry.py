@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from adapt.ape import Ape
 from adapt.checks import check_setting
 from adapt.gda import Gda
 from adapt.knn import Knn
+from adapt.llu import Llu
+from adapt.local import Local
 from adapt.proker import Proker
 from adapt.prototypes import Prototypes
 from adapt.tip_adapter import TipAdapter
@@ -28,6 +31,8 @@ METHODS: dict[str, type[Adapter]] = {
     "ape": Ape,
     "gda": Gda,
     "proker": Proker,
+    "local": Local,
+    "llu": Llu,
 }
 TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free)
 
@@ -42,18 +47,38 @@ def find(name: str) -> type[Adapter]:
 def create(name: str, **settings: Any) -> Adapter:
     """Returns the adapter of that name with the given settings; raises `ValueError` for what it does not know.
 
-    A setting may be an array, to map over; its values are not looked at then.
+    `inner`, the adapter within "local", is named or an adapter; the settings of a named one are given beside it. A
+    setting may be an array, to map over; its values are not looked at then.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(find(name))}
+    if "inner" in _fields(name):
+        inner = settings.get("inner", METHODS[name]().inner)
+        given = {key: settings.pop(key) for key in list(settings) if key not in _fields(name)}
+        if not isinstance(inner, str | Adapter):
+            raise ValueError(f"inner {inner!r} is no adapter; known: {', '.join(METHODS)}")
+        if isinstance(inner, str) or given:
+            known = _fields(inner) if isinstance(inner, str) else settings_of(inner)
+            _check_known(name, given, [*_fields(name), *known])
+            inner = create(inner, **given) if isinstance(inner, str) else create(name_of(inner), **known | given)
+        settings["inner"] = inner
+    defaults = _fields(name)
+    _check_known(name, settings, defaults)
     for setting, value in settings.items():
-        if setting not in defaults:
-            raise ValueError(f"unknown setting {setting!r} of {name}; known: {', '.join(defaults) or 'none'}")
         if not isinstance(value, jax.Array | np.ndarray):
             check_setting(setting, value, defaults[setting])
     adapter = METHODS[name](**settings)
-    if not any(isinstance(value, jax.Array | np.ndarray) for value in settings.values()):
+    if not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(adapter)):
         adapter.check()
     return adapter
+
+
+def _fields(name: str) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(find(name))}
+
+
+def _check_known(name: str, settings: Iterable[str], known: Collection[str]) -> None:
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"unknown setting {setting!r} of {name}; known: {', '.join(known) or 'none'}")
 
 
 def name_of(adapter: Adapter) -> str:
@@ -63,7 +88,11 @@ def name_of(adapter: Adapter) -> str:
 
 def settings_of(adapter: Adapter) -> dict[str, Any]:
     """Returns the settings that `create` makes the adapter of."""
-    return {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}
+    settings = {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}
+    if "inner" in settings:
+        inner = settings["inner"]
+        settings |= {"inner": name_of(inner)} | settings_of(inner)
+    return settings
 
 
 def methods() -> dict[str, dict[str, Any]]:

@@ -169,6 +169,14 @@ def proker(features, labels, text, queries, scale, num_classes, beta=2.5, ridge=
     return scale * (queries @ words.T + np.exp(-beta * (1 - queries @ features.T)) @ coefficients)
 
 
+def local(features, labels, text, queries, scale, num_classes, inner="tip_adapter", rbf=-16.0, damp=1.0, **settings):
+    start = zero_shot(features, labels, text, queries, scale, num_classes)
+    end = globals()[inner](features, labels, text, queries, scale, num_classes, **settings)
+    nearest = np.max(queries @ features.T, axis=1, keepdims=True) if len(features) else -np.inf
+    gate = damp * np.exp(rbf * np.clip(1 - nearest, 0, 1))
+    return start + gate * (end - start)
+
+
 def example():
     """Returns raw features, labels, class texts and queries: classes of all sizes, one of them without examples."""
     rng = np.random.default_rng(0)

@@ -27,6 +27,8 @@ CLOSED = [
     ("gda", {"alpha": 1.0}),
     ("proker", {"beta": 1.0, "ridge": 0.1}),
     ("proker", {"beta": 5.5, "ridge": 3.0}),
+    ("local", {}),
+    ("local", {"inner": "gda", "alpha": 1.0, "rbf": -3.0, "damp": 0.7}),
 ]
 SMALL = {  # grids of which every program is compiled in a moment
     "prototypes": {"centering": ("l2", "cl2n"), "text_weight": (0.0, 0.5)},
@@ -36,6 +38,7 @@ SMALL = {  # grids of which every program is compiled in a moment
     "ape": {"channels": (0.7, 0.4), "alpha": (1.0, 300.0)},
     "gda": {"alpha": (0.03, 0.001, 100.0)},
     "proker": {"ridge": (0.1, 1.0), "beta": (2.5, 10.0)},
+    "local": {"alpha": (1.0, 300.0), "rbf": (-16.0, -1.0)},
 }
 
 
@@ -73,7 +76,7 @@ def test_leave_one_out_equals_refits_without_the_row(name, settings, text):
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1], [0, 0], [0, 1, 2, 3], [0, 0, 0, 0, 1, 2]])
-@pytest.mark.parametrize("name", [name for name, method in adapt.METHODS.items() if method.closed_form])
+@pytest.mark.parametrize("name", [name for name in adapt.METHODS if adapt.create(name).closed_form])
 def test_leave_one_out_of_the_smallest_supports_equals_refits(name, labels):
     features, labels = FEATURES[: len(labels)], np.array(labels)
     support = make_support(features, labels, class_text_features=TEXT)
