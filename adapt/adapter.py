@@ -56,22 +56,21 @@ class Support:
         """The number of examples of each class, `[classes]`."""
         return self.members.sum(axis=0)
 
-    def weighted_members(self, class_weight: str) -> jax.Array:
-        """Returns `members`, with "balanced" each row times the mean number of examples of a class over its own's.
+    def row_weights(self, class_weight: str) -> jax.Array:
+        """Returns what each row counts, `[n]`: 1, or if "balanced" the mean number of examples of a class over its own.
 
         So that, as in scikit-learn, classes with few examples weigh as much as those with many; and so do classes that
         an example is left out of, which the others would outvote.
         """
-        members = self.members
+        there = jnp.where(self.labels >= 0, 1.0, 0.0)
         if class_weight == "none":
-            return members
-        counts = members.sum(axis=0)
+            return there
+        counts = self.counts
         mean = counts.sum() / jnp.maximum(jnp.sum(counts > 0), 1)
-        return members * (mean / jnp.maximum(counts, 1))
+        return there * mean / jnp.maximum(counts[self.labels], 1)
 
     def left_out_weights(self, class_weight: str) -> jax.Array:
-        """Returns what `weighted_members` becomes when a row is left out: `[n, classes]`, times the sum over the rest
-        of the members of each class."""
+        """Returns what the rows of each class count when row i is left out, `[n, classes]`."""
         counts = self.counts
         if class_weight == "none":
             return jnp.ones((len(self.labels), self.num_classes))

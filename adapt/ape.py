@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
 from adapt.checks import check_at_least, check_one_of
-from adapt.features import class_means, cosines, matmul, normalize, one_hot
+from adapt.features import class_means, class_sums, cosines, normalize, one_hot
 
 
 @pytree
@@ -31,11 +31,7 @@ class Ape(Adapter):
     needs_text = True
     closed_form = False
     weights = ("alpha",)
-    grid = {
-        "alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
-        "beta": (5.5, 1.0, 2.5, 10.0, 20.0),
-        "gamma": (0.1, 0.0, 0.2),
-    }
+    grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "beta": (5.5, 1.0, 2.5, 20.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "gamma", "similarity_weight", "variance_weight")
@@ -62,4 +58,5 @@ class Ape(Adapter):
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         affinity = jnp.exp(self.beta * (cosines(normalize(x[:, state["best"]]), state["refined"]) - 1))
-        return support.zero_shot(x), matmul(affinity * state["weight"], support.weighted_members(self.class_weight))
+        weighted = affinity * state["weight"] * support.row_weights(self.class_weight)
+        return support.zero_shot(x), class_sums(weighted, support.labels, support.num_classes)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 _EPSILON = 1e-12
+_FEW_CLASSES = 256  # a product with zeros and ones is as fast as adding up
 _BLOCK_ENTRIES = 2**24  # of a block [rows, columns]: 64 MiB in float32
 
 
@@ -38,6 +39,14 @@ def cosines(a: jax.Array, b: jax.Array) -> jax.Array:
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
     """Returns `[n, classes]` float32; a label of −1, a row that is not there, is a row of zeros."""
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
+def class_sums(values: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+    """Returns the sums of the columns of `values` `[rows, n]` of each class, `[rows, classes]`; label −1: of none."""
+    if num_classes <= _FEW_CLASSES:
+        return matmul(values, one_hot(labels, num_classes))
+    sums = jnp.zeros((num_classes + 1, values.shape[0]), values.dtype)
+    return sums.at[jnp.where(labels < 0, num_classes, labels)].add(values.T)[:num_classes].T
 
 
 def class_means(features: jax.Array, labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:

@@ -32,7 +32,7 @@ class Knn(Adapter):
     k: int = static(5)
     votes: str = static("softmax")
 
-    grid = {"k": (5, 1, 3, 10, 20), "temperature": (0.07, 0.02, 0.2)}
+    grid = {"k": (5, 1, 20), "temperature": (0.07, 0.02)}
 
     def check(self) -> None:
         check_one_of(self, "votes", VOTES)

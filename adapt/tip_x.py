@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
 from adapt.checks import check_at_least, check_one_of, check_positive
-from adapt.features import cosines, matmul
+from adapt.features import class_sums, cosines, in_blocks, matmul
 
 
 @pytree
@@ -29,9 +29,9 @@ class TipX(Adapter):
     needs_text = True
     weights = ("alpha", "gamma")
     grid = {
-        "alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
-        "gamma": (1.0, 0.0, 3.0, 10.0, 30.0),
-        "beta": (5.5, 1.0, 2.5, 10.0, 20.0, 40.0),
+        "alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+        "gamma": (1.0, 0.0, 3.0, 10.0),
+        "beta": (5.5, 1.0, 2.5, 20.0),
     }
 
     def check(self) -> None:
@@ -45,19 +45,25 @@ class TipX(Adapter):
         # Divergences are small differences; taken about the mean of the examples they do not cancel.
         reference = jnp.sum(present[:, None] * log_p, axis=0) / jnp.maximum(present.sum(), 1)
         log_p = log_p - reference
-        pairs = present[:, None] & present & ~jnp.eye(len(present), dtype=bool)
-        divergence = _divergences(log_p, log_p, reference)
-        cosine = cosines(support.features, support.features)
-        low, high = _range(divergence, pairs), _range(cosine, pairs)
-        return {"log_p": log_p, "reference": reference, "mapping": _mapping(low, high)}
+
+        def block(x: jax.Array, own: jax.Array, row: jax.Array) -> tuple[jax.Array, ...]:
+            pairs = (support.labels[row] >= 0)[:, None] & present & (row[:, None] != jnp.arange(len(present)))
+            return *_range(_divergences(own, log_p, reference), pairs), *_range(cosines(x, support.features), pairs)
+
+        ranges = in_blocks(block, len(present), support.features, log_p, jnp.arange(len(present)))
+        low, high, least, most = (extreme(v) for extreme, v in zip((jnp.min, jnp.max) * 2, ranges, strict=True))
+        return {"log_p": log_p, "reference": reference, "mapping": jnp.stack(_mapping((low, high), (least, most)))}
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         affinity = jnp.exp(self.beta * (cosines(x, support.features) - 1))
         log_p = self._log_probabilities(support, x) - state["reference"]
         slope, offset = state["mapping"]
-        divergence = slope * _divergences(log_p, state["log_p"], state["reference"]) + offset
-        members = support.weighted_members(self.class_weight)
-        return support.zero_shot(x), matmul(affinity, members), -matmul(divergence, members)
+        alike = -(slope * _divergences(log_p, state["log_p"], state["reference"]) + offset)
+        weights = support.row_weights(self.class_weight)
+        cached, likeness = (
+            class_sums(values * weights, support.labels, support.num_classes) for values in (affinity, alike)
+        )
+        return support.zero_shot(x), cached, likeness
 
     def left_out(self, support: Support, *, key: jax.Array) -> Terms:
         state = self.learn(support, key=key)
@@ -70,10 +76,12 @@ class TipX(Adapter):
         slope, offset = _mapping(low, high)
         mapped = slope[:, None] * divergence + offset[:, None]
         affinity = jnp.exp(self.beta * (cosine - 1))
-        members, weights = support.members, support.left_out_weights(self.class_weight)
-        cached = weights * matmul(jnp.where(others, affinity, 0.0), members)
-        alike = -weights * matmul(jnp.where(others, mapped, 0.0), members)
-        return support.zero_shot(support.features), cached, alike
+        weights = support.left_out_weights(self.class_weight)
+        cached, likeness = (
+            weights * class_sums(jnp.where(others, values, 0.0), support.labels, support.num_classes)
+            for values in (affinity, -mapped)
+        )
+        return support.zero_shot(support.features), cached, likeness
 
     def _log_probabilities(self, support: Support, x: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(cosines(x, support.class_text_features) / self.temperature)
@@ -86,8 +94,8 @@ def _divergences(log_p: jax.Array, log_q: jax.Array, reference: jax.Array) -> ja
 
 
 def _range(values: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the least and the largest of the valid values; infinities where there are none."""
-    return jnp.min(jnp.where(valid, values, jnp.inf)), jnp.max(jnp.where(valid, values, -jnp.inf))
+    """Returns the least and the largest valid value of each row; infinities where there are none."""
+    return jnp.min(jnp.where(valid, values, jnp.inf), axis=1), jnp.max(jnp.where(valid, values, -jnp.inf), axis=1)
 
 
 def _range_left_out(values: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
