@@ -13,6 +13,7 @@ from adapt.ape import Ape
 from adapt.checks import check_setting
 from adapt.gda import Gda
 from adapt.knn import Knn
+from adapt.linear_probe import LinearProbe, LinearProbeText
 from adapt.proker import Proker
 from adapt.prototypes import Prototypes
 from adapt.tip_adapter import TipAdapter
@@ -28,6 +29,8 @@ METHODS: dict[str, type[Adapter]] = {
     "ape": Ape,
     "gda": Gda,
     "proker": Proker,
+    "linear_probe": LinearProbe,
+    "linear_probe_text": LinearProbeText,
 }
 TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free)
 
