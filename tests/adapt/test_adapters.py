@@ -238,7 +238,7 @@ def test_settings_can_be_mapped_over():
         assert_equal(logits, fit("gda", {"alpha": float(alpha)})(QUERIES))
 
 
-@pytest.mark.parametrize("name", adapt.METHODS)
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
 @pytest.mark.parametrize("text", [True, False])
 def test_an_extended_classifier_is_that_of_all_examples(name, text):
     if not text and name in NEEDS_TEXT:
