@@ -27,7 +27,7 @@ class ClipAdapter(Adapter):
     training_free = False
     needs_text = True
     closed_form = False
-    grid = {"ratio": (0.2, 0.4), "learning_rate": (0.001, 0.0003, 0.003)}
+    grid = {"ratio": (0.2, 0.5), "learning_rate": (0.001, 0.0003, 0.003)}
 
     def check(self) -> None:
         check_positive(self, "learning_rate")

@@ -38,12 +38,12 @@ class LinearProbe(Adapter):
     `iterations` bounds those of the solver.
     """
 
-    c: float = 10.0
+    c: float = 30.0
     iterations: int = static(500)
 
     training_free = False
     closed_form = False
-    grid = {"c": (10.0, 1.0, 100.0)}
+    grid = {"c": (30.0, 3.0, 10.0, 100.0, 300.0)}
 
     def check(self) -> None:
         check_positive(self, "c")
@@ -83,13 +83,13 @@ class LinearProbeText(Adapter):
     those of the solver.
     """
 
-    c: float = 10.0
+    c: float = 30.0
     iterations: int = static(500)
 
     training_free = False
     needs_text = True
     closed_form = False
-    grid = {"c": (10.0, 1.0, 100.0)}
+    grid = {"c": (30.0, 1.0, 10.0, 100.0, 1000.0)}
 
     def check(self) -> None:
         check_positive(self, "c")

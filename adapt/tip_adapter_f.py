@@ -18,7 +18,7 @@ class TipAdapterF(Adapter):
     Without a step it is Tip-Adapter. The keys S `[n, dim]` are free in length. A class without examples keeps its text.
     """
 
-    alpha: float = 1.0
+    alpha: float = 3.0
     beta: float = 5.5
     learning_rate: float = 0.001
     steps: int = static(30)
@@ -26,7 +26,7 @@ class TipAdapterF(Adapter):
     training_free = False
     needs_text = True
     closed_form = False
-    grid = {"alpha": (1.0, 3.0, 10.0), "beta": (5.5, 2.5)}
+    grid = {"alpha": (3.0, 1.0, 10.0), "beta": (5.5, 2.5)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "steps")
