@@ -19,14 +19,14 @@ class Clap(Adapter):
     own length L, here it is 1; `constraint` is what L² is there. A class without examples keeps its text.
     """
 
-    constraint: float = 10.0
+    constraint: float = 100.0
     learning_rate: float = 0.001
     steps: int = static(200)
 
     training_free = False
     needs_text = True
     closed_form = False
-    grid = {"constraint": (10.0, 0.0, 1.0, 100.0, 1000.0)}
+    grid = {"constraint": (100.0, 0.0, 1.0, 10.0, 1000.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "constraint", "steps")

@@ -19,13 +19,13 @@ class TaskRes(Adapter):
     """
 
     alpha: float = 0.5
-    learning_rate: float = 0.001
+    learning_rate: float = 0.0005
     steps: int = static(100)
 
     training_free = False
     needs_text = True
     closed_form = False
-    grid = {"learning_rate": (0.001, 0.0003, 0.003, 0.01)}
+    grid = {"learning_rate": (0.0005, 0.00025, 0.001, 0.002, 0.005)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "steps")
