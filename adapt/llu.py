@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from adapt.adapter import Adapter, State, Support, Terms, pytree, static
 from adapt.checks import check_at_least, check_gate, check_one_of, check_positive
+from adapt.descent import descend, mean_loss
 from adapt.features import class_means, cosines, matmul, normalize
 from adapt.gate import closeness, cluster
 
@@ -39,9 +39,9 @@ class Llu(Adapter):
 
         cross-entropy of scale · y_x·y_w + reg · (mse(W_x, I) + mse(b_x, 0) + mse(W_w, I) + mse(b_w, 0))
 
-    over all examples in `steps` steps of Adam of size `learning_rate`, a cosine down to 0; no gradient flows through
-    the distance. `damping` "learned" trains damp as well. Without text the class means of the examples, unmoved, stand
-    for the texts.
+    over all examples, among the classes that have some, in `steps` steps of Adam whose rate falls from `learning_rate`
+    to 0; no gradient flows through the distance. `damping` "learned" trains damp as well. Without text the class means
+    of the examples, unmoved, stand for the texts.
 
     Here a moved text counts for a query only as far as the query is near an example itself:
     logits = scale · (y_x·w + exp(rbf · …) y_x·(y_w − w)), so that queries far from all examples keep their zero-shot
@@ -49,10 +49,10 @@ class Llu(Adapter):
     authors' released code does.
     """
 
-    rbf: float = -16.0
+    rbf: float = -8.0
     damp: float = 1.0
-    reg: float = 100.0
-    learning_rate: float = 1e-4
+    reg: float = 1000.0
+    learning_rate: float = 3e-4
     steps: int = static(100)
     clusters: int = static(0)
     centers: str = static("own")
@@ -63,7 +63,7 @@ class Llu(Adapter):
     training_free = False
     local = True
     closed_form = False
-    grid = {"reg": (100.0, 10.0, 1000.0), "rbf": (-16.0, -4.0)}
+    grid = {"learning_rate": (3e-4, 1e-4, 1e-3), "rbf": (-8.0, -2.0)}
 
     @property
     def per_query(self) -> bool:  # type: ignore[override]
@@ -82,15 +82,11 @@ class Llu(Adapter):
         classes = self._class_vectors(support)
         centers = self._centers(support, classes)
         parameters = self._identity(support) if start is None else _parameters(start)
-        optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, max(self.steps, 1)))
 
-        def step(carry: tuple[Parameters, optax.OptState], _: None) -> tuple[tuple[Parameters, optax.OptState], None]:
-            parameters, state = carry
-            gradient = jax.grad(self.loss)(parameters, support, classes, centers)
-            updates, state = optimizer.update(gradient, state)
-            return (optax.apply_updates(parameters, updates), state), None
+        def loss(parameters: Parameters) -> jax.Array:
+            return self.loss(parameters, support, classes, centers)
 
-        (parameters, _), _ = jax.lax.scan(step, (parameters, optimizer.init(parameters)), length=self.steps)
+        parameters = descend(loss, parameters, learning_rate=self.learning_rate, steps=self.steps)
         return parameters | {"classes": classes} | {f"centers_{name}": rows for name, rows in centers._asdict().items()}
 
     def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
@@ -99,12 +95,11 @@ class Llu(Adapter):
     def loss(self, parameters: Parameters, support: Support, classes: jax.Array, centers: Centers) -> jax.Array:
         """Returns what training minimises."""
         logits = self._logits(parameters, support, classes, centers, support.features)
-        present = support.labels >= 0
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(support.labels, 0))
-        loss = jnp.sum(jnp.where(present, losses, 0.0)) / jnp.maximum(present.sum(), 1)
         identity = self._identity(support)
         maps = [name for name in parameters if name != "damp"]
-        return loss + self.reg * sum(jnp.mean(jnp.square(parameters[name] - identity[name])) for name in maps)
+        return mean_loss(logits, support) + self.reg * sum(
+            jnp.mean(jnp.square(parameters[name] - identity[name])) for name in maps
+        )
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         centers = Centers(*(state[f"centers_{name}"] for name in Centers._fields))

@@ -12,13 +12,19 @@ import numpy as np
 from adapt.adapter import Adapter
 from adapt.ape import Ape
 from adapt.checks import check_setting
+from adapt.clap import Clap
+from adapt.clip_adapter import ClipAdapter
 from adapt.gda import Gda
 from adapt.knn import Knn
+from adapt.linear_probe import LinearProbe, LinearProbeText
 from adapt.llu import Llu
 from adapt.local import Local
+from adapt.lp_plus_plus import LpPlusPlus
 from adapt.proker import Proker
 from adapt.prototypes import Prototypes
+from adapt.taskres import TaskRes
 from adapt.tip_adapter import TipAdapter
+from adapt.tip_adapter_f import TipAdapterF
 from adapt.tip_x import TipX
 from adapt.zero_shot import ZeroShot
 
@@ -33,6 +39,13 @@ METHODS: dict[str, type[Adapter]] = {
     "proker": Proker,
     "local": Local,
     "llu": Llu,
+    "linear_probe": LinearProbe,
+    "linear_probe_text": LinearProbeText,
+    "lp_plus_plus": LpPlusPlus,
+    "clap": Clap,
+    "tip_adapter_f": TipAdapterF,
+    "clip_adapter": ClipAdapter,
+    "taskres": TaskRes,
 }
 TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free)
 

@@ -140,7 +140,8 @@ def test_with_a_gate_of_one_it_is_the_regularised_linear_adapter():
     def loss(maps):
         start = {"image": jnp.eye(7), "text": jnp.eye(7), "image_bias": jnp.zeros(7), "text_bias": jnp.zeros(7)}
         away = sum(jnp.mean((maps[name] - start[name]) ** 2) for name in maps)
-        return -jnp.mean(jax.nn.log_softmax(logits(maps, x))[jnp.arange(len(labels)), labels]) + away
+        known = jnp.delete(logits(maps, x), 4, axis=1, assume_unique_indices=True)  # 4 has no examples
+        return -jnp.mean(jax.nn.log_softmax(known)[jnp.arange(len(labels)), labels - (labels > 4)]) + away
 
     maps = {"image": jnp.eye(7), "text": jnp.eye(7), "image_bias": jnp.zeros(7), "text_bias": jnp.zeros(7)}
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, 20))
