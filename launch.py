@@ -21,6 +21,8 @@ import configs
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from adapt.encoder import Encoder
+
 QUICKSTART_CONFIG = configs.FOLDER / "quickstart.py"
 JOBS_FILE = "jobs.jsonl"
 
@@ -39,6 +41,7 @@ A run lives in one workdir. Each job reads what the one before left there:
 
 Without a run, for any checkpoint of SigLIP or CLIP, exported here or public, a folder or a hub id:
 
+  adapt       examples in class folders    writes  predictions.csv, predictions.html, left_out.csv, classifier/
   embed       images, texts or both        writes  safetensors and .npy with the ids of their rows
   convert     a checkpoint                 writes  a folder that transformers opens, or an .npz of big_vision
 
@@ -59,6 +62,7 @@ A checkpoint is a folder as transformers or open_clip writes it, an .npz of big_
 """
 
 WITHOUT_CONFIG = {
+    "adapt": "--support=examples/ --query=photos/ --out=sorted/",
     "embed": "--images=photos/ --texts=captions.txt --out=embeddings/",
     "convert": "--out=siglip.npz",
 }
@@ -69,6 +73,7 @@ JOBS = {
     "evaluate": "Few-shot and retrieval evaluation of WORKDIR/export or --checkpoint, by the evaluate section.",
     "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
     "inspect": "Shows the exact batch of a step, counts sources, caption lengths and records that cannot be used.",
+    "adapt": "Sorts a folder of pictures into classes, of each of which you have a few examples in a folder.",
     "embed": "Embeds a folder of pictures or shards, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
     "convert": "Writes any checkpoint as a Hugging Face directory, or that of a SigLIP as an .npz of big_vision.",
     "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
@@ -131,10 +136,25 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
         job.add_argument("--out", required=True, type=pathlib.Path, help="what is written")
         job.add_argument("--image_size", type=int, help="pixels; position embeddings are resampled for them")
         job.add_argument("--tokenizer", help="folder, tokenizer.json or hub id; default: the checkpoint's own")
+    if name == "adapt":
+        job.add_argument(
+            "--support", required=True, help="folder with a folder of examples a class, named as the class"
+        )
+        job.add_argument("--query", required=True, help="folder of the pictures to sort")
+        job.add_argument(
+            "--method", default="auto", help="adapter, or auto: what is best on left-out examples (default)"
+        )
+        job.add_argument(
+            "--template",
+            action="append",
+            help="text of a class, {} is its name; may be given again; none: pictures alone; default: "
+            "'a photo of a {}.'",
+        )
+    if name in ("adapt", "embed"):
+        job.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16, on CPUs float32")
     if name == "embed":
         job.add_argument("--images", help="folder of pictures, shards, or another source of data/README.md")
         job.add_argument("--texts", help="file with a text a line, or .jsonl with strings or {id, text}")
-        job.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16, on CPUs float32")
         job.add_argument("--data_dir", default="runs/data", help="indexes of sources; default: runs/data")
     if name in WITHOUT_CONFIG:
         return
@@ -213,19 +233,51 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
         write_results(checkpoint, card_results(rows))
 
 
+def sort_photos(args: argparse.Namespace, config: None) -> None:
+    """Sorts pictures into classes of which a few examples are given."""
+    from adapt.photos import DEFAULT_TEMPLATE, Task
+    from adapt.photos import sort_photos as run
+
+    templates = tuple(args.template or (DEFAULT_TEMPLATE,))
+    task = Task(
+        support=os.path.expanduser(args.support),
+        query=os.path.expanduser(args.query),
+        out=args.out,
+        method=args.method,
+        templates=() if templates == ("none",) else templates,
+    )
+    task.check()
+    run(open_encoder(args), task, progress=progress_lines(), say=say)
+
+
 def embed(args: argparse.Namespace, config: None) -> None:
     """Writes the embeddings of images and texts."""
-    import jax
-
     from adapt.embed import check_inputs, embed_collections
-    from adapt.encoder import Encoder
-    from pretrain.metrics import Progress
 
     check_inputs(args.images, args.texts, args.data_dir)
+    inputs = {"images": args.images, "texts": args.texts, "data_dir": args.data_dir}
+    written = embed_collections(open_encoder(args), args.out, progress=progress_lines(), **inputs)
+    for name, found in written.items():
+        left_out = f", {found.bad} left out, see {found.files['bad']}" if found.bad else ""
+        say(f"{found.rows} {name} in {found.files['safetensors']}{left_out}")
+
+
+def open_encoder(args: argparse.Namespace) -> Encoder:
+    """Returns the checkpoint of the arguments, opened to embed."""
+    import jax
+
+    from adapt.encoder import Encoder
+
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    options = {"dtype": dtype, "image_size": args.image_size, "tokenizer": args.tokenizer, "say": say}
-    encoder = Encoder(args.checkpoint, **options)
+    encoder = Encoder(args.checkpoint, dtype=dtype, image_size=args.image_size, tokenizer=args.tokenizer, say=say)
     say(f"{args.checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
+    return encoder
+
+
+def progress_lines() -> Callable[[str, int, int], None]:
+    """Returns what shows how far each collection is: `show(name, done, total)`, with rate and time left."""
+    from pretrain.metrics import Progress
+
     began: dict[str, tuple[float, int, Progress]] = {}
     quiet_until: dict[str, float] = {}
 
@@ -241,12 +293,7 @@ def embed(args: argparse.Namespace, config: None) -> None:
         if done == total:
             progress.close()
 
-    written = embed_collections(
-        encoder, args.out, images=args.images, texts=args.texts, data_dir=args.data_dir, progress=show
-    )
-    for name, found in written.items():
-        left_out = f", {found.bad} left out, see {found.files['bad']}" if found.bad else ""
-        say(f"{found.rows} {name} in {found.files['safetensors']}{left_out}")
+    return show
 
 
 def convert(args: argparse.Namespace, config: None) -> None:
@@ -364,6 +411,7 @@ RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
     "evaluate": evaluate,
     "report": report,
     "inspect": inspect_data,
+    "adapt": sort_photos,
     "embed": embed,
     "convert": convert,
     "compile": compile_step,
