@@ -168,7 +168,7 @@ def test_without_training_each_is_what_it_starts_from(name):
         ("clap", {"constraint": 10.0}),
         ("clap", {"constraint": 0.0}),
         ("taskres", {}),
-        ("tip_adapter_f", {"alpha": 3.0, "beta": 5.5}),
+        ("tip_adapter_f", {"alpha": 3.0, "beta": 5.5, "class_weight": "none"}),
     ],
 )
 def test_steps_equal_adam_on_float64_loops(name, settings):
