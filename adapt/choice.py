@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
         """The settings that were searched, as `beta=5.5, k=3`."""
         if self.adapter is None:
             return ""
-        found = {name: value for name, value in settings_of(self.adapter).items() if name in METHODS[self.method].grid}
+        found = {name: value for name, value in settings_of(self.adapter).items() if name in self.adapter.grid}
         return ", ".join(f"{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in found.items())
 
 

@@ -4,8 +4,8 @@ python -m benchmarks.adapter_accuracy --features=FOLDER [--sets=caltech101,…] 
 
 FOLDER holds .npz files of CLIP ViT-B/32 features. caltech101 and oxford_flowers: ten random supports of every size from
 `support_16` and `val` together, tested on `test`; they have no text. imagenet_a: its `support_1` and `support_2`,
-tested on `support_4`, and `support_4`, tested on `support_2`. Settings are selected on the support alone. Prints the mean accuracy and the half-width of its
-95 % interval over the supports.
+tested on `support_4`, and `support_4`, tested on `support_2`. Settings are selected on the support alone. Prints the
+mean accuracy and the half-width of its 95 % interval over the supports.
 
 --locality instead adapts to the first 250 of the 500 classes of imagenet_a, from `support_2`, and prints the accuracy
 on the queries of those and of the other classes, always among all 500.
