@@ -261,6 +261,8 @@ def make_support(
     if not 0 < float(logit_scale) < float("inf"):
         raise ValueError(f"logit_scale {logit_scale} is not a positive number")
     num_classes = check_support(features, labels, dim=dim, num_classes=num_classes)
+    if num_classes < 2:
+        raise ValueError("there is one class only, and nothing to choose between; give two or more, or their texts")
     return Support(
         features=normalize(features),
         labels=jnp.asarray(labels, jnp.int32),

@@ -63,7 +63,7 @@ class Llu(Adapter):
     training_free = False
     local = True
     closed_form = False
-    grid = {"learning_rate": (3e-4, 1e-4, 1e-3), "rbf": (-8.0, -2.0)}
+    grid = {"learning_rate": (3e-4, 1e-4, 1e-3)}
 
     @property
     def per_query(self) -> bool:  # type: ignore[override]

@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SHOTS))
     parser.add_argument("--methods", default=",".join(adapt.METHODS))
     parser.add_argument("--shots", help="default: all there are")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="supports of each size; default: 10")
     parser.add_argument("--settings", action="store_true", help="print which settings were selected how often")
     parser.add_argument("--leave_out", choices=("one", "fold"), help="default: what each method does best with")
     parser.add_argument("--locality", action="store_true", help="print what becomes of classes never adapted to")
@@ -127,7 +128,7 @@ def main() -> None:
         print(f"{describe_machine()}, jax {jax.__version__}")
         locality(args.features, args.methods.split(","))
         return
-    print(f"{describe_machine()}, jax {jax.__version__}; {DRAWS} supports, mean ± half of the 95 % interval, %")
+    print(f"{describe_machine()}, jax {jax.__version__}; {args.draws} supports, mean ± half of the 95 % interval, %")
     for name in args.sets.split(","):
         shots = tuple(map(int, args.shots.split(","))) if args.shots else SHOTS[name]
         print(f"\n{name}\n\n| method | settings | " + " | ".join(f"{k} shots" for k in shots) + " |")
@@ -142,7 +143,7 @@ def main() -> None:
                 began, row, taken = time.perf_counter(), [], []
                 for k in shots:
                     accuracy, chosen = accuracies(
-                        method, select, cases(args.features, name, k), leave_out=args.leave_out
+                        method, select, cases(args.features, name, k, args.draws), leave_out=args.leave_out
                     )
                     mean, half = mean_interval([float(100 * value) for value in accuracy])
                     row.append(f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}"))

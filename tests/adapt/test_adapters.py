@@ -200,6 +200,7 @@ def test_unknown_names_and_settings_outside_their_range_are_refused(name, settin
         ({"text": TEXT * np.inf}, "row 0 of the class text features is not finite"),
         ({"text": None}, "TipX needs class_text_features"),
         ({"features": FEATURES.astype(str)}, "support features are <U32; they must be numbers"),
+        ({"labels": LABELS * 0, "text": TEXT[:1]}, "there is one class only, and nothing to choose between"),
         ({"logit_scale": 0.0}, r"logit_scale 0\.0 is not a positive number"),
         ({"num_classes": 5}, "num_classes 5 is not the number of class text features, 6"),
     ],
