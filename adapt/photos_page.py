@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapt.photo_folders import readable
 from data.images import Picture
 from data.records import BadRecord
 
@@ -133,7 +134,7 @@ def _card(outcome: Outcome, number: int) -> dict[str, Any]:
 def _shown(root: str, path: str, pixels: int) -> dict[str, str]:
     return {
         "uri": _thumbnail(os.path.join(root, path), pixels),
-        "path": path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "path": readable(path),
     }
 
 
