@@ -173,7 +173,7 @@ def _classify(
         factor = factor_of_examples(np.asarray(classifier(support.features)), labels)
         factor_from = "the examples themselves"
     numbers, cosines = nearest(query.features, support.features)
-    limit = far_below(support.features, labels)
+    limit = far_below(support.features)
     classifier.save(task.out / "classifier")
     described = {
         "classes": [readable(name) for name in class_names],
