@@ -242,7 +242,7 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
     task = Task(
         support=os.path.expanduser(args.support),
         query=os.path.expanduser(args.query),
-        out=args.out,
+        out=args.out.expanduser(),
         method=args.method,
         templates=() if templates == ("none",) else templates,
     )

@@ -22,7 +22,7 @@ def probabilities(logits: np.ndarray, factor: float) -> np.ndarray:
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def tested_factor(logits: np.ndarray, labels: np.ndarray) -> float:
+def factor_of_left_out(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns τ > 0 with the least negative log-likelihood of softmax(τ · logits) on left-out rows `[n, classes]`.
 
     That is temperature scaling (arXiv 1706.04599, section 4.2) with the targets of Platt (*Probabilistic outputs for
@@ -47,7 +47,7 @@ def tested_factor(logits: np.ndarray, labels: np.ndarray) -> float:
     return _least(loss, logits)
 
 
-def untested_factor(logits: np.ndarray, labels: np.ndarray) -> float:
+def factor_of_examples(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the τ with which examples `[n, classes]` that the classifier was made of have a mean of 0.9 for their
     class: `UNTESTED_CONFIDENCE`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FAR_SHARE = 2  # percent of the examples
+FAR_SHARE = 5  # percent of the examples
 _COPY = 1 - 1e-5  # cosine above which two pictures are one
 _ROWS = 4096  # of a block
 
@@ -19,27 +19,21 @@ def nearest(features: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.
     return np.concatenate(numbers), np.concatenate(cosines)
 
 
-def far_below(examples: np.ndarray, labels: np.ndarray) -> float:
+def far_below(examples: np.ndarray) -> float:
     """Returns the cosine to its nearest example below which a picture is far from every one of them.
 
-    It is the 2nd percentile of the cosines that the examples `[m, dim]` themselves have to the nearest other one of
-    their class: what is less like any example than all but the oddest examples are like their own class. An example
-    that is alone in its class has no say, nor has a copy: a picture twice in a folder says nothing about others. Where
-    no example has a say, the nearest of any class counts: far is then what is less like any example than the classes
-    are like each other. Where that says nothing either, it is −1, below which no cosine is.
+    It is the 5th percentile of the cosines that the examples `[m, dim]` have to the nearest other one, of whatever
+    class, as the nearest of a picture may be of any: of pictures like the examples about one in twenty falls below.
+    Copies are passed over, since a picture that is there twice says nothing about others. Where there are only copies
+    it is −1, below which no cosine is.
     """
-    for only_own in (True, False):
-        found = []
-        for start in range(0, len(examples), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(examples)))
-            similarity = examples[rows] @ examples.T
-            similarity[similarity > _COPY] = -np.inf  # the example itself among them
-            similarity[rows - start, rows] = -np.inf
-            if only_own:
-                similarity[labels[rows, None] != labels] = -np.inf
-            found.append(similarity.max(axis=1))
-        cosines = np.concatenate(found)
-        cosines = cosines[np.isfinite(cosines)]
-        if len(cosines):
-            return float(np.percentile(cosines, FAR_SHARE))
-    return -1.0
+    found = []
+    for start in range(0, len(examples), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(examples)))
+        similarity = examples[rows] @ examples.T
+        similarity[similarity > _COPY] = -np.inf  # the example itself among them
+        similarity[rows - start, rows] = -np.inf
+        found.append(similarity.max(axis=1))
+    cosines = np.concatenate(found)
+    cosines = cosines[np.isfinite(cosines)]
+    return float(np.percentile(cosines, FAR_SHARE)) if len(cosines) else -1.0

@@ -8,18 +8,25 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
-from adapt.calibration import WITHOUT_TEXT, probabilities, tested_factor, untested_factor
+from adapt.calibration import WITHOUT_TEXT, factor_of_examples, factor_of_left_out, probabilities
 from adapt.choice import AUTO, Candidate, Choice, check_method, choose
-from adapt.embed import embed_collections
 from adapt.encoder import Encoder, cached
 from adapt.nearest import far_below, nearest
+from adapt.photo_folders import (
+    Embedded,
+    Progress,
+    check_finite,
+    class_folders,
+    embed_folder,
+    in_class_folders,
+    readable,
+)
 from data.fingerprint import fingerprint
-from data.folders import SUFFIXES, ClassFolders, Pictures
+from data.folders import ClassFolders, Pictures
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PREDICTIONS_FILE, LEFT_OUT_FILE, PAGE_FILE, CLASSES_FILE = (
@@ -30,7 +37,6 @@ PREDICTIONS_FILE, LEFT_OUT_FILE, PAGE_FILE, CLASSES_FILE = (
 )
 PREDICTION_FIELDS = ("path", "class", "probability", "nearest", "cosine", "far")
 
-Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 
@@ -60,16 +66,6 @@ class Task:
                 raise FileNotFoundError(f"there is no folder {folder}; name one as --{name}")
         _check_classes(ClassFolders(self.support).class_names, self.support)
         Pictures(self.query)
-
-
-class Embedded(NamedTuple):
-    """The readable pictures of a folder: `paths` within it and their unit features `[pictures, dim]`; and `left_out`,
-    whole paths of the others with the reason."""
-
-    root: str
-    paths: list[str]
-    features: np.ndarray
-    left_out: list[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,12 +117,12 @@ def sort_photos(
     task.check()
     if task.templates:
         _check_tokenizer(encoder)
-    support = _embed(encoder, task, "support", task.support, progress)
-    support = _without_loose(support)
-    query = _embed(encoder, task, "query", task.query, progress)
+    keep = {"out": task.out, "progress": progress}
+    support = in_class_folders(embed_folder(encoder, task.support, "support", **keep))
+    query = embed_folder(encoder, task.query, "query", **keep)
     folders = [path.partition("/")[0] for path in support.paths]
     class_names = sorted(set(folders))
-    for name in sorted(set(_folders(task.support, task.out)) - set(class_names)):
+    for name in sorted(set(class_folders(task.support, task.out)) - set(class_names)):
         say(f"class folder {readable(name)} holds no readable picture; the class is left out")
     _check_classes(class_names, task.support)
     if not query.paths:
@@ -164,17 +160,20 @@ def _classify(
     say(f"taken: {chosen.method} ({chosen.selected_by})")
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
-    _check_finite(logits, query.paths, f"logits of {chosen.method}")
+    check_finite(logits, query.paths, f"logits of {chosen.method}")
     several = np.bincount(labels)[labels] > 1
     if choice.left_out is not None:
-        factor, factor_from = tested_factor(choice.left_out[several], labels[several]), "examples that were left out"
+        factor, factor_from = (
+            factor_of_left_out(choice.left_out[several], labels[several]),
+            "examples that were left out",
+        )
     elif text is not None and chosen.method not in WITHOUT_TEXT:
         factor, factor_from = 1.0, "the scale of the text logits"
     else:
-        factor = untested_factor(np.asarray(classifier(support.features)), labels)
+        factor = factor_of_examples(np.asarray(classifier(support.features)), labels)
         factor_from = "the examples themselves"
     numbers, cosines = nearest(query.features, support.features)
-    limit = far_below(support.features, labels)
+    limit = far_below(support.features)
     classifier.save(task.out / "classifier")
     described = {
         "classes": [readable(name) for name in class_names],
@@ -214,69 +213,13 @@ def describe(candidate: Candidate) -> str:
     return f"{candidate.method:<12} {right:>6} right  {candidate.settings or 'no settings'}  ({how})"
 
 
-def readable(name: str) -> str:
-    """Returns a file name as text; bytes of it that are not UTF-8 as `\\xe9`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _embed(encoder: Encoder, task: Task, name: str, root: str, progress: Progress) -> Embedded:
-    key = fingerprint(encoder.image_fingerprint, Pictures(root).content_fingerprint())
-    folder = task.out / "embeddings" / f"{name}-{key}"
-    show = lambda kind, done, total: progress(name, done, total)  # noqa: E731
-    files = embed_collections(encoder, folder, images=root, data_dir=folder, progress=show)["images"].files
-    try:
-        features = np.load(files["npy"], allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{files['npy']} is damaged; remove {folder} to embed these pictures again") from error
-    paths = _read_lines(files["ids"])
-    _check_finite(features, paths, "embedding")
-    bad = _read_lines(files["bad"]) if "bad" in files else []
-    left_out = [(readable(os.path.join(root, line["id"])), f"{line['reason']}: {line['detail']}") for line in bad]
-    left_out += [(readable(os.path.join(root, path)), _no_picture(path)) for path in _others(root, task.out)]
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return Embedded(root, paths, features / np.maximum(lengths, 1e-12), left_out)
-
-
 def _embed_classes(encoder: Encoder, task: Task, class_names: list[str]) -> np.ndarray:
     texts = [readable(name).replace("_", " ") for name in class_names]
     key = fingerprint(encoder.fingerprint, json.dumps([texts, task.templates]))
     compute = lambda: encoder.embed_classes(texts, task.templates)  # noqa: E731
     features = cached(task.out / "embeddings", f"texts-{key}", compute)
-    _check_finite(features, class_names, "text embedding")
+    check_finite(features, class_names, "text embedding")
     return features
-
-
-def _without_loose(support: Embedded) -> Embedded:
-    """Returns the pictures in class folders; those beside the folders are left out."""
-    loose = [path for path in support.paths if "/" not in path]
-    kept = ["/" in path for path in support.paths]
-    reasons = [(readable(os.path.join(support.root, path)), "no example: it lies in no class folder") for path in loose]
-    paths = [path for path in support.paths if "/" in path]
-    return Embedded(support.root, paths, support.features[np.array(kept, bool)], support.left_out + reasons)
-
-
-def _folders(root: str, out: pathlib.Path) -> list[str]:
-    found = [entry for entry in os.scandir(root) if entry.is_dir() and not _passed_over(entry.name)]
-    return [entry.name for entry in found if not os.path.exists(out) or not os.path.samefile(entry.path, out)]
-
-
-def _others(root: str, out: pathlib.Path) -> Iterator[str]:
-    """Yields paths within `root` of the files that are no pictures by their name, in order; not those in `out`."""
-    for folder, folders, files in os.walk(root):
-        here = [name for name in folders if not _passed_over(name)]
-        folders[:] = sorted(name for name in here if not os.path.samefile(os.path.join(folder, name), out))
-        for name in sorted(files):
-            if not name.lower().endswith(SUFFIXES) and not _passed_over(name):
-                yield os.path.relpath(os.path.join(folder, name), root)
-
-
-def _passed_over(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _no_picture(path: str) -> str:
-    kind = os.path.splitext(path)[1] or "a file without an ending"
-    return f"not a picture: {kind} is not read; {', '.join(SUFFIXES)} are"
 
 
 def _check_classes(class_names: list[str], root: str) -> None:
@@ -308,19 +251,6 @@ def _check_tokenizer(encoder: Encoder) -> None:
             f"class names need a tokenizer ({reason}); name one by --tokenizer=FOLDER, or work by pictures alone with "
             "--template=none"
         ) from error
-
-
-def _check_finite(rows: np.ndarray, names: list[str], what: str) -> None:
-    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(broken):
-        raise ValueError(
-            f"the {what} of {readable(names[broken[0]])} is not finite, as are {len(broken)} of {len(rows)}; the "
-            "checkpoint is broken, or overflows in its dtype"
-        )
-
-
-def _read_lines(path: pathlib.Path) -> list:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _write_tables(outcome: Outcome, out: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapt.photo_folders import readable
 from data.images import Picture
 from data.records import BadRecord
 
@@ -102,7 +103,7 @@ def _classes(outcome: Outcome) -> list[dict[str, Any]]:
         examples = np.flatnonzero(outcome.labels == label)
         rows.append(
             {
-                "name": name,
+                "name": _spoken(name),
                 "examples": len(examples),
                 "pictures": len(members),
                 "far": len(members) - len(near),
@@ -121,19 +122,23 @@ def _card(outcome: Outcome, number: int) -> dict[str, Any]:
     return {
         "picture": _shown(outcome.query.root, outcome.query.paths[number], _PIXELS),
         "nearest": _shown(outcome.support.root, outcome.support.paths[near], _PIXELS),
-        "nearest_class": outcome.class_names[outcome.labels[near]],
+        "nearest_class": _spoken(outcome.class_names[outcome.labels[near]]),
         "cosine": f"{outcome.cosines[number]:.3f}",
         "top": [
-            {"name": outcome.class_names[label], "percent": 100 * float(probabilities[label])}
+            {"name": _spoken(outcome.class_names[label]), "percent": 100 * float(probabilities[label])}
             for label in map(int, top)
         ],
     }
 
 
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _shown(root: str, path: str, pixels: int) -> dict[str, str]:
     return {
         "uri": _thumbnail(os.path.join(root, path), pixels),
-        "path": path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "path": readable(path),
     }
 
 

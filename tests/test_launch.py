@@ -12,7 +12,9 @@ import time
 import pytest
 
 import launch
-from tests.data.shard_files import labelled, write_shard
+from models.checkpoint import save_checkpoint
+from tests.data.shard_files import labelled, png, write_shard
+from tests.models.towers_of import tiny_checkpoint
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -231,6 +233,75 @@ def test_inspect_shows_a_batch(project, tmp_path):
     assert "batches 3 to 4 of 8 pairs" in result.stdout and "every record can be used" in result.stdout
     assert result.stdout.splitlines()[-1] == str(tmp_path / "inspect" / "step-00000003.html")
     assert (tmp_path / "inspect" / "step-00000003.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Folders of examples and of pictures to sort, and whatever a person may name instead."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("few/cat", "few/cat", "few/dog", "few/dog", "one/cat", "all", "flat", "broken/cat")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / f"{number}.png").write_bytes(png(number))
+    for name in ("none", "broken/dog", "unread"):
+        (folder / name).mkdir()
+    (folder / "broken" / "dog" / "cut.png").write_bytes(png(1)[:200])
+    (folder / "unread" / "cut.png").write_bytes(png(2)[:200])
+    (folder / "file").write_text("")
+    save_checkpoint(folder / "export", tiny_checkpoint("clip"))
+    return folder
+
+
+def test_photos_are_sorted_with_progress_and_without_it_the_second_time(photos, tmp_path, capsys):
+    given = [f"--checkpoint={photos / 'export'}", f"--support={photos / 'few'}", f"--query={photos / 'all'}"]
+    first = run("adapt", *given, "--method=knn", "--template={}, a pet", "--template=a {}", f"--out={tmp_path / 'out'}")
+    assert first.returncode == 0 and not first.stderr, first.stderr
+    lines = first.stdout.splitlines()
+    assert any(line.startswith("support 4/4  ") and " a second  0s left" in line for line in lines)
+    assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in first.stdout
+    assert lines[-1].endswith(f"pictures in {tmp_path / 'out' / 'predictions.html'}")
+    described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
+    assert described["templates"] == ["{}, a pet", "a {}"] and described["checkpoint"] == str(photos / "export")
+    assert launch.main(["adapt", *given, "--method=knn", "--template=none", f"--out={tmp_path / 'out'}"]) == 0
+    assert "support 4/4" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"support": "nowhere"}, "there is no folder {}/nowhere; name one as --support"),
+        ({"query": "file"}, "there is no folder {}/file; name one as --query"),
+        ({"support": "flat"}, "flat holds no class folders with pictures: expected {}/flat/CLASS/PICTURE.jpg"),
+        ({"support": "one"}, "only cat has readable pictures in {}/one; there is nothing to choose between"),
+        ({"query": "none"}, "none holds no pictures (.jpg, "),
+        ({"out": "file"}, "file is a file; name a folder as --out"),
+        ({"out": "file/deeper"}, "file is a file; name a folder as --out"),
+        ({"method": "magic"}, "unknown adapter 'magic'; known: zero_shot, prototypes, "),
+        ({"method": "magic"}, "or auto to compare the training-free ones"),
+        ({"method": "zero_shot", "template": "none"}, "zero_shot needs the class names; leave --template=none out"),
+        (
+            {"template": "a photo"},
+            "template 'a photo' has no {{}} for the class name; give one as 'a photo of a {{}}.'",
+        ),
+        ({"template": "{{0"}, "template '{{0' has no {{}} for the class name"),
+        ({}, "nowhere is no exported checkpoint"),
+        (
+            {"support": "broken", "checkpoint": "export"},
+            "only cat has readable pictures in {}/broken; there is nothing",
+        ),
+        ({"query": "unread", "checkpoint": "export"}, "none of the 1 files in {}/unread is a readable picture"),
+    ],
+)
+def test_photos_that_cannot_be_sorted_are_one_sentence(photos, tmp_path, capsys, arguments, message):
+    out = photos / arguments["out"] if "out" in arguments else tmp_path / "out"
+    folders = {"support": "few", "query": "all", "checkpoint": "nowhere"} | arguments
+    given = [f"--{name}={photos / folders[name]}" for name in ("support", "query", "checkpoint")] + [f"--out={out}"]
+    given += [f"--{name}={arguments[name].format()}" for name in ("method",) if name in arguments]
+    given += [f"--template={arguments['template'].replace('{{', '{')}"] if "template" in arguments else []
+    assert launch.main(["adapt", *given]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message.format(photos) in error
+    assert not (out / "predictions.csv").exists()
 
 
 def processes_of(group):
