@@ -55,8 +55,7 @@ def write_page(outcome: Outcome, path: pathlib.Path) -> pathlib.Path:
         far_count=len(far),
         near_count=len(near),
         far_below=outcome.far_below,
-        factor=outcome.factor,
-        factor_from=outcome.factor_from,
+        calibration=outcome.calibration,
         left_out=outcome.left_out[:SHOWN],
         left_out_count=len(outcome.left_out),
     )
