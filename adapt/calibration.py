@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,13 @@ WITHOUT_TEXT = ("prototypes", "knn")  # methods whose logits, by default, do not
 _RANGE = (1e-4, 1e5)  # of the factor times the spread of the logits
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _STEPS = 80  # of the search, each leaves 0.62 of the interval
+
+
+class Calibration(NamedTuple):
+    """The factor τ of logits, and what it was found on."""
+
+    factor: float
+    source: str
 
 
 def probabilities(logits: np.ndarray, factor: float) -> np.ndarray:

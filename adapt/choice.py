@@ -34,7 +34,9 @@ class Candidate(NamedTuple):
         if self.adapter is None:
             return ""
         found = {name: value for name, value in settings_of(self.adapter).items() if name in self.adapter.grid}
-        return ", ".join(f"{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in found.items())
+        return ", ".join(
+            f"{name}={f'{value:g}' if isinstance(value, float | int) else value}" for name, value in found.items()
+        )
 
 
 class Choice(NamedTuple):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from adapt.calibration import WITHOUT_TEXT, factor_of_examples, factor_of_left_out, probabilities
+from adapt.adapter import Classifier
+from adapt.calibration import WITHOUT_TEXT, Calibration, factor_of_examples, factor_of_left_out, probabilities
 from adapt.choice import AUTO, Candidate, Choice, check_method, choose
 from adapt.encoder import Encoder, cached
 from adapt.nearest import far_below, nearest
@@ -64,6 +66,8 @@ class Task:
         for name, folder in (("support", self.support), ("query", self.query)):
             if not os.path.isdir(folder):
                 raise FileNotFoundError(f"there is no folder {folder}; name one as --{name}")
+            if self.out.exists() and os.path.samefile(folder, self.out):
+                raise ValueError(f"{folder} is the --{name} already; name another folder as --out")
         _check_classes(ClassFolders(self.support).class_names, self.support)
         Pictures(self.query)
 
@@ -78,8 +82,7 @@ class Outcome:
     labels: np.ndarray
     query: Embedded
     choice: Choice
-    factor: float
-    factor_from: str
+    calibration: Calibration
     probabilities: np.ndarray
     nearest: np.ndarray
     cosines: np.ndarray
@@ -120,6 +123,8 @@ def sort_photos(
     keep = {"out": task.out, "progress": progress}
     support = in_class_folders(embed_folder(encoder, task.support, "support", **keep))
     query = embed_folder(encoder, task.query, "query", **keep)
+    left_out = list(dict.fromkeys(support.left_out + query.left_out))
+    _write(task.out / LEFT_OUT_FILE, _table(("path", "reason"), left_out))
     folders = [path.partition("/")[0] for path in support.paths]
     class_names = sorted(set(folders))
     for name in sorted(set(class_folders(task.support, task.out)) - set(class_names)):
@@ -130,10 +135,10 @@ def sort_photos(
     labels = np.array([class_names.index(folder) for folder in folders])
     say(
         f"{len(support.paths)} examples of {len(class_names)} classes, {len(query.paths)} pictures to sort; "
-        f"{len({*support.left_out, *query.left_out})} files left out, see {task.out / LEFT_OUT_FILE}"
+        f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
     outcome = _classify(encoder, task, class_names, support, labels, query, say)
-    _write_tables(outcome, task.out)
+    _write(task.out / PREDICTIONS_FILE, _table(PREDICTION_FIELDS, _predictions(outcome)))
     page = write_page(outcome, task.out / PAGE_FILE)
     say(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(outcome.far.sum())} far from every "
@@ -161,17 +166,7 @@ def _classify(
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
     check_finite(logits, query.paths, f"logits of {chosen.method}")
-    several = np.bincount(labels)[labels] > 1
-    if choice.left_out is not None:
-        factor, factor_from = (
-            factor_of_left_out(choice.left_out[several], labels[several]),
-            "examples that were left out",
-        )
-    elif text is not None and chosen.method not in WITHOUT_TEXT:
-        factor, factor_from = 1.0, "the scale of the text logits"
-    else:
-        factor = factor_of_examples(np.asarray(classifier(support.features)), labels)
-        factor_from = "the examples themselves"
+    calibration = _calibrate(choice, classifier, labels)
     numbers, cosines = nearest(query.features, support.features)
     limit = far_below(support.features)
     classifier.save(task.out / "classifier")
@@ -183,8 +178,8 @@ def _classify(
         "left_out_accuracy": None if np.isnan(chosen.accuracy) else round(chosen.accuracy, 6),
         "checkpoint": encoder.name,
         "checkpoint_fingerprint": encoder.fingerprint if task.templates else encoder.image_fingerprint,
-        "calibration": factor,
-        "calibrated_on": factor_from,
+        "calibration": calibration.factor,
+        "calibrated_on": calibration.source,
         "far_below": limit,
     }
     content = json.dumps(described, ensure_ascii=False, indent=2) + "\n"
@@ -195,13 +190,25 @@ def _classify(
         labels=labels,
         query=query,
         choice=choice,
-        factor=factor,
-        factor_from=factor_from,
-        probabilities=probabilities(logits, factor),
+        calibration=calibration,
+        probabilities=probabilities(logits, calibration.factor),
         nearest=numbers,
         cosines=cosines,
         far_below=limit,
     )
+
+
+def _calibrate(choice: Choice, classifier: Classifier, labels: np.ndarray) -> Calibration:
+    """Returns τ by the examples that were left out, but not those that are alone in their class, of which nothing is
+    known then; where none was left out, 1 for logits that have the scale of texts, or by the examples themselves."""
+    several = np.bincount(labels)[labels] > 1
+    if choice.left_out is not None:
+        factor = factor_of_left_out(choice.left_out[several], labels[several])
+        return Calibration(factor, "examples that were left out")
+    if classifier.support.class_text_features is not None and choice.chosen.method not in WITHOUT_TEXT:
+        return Calibration(1.0, "the scale of the text logits")
+    factor = factor_of_examples(np.asarray(classifier(classifier.support.features)), labels)
+    return Calibration(factor, "the examples themselves")
 
 
 def describe(candidate: Candidate) -> str:
@@ -253,34 +260,28 @@ def _check_tokenizer(encoder: Encoder) -> None:
         ) from error
 
 
-def _write_tables(outcome: Outcome, out: pathlib.Path) -> None:
-    rows = zip(
-        outcome.query.paths,
-        outcome.predicted,
-        outcome.probabilities.max(axis=1),
-        outcome.nearest,
-        outcome.cosines,
-        outcome.far,
-        strict=True,
-    )
-    lines = [
-        (readable(path), outcome.class_names[label], f"{p:.6f}", readable(outcome.support.paths[near]), f"{c:.6f}",
-         "yes" if far else "no")
-        for path, label, p, near, c, far in rows
-    ]  # fmt: skip
-    for name, header, content in (
-        (PREDICTIONS_FILE, PREDICTION_FIELDS, lines),
-        (LEFT_OUT_FILE, ("path", "reason"), outcome.left_out),
-    ):
-        with tempfile.TemporaryDirectory(dir=out) as temporary:
-            partial = pathlib.Path(temporary) / name
-            with open(partial, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([header, *content])
-            os.replace(partial, out / name)
+def _predictions(outcome: Outcome) -> Iterator[tuple[str, ...]]:
+    """Yields the `PREDICTION_FIELDS` of each picture."""
+    certainty, far = outcome.probabilities.max(axis=1), outcome.far
+    for number, (path, label) in enumerate(zip(outcome.query.paths, outcome.predicted, strict=True)):
+        yield (
+            readable(path),
+            outcome.class_names[label],
+            f"{certainty[number]:.6f}",
+            readable(outcome.support.paths[outcome.nearest[number]]),
+            f"{outcome.cosines[number]:.6f}",
+            "yes" if far[number] else "no",
+        )
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    content = io.StringIO()
+    csv.writer(content).writerows([header, *rows])
+    return content.getvalue()
 
 
 def _write(path: pathlib.Path, content: str) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         partial = pathlib.Path(temporary) / path.name
-        partial.write_text(content, encoding="utf-8")
+        partial.write_text(content, encoding="utf-8", newline="")
         os.replace(partial, path)

@@ -55,8 +55,7 @@ def write_page(outcome: Outcome, path: pathlib.Path) -> pathlib.Path:
         far_count=len(far),
         near_count=len(near),
         far_below=outcome.far_below,
-        factor=outcome.factor,
-        factor_from=outcome.factor_from,
+        calibration=outcome.calibration,
         left_out=outcome.left_out[:SHOWN],
         left_out_count=len(outcome.left_out),
     )
@@ -74,7 +73,7 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
         (f"{len(outcome.query.paths):,}", "pictures sorted"),
         (f"{len(outcome.class_names):,}", f"classes, {len(outcome.labels):,} examples"),
         (f"{int(outcome.far.sum()):,}", "far from every example"),
-        (f"{len(outcome.left_out):,}", "files left out"),
+        (f"{len(outcome.left_out):,}", "file left out" if len(outcome.left_out) == 1 else "files left out"),
     ]
     return facts if np.isnan(accuracy) else [*facts, (f"{accuracy:.0%}", "of left-out examples right")]
 

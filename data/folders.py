@@ -69,6 +69,8 @@ class Pictures:
             return read_file(f"{self._root}/{self._name(index)}")
         except FileNotFoundError as error:
             raise BadRecord("missing file", self.key(index), f"{error}") from error
+        except PermissionError as error:
+            raise BadRecord("no permission", self.key(index), f"{error}") from error
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):

@@ -10,6 +10,7 @@ REASONS = (
     "no image",
     "no caption",
     "missing file",
+    "no permission",
     "cut off",
     "empty image",
     "not an image",

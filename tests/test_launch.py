@@ -253,15 +253,16 @@ def photos(tmp_path_factory):
 
 def test_photos_are_sorted_with_progress_and_without_it_the_second_time(photos, tmp_path, capsys):
     given = [f"--checkpoint={photos / 'export'}", f"--support={photos / 'few'}", f"--query={photos / 'all'}"]
-    first = run("adapt", *given, "--method=knn", "--template={}, a pet", "--template=a {}", f"--out={tmp_path / 'out'}")
-    assert first.returncode == 0 and not first.stderr, first.stderr
-    lines = first.stdout.splitlines()
-    assert any(line.startswith("support 4/4  ") and " a second  0s left" in line for line in lines)
-    assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in first.stdout
+    given += ["--method=knn", f"--out={tmp_path / 'out'}"]
+    assert launch.main(["adapt", *given, "--template={}, a pet", "--template=a {}"]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert any(line.startswith("support 4/4  ") and " a second  0s left" in line for line in lines) and not told.err
+    assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in told.out
     assert lines[-1].endswith(f"pictures in {tmp_path / 'out' / 'predictions.html'}")
     described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
     assert described["templates"] == ["{}, a pet", "a {}"] and described["checkpoint"] == str(photos / "export")
-    assert launch.main(["adapt", *given, "--method=knn", "--template=none", f"--out={tmp_path / 'out'}"]) == 0
+    assert launch.main(["adapt", *given, "--template=none"]) == 0
     assert "support 4/4" not in capsys.readouterr().out
 
 
@@ -274,6 +275,7 @@ def test_photos_are_sorted_with_progress_and_without_it_the_second_time(photos, 
         ({"support": "one"}, "only cat has readable pictures in {}/one; there is nothing to choose between"),
         ({"query": "none"}, "none holds no pictures (.jpg, "),
         ({"out": "file"}, "file is a file; name a folder as --out"),
+        ({"out": "few"}, "few is the --support already; name another folder as --out"),
         ({"out": "file/deeper"}, "file is a file; name a folder as --out"),
         ({"method": "magic"}, "unknown adapter 'magic'; known: zero_shot, prototypes, "),
         ({"method": "magic"}, "or auto to compare the training-free ones"),
@@ -302,6 +304,8 @@ def test_photos_that_cannot_be_sorted_are_one_sentence(photos, tmp_path, capsys,
     assert error.startswith("error: ") and error.count("\n") == 1
     assert message.format(photos) in error
     assert not (out / "predictions.csv").exists()
+    unread = "checkpoint" in arguments
+    assert (out / "left_out.csv").exists() == unread and (not unread or "cut.png" in (out / "left_out.csv").read_text())
 
 
 def processes_of(group):

@@ -168,14 +168,14 @@ def test_pictures_unlike_every_example_are_far(encoder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("templates", "method", "factor_from"),
+    ("templates", "method", "source"),
     [(("a {}",), "tip_adapter", "the scale of the text logits"), ((), "prototypes", "the examples themselves")],
 )
-def test_one_example_a_class_falls_back_on_defaults(encoder, tmp_path, templates, method, factor_from):
+def test_one_example_a_class_falls_back_on_defaults(encoder, tmp_path, templates, method, source):
     folder, said = make(tmp_path, 1), []
     outcome = sort_photos(encoder, task(folder, tmp_path / "out", templates=templates), say=said.append)
     assert outcome.choice.chosen.method == method and outcome.choice.chosen.selected_by == "defaults"
-    assert outcome.factor_from == factor_from and np.isnan(outcome.choice.chosen.accuracy)
+    assert outcome.calibration.source == source and np.isnan(outcome.choice.chosen.accuracy)
     assert any(line.startswith("no class has two examples") for line in said)
     described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
     assert described["left_out_accuracy"] is None and (described["calibration"] == 1.0) == bool(templates)

@@ -192,6 +192,20 @@ def test_a_path_that_cannot_be_is_a_bad_record(tmp_path, monkeypatch, path):
     assert caught.value.reason == "missing file"
 
 
+def test_a_picture_that_may_not_be_read_is_a_bad_record(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(f"[Errno 13] Permission denied: {path!r}")  # root may read whatever has what mode
+
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "0.png").write_bytes(png(0))
+    source = open_source(str(tmp_path), tmp_path / "cache")
+    assert source[0].image == png(0)
+    monkeypatch.setattr("data.folders.read_file", refuse)
+    with pytest.raises(BadRecord, match="Permission denied") as caught:
+        source[0]
+    assert caught.value.reason == "no permission"
+
+
 def test_the_first_rows_of_json_lines_may_be_bad(tmp_path):
     write_table(tmp_path, "csv")
     (tmp_path / "T.JSONL").write_text('{"image": \n{"image": "x"}\n{"image": "pictures/1.png", "text": "one"}\n')
