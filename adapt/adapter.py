@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from adapt.checks import check_features, check_support
+from adapt.checks import check_features, check_setting, check_support
 from adapt.features import cosines, in_blocks, normalize, one_hot
 
 T = TypeVar("T")
@@ -55,6 +56,13 @@ class Support:
     def counts(self) -> jax.Array:
         """The number of examples of each class, `[classes]`."""
         return self.members.sum(axis=0)
+
+    @property
+    def folds(self) -> jax.Array:
+        """The number of the fold of each row, `[n]`: its place among the rows of its class, modulo `FOLDS`."""
+        members = self.members
+        place = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
+        return place.astype(jnp.int32) % FOLDS
 
     def row_weights(self, class_weight: str) -> jax.Array:
         """Returns what each row counts, `[n]`: 1, or if "balanced" the mean number of examples of a class over its own.
@@ -133,14 +141,11 @@ class Adapter:
 
     def left_out_by_folds(self, support: Support, *, key: jax.Array) -> Terms:
         """Returns the same by what is learned without the row's fold: one of `FOLDS` equal shares of every class."""
-        fold = _folds(support)
 
-        def one(number: jax.Array) -> Terms:
-            others = support.without(fold == number)
+        def terms(others: Support) -> Terms:
             return self.terms(self.learn(others, key=key), others, support.features)
 
-        folds = jax.lax.map(one, jnp.arange(FOLDS))
-        return tuple(term[fold, jnp.arange(len(fold))] for term in folds)
+        return by_folds(terms, support)
 
     def logits(self, terms: Terms) -> jax.Array:
         """Returns the logits that the terms make up."""
@@ -160,13 +165,13 @@ class Adapter:
         class_text_features: Any = None,
         num_classes: int | None = None,
         logit_scale: float = 100.0,
-        key: jax.Array | None = None,
+        key: jax.Array | int | None = None,
     ) -> Classifier:
         """Returns the classifier of examples `[n, dim]`, of any length, with labels `[n]` in [0, classes).
 
         The number of classes is that of `class_text_features` `[classes, dim]`, or `num_classes`, or the largest label
-        plus one. `key` is the randomness of methods that have any. Raises `ValueError` for input that does not fit
-        together.
+        plus one. `key`, a random key or a seed, is the randomness of methods that have any. Raises `ValueError` for
+        input that does not fit together.
         """
         support = make_support(
             support_features,
@@ -176,7 +181,8 @@ class Adapter:
             logit_scale=logit_scale,
         )
         self.check_support(support)
-        return Classifier(self, support, _learn(self, support, jax.random.key(0) if key is None else key))
+        check_single(self)
+        return Classifier(self, support, _learn(self, support, as_key(key)))
 
     def check_support(self, support: Support) -> None:
         """Raises `ValueError` where the method cannot work with this support."""
@@ -197,6 +203,7 @@ class Classifier:
 
     def __call__(self, features: Any) -> jax.Array:
         """Returns logits; raises `ValueError` for features that are not finite or have another `dim`."""
+        self._check_single()
         return _apply(self, check_features(features, self.support.features.shape[-1], "query"))
 
     def extend(self, features: Any, labels: Any, *, class_text_features: Any = None) -> Classifier:
@@ -206,24 +213,28 @@ class Classifier:
         text needs no example. The methods with a cache and the Gaussian ones give the same as `fit` on all examples;
         the trained ones start from what they learned.
         """
+        self._check_single()
         old, text = self.support, class_text_features
-        num_classes = old.num_classes
+        num_classes, dim = old.num_classes, old.features.shape[-1]
         if old.class_text_features is not None and text is not None:
-            check_features(text, old.features.shape[-1], "class text")
-            text = jnp.concatenate([old.class_text_features, normalize(text)])
+            text = normalize(check_features(text, dim, "class text"))
+            text = jnp.concatenate([old.class_text_features, text])
             num_classes = len(text)
         elif text is not None:
             raise ValueError("class_text_features are for classifiers that have text of all their classes")
         elif old.class_text_features is not None:
             text = old.class_text_features
-        largest = check_support(features, labels, dim=old.features.shape[-1], num_classes=None) - 1
-        if old.class_text_features is None:
-            num_classes = max(num_classes, largest + 1)
-        elif largest >= num_classes:
-            raise ValueError(
-                f"class {largest} is new and classes have text; give class_text_features [new classes, "
-                f"{old.features.shape[-1]}] of the classes from {old.num_classes} on"
-            )
+        if len(features) or num_classes == old.num_classes:
+            features, labels, known = check_support(features, labels, dim=dim, num_classes=None)
+            if old.class_text_features is None:
+                num_classes = max(num_classes, known)
+            elif known > num_classes:
+                raise ValueError(
+                    f"class {known - 1} is new and classes have text; give class_text_features [new classes, {dim}] of "
+                    f"the classes from {old.num_classes} on"
+                )
+        else:  # a class by its text alone
+            features, labels = np.zeros((0, dim), np.float32), np.zeros(0, np.int32)
         new = Support(
             jnp.concatenate([old.features, normalize(features)]),
             jnp.concatenate([old.labels, jnp.asarray(labels, jnp.int32)]),
@@ -232,6 +243,12 @@ class Classifier:
             num_classes=num_classes,
         )
         return Classifier(self.adapter, new, _learn_more(self.adapter, self.state, old, new, jax.random.key(0)))
+
+    def _check_single(self) -> None:
+        if self.support.features.ndim != 2:
+            raise ValueError(
+                f"{self.support.features.shape[0]} classifiers are stacked here; map over them with jax.vmap"
+            )
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a folder that `adapt.load` opens: `classifier.json`, and `classifier.safetensors` with the arrays."""
@@ -253,14 +270,22 @@ def make_support(
     if class_text_features is not None:
         class_text_features = check_features(class_text_features, None, "class text")
         dim = class_text_features.shape[1]
+        if not len(class_text_features):
+            raise ValueError("there are no class text features; give one a class, or None")
         if num_classes not in (None, len(class_text_features)):
             raise ValueError(
                 f"num_classes {num_classes} is not the number of class text features, {len(class_text_features)}"
             )
         num_classes = len(class_text_features)
-    if not 0 < float(logit_scale) < float("inf"):
+    check_setting("logit_scale", logit_scale, 1.0)
+    if not logit_scale > 0:
         raise ValueError(f"logit_scale {logit_scale} is not a positive number")
-    num_classes = check_support(features, labels, dim=dim, num_classes=num_classes)
+    if num_classes is not None:
+        check_setting("num_classes", num_classes, 1)
+        if num_classes < 1:
+            raise ValueError(f"num_classes {num_classes} is not positive")
+        num_classes = int(num_classes)
+    features, labels, num_classes = check_support(features, labels, dim=dim, num_classes=num_classes)
     if num_classes < 2:
         raise ValueError("there is one class only, and nothing to choose between; give two or more, or their texts")
     return Support(
@@ -272,11 +297,31 @@ def make_support(
     )
 
 
-def _folds(support: Support) -> jax.Array:
-    """Returns the number of the fold of each row: its place among the rows of its class, modulo `FOLDS`."""
-    members = support.members
-    place = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
-    return place.astype(jnp.int32) % FOLDS
+def by_folds(terms: Callable[[Support], Terms], support: Support) -> Terms:
+    """Returns of each row what `terms` gives for the support without the row's fold; empty folds cost nothing."""
+    fold = support.folds
+    nothing = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), jax.eval_shape(terms, support))
+
+    def one(number: jax.Array) -> Terms:
+        mine = (fold == number) & (support.labels >= 0)
+        return jax.lax.cond(jnp.any(mine), lambda: terms(support.without(mine)), lambda: nothing)
+
+    folds = jax.lax.map(one, jnp.arange(FOLDS))
+    return tuple(term[fold, jnp.arange(len(fold))] for term in folds)
+
+
+def as_key(key: jax.Array | int | None) -> jax.Array:
+    """Returns a random key: that of a seed, 0 if None."""
+    return key if isinstance(key, jax.Array) else jax.random.key(0 if key is None else key)
+
+
+def check_single(adapter: Adapter) -> None:
+    """Raises `ValueError` for an adapter outside its range, or with settings to be mapped over."""
+    leaves = jax.tree.leaves(adapter)
+    if any(np.ndim(leaf) for leaf in leaves):
+        raise ValueError(f"settings of {type(adapter).__name__} are stacked here; map over them with jax.vmap")
+    if not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        adapter.check()
 
 
 @jax.jit

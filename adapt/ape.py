@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
 from adapt.checks import check_at_least, check_one_of
-from adapt.features import class_means, class_sums, cosines, normalize, one_hot
+from adapt.features import affinity, class_means, class_sums, cosines, normalize, one_hot
 
 
 @pytree
@@ -31,7 +31,7 @@ class Ape(Adapter):
     needs_text = True
     closed_form = False
     weights = ("alpha",)
-    grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "beta": (5.5, 1.0, 2.5, 20.0)}
+    grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "beta": (5.5, 1.0, 20.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "gamma", "similarity_weight", "variance_weight")
@@ -57,6 +57,6 @@ class Ape(Adapter):
         return {"best": best, "refined": refined, "weight": weight}
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
-        affinity = jnp.exp(self.beta * (cosines(normalize(x[:, state["best"]]), state["refined"]) - 1))
-        weighted = affinity * state["weight"] * support.row_weights(self.class_weight)
+        near = affinity(normalize(x[:, state["best"]]), state["refined"], self.beta)
+        weighted = near * state["weight"] * support.row_weights(self.class_weight)
         return support.zero_shot(x), class_sums(weighted, support.labels, support.num_classes)

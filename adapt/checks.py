@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ def check_features(features: Any, dim: int | None, name: str) -> Any:
     array = features if isinstance(features, jax.Array) else np.asarray(features)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or np.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{name} features are {array.dtype}; they must be numbers")
-    if array.ndim != 2 or dim not in (None, array.shape[1]):
+    if array.ndim != 2 or dim not in (None, array.shape[1]) or not array.shape[1]:
         raise ValueError(
             f"{name} features {list(array.shape)} are not [{'n' if name != 'class text' else 'classes'}, "
             f"{'dim' if dim is None else dim}]"
@@ -27,38 +26,46 @@ def check_features(features: Any, dim: int | None, name: str) -> Any:
         finite = np.isfinite(np.asarray(array)).all(axis=1)
         if not finite.all():
             raise ValueError(f"row {int(np.flatnonzero(~finite)[0])} of the {name} features is not finite")
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:  # float32 cannot hold every length
+        largest = np.max(np.abs(array), axis=1, keepdims=True, initial=0.0)
+        array = array / np.where(largest > 0, largest, 1.0)
     return array
 
 
-def check_support(features: Any, labels: Any, *, dim: int | None, num_classes: int | None) -> int:
-    """Returns the number of classes of labelled examples; raises `ValueError` for what does not fit together."""
-    features, labels = np.asarray(features), np.asarray(labels)
+def check_support(
+    features: Any, labels: Any, *, dim: int | None, num_classes: int | None
+) -> tuple[Any, np.ndarray, int]:
+    """Returns examples, their labels and the number of classes; raises `ValueError` for what does not fit together."""
+    try:
+        features, labels = np.asarray(features), np.asarray(labels)
+    except ValueError as error:
+        raise ValueError("support features or labels have rows of different lengths") from error
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"support features {list(features.shape)} and labels {list(labels.shape)} are not [n, dim] and [n]"
         )
     if not len(features):
         raise ValueError("the support is empty; give at least one example")
-    check_features(features, dim, "support")
+    features = check_features(features, dim, "support")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"support labels are {labels.dtype}; they must be integers")
     num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     if labels.min() < 0 or labels.max() >= num_classes:
         outside = labels[(labels < 0) | (labels >= num_classes)][0]
         raise ValueError(f"support label {outside} is not within [0, {num_classes})")
-    return num_classes
+    return features, labels, num_classes
 
 
 def check_setting(name: str, value: Any, default: Any) -> None:
     """Raises `ValueError` for a setting whose value is not of the kind of its default, or not finite."""
     if isinstance(default, str):
         if not isinstance(value, str):
-            raise ValueError(f"{name} {value!r} is not a text")
+            raise ValueError(f"{name} {value!r} is not a string")
     elif isinstance(default, float | int):
-        if isinstance(value, bool) or not isinstance(value, float | int | np.integer | np.floating):
+        if isinstance(value, bool | np.bool) or not isinstance(value, float | int | np.integer | np.floating):
             raise ValueError(f"{name} {value!r} is not a number")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} {value} is not finite")
+        if not abs(value) <= float(np.finfo(np.float32).max):
+            raise ValueError(f"{name} {value} is not finite in float32")
         if isinstance(default, int) and value != int(value):
             raise ValueError(f"{name} {value} is not a whole number")
 

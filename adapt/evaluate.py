@@ -60,6 +60,10 @@ class EvaluateSettings:
             raise ValueError(f"unknown evaluate.caption {self.caption!r}; known: first, all")
         if not self.shots or min(self.shots) < 1 or self.seeds < 1:
             raise ValueError(f"evaluate.shots {self.shots} and evaluate.seeds {self.seeds} must be positive")
+        if not 0 < self.logit_scale < float("inf") or len(set(self.shots)) < len(self.shots):
+            raise ValueError(
+                f"evaluate.logit_scale {self.logit_scale} must be positive, evaluate.shots {self.shots} without repeats"
+            )
         if self.min_examples <= max(self.shots):
             raise ValueError(
                 f"evaluate.min_examples {self.min_examples} must exceed the largest of evaluate.shots, "

@@ -36,6 +36,11 @@ def cosines(a: jax.Array, b: jax.Array) -> jax.Array:
     return matmul(a, b.T)
 
 
+def affinity(x: jax.Array, examples: jax.Array, beta: jax.Array) -> jax.Array:
+    """Returns exp(−beta (1 − x·s)) of unit rows `[queries, dim]` and `[n, dim]`, `[queries, n]`."""
+    return jnp.exp(beta * (cosines(x, examples) - 1))
+
+
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
     """Returns `[n, classes]` float32; a label of −1, a row that is not there, is a row of zeros."""
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)

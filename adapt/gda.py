@@ -81,8 +81,9 @@ class Gda(Adapter):
         m = (own - mu[labels]) / jnp.maximum(classes, 1)[:, None]
         n = jnp.sum(present)
 
-        def downdated(scatter: jax.Array, r: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
-            trace = jnp.maximum(jnp.trace(scatter) - factor * jnp.sum(jnp.square(r), axis=1), 0.0)
+        def downdated(
+            scatter: jax.Array, trace: jax.Array, r: jax.Array, factor: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             ridge = trace / jnp.maximum(n - 2, 1)
             spread = trace > _NO_SPREAD * n
             values, vectors = jnp.linalg.eigh(scatter, symmetrize_input=False)
@@ -106,12 +107,21 @@ class Gda(Adapter):
             common = products(xe, me) - products(me, me) / 2
             return x.shape[1] * (with_mu - mu_mu / 2 - common[:, None]), spread
 
-        gaussian, spread = downdated(matmul(r.T, r), r, factor)
+        # Traces without the row, as sums of what is left: a difference would leave rounding where nothing is.
+        squares = jnp.sum(jnp.square(r), axis=1)
+        of_class = matmul(members.T, squares[:, None])[:, 0]
+        left = of_class[labels] - factor * squares
+        left = jnp.where((rest <= 1) | (left < 1e-6 * of_class[labels]), 0.0, left)
+        gaussian, spread = downdated(matmul(r.T, r), matmul(1 - members, of_class[:, None])[:, 0] + left, r, factor)
         mean = jnp.sum(jnp.where(present[:, None], x, 0.0), axis=0) / jnp.maximum(n, 1)
         about = jnp.where(present[:, None], x - mean, 0.0)
 
         def about_all() -> jax.Array:
-            found, spread = downdated(matmul(about.T, about), about, jnp.full(len(x), n / jnp.maximum(n - 1, 1)))
+            lost = n / jnp.maximum(n - 1, 1) * jnp.sum(jnp.square(about), axis=1)
+            trace = jnp.sum(jnp.square(about)) - lost
+            trace = jnp.where(trace > 1e-6 * (trace + lost), trace, 0.0)
+            scatter, factor = matmul(about.T, about), jnp.full(len(x), n / jnp.maximum(n - 1, 1))
+            found, spread = downdated(scatter, trace, about, factor)
             return jnp.where(spread[:, None], found, 0.0)
 
         gaussian = jax.lax.cond(

@@ -13,7 +13,7 @@ from adapt.features import cosines, in_blocks
 
 # Weight of a neighbour with cosine s at the given rank (0 is the nearest).
 VOTES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
-    "softmax": lambda s, rank, temperature: jnp.exp((s - 1) / temperature),
+    "softmax": lambda s, rank, temperature: jnp.exp((s - s[:, :1]) / temperature),
     "plurality": lambda s, rank, temperature: jnp.ones_like(s),
     "distance": lambda s, rank, temperature: jnp.exp(s - 1),
     "rank": lambda s, rank, temperature: jnp.broadcast_to(1 / (2 + rank), s.shape),
@@ -25,7 +25,8 @@ _TIE = 2.0**-22  # of the votes, a rank: among classes with equal votes the one 
 class Knn(Adapter):
     """logits_c = Σ of the votes of those of the `k` nearest examples whose class is c; `votes` names their weight.
 
-    `temperature` serves "softmax" votes, exp((s − 1) / temperature). A class without examples gets no vote.
+    `temperature` serves "softmax" votes, exp((s − s_nearest) / temperature). A class without examples gets no vote,
+    whatever its text.
     """
 
     temperature: float = 0.07

@@ -30,6 +30,10 @@ class Local(Adapter):
     needs_text = True
 
     @property
+    def training_free(self) -> bool:  # type: ignore[override]
+        return self.inner.training_free
+
+    @property
     def closed_form(self) -> bool:  # type: ignore[override]
         return self.inner.closed_form
 
@@ -57,8 +61,6 @@ class Local(Adapter):
         return self._gated(support.zero_shot(x), self.inner.terms(state, support, x), near)
 
     def left_out(self, support: Support, *, key: jax.Array) -> Terms:
-        if not self.closed_form:
-            return self.left_out_by_folds(support, key=key)
         near = closeness_left_out(support.features, support.labels >= 0, self.rbf)
         return self._gated(support.zero_shot(support.features), self.inner.left_out(support, key=key), near)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from adapt.adapter import Adapter, State, Support, Terms, pytree
+from adapt.adapter import Adapter, State, Support, Terms, by_folds, pytree
 from adapt.checks import check_at_least, check_positive
-from adapt.features import cosines, matmul
+from adapt.features import affinity, matmul
 
 
 @pytree
@@ -29,16 +29,16 @@ class Proker(Adapter):
         check_positive(self, "ridge")
 
     def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
-        factor = jnp.linalg.cholesky(self._system(support), symmetrize_input=False)
-        return {"coefficients": jax.scipy.linalg.cho_solve((factor, True), self._residual(support))}
+        return {"coefficients": self._solve(support, affinity(support.features, support.features, self.beta))}
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
-        kernel = jnp.exp(self.beta * (cosines(x, support.features) - 1))
+        kernel = affinity(x, support.features, self.beta)
         return (support.zero_shot(x) + support.logit_scale * matmul(kernel, state["coefficients"]),)
 
     def left_out(self, support: Support, *, key: jax.Array) -> Terms:
         """Row i less its prediction by the others is a_i / ((K / ridge + I)⁻¹)_ii, as for every ridge regression."""
-        factor = jnp.linalg.cholesky(self._system(support), symmetrize_input=False)
+        kernel = affinity(support.features, support.features, self.beta)
+        factor = jnp.linalg.cholesky(self._system(support, kernel), symmetrize_input=False)
         inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(factor)))
         residual = self._residual(support)
         left = matmul(inverse, residual) / jnp.diagonal(inverse)[:, None]
@@ -47,9 +47,22 @@ class Proker(Adapter):
         predicted = self.ridge * jnp.where(only, 0.0, residual - left)
         return (support.zero_shot(support.features) + support.logit_scale * predicted,)
 
-    def _system(self, support: Support) -> jax.Array:
+    def left_out_by_folds(self, support: Support, *, key: jax.Array) -> Terms:
+        """As for every adapter, with one kernel for all folds."""
+        kernel = affinity(support.features, support.features, self.beta)
+
+        def terms(others: Support) -> Terms:
+            return (support.logit_scale * matmul(kernel, self._solve(others, kernel)),)
+
+        (predicted,) = by_folds(terms, support)
+        return (support.zero_shot(support.features) + predicted,)
+
+    def _solve(self, support: Support, kernel: jax.Array) -> jax.Array:
+        factor = jnp.linalg.cholesky(self._system(support, kernel), symmetrize_input=False)
+        return jax.scipy.linalg.cho_solve((factor, True), self._residual(support))
+
+    def _system(self, support: Support, kernel: jax.Array) -> jax.Array:
         present = support.labels >= 0
-        kernel = jnp.exp(self.beta * (cosines(support.features, support.features) - 1))
         kernel = jnp.where(present[:, None] & present, kernel / self.ridge, 0.0)
         return kernel + jnp.eye(len(present))
 

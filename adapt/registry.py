@@ -52,7 +52,7 @@ TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.trainin
 
 def find(name: str) -> type[Adapter]:
     """Returns the adapter of that name; raises `ValueError` listing the known ones."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"unknown adapter {name!r}; known: {', '.join(METHODS)}")
     return METHODS[name]
 
@@ -75,13 +75,20 @@ def create(name: str, **settings: Any) -> Adapter:
         settings["inner"] = inner
     defaults = _fields(name)
     _check_known(name, settings, defaults)
+    static = {field.name for field in dataclasses.fields(METHODS[name]) if field.metadata.get("static")}
+    plain = {}
     for setting, value in settings.items():
         if not isinstance(value, jax.Array | np.ndarray):
             check_setting(setting, value, defaults[setting])
-    adapter = METHODS[name](**settings)
-    if not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(adapter)):
-        adapter.check()
-    return adapter
+            settings[setting] = plain[setting] = _as_default(value, defaults[setting])
+        elif setting in static or not np.issubdtype(value.dtype, np.number):
+            raise ValueError(f"{setting} of {name} cannot be an array of {value.dtype}; give one value")
+    METHODS[name](**plain).check()
+    return METHODS[name](**settings)
+
+
+def _as_default(value: Any, default: Any) -> Any:
+    return type(default)(value) if isinstance(default, int | float) else value
 
 
 def _fields(name: str) -> dict[str, Any]:
@@ -112,10 +119,10 @@ def methods() -> dict[str, dict[str, Any]]:
     """Returns name → whether it is training-free, local, needs class texts, and its settings with their defaults."""
     return {
         name: {
-            "training_free": method.training_free,
-            "local": method.local,
-            "needs_text": method.needs_text,
-            "settings": settings_of(method()),
+            "training_free": adapter.training_free,
+            "local": adapter.local,
+            "needs_text": adapter.needs_text,
+            "settings": settings_of(adapter),
         }
-        for name, method in METHODS.items()
+        for name, adapter in ((name, method()) for name, method in METHODS.items())
     }

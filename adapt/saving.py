@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -71,13 +72,21 @@ def load(path: str | os.PathLike) -> Classifier:
             jnp.float32(described["logit_scale"]),
             num_classes=described["classes"],
         )
+        described_classes = described["classes"]
+        if not isinstance(described_classes, int) or support.labels.max(initial=0) >= described_classes:
+            raise ValueError(f"{described_classes!r} is not the number of classes")
+        if support.class_text_features is not None and len(support.class_text_features) != described_classes:
+            raise ValueError(f"{described_classes} classes have {len(support.class_text_features)} texts")
         if support.features.shape[1] != described["dim"]:
             raise ValueError(f"features have {support.features.shape[1]} dimensions, not {described['dim']}")
+        state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
+        expected = jax.eval_shape(lambda: adapter.learn(support, key=jax.random.key(0)))
+        if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, expected):
+            raise ValueError(f"its arrays are not those of {described['method']}")
+        return Classifier(adapter, support, state)
     except (SafetensorError, json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} does not hold a classifier that can be opened: {error}") from error
-    state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
-    return Classifier(adapter, support, state)
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else float(value)
+    return value if isinstance(value, str | int | float) else np.asarray(value).item()

@@ -12,19 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt.adapter import FOLDS, Adapter, Support, make_support
+from adapt.adapter import FOLDS, Adapter, Support, as_key, check_single, make_support
 from adapt.registry import create, find, settings_of
 
 LEAVE_ONE_OUT = "leave-one-out on the support"
 CROSS_VALIDATION = f"{FOLDS}-fold cross-validation on the support"
-DEFAULTS = "defaults"
+DEFAULTS, FIRST = "defaults", "the first of the grid"
 
 
 class Selection(NamedTuple):
     """The chosen adapter, every setting that was tried with its accuracy on what was left out, and how it was chosen.
 
-    `selected_by` is `LEAVE_ONE_OUT`, `CROSS_VALIDATION`, or `DEFAULTS` where the support cannot tell; then the
-    accuracies are NaN.
+    `selected_by` is `LEAVE_ONE_OUT`, `CROSS_VALIDATION`, or where the support cannot tell `DEFAULTS`, for a grid that
+    was given `FIRST`; then the accuracies are NaN.
     """
 
     adapter: Adapter
@@ -60,18 +60,27 @@ class Grid:
         self.method = find(name)
         if leave_out not in (None, "one", "fold"):
             raise ValueError(f"unknown leave_out {leave_out!r}; known: one, fold")
-        default = create(name, **fixed)
-        grid = {key: values for key, values in (default.grid if grid is None else grid).items() if key not in fixed}
+        self.otherwise = DEFAULTS if grid is None else FIRST
+        if grid is None:
+            grid = {key: values for key, values in create(name, **fixed).grid.items() if key not in fixed}
+        if not isinstance(grid, Mapping):
+            raise ValueError(f"the grid {grid!r} of {name} does not map settings to their values")
         for key, values in grid.items():
+            if key in fixed:
+                raise ValueError(f"{key} is both fixed and in the grid of {name}")
+            if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+                raise ValueError(f"the values {values!r} of {key} in the grid of {name} are no list")
             if not len(values):
                 raise ValueError(f"the grid of {name} has no value for {key}")
         combinations = itertools.product(*grid.values())
         self.settings = [dict(zip(grid, values, strict=True)) for values in combinations]
         self.adapters = [create(name, **fixed, **values) for values in self.settings]
-        if leave_out == "one" and not default.closed_form:
+        closed_form = all(adapter.closed_form for adapter in self.adapters)
+        if leave_out == "one" and not closed_form:
             raise ValueError(f"{name} has no closed form for leaving out one example; leave out folds")
         if leave_out is None:
-            leave_out = "one" if default.closed_form and not default.select_by_folds else "fold"
+            by_folds = any(adapter.select_by_folds for adapter in self.adapters)
+            leave_out = "one" if closed_form and not by_folds else "fold"
         self.leave_out = leave_out
         self.selected_by = LEAVE_ONE_OUT if leave_out == "one" else CROSS_VALIDATION
         self._programs = _programs(self.adapters)
@@ -130,7 +139,7 @@ def select(
     logit_scale: float = 100.0,
     grid: Mapping[str, Sequence[Any]] | None = None,
     leave_out: str | None = None,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
     **fixed: Any,
 ) -> Selection:
     """Returns the adapter `name` with the setting of `grid` that classifies left-out support examples best.
@@ -139,8 +148,8 @@ def select(
     or one example. None takes "one" for zero_shot, prototypes, knn, tip_adapter and tip_x, and "fold" elsewhere: for
     gda and proker as well, which at few shots favour classes that lack no example, and would choose to say too little.
     `grid` maps settings to values, the method's own if None; of equals the first combination is taken. `fixed` settings
-    are not searched. Where no class has two examples nothing can be left out, and the first combination, which is that
-    of the defaults, is taken. Raises `ValueError` as `create` and `Adapter.fit` do.
+    are not searched. Where no class has two examples nothing can be left out, and the first combination is taken, in a
+    method's own grid that of the defaults. Raises `ValueError` as `create` and `Adapter.fit` do.
     """
     support = make_support(
         support_features,
@@ -151,13 +160,15 @@ def select(
     )
     options = Grid(name, grid, leave_out, **fixed)
     options.adapters[0].check_support(support)
+    check_single(options.adapters[0])
     several = bool(jnp.max(support.counts) > 1)
-    key = jax.random.key(0) if key is None else key
     accuracy = np.full(len(options.settings), np.nan)
     if several:
-        accuracy = np.asarray(_grid_accuracy(_Hashed(options), support, key))
+        accuracy = np.asarray(_grid_accuracy(_Hashed(options), support, as_key(key)))
     chosen = int(np.argmax(accuracy)) if several else 0
-    return Selection(options.adapters[chosen], options.settings, accuracy, options.selected_by if several else DEFAULTS)
+    return Selection(
+        options.adapters[chosen], options.settings, accuracy, options.selected_by if several else options.otherwise
+    )
 
 
 class _Hashed:

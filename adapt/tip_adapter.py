@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
 from adapt.checks import check_at_least, check_one_of
-from adapt.features import class_sums, cosines, in_blocks
+from adapt.features import affinity, class_sums, in_blocks
 
 
 @pytree
@@ -31,15 +31,14 @@ class TipAdapter(Adapter):
         check_one_of(self, "class_weight", CLASS_WEIGHTS)
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
-        affinity = jnp.exp(self.beta * (cosines(x, support.features) - 1))
-        weighted = affinity * support.row_weights(self.class_weight)
+        weighted = affinity(x, support.features, self.beta) * support.row_weights(self.class_weight)
         return support.zero_shot(x), class_sums(weighted, support.labels, support.num_classes)
 
     def left_out(self, support: Support, *, key: jax.Array) -> Terms:
         def block(x: jax.Array, row: jax.Array) -> jax.Array:
-            affinity = jnp.exp(self.beta * (cosines(x, support.features) - 1))
             others = row[:, None] != jnp.arange(len(support.labels))
-            return class_sums(jnp.where(others, affinity, 0.0), support.labels, support.num_classes)
+            near = jnp.where(others, affinity(x, support.features, self.beta), 0.0)
+            return class_sums(near, support.labels, support.num_classes)
 
         rows = jnp.arange(len(support.labels))
         cached = in_blocks(block, len(rows), support.features, rows)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adapt.adapter import CLASS_WEIGHTS, Adapter, State, Support, Terms, pytree, static
 from adapt.checks import check_at_least, check_one_of, check_positive
-from adapt.features import class_sums, cosines, in_blocks, matmul
+from adapt.features import affinity, class_sums, cosines, in_blocks, matmul
 
 
 @pytree
@@ -15,8 +15,9 @@ class TipX(Adapter):
     """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·s_k)) 1[y_k = c] + gamma Σ_k A_k 1[y_k = c].
 
     A_k = −KL(p(x) ‖ p(s_k)) with p(z) = softmax(z wᵀ / temperature), after the divergences are mapped linearly so that
-    their range between pairs of different examples becomes the range of the cosines between them. The authors take both
-    ranges from the queries of a batch; here a prediction does not depend on what else is asked. `class_weight` is as in
+    their range between pairs of different examples becomes that of the cosines between them, and less the least A of
+    those pairs: so a class loses nothing by having examples. The authors take both ranges from the queries of a batch;
+    here a prediction does not depend on what else is asked. `class_weight` is as in
     Tip-Adapter.
     """
 
@@ -31,7 +32,7 @@ class TipX(Adapter):
     grid = {
         "alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
         "gamma": (1.0, 0.0, 3.0, 10.0),
-        "beta": (5.5, 1.0, 2.5, 20.0),
+        "beta": (5.5, 1.0, 20.0),
     }
 
     def check(self) -> None:
@@ -55,13 +56,13 @@ class TipX(Adapter):
         return {"log_p": log_p, "reference": reference, "mapping": jnp.stack(_mapping((low, high), (least, most)))}
 
     def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
-        affinity = jnp.exp(self.beta * (cosines(x, support.features) - 1))
+        near = affinity(x, support.features, self.beta)
         log_p = self._log_probabilities(support, x) - state["reference"]
         slope, offset = state["mapping"]
         alike = -(slope * _divergences(log_p, state["log_p"], state["reference"]) + offset)
         weights = support.row_weights(self.class_weight)
         cached, likeness = (
-            class_sums(values * weights, support.labels, support.num_classes) for values in (affinity, alike)
+            class_sums(values * weights, support.labels, support.num_classes) for values in (near, alike)
         )
         return support.zero_shot(x), cached, likeness
 
@@ -75,11 +76,11 @@ class TipX(Adapter):
         low, high = _range_left_out(divergence, pairs), _range_left_out(cosine, pairs)
         slope, offset = _mapping(low, high)
         mapped = slope[:, None] * divergence + offset[:, None]
-        affinity = jnp.exp(self.beta * (cosine - 1))
+        near = jnp.exp(self.beta * (cosine - 1))
         weights = support.left_out_weights(self.class_weight)
         cached, likeness = (
             weights * class_sums(jnp.where(others, values, 0.0), support.labels, support.num_classes)
-            for values in (affinity, -mapped)
+            for values in (near, -mapped)
         )
         return support.zero_shot(support.features), cached, likeness
 
@@ -119,9 +120,10 @@ def _range_left_out(values: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax
 
 
 def _mapping(source: tuple[jax.Array, jax.Array], target: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Returns slope and offset that map the source range onto the target range; zeros where there are no pairs."""
+    """Returns slope and offset that map the source range onto that of the target less its largest; zeros where there
+    are no pairs."""
     width = source[1] - source[0]
     some, wide = jnp.isfinite(width), jnp.isfinite(width) & (width > 0)
     slope = jnp.where(wide, (target[1] - target[0]) / jnp.where(wide, width, 1.0), 0.0)
     start = jnp.where(some, source[0], 0.0)
-    return slope, jnp.where(some, target[0], 0.0) - slope * start
+    return slope, jnp.where(some, target[0] - target[1], 0.0) - slope * start

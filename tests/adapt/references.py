@@ -43,7 +43,7 @@ def prototypes(features, labels, text, queries, scale, num_classes, text_weight=
 
 def knn(features, labels, text, queries, scale, num_classes, k=5, votes="softmax", temperature=0.07):
     weight = {
-        "softmax": lambda s, rank: math.exp((s - 1) / temperature),
+        "softmax": lambda s, rank: math.exp(s / temperature),
         "plurality": lambda s, rank: 1.0,
         "distance": lambda s, rank: math.exp(s - 1),
         "rank": lambda s, rank: 1 / (2 + rank),
@@ -52,7 +52,7 @@ def knn(features, labels, text, queries, scale, num_classes, k=5, votes="softmax
     for x, row in zip(queries, counted, strict=True):
         nearest = sorted(((x @ s, -i) for i, s in enumerate(features)), reverse=True)[:k]
         for rank, (s, i) in enumerate(nearest):
-            row[labels[-i]] += weight(s, rank)
+            row[labels[-i]] += weight(s - nearest[0][0] if votes == "softmax" else s, rank)
     return counted
 
 
@@ -92,7 +92,7 @@ def tip_x(features, labels, text, queries, scale, num_classes, gamma=1.0, temper
     for x, row in zip(queries, out, strict=True):
         for s, y in zip(features, labels, strict=True):
             along = (kl(p(x), p(s)) - low) / (high - low) if high > low else 0.0
-            row[y] -= gamma * (least + along * (most - least)) * weights[y]
+            row[y] += gamma * (most - least - along * (most - least)) * weights[y]
     return out
 
 

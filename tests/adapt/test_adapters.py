@@ -160,9 +160,9 @@ def test_the_number_of_classes_is_that_of_texts_or_told_or_the_largest_label():
         ("prototypes", {"text_weight": float("nan")}, "text_weight nan is not finite"),
         ("tip_adapter", {"alpha": -1.0}, r"alpha -1\.0 is less than 0"),
         ("tip_adapter", {"beta": -0.5}, r"beta -0\.5 is less than 0"),
-        ("tip_adapter", {"alpha": float("inf")}, "alpha inf is not finite"),
+        ("tip_adapter", {"alpha": float("inf")}, "alpha inf is not finite in float32"),
         ("tip_adapter", {"alpha": "3"}, "alpha '3' is not a number"),
-        ("knn", {"votes": 3}, "votes 3 is not a text"),
+        ("knn", {"votes": 3}, "votes 3 is not a string"),
         ("tip_adapter", {"class_weight": "equal"}, "unknown class_weight 'equal'; known: balanced, none"),
         ("local", {"rbf": 1.0}, r"rbf 1\.0 is above 0; the gate would grow"),
         ("local", {"damp": 1.5}, r"damp 1\.5 is not within \[0, 1\]"),
@@ -174,9 +174,9 @@ def test_the_number_of_classes_is_that_of_texts_or_told_or_the_largest_label():
         ("llu", {"towers": "none"}, "unknown towers 'none'; known: both, image, text"),
         ("llu", {"damping": "learned"}, r"damp 1\.0 is not within \(0, 1\), where a learned one begins"),
         ("llu", {"steps": 2.5}, r"steps 2\.5 is not a whole number"),
-        ("tip_x", {"temperature": 0}, "temperature 0 is not positive"),
+        ("tip_x", {"temperature": 0}, r"temperature 0\.0 is not positive"),
         ("ape", {"channels": 0.0}, r"channels 0\.0 is not within \(0, 1\]"),
-        ("gda", {"alpha": -1}, "alpha -1 is less than 0"),
+        ("gda", {"alpha": -1}, r"alpha -1\.0 is less than 0"),
         ("proker", {"ridge": 0.0}, r"ridge 0\.0 is not positive"),
     ],
 )
@@ -295,3 +295,82 @@ def test_every_method_is_described_and_its_grid_begins_with_the_defaults():
             for key, values in adapt.create(name).grid.items()
             if key in method["settings"]
         )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("labels", [[0, 0, 1, 2, 3], [0, 0, 1, 1, 2, 2, 3, 3]])
+def test_leaving_out_all_that_has_a_spread_leaves_no_rounding(labels, seed):
+    features = np.random.default_rng(seed).normal(size=(len(labels), 64))
+    features[3::2] = features[2:-1:2] if len(labels) == 8 else features[3::2]  # all classes but 0 are duplicates
+    support, adapter = make_support(features, np.array(labels)), adapt.create("gda", alpha=1.0)
+    ours = jax.jit(lambda adapter, support: adapter.logits(adapter.left_out(support, key=None)))(adapter, support)
+    for row in range(len(labels)):
+        others = np.delete(features, row, 0), np.delete(labels, row)
+        theirs = references.logits("gda", {"alpha": 1.0}, *others, None, features[row][None], num_classes=4)[0]
+        np.testing.assert_allclose(ours[row], theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_numbers_that_float32_cannot_hold_are_normalised_in_float64():
+    for length in (1e-60, 1e100):
+        assert_equal(fit("gda", {}, FEATURES * length)(QUERIES * length), fit("gda", {})(QUERIES))
+
+
+def test_a_class_loses_nothing_by_having_examples():
+    likeness = fit("tip_x", {"alpha": 0.0, "gamma": 1.0})(FEATURES) - fit("zero_shot", {})(FEATURES)
+    assert np.take_along_axis(np.asarray(likeness), LABELS[:, None], 1).min() >= 0
+
+
+def test_votes_of_a_sharp_softmax_do_not_vanish():
+    votes = fit("knn", {"temperature": 1e-4, "k": 1})(QUERIES)
+    nearest = LABELS[np.argmax(references.unit(QUERIES) @ references.unit(FEATURES).T, axis=1)]
+    np.testing.assert_array_equal(np.argmax(votes, axis=1), nearest)
+
+
+def test_whole_numbers_may_come_as_floats_and_as_numpy_scalars():
+    for k in (3.0, np.int64(3), np.float32(3)):
+        assert adapt.create("knn", k=k) == adapt.create("knn", k=3)
+
+
+def test_settings_beside_an_array_are_checked_all_the_same():
+    array = jnp.array([1.0, 2.0])
+    for settings, message in [
+        ({"alpha": array, "class_weight": "blanced"}, "unknown class_weight 'blanced'"),
+        ({"beta": -1.0, "alpha": array}, r"beta -1\.0 is less than 0"),
+        ({"class_weight": np.array("none")}, "class_weight of tip_adapter cannot be an array"),
+        ({"alpha": np.array("a")}, "alpha of tip_adapter cannot be an array"),
+        ({"alpha": 1e300}, r"alpha 1e\+300 is not finite in float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            adapt.create("tip_adapter", **settings)
+
+
+def test_stacks_are_mapped_over_and_not_called():
+    with pytest.raises(ValueError, match=r"settings of TipAdapter are stacked here; map over them with jax\.vmap"):
+        fit("tip_adapter", {"alpha": jnp.array([1.0, 2.0])})
+    stacked = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * 2), fit("gda", {}))
+    for use in (lambda: stacked(QUERIES), lambda: stacked.extend(FEATURES, LABELS), lambda: stacked.save("nowhere")):
+        with pytest.raises(ValueError, match="2 classifiers are stacked here"):
+            use()
+
+
+def test_a_class_can_be_added_by_its_text_alone():
+    extended = fit("tip_adapter", {}).extend(FEATURES[:0], LABELS[:0], class_text_features=QUERIES[:1])
+    expected = 100 * references.unit(QUERIES) @ references.unit(QUERIES[0])
+    np.testing.assert_allclose(extended(QUERIES)[:, 6], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="the support is empty"):
+        extended.extend(FEATURES[:0], LABELS[:0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_classes": "3"}, "num_classes '3' is not a number"),
+        ({"num_classes": -2}, "num_classes -2 is not positive"),
+        ({"logit_scale": None}, "logit_scale None is not a number"),
+        ({"labels": [[0], [1, 2]]}, "rows of different lengths"),
+        ({"text": TEXT[:0]}, "there are no class text features"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_in_a_sentence(given, message):
+    with pytest.raises(ValueError, match=message):
+        fit("prototypes", {}, **({"text": None} | given))

@@ -44,6 +44,9 @@ def test_what_is_no_classifier_is_told(tmp_path):
         ({"settings": {"k": 0}}, "k 0 is less than 1"),
         ({"format": 9}, "format 9 is not 1"),
         ({"dim": 8}, "features have 7 dimensions, not 8"),
+        ({"classes": "6"}, "'6' is not the number of classes"),
+        ({"classes": 2}, "2 is not the number of classes"),
+        ({"method": "gda", "settings": {}}, "its arrays are not those of gda"),
     ]:
         (tmp_path / "classifier.json").write_text(json.dumps(described | change))
         with pytest.raises(ValueError, match=f"does not hold a classifier that can be opened: {message}"):

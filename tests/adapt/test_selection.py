@@ -183,6 +183,20 @@ def test_a_grid_of_unknown_settings_or_of_none_is_refused():
         adapt.select("knn", *examples, grid={"k": ()})
     with pytest.raises(ValueError, match="k 0 is less than 1"):
         adapt.select("knn", *examples, grid={"k": (5, 0)})
+    for grid, message in [
+        ({"k": 3}, "the values 3 of k in the grid of knn are no list"),
+        ({"votes": "rank"}, "the values 'rank' of votes"),
+        (["k"], "does not map settings to their values"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            adapt.select("knn", *examples, grid=grid)
+    with pytest.raises(ValueError, match="k is both fixed and in the grid of knn"):
+        adapt.select("knn", *examples, grid={"k": (1, 2)}, k=3)
+    with pytest.raises(ValueError, match="local has no closed form"):
+        inner = {"inner": ("ape", "tip_adapter")}
+        adapt.select("local", *examples, class_text_features=np.eye(2, 5), grid=inner, leave_out="one")
+    given = adapt.select("knn", np.eye(4, 5), [0, 1, 2, 3], grid={"k": (3, 1)})
+    assert (given.adapter.k, given.selected_by) == (3, "the first of the grid")
     with pytest.raises(ValueError, match="unknown leave_out 'two'; known: one, fold"):
         adapt.select("knn", *examples, leave_out="two")
     with pytest.raises(ValueError, match="ape has no closed form for leaving out one"):
