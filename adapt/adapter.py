@@ -298,15 +298,9 @@ def make_support(
 
 
 def by_folds(terms: Callable[[Support], Terms], support: Support) -> Terms:
-    """Returns of each row what `terms` gives for the support without the row's fold; empty folds cost nothing."""
+    """Returns of each row what `terms` gives for the support without the row's fold."""
     fold = support.folds
-    nothing = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), jax.eval_shape(terms, support))
-
-    def one(number: jax.Array) -> Terms:
-        mine = (fold == number) & (support.labels >= 0)
-        return jax.lax.cond(jnp.any(mine), lambda: terms(support.without(mine)), lambda: nothing)
-
-    folds = jax.lax.map(one, jnp.arange(FOLDS))
+    folds = jax.lax.map(lambda number: terms(support.without(fold == number)), jnp.arange(FOLDS))
     return tuple(term[fold, jnp.arange(len(fold))] for term in folds)
 
 

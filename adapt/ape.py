@@ -31,7 +31,7 @@ class Ape(Adapter):
     needs_text = True
     closed_form = False
     weights = ("alpha",)
-    grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "beta": (5.5, 1.0, 20.0)}
+    grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "beta": (5.5, 1.0, 2.5, 20.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "gamma", "similarity_weight", "variance_weight")

@@ -32,7 +32,7 @@ class TipX(Adapter):
     grid = {
         "alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
         "gamma": (1.0, 0.0, 3.0, 10.0),
-        "beta": (5.5, 1.0, 20.0),
+        "beta": (5.5, 1.0, 2.5, 20.0),
     }
 
     def check(self) -> None:
