@@ -15,9 +15,10 @@ class TipX(Adapter):
     """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·s_k)) 1[y_k = c] + gamma Σ_k A_k 1[y_k = c].
 
     A_k = −KL(p(x) ‖ p(s_k)) with p(z) = softmax(z wᵀ / temperature), after the divergences are mapped linearly so that
-    their range between pairs of different examples becomes that of the cosines between them, and less the least A of
-    those pairs: so a class loses nothing by having examples. The authors take both ranges from the queries of a batch;
-    here a prediction does not depend on what else is asked. `class_weight` is as in
+    their range between pairs of different examples becomes the range of the cosines between them. The authors take both
+    ranges from the queries of a batch; here a prediction does not depend on what else is asked. Where cosines between
+    images are positive A is negative: gamma takes from classes with examples what it does not take from those without.
+    `class_weight` is as in
     Tip-Adapter.
     """
 
@@ -120,10 +121,9 @@ def _range_left_out(values: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax
 
 
 def _mapping(source: tuple[jax.Array, jax.Array], target: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Returns slope and offset that map the source range onto that of the target less its largest; zeros where there
-    are no pairs."""
+    """Returns slope and offset that map the source range onto the target range; zeros where there are no pairs."""
     width = source[1] - source[0]
     some, wide = jnp.isfinite(width), jnp.isfinite(width) & (width > 0)
     slope = jnp.where(wide, (target[1] - target[0]) / jnp.where(wide, width, 1.0), 0.0)
     start = jnp.where(some, source[0], 0.0)
-    return slope, jnp.where(some, target[0] - target[1], 0.0) - slope * start
+    return slope, jnp.where(some, target[0], 0.0) - slope * start

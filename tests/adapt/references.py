@@ -92,7 +92,7 @@ def tip_x(features, labels, text, queries, scale, num_classes, gamma=1.0, temper
     for x, row in zip(queries, out, strict=True):
         for s, y in zip(features, labels, strict=True):
             along = (kl(p(x), p(s)) - low) / (high - low) if high > low else 0.0
-            row[y] += gamma * (most - least - along * (most - least)) * weights[y]
+            row[y] -= gamma * (least + along * (most - least)) * weights[y]
     return out
 
 

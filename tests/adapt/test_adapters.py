@@ -315,11 +315,6 @@ def test_numbers_that_float32_cannot_hold_are_normalised_in_float64():
         assert_equal(fit("gda", {}, FEATURES * length)(QUERIES * length), fit("gda", {})(QUERIES))
 
 
-def test_a_class_loses_nothing_by_having_examples():
-    likeness = fit("tip_x", {"alpha": 0.0, "gamma": 1.0})(FEATURES) - fit("zero_shot", {})(FEATURES)
-    assert np.take_along_axis(np.asarray(likeness), LABELS[:, None], 1).min() >= 0
-
-
 def test_votes_of_a_sharp_softmax_do_not_vanish():
     votes = fit("knn", {"temperature": 1e-4, "k": 1})(QUERIES)
     nearest = LABELS[np.argmax(references.unit(QUERIES) @ references.unit(FEATURES).T, axis=1)]
