@@ -18,8 +18,7 @@ class TipX(Adapter):
     their range between pairs of different examples becomes the range of the cosines between them. The authors take both
     ranges from the queries of a batch; here a prediction does not depend on what else is asked. Where cosines between
     images are positive A is negative: gamma takes from classes with examples what it does not take from those without.
-    `class_weight` is as in
-    Tip-Adapter.
+    `class_weight` is as in Tip-Adapter.
     """
 
     alpha: float = 1.0
