@@ -24,7 +24,7 @@ def save(classifier: Classifier, path: str | os.PathLike) -> None:
 
     Raises `ValueError` for stacked classifiers: save them one by one.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as to_bytes
 
     support = classifier.support
     if support.features.ndim != 2:
@@ -45,7 +45,8 @@ def save(classifier: Classifier, path: str | os.PathLike) -> None:
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path) as folder:
         temporary = pathlib.Path(folder)
-        save_file({name: np.asarray(array) for name, array in arrays.items()}, temporary / ARRAYS_FILE)
+        content = to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        (temporary / ARRAYS_FILE).write_bytes(content)  # with the access rights that files have here
         (temporary / JSON_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         for file in (ARRAYS_FILE, JSON_FILE):
             os.replace(temporary / file, path / file)

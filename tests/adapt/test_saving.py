@@ -20,7 +20,9 @@ def test_an_opened_classifier_gives_the_same_logits_and_can_be_extended(tmp_path
     np.testing.assert_array_equal(opened(QUERIES), classifier(QUERIES))
     more = FEATURES[:3] + 1, LABELS[:3]
     np.testing.assert_array_equal(opened.extend(*more)(QUERIES), classifier.extend(*more)(QUERIES))
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["classifier.json", "classifier.safetensors"]
+    files = sorted((tmp_path / "mine").iterdir())
+    assert [path.name for path in files] == ["classifier.json", "classifier.safetensors"]
+    assert len({path.stat().st_mode for path in files}) == 1
 
 
 def test_settings_and_classes_without_text_come_back(tmp_path):
