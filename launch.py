@@ -137,13 +137,9 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
         job.add_argument("--image_size", type=int, help="pixels; position embeddings are resampled for them")
         job.add_argument("--tokenizer", help="folder, tokenizer.json or hub id; default: the checkpoint's own")
     if name == "adapt":
-        job.add_argument(
-            "--support", required=True, help="folder with a folder of examples a class, named as the class"
-        )
+        job.add_argument("--support", required=True, help="folder with a folder of examples for each class")
         job.add_argument("--query", required=True, help="folder of the pictures to sort")
-        job.add_argument(
-            "--method", default="auto", help="adapter, or auto: what is best on left-out examples (default)"
-        )
+        job.add_argument("--method", default="auto", help="adapter; default: auto, the best on left-out examples")
         job.add_argument(
             "--template",
             action="append",
@@ -237,6 +233,7 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
     """Sorts pictures into classes of which a few examples are given."""
     from adapt.photos import DEFAULT_TEMPLATE, Task
     from adapt.photos import sort_photos as run
+    from pretrain.metrics import CollectionsProgress
 
     templates = tuple(args.template or (DEFAULT_TEMPLATE,))
     task = Task(
@@ -247,16 +244,17 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
         templates=() if templates == ("none",) else templates,
     )
     task.check()
-    run(open_encoder(args), task, progress=progress_lines(), say=say)
+    run(open_encoder(args), task, progress=CollectionsProgress().show, say=say)
 
 
 def embed(args: argparse.Namespace, config: None) -> None:
     """Writes the embeddings of images and texts."""
     from adapt.embed import check_inputs, embed_collections
+    from pretrain.metrics import CollectionsProgress
 
     check_inputs(args.images, args.texts, args.data_dir)
     inputs = {"images": args.images, "texts": args.texts, "data_dir": args.data_dir}
-    written = embed_collections(open_encoder(args), args.out, progress=progress_lines(), **inputs)
+    written = embed_collections(open_encoder(args), args.out, progress=CollectionsProgress().show, **inputs)
     for name, found in written.items():
         left_out = f", {found.bad} left out, see {found.files['bad']}" if found.bad else ""
         say(f"{found.rows} {name} in {found.files['safetensors']}{left_out}")
@@ -272,28 +270,6 @@ def open_encoder(args: argparse.Namespace) -> Encoder:
     encoder = Encoder(args.checkpoint, dtype=dtype, image_size=args.image_size, tokenizer=args.tokenizer, say=say)
     say(f"{args.checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
     return encoder
-
-
-def progress_lines() -> Callable[[str, int, int], None]:
-    """Returns what shows how far each collection is: `show(name, done, total)`, with rate and time left."""
-    from pretrain.metrics import Progress
-
-    began: dict[str, tuple[float, int, Progress]] = {}
-    quiet_until: dict[str, float] = {}
-
-    def show(name: str, done: int, total: int) -> None:
-        if name not in began:
-            began[name] = time.monotonic(), done, Progress(total, start=done, unit=name)
-        since, first, progress = began[name]
-        now = time.monotonic()
-        if done == first or (done < total and now < quiet_until.get(name, 0.0)):
-            return
-        quiet_until[name] = now + (0.2 if sys.stdout.isatty() else 10.0)
-        progress.show(done, f"{(done - first) / max(now - since, 1e-9):.1f} a second")
-        if done == total:
-            progress.close()
-
-    return show
 
 
 def convert(args: argparse.Namespace, config: None) -> None:

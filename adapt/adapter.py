@@ -108,6 +108,7 @@ class Adapter:
     training_free: ClassVar[bool] = True
     local: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
+    text_logits: ClassVar[bool] = True  # where there is text, logits are those of the texts and what is added
     closed_form: ClassVar[bool] = True  # `left_out` leaves out one row, and costs about as much as none
     select_by_folds: ClassVar[bool] = False  # though there is a closed form
     per_query: ClassVar[bool] = True  # logits of a query do not depend on the others

@@ -10,7 +10,6 @@ import numpy as np
 
 PSEUDO_EXAMPLES = 2  # as in Platt's targets
 UNTESTED_CONFIDENCE = 0.9
-WITHOUT_TEXT = ("prototypes", "knn")  # methods whose logits, by default, do not hold scale · x·w_c of the class texts
 _RANGE = (1e-4, 1e5)  # of the factor times the spread of the logits
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _STEPS = 80  # of the search, each leaves 0.62 of the interval

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
-import io
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +18,8 @@ import adapt
 from adapt.adapter import Adapter, Support
 from adapt.encoder import Encoder, cached
 from adapt.features import normalize
+from adapt.files import write_text
+from adapt.pages import data_uri
 from adapt.retrieval import retrieval
 from adapt.selection import DEFAULTS, Grid
 from adapt.support import draw_support
@@ -100,8 +99,8 @@ def evaluate(
             say(f"{dataset.name}: {found[0]['method']} {mean:.1%}" + (f" at {most} shots" if most else ""))
     context = {"checkpoint": os.fspath(checkpoint), "checkpoint_fingerprint": encoder.fingerprint}
     rows = [row | context for row in rows]
-    _write(out / RESULTS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write(out / EXAMPLES_FILE, json.dumps(examples, ensure_ascii=False))
+    write_text(out / RESULTS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(out / EXAMPLES_FILE, json.dumps(examples, ensure_ascii=False))
     return rows
 
 
@@ -248,7 +247,7 @@ def _evaluate_retrieval(
             "text": captions[query],
             "images": [
                 {
-                    "uri": _data_uri(records[image].image, records[image].key),
+                    "uri": data_uri(decode(records[image].image, records[image].key), 96, quality=85),
                     "text": records[image].texts[0],
                     "match": bool(image == query),
                 }
@@ -260,25 +259,9 @@ def _evaluate_retrieval(
     return rows, examples
 
 
-def _data_uri(encoded: bytes, key: str) -> str:
-    picture = decode(encoded, key)
-    picture.thumbnail((96, 96))
-    buffer = io.BytesIO()
-    picture.save(buffer, "webp", quality=85)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the rows that `evaluate` wrote to `folder`."""
     path = pathlib.Path(folder) / RESULTS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {RESULTS_FILE}; `launch.py evaluate` writes one")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)

@@ -33,6 +33,7 @@ class Knn(Adapter):
     k: int = static(5)
     votes: str = static("softmax")
 
+    text_logits = False
     grid = {"k": (5, 1, 20), "temperature": (0.07, 0.02)}
 
     def check(self) -> None:

@@ -42,6 +42,7 @@ class LinearProbe(Adapter):
     iterations: int = static(500)
 
     training_free = False
+    text_logits = False
     closed_form = False
     grid = {"c": (30.0, 3.0, 10.0, 100.0, 300.0)}
 

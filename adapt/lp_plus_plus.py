@@ -28,6 +28,7 @@ class LpPlusPlus(Adapter):
 
     training_free = False
     needs_text = True
+    text_logits = False
     closed_form = False
 
     def check(self) -> None:

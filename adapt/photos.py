@@ -8,15 +8,15 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from adapt.adapter import Classifier
-from adapt.calibration import WITHOUT_TEXT, Calibration, factor_of_examples, factor_of_left_out, probabilities
+from adapt.calibration import Calibration, factor_of_examples, factor_of_left_out, probabilities
 from adapt.choice import AUTO, Candidate, Choice, check_method, choose
 from adapt.encoder import Encoder, cached
+from adapt.files import write_text
 from adapt.nearest import far_below, nearest
 from adapt.photo_folders import (
     Embedded,
@@ -124,7 +124,7 @@ def sort_photos(
     support = in_class_folders(embed_folder(encoder, task.support, "support", **keep))
     query = embed_folder(encoder, task.query, "query", **keep)
     left_out = list(dict.fromkeys(support.left_out + query.left_out))
-    _write(task.out / LEFT_OUT_FILE, _table(("path", "reason"), left_out))
+    write_text(task.out / LEFT_OUT_FILE, _table(("path", "reason"), left_out))
     folders = [path.partition("/")[0] for path in support.paths]
     class_names = sorted(set(folders))
     for name in sorted(set(class_folders(task.support, task.out)) - set(class_names)):
@@ -138,7 +138,7 @@ def sort_photos(
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
     outcome = _classify(encoder, task, class_names, support, labels, query, say)
-    _write(task.out / PREDICTIONS_FILE, _table(PREDICTION_FIELDS, _predictions(outcome)))
+    write_text(task.out / PREDICTIONS_FILE, _table(PREDICTION_FIELDS, _predictions(outcome)))
     page = write_page(outcome, task.out / PAGE_FILE)
     say(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(outcome.far.sum())} far from every "
@@ -183,7 +183,7 @@ def _classify(
         "far_below": limit,
     }
     content = json.dumps(described, ensure_ascii=False, indent=2) + "\n"
-    _write(task.out / "classifier" / CLASSES_FILE, content)
+    write_text(task.out / "classifier" / CLASSES_FILE, content)
     return Outcome(
         class_names=[readable(name) for name in class_names],
         support=support,
@@ -205,7 +205,7 @@ def _calibrate(choice: Choice, classifier: Classifier, labels: np.ndarray) -> Ca
     if choice.left_out is not None:
         factor = factor_of_left_out(choice.left_out[several], labels[several])
         return Calibration(factor, "examples that were left out")
-    if classifier.support.class_text_features is not None and choice.chosen.method not in WITHOUT_TEXT:
+    if classifier.support.class_text_features is not None and classifier.adapter.text_logits:
         return Calibration(1.0, "the scale of the text logits")
     factor = factor_of_examples(np.asarray(classifier(classifier.support.features)), labels)
     return Calibration(factor, "the examples themselves")
@@ -278,10 +278,3 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     content = io.StringIO()
     csv.writer(content).writerows([header, *rows])
     return content.getvalue()
-
-
-def _write(path: pathlib.Path, content: str) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        partial.write_text(content, encoding="utf-8", newline="")
-        os.replace(partial, path)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import functools
-import io
 import os
 import pathlib
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapt.files import write_text
+from adapt.pages import data_uri, render
 from adapt.photo_folders import readable
 from data.images import Picture
 from data.records import BadRecord
@@ -30,21 +29,13 @@ _NO_PICTURE = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAI
 
 def write_page(outcome: Outcome, path: pathlib.Path) -> pathlib.Path:
     """Writes the page; returns its path."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     certainty = outcome.probabilities.max(axis=1)
     far = np.flatnonzero(outcome.far)
     near = np.flatnonzero(~outcome.far)
     uncertain = near[np.argsort(certainty[near], kind="stable")][:SHOWN]
     farthest = far[np.argsort(outcome.cosines[far], kind="stable")][:SHOWN]
-    page = environment.get_template("photos.html.j2").render(
+    page = render(
+        "photos.html.j2",
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         facts=_facts(outcome),
         candidates=[_candidate(outcome, number) for number in range(len(outcome.choice.candidates))],
@@ -59,10 +50,7 @@ def write_page(outcome: Outcome, path: pathlib.Path) -> pathlib.Path:
         left_out=outcome.left_out[:SHOWN],
         left_out_count=len(outcome.left_out),
     )
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+    write_text(path, page)
     return path
 
 
@@ -149,7 +137,4 @@ def _thumbnail(path: str, pixels: int) -> str:
             picture = Picture(file.read(), path).decode((2 * pixels, 2 * pixels))
     except (OSError, BadRecord):
         return _NO_PICTURE
-    picture.thumbnail((2 * pixels, 2 * pixels))  # twice as many as are shown, for fine screens
-    buffer = io.BytesIO()
-    picture.save(buffer, "webp", quality=75)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(picture, 2 * pixels, quality=75)  # twice as many as are shown, for fine screens

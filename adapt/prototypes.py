@@ -25,6 +25,7 @@ class Prototypes(Adapter):
     text_weight: float = 0.0
     centering: str = static("l2")
 
+    text_logits = False
     grid = {"centering": ("l2", "cl2n"), "text_weight": (0.0, 0.1, 0.25, 0.5, 0.75)}
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from adapt.charts import Line, line_chart
 from adapt.evaluate import EXAMPLES_FILE, read_results
+from adapt.pages import render
 from adapt.statistics import Interval, mean_interval
 from models.model_card import Result
 
@@ -65,19 +66,11 @@ def read_run(name: str, workdir: str | os.PathLike) -> Run:
 
 def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) -> pathlib.Path:
     """Writes `report.html` and `report.csv` to `folder`; returns the page's path."""
-    import jinja2
-
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     datasets = list(dict.fromkeys(row["dataset"] for run in runs for row in run.results if row["task"] == "few_shot"))
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         title=title,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",

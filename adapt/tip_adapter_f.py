@@ -15,7 +15,8 @@ from adapt.features import class_sums, in_blocks, matmul
 class TipAdapterF(Adapter):
     """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·S_k)) 1[y_k = c], S trained from the examples on the mean CE.
 
-    Without a step it is Tip-Adapter. The keys S `[n, dim]` are free in length. A class without examples keeps its text.
+    Without a step it is Tip-Adapter. The keys S `[n, dim]` are free in length. A class without examples keeps its text,
+    but the keys grow against it: where some classes have none, put `local` around this (docs/ADAPTERS.md).
     """
 
     alpha: float = 3.0

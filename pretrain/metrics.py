@@ -73,6 +73,29 @@ class Progress:
             print(file=self._stream, flush=True)
 
 
+class CollectionsProgress:
+    """Prints how far each of several collections is, with its rate: often on a terminal, seldom where piped."""
+
+    def __init__(self, *, stream: TextIO | None = None):
+        self._stream = stream or sys.stdout
+        self._pause = 0.2 if self._stream.isatty() else 10.0
+        self._began: dict[str, tuple[float, int, Progress]] = {}
+        self._quiet_until: dict[str, float] = {}
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Prints that `done` of `total` rows of a collection are; where it begins, and between the lines, nothing."""
+        now = time.monotonic()
+        if name not in self._began:
+            self._began[name] = now, done, Progress(total, start=done, unit=name, stream=self._stream)
+        since, first, progress = self._began[name]
+        if done == first or (done < total and now < self._quiet_until.get(name, 0.0)):
+            return
+        self._quiet_until[name] = now + self._pause
+        progress.show(done, f"{(done - first) / max(now - since, 1e-9):.1f} a second")
+        if done == total:
+            progress.close()
+
+
 def format_duration(seconds: float) -> str:
     """Returns seconds as `1h02m`, `3m20s` or `7s`."""
     seconds = round(seconds)
