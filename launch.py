@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adapt.encoder import Encoder
 
 QUICKSTART_CONFIG = configs.FOLDER / "quickstart.py"
+EVALUATE_CONFIG = configs.FOLDER / "evaluate.py"
 JOBS_FILE = "jobs.jsonl"
 
 OVERVIEW = """\
@@ -61,6 +62,17 @@ A checkpoint is a folder as transformers or open_clip writes it, an .npz of big_
   python launch.py {job} --checkpoint=google/siglip-base-patch16-224 {rest}
 """
 
+QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "cache"))
+QUICKSTART_ARGUMENTS |= {"format": "huggingface", "shard": "0/1"}
+EVALUATE_ARGUMENTS = {
+    "datasets": "names of the catalogue, folders or shards, by commas",
+    "shots": "examples a class, such as 1,2,4,8,16",
+    "seeds": "draws of the examples",
+    "methods": "adapters by commas, training_free, or all",
+    "tasks": "zero_shot,few_shot and others",
+    "retrieval": "sources of images and texts, by commas",
+}
+
 WITHOUT_CONFIG = {
     "adapt": "--support=examples/ --query=photos/ --out=sorted/",
     "embed": "--images=photos/ --texts=captions.txt --out=embeddings/",
@@ -89,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     try:
-        config = None if args.job in WITHOUT_CONFIG else load_config(args.config, overrides)
+        config = None
+        if "config" in args:
+            config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         code = RUN[args.job](args, config)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on at what was saved last", file=sys.stderr)
@@ -122,7 +136,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         add_arguments(job, name)
         job.add_argument("--traceback", action="store_true", help="show where an error arose")
     args, rest = parser.parse_known_args(arguments)
-    overridable = args.job not in WITHOUT_CONFIG
+    overridable = "config" in args
     unknown = [argument for argument in rest if not (overridable and argument.startswith("--config."))]
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones")
@@ -155,7 +169,11 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     if name in WITHOUT_CONFIG:
         return
     quick = name == "quickstart"
-    job.add_argument("--config", required=not quick, default=str(QUICKSTART_CONFIG), help="config file")
+    if name == "report":
+        job.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a run, or of an evaluation")
+        return
+    default = {"quickstart": QUICKSTART_CONFIG, "evaluate": EVALUATE_CONFIG}.get(name)
+    job.add_argument("--config", required=default is None, default=str(default), help="config file")
     if name == "compile":
         job.add_argument("--topology", required=True, help="TPU chips such as v5e:16x16, or local:8 CPU devices")
         return
@@ -167,13 +185,36 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
         job.add_argument("--license", help="licence in the model card, for example apache-2.0")
         job.add_argument("--out", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
     if name == "evaluate":
-        job.add_argument("--checkpoint", help="folder, .npz or hub id; default: WORKDIR/export")
+        job.add_argument("--checkpoint", help="folder, .npz or hub id, or several as A,NAME=B; default: WORKDIR/export")
+        job.add_argument(
+            "--shard", default="0/1", help="part i/n of the datasets, for arrays of jobs; default: 0/1, all"
+        )
+        job.add_argument(
+            "--cache", type=pathlib.Path, help="folder of embeddings; default: WORKDIR/evaluation/embeddings"
+        )
+        for setting, what in EVALUATE_ARGUMENTS.items():
+            job.add_argument(f"--{setting}", help=f"{what}; sets config.evaluate.{setting}")
+        job.add_argument("--data_dir", help="where prepared data and indexes lie; sets config.data_dir")
     if name == "inspect":
         job.add_argument("--step", type=int, default=0, help="batch that is shown; default: 0, the first")
         job.add_argument("--steps", type=int, default=8, help="batches that are counted, from --step on; default: 8")
         job.add_argument("--rows", type=int, default=64, help="rows of the batch that are shown; default: 64")
     if quick:
         job.add_argument("--compare", action="store_true", help="train the plain base loss beside it, report both")
+
+
+def evaluate_overrides(args: argparse.Namespace) -> list[str]:
+    """Returns the arguments of `evaluate` that stand for settings of the config as such."""
+    from adapt.registry import METHODS, TRAINING_FREE
+
+    if args.job != "evaluate":
+        return []
+    named = {"all": METHODS, "training_free": TRAINING_FREE}
+    given = {key: getattr(args, key) for key in EVALUATE_ARGUMENTS if getattr(args, key) is not None}
+    if given.get("methods") in named:
+        given["methods"] = ",".join(named[given["methods"]])
+    overrides = [f"--config.evaluate.{key}={value}" for key, value in given.items()]
+    return overrides + ([] if args.data_dir is None else [f"--config.data_dir={args.data_dir}"])
 
 
 def load_config(path: str, overrides: list[str]) -> ConfigDict:
@@ -214,19 +255,34 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
 
 
 def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
-    """Evaluates the exported directory, and nothing else of the run."""
-    from adapt.evaluate import EvaluateSettings
+    """Evaluates the exported directory of the run, and nothing else of it, or the checkpoints that are named."""
+    from adapt.evaluate import EvaluateSettings, Share, checkpoint_names
     from adapt.evaluate import evaluate as run
     from adapt.report import card_results
     from models.model_card import write_results
+    from pretrain.metrics import CollectionsProgress
 
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
-    checkpoint = args.checkpoint or args.workdir / "export"
+    checkpoints = {args.workdir.name: args.workdir / "export"}
+    if args.checkpoint:
+        checkpoints = checkpoint_names(args.checkpoint.split(","))
+    index, slash, count = args.shard.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise ValueError(f"--shard={args.shard} is no part of the work; write i/n, such as 0/4")
     with job(args.workdir, "evaluate") as done:
-        rows = run(checkpoint, settings, out=args.workdir / "evaluation", data_dir=config.data_dir, say=say)
+        rows = run(
+            checkpoints,
+            settings,
+            out=args.workdir / "evaluation",
+            data_dir=config.data_dir,
+            cache=args.cache,
+            share=Share(index=int(index), count=int(count)),
+            progress=CollectionsProgress().show,
+            say=say,
+        )
         done(f"{len(rows)} results")
-    if args.checkpoint is None:
-        write_results(checkpoint, card_results(rows))
+    if not args.checkpoint:
+        write_results(args.workdir / "export", card_results(rows))
 
 
 def sort_photos(args: argparse.Namespace, config: None) -> None:
@@ -297,9 +353,7 @@ def report(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the report of one run."""
     from adapt.report import read_run, write_report
 
-    print(
-        write_report([read_run(args.workdir.name, args.workdir)], args.workdir, title=f"Report of {args.workdir.name}")
-    )
+    print(write_report([read_run(args.workdir.name, args.workdir)], args.workdir, title=args.workdir.resolve().name))
 
 
 def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -330,7 +384,7 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
         print(f"\n{config.pretrain.objective.base} loss, {name}, in {workdir}", flush=True)
         for step in (pretrain, export, evaluate):
             step(
-                argparse.Namespace(workdir=workdir, checkpoint=None, out=None, format="huggingface", license=None),
+                argparse.Namespace(workdir=workdir, **QUICKSTART_ARGUMENTS),
                 config,
             )
     results = [read_run(name, workdir) for name, workdir in runs.items()]

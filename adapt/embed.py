@@ -85,7 +85,7 @@ class _Collection(NamedTuple):
     def of_images(cls, encoder: Encoder, name: str, data_dir: str | os.PathLike) -> _Collection:
         source = _open_images(name, data_dir)
         pictures = isinstance(source, Pictures)
-        content = source.content_fingerprint() if pictures else source.fingerprint
+        content = (source.content_fingerprint() if pictures else None) or source.fingerprint
         identify = source.path if pictures else source.key
         bad: dict[int, BadRecord] = {}
 

@@ -1,267 +1,400 @@
-"""Few-shot evaluation of an exported checkpoint: every dataset × method × shots × draw, and retrieval."""
+"""Few-shot evaluation of checkpoints: every dataset × task × method × shots × draw, and retrieval.
+
+Work is done in units, one checkpoint, dataset, task and method each. A unit whose file is there is not done again, so
+that a job that was stopped goes on, and jobs that share a folder share the work.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import adapt
-from adapt.adapter import Adapter, Support
-from adapt.encoder import Encoder, cached
-from adapt.features import normalize
+from adapt.embeddings import Progress, embed_images, embed_texts, save_array
+from adapt.encoder import Encoder
 from adapt.files import write_text
-from adapt.pages import data_uri
-from adapt.retrieval import retrieval
+from adapt.grid import run_grid
+from adapt.registry import find
+from adapt.results import PREDICTIONS, Unit, merge, note_cost
+from adapt.retrieval_task import EXAMPLES, evaluate_retrieval
 from adapt.selection import DEFAULTS, Grid
-from adapt.support import draw_support
-from data.catalog import LabelledImages, load_labelled
+from adapt.tasks import TASKS, Case, Task, build_task, unseen
+from data.datasets import Dataset, open_dataset
 from data.fingerprint import fingerprint
-from data.images import decode
-from data.sources import open_source
+from data.labelled import DatasetSettings, LabelledImages
 
-RESULTS_FILE, EXAMPLES_FILE = "results.jsonl", "retrieval_examples.json"
-_EXAMPLES, _NEAREST = 12, 6
+CAPTIONS = ("first", "all", "each")
+_NEVER_SEEN = -1  # what is predicted for a query that a case must not be asked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     """What is evaluated and how.
 
-    `datasets` are names of `data.catalog`, `retrieval` names of `data.sources`; classes with fewer than
-    `min_examples` are left out. Settings of the `methods`, by default all that need no training, are selected on the
-    support alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are
-    scaled by `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. `caption` is the text of an
-    image in retrieval: its `first` or `all` of them.
+    `datasets` are names that `data.datasets.open_dataset` opens, `own` the settings of those that a config describes by
+    name, `retrieval` names of `data.sources`; classes with fewer than `min_examples` are left out. `tasks` are those of
+    `adapt.tasks.TASKS`. Settings of the `methods`, by default all that need no training, are selected on the support
+    alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are scaled by
+    `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. A class with fewer examples than
+    shots gives all it has (`few_examples` "cap"), or the number of shots is left out ("skip"). `transfer_from` is the
+    dataset whose examples the task transfer sees. `caption` says what describes an image in retrieval: its `first`
+    text, `all` of them joined, or `each` on its own.
     """
 
-    datasets: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tasks: tuple[str, ...] = ("zero_shot", "few_shot")
     retrieval: tuple[str, ...] = ()
-    caption: str = "first"
+    caption: str = "each"
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: int = 5
     methods: tuple[str, ...] = adapt.TRAINING_FREE
-    min_examples: int = 20
+    min_examples: int = 0
+    few_examples: str = "cap"
+    transfer_from: str = ""
     logit_scale: float = 100.0
 
     def __post_init__(self) -> None:
+        if not self.datasets and not self.retrieval:
+            raise ValueError("there is nothing to evaluate; name evaluate.datasets, evaluate.retrieval or both")
         for method in self.methods:
-            adapt.find(method)
-        if self.caption not in ("first", "all"):
-            raise ValueError(f"unknown evaluate.caption {self.caption!r}; known: first, all")
+            find(method)
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ValueError(f"unknown task {task!r} in evaluate.tasks; known: {', '.join(TASKS)}")
+        if "transfer" in self.tasks and not self.transfer_from:
+            raise ValueError(
+                "evaluate.tasks has transfer; name the dataset with the examples in evaluate.transfer_from"
+            )
+        if self.caption not in CAPTIONS:
+            raise ValueError(f"unknown evaluate.caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
+        if self.few_examples not in ("cap", "skip"):
+            raise ValueError(f"unknown evaluate.few_examples {self.few_examples!r}; known: cap, skip")
         if not self.shots or min(self.shots) < 1 or self.seeds < 1:
             raise ValueError(f"evaluate.shots {self.shots} and evaluate.seeds {self.seeds} must be positive")
         if not 0 < self.logit_scale < float("inf") or len(set(self.shots)) < len(self.shots):
             raise ValueError(
                 f"evaluate.logit_scale {self.logit_scale} must be positive, evaluate.shots {self.shots} without repeats"
             )
-        if self.min_examples <= max(self.shots):
-            raise ValueError(
-                f"evaluate.min_examples {self.min_examples} must exceed the largest of evaluate.shots, "
-                f"{max(self.shots)}, so that every class keeps a query"
-            )
+        if len({*self.datasets}) < len(self.datasets):
+            raise ValueError(f"evaluate.datasets {self.datasets} names a set twice")
+        object.__setattr__(self, "own", _own(self.own))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of `count` equal parts of the datasets, `index` from 0, as a job of an array takes it."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"share {self.index}/{self.count} is none; write i/n with i from 0 to n − 1")
 
 
 def evaluate(
-    checkpoint: str | os.PathLike,
+    checkpoints: Mapping[str, str | os.PathLike],
     settings: EvaluateSettings,
     *,
     out: str | os.PathLike,
     data_dir: str | os.PathLike,
+    cache: str | os.PathLike | None = None,
+    share: Share = Share(),
+    progress: Progress = lambda name, done, total: None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Evaluates an exported directory; writes `results.jsonl` and `retrieval_examples.json` to `out`, returns the rows.
+    """Evaluates checkpoints, each under a name; returns the rows, and writes them to `out/results.jsonl`.
 
-    Embeddings are kept in `out/embeddings`, under the content of checkpoint and data, and used again.
+    Datasets and retrieval sets are opened before any work, so that what is missing is told first. Embeddings are kept
+    in `cache`, by default `out/embeddings`, under the content of checkpoint and data. With a `share` only its part of
+    the datasets is evaluated; whichever job finishes the last unit writes `results.jsonl`, and the others return the
+    rows there are.
     """
     out = pathlib.Path(out)
-    encoder = Encoder(checkpoint)
-    datasets = [load_labelled(name, data_dir, min_examples=settings.min_examples) for name in settings.datasets]
-    rows: list[dict[str, Any]] = []
-    examples: dict[str, Any] = {}
-    for name in settings.retrieval:
-        found, examples[name] = _evaluate_retrieval(encoder, name, settings.caption, out / "embeddings", data_dir)
-        rows += found
-        say(f"{name}: " + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in found if row["k"] == 10))
-    for dataset in datasets:
-        for found in _evaluate_few_shot(encoder, dataset, settings, out / "embeddings"):
-            rows += found
-            most = max(row["shots"] for row in found)
-            mean = np.mean([row["value"] for row in found if row["shots"] == most])
-            say(f"{dataset.name}: {found[0]['method']} {mean:.1%}" + (f" at {most} shots" if most else ""))
-    context = {"checkpoint": os.fspath(checkpoint), "checkpoint_fingerprint": encoder.fingerprint}
-    rows = [row | context for row in rows]
-    write_text(out / RESULTS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_text(out / EXAMPLES_FILE, json.dumps(examples, ensure_ascii=False))
-    return rows
-
-
-def _evaluate_few_shot(
-    encoder: Encoder, dataset: LabelledImages, settings: EvaluateSettings, cache: pathlib.Path
-) -> Iterator[list[dict[str, Any]]]:
-    """Yields the rows of one method after the other."""
-    key = fingerprint(encoder.image_fingerprint, dataset.fingerprint)
-    features = cached(cache, f"images-{key}", lambda: encoder.embed_images(dataset.image, len(dataset)))
-    texts = encoder.embed_classes(dataset.class_names, dataset.templates)
-    cases = _cases(dataset.labels, settings)
-    for name in settings.methods:
-        outcome = _run_cases(
-            name,
-            cases,
-            normalize(features),
-            jnp.asarray(dataset.labels),
-            normalize(texts),
-            jnp.float32(settings.logit_scale),
-        )
-        yield _rows(name, cases, outcome, dataset, settings)
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("support", "labels", "query"), meta_fields=("shots", "seeds")
-)
-@dataclasses.dataclass(frozen=True)
-class _Cases:
-    """Every shots × seed, padded to one shape: `support` and `labels` `[cases, n]` (label −1: not there), `query`
-    `[cases, m]`."""
-
-    support: np.ndarray
-    labels: np.ndarray
-    query: np.ndarray
-    shots: tuple[int, ...]
-    seeds: tuple[int, ...]
-
-
-def _cases(labels: np.ndarray, settings: EvaluateSettings) -> _Cases:
-    most = max(settings.shots)
-    support, support_labels, query, case_shots, case_seeds = [], [], [], [], []
-    for seed in range(settings.seeds):
-        draw = draw_support(labels, max_shots=most, seed=seed)
-        for shots in settings.shots:
-            there = np.arange(most) < shots
-            support.append(draw.support.reshape(-1))
-            support_labels.append(np.where(there, labels[draw.support], -1).reshape(-1))
-            query.append(draw.query)
-            case_shots.append(shots)
-            case_seeds.append(seed)
-    return _Cases(np.stack(support), np.stack(support_labels), np.stack(query), tuple(case_shots), tuple(case_seeds))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _run_cases(
-    name: str, cases: _Cases, features: jax.Array, labels: jax.Array, texts: jax.Array, logit_scale: jax.Array
-) -> dict[str, jax.Array]:
-    """Returns for each case the query accuracy and the number of the chosen setting, `[cases]` each."""
-    options, key = Grid(name), jax.random.key(0)
-
-    def one(case: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, jax.Array]:
-        rows, support_labels, query = case
-        support = Support(features[rows], support_labels, texts, logit_scale, num_classes=len(texts))
-        chosen, _ = options.choose(support, key=key)
-
-        def accuracy(adapter: Adapter) -> jax.Array:
-            logits = adapter.fit_support(support, key=key)(features[query])
-            return jnp.mean(jnp.argmax(logits, axis=1) == labels[query])
-
-        return {"accuracy": options.apply(chosen, accuracy), "chosen": chosen}
-
-    return jax.lax.map(one, (cases.support, cases.labels, cases.query))
-
-
-def _rows(
-    name: str, cases: _Cases, outcome: Mapping[str, jax.Array], dataset: LabelledImages, settings: EvaluateSettings
-) -> list[dict[str, Any]]:
-    options = Grid(name)
-    rows = []
-    for index, (shots, seed) in enumerate(zip(cases.shots, cases.seeds, strict=True)):
-        if name == "zero_shot":
-            if shots != settings.shots[0]:
-                continue  # the same queries for every number of shots, and no support to differ by
-            shots, selection = 0, "none"
-        else:
-            selection = DEFAULTS if shots == 1 else options.selected_by
-        rows.append(
-            {
-                "task": "few_shot",
-                "dataset": dataset.name,
-                "dataset_fingerprint": dataset.fingerprint,
-                "method": name,
-                "shots": shots,
-                "seed": seed,
-                "metric": "accuracy",
-                "k": None,
-                "value": float(outcome["accuracy"][index]),
-                "settings": options.settings[int(outcome["chosen"][index])],
-                "selection": selection,
-                "logit_scale": settings.logit_scale,
-                "classes": len(dataset.class_names),
-                "queries": int(cases.query.shape[1]),
-            }
+    cache = out / "embeddings" if cache is None else pathlib.Path(cache)
+    datasets = _open_all(settings, data_dir)
+    source = datasets.pop(settings.transfer_from) if settings.transfer_from not in settings.datasets else None
+    source = source or datasets.get(settings.transfer_from)
+    for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
+        say(f"note: {note}")
+    units: list[Unit] = []
+    said: set[str] = set()
+    for checkpoint, path in checkpoints.items():
+        job = _Job(checkpoint, path, settings, out, cache, progress, say, said)
+        for number, dataset in enumerate(datasets.values()):
+            mine = number % share.count == share.index
+            units += job.dataset(dataset, source, work=mine)
+        for number, name in enumerate(settings.retrieval):
+            mine = (len(datasets) + number) % share.count == share.index
+            units.append(job.retrieval(name, data_dir, work=mine))
+    rows, missing = merge(out, units)
+    if missing:
+        say(
+            f"{missing} of {len(units)} units are the work of other shares; the job that ends last writes results.jsonl"
         )
     return rows
 
 
-def _evaluate_retrieval(
-    encoder: Encoder, name: str, caption: str, cache: pathlib.Path, data_dir: str | os.PathLike
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the rows of both directions, and examples: a text and its nearest pictures as data URIs."""
-    source = open_source(name, data_dir)
-    records = [source[index] for index in range(len(source))]
-    key = fingerprint(encoder.image_fingerprint, *(record.image for record in records))
-    images = cached(
-        cache,
-        f"images-{key}",
-        lambda: encoder.embed_images(lambda index: decode(records[index].image, records[index].key), len(records)),
-    )
-    captions = [record.texts[0] if caption == "first" else ", ".join(record.texts) for record in records]
-    found = retrieval(images, encoder.embed_texts(captions))
-    rows = [
-        {
-            "task": "retrieval",
-            "dataset": name,
-            "dataset_fingerprint": key,
-            "method": "zero_shot",
-            "shots": 0,
-            "seed": None,
-            "metric": f"{direction} recall@{k}",
-            "k": k,
-            "value": value,
-            "settings": {"caption": caption},
-            "selection": "none",
-            "logit_scale": None,
-            "classes": len(records),
-            "queries": len(records),
-        }
-        for direction, recall in (("text→image", found.text_to_image), ("image→text", found.image_to_text))
-        for k, value in recall.items()
-    ]
-    examples = [
-        {
-            "text": captions[query],
-            "images": [
-                {
-                    "uri": data_uri(decode(records[image].image, records[image].key), 96, quality=85),
-                    "text": records[image].texts[0],
-                    "match": bool(image == query),
-                }
-                for image in found.nearest_images[query][:_NEAREST]
-            ],
-        }
-        for query in np.random.default_rng(0).permutation(len(records))[:_EXAMPLES]
-    ]
-    return rows, examples
+def _open_all(settings: EvaluateSettings, data_dir: str | os.PathLike) -> dict[str, Dataset | None]:
+    """Opens every dataset, by the name in the settings; raises one error that lists all that are missing."""
+    opened: dict[str, Dataset | None] = {}
+    missing: list[str] = []
+    for name in (*settings.datasets, *filter(None, [settings.transfer_from])):
+        try:
+            opened[name] = open_dataset(name, data_dir, own=settings.own, min_examples=settings.min_examples)
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("; ".join(dict.fromkeys(missing)))
+    names = [dataset.name for dataset in opened.values()]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"two datasets are called {twice!r}; give one another name in evaluate.own")
+    opened.setdefault(settings.transfer_from, None)
+    return opened
 
 
-def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows that `evaluate` wrote to `folder`."""
-    path = pathlib.Path(folder) / RESULTS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {RESULTS_FILE}; `launch.py evaluate` writes one")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _own(own: Mapping[str, Any]) -> dict[str, DatasetSettings]:
+    from models.settings import build
+
+    return {
+        name: each if isinstance(each, DatasetSettings) else build(DatasetSettings, f"evaluate.own.{name}", each)
+        for name, each in own.items()
+    }
+
+
+class _Job:
+    """The evaluation of one checkpoint."""
+
+    def __init__(
+        self,
+        name: str,
+        path: str | os.PathLike,
+        settings: EvaluateSettings,
+        out: pathlib.Path,
+        cache: pathlib.Path,
+        progress: Progress,
+        say: Callable[[str], None],
+        said: set[str],
+    ):
+        self.name, self.path, self.settings, self.out, self.cache = name, os.fspath(path), settings, out, cache
+        self.progress, self.say, self.said = progress, say, said
+        self.encoder = Encoder(path, say=say)
+        self._embedded: dict[str, np.ndarray] = {}
+
+    def dataset(self, dataset: Dataset, source: Dataset | None, *, work: bool) -> list[Unit]:
+        """Does the units of a dataset that are not done, if they are this job's work; returns all of them."""
+        units = []
+        self._embedded.clear()
+        for name in self.settings.tasks:
+            task = build_task(
+                name,
+                dataset,
+                shots=self.settings.shots,
+                seeds=self.settings.seeds,
+                few_examples=self.settings.few_examples,
+                source=source,
+            )
+            if task is None:
+                self._say_once(f"note: {dataset.name} has no task {name}")
+                continue
+            for note in task.notes:
+                self._say_once(f"note: {note}")
+            for method in self._methods(task):
+                unit = self._unit(task, dataset, method)
+                units.append(unit)
+                if work and unit.read(self.out) is None:
+                    self._do(unit, task, dataset, method)
+        return units
+
+    def retrieval(self, name: str, data_dir: str | os.PathLike, *, work: bool) -> Unit:
+        """Does the retrieval of a source, if it is this job's work and not done; returns its unit."""
+        found = evaluate_retrieval(self.encoder, name, self.settings.caption, data_dir)
+        unit = Unit.of(self.name, found.name, "retrieval", depends=(self.encoder.fingerprint, found.fingerprint))
+        if work and unit.read(self.out) is None:
+            rows, examples = found.run(self.cache, self.progress)
+            write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(examples, ensure_ascii=False))
+            unit.write(self.out, [row | self._context() | {"examples": unit.key} for row in rows])
+            self.say(f"{name}: " + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10))
+        return unit
+
+    def _methods(self, task: Task) -> Sequence[str]:
+        if task.name == "zero_shot":
+            return ("zero_shot",)
+        return ("linear_probe",) if task.name == "linear_probe" else self.settings.methods
+
+    def _unit(self, task: Task, dataset: Dataset, method: str) -> Unit:
+        support = "" if task.support is None else task.support.fingerprint
+        cases = [f"{case.shots} {case.seed} {fingerprint(case.rows, case.labels)}" for case in task.cases]
+        depends = (self.encoder.fingerprint, support, *(question.fingerprint for question in task.questions), *cases)
+        depends += (repr(Grid(method).settings), *task.class_names, repr(task.templates), dataset.settings.template)
+        depends += (task.metric, repr(self.settings.logit_scale), repr(self.settings.transfer_from))
+        return Unit.of(self.name, task.dataset, task.name, method, depends=depends)
+
+    def _do(self, unit: Unit, task: Task, dataset: Dataset, method: str) -> None:
+        began = time.monotonic()
+        support = np.zeros((0, self.encoder.dim), np.float32)
+        if task.support is not None and any(len(case.rows) for case in task.cases):
+            support = self._features(task.support, f"{task.dataset} examples")
+        queries = np.concatenate(
+            [self._features(each.images, f"{task.dataset} queries {each.name}".strip()) for each in task.questions]
+        )
+        embedded = time.monotonic()
+        labels = np.concatenate([question.labels for question in task.questions])
+        sizes = [len(question.labels) for question in task.questions]
+        cases = _baselines(task) if method == "zero_shot" else task.cases
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        masks = np.stack([question.classes for question in task.questions])
+        variants = {"ensemble": task.templates}
+        if task.name == "zero_shot":
+            variants["single"] = ((dataset.settings.template,),) * len(task.class_names)
+        rows: list[dict[str, Any]] = []
+        predictions = []
+        for variant, templates in variants.items():
+            texts = embed_texts(self.encoder, task.class_names, templates)
+            outcome = run_grid(
+                method,
+                [support[case.rows] for case in cases],
+                [case.labels for case in cases],
+                texts,
+                queries,
+                groups,
+                masks,
+                logit_scale=self.settings.logit_scale,
+            )
+            for case, chosen, found in zip(cases, outcome.chosen, outcome.predictions, strict=True):
+                row = self._row(task, method, case) | {"settings": dict(Grid(method).settings[int(chosen)])}
+                if task.name == "zero_shot":
+                    row["settings"] = {"templates": variant, "texts": len(templates[0])}
+                for question, start in zip(task.questions, np.cumsum([0, *sizes]), strict=False):
+                    span = slice(int(start), int(start) + len(question.labels))
+                    found[span][~unseen(task, case, question)] = _NEVER_SEEN
+                    rows.append(
+                        row
+                        | {"question": question.name}
+                        | _score(found[span], labels[span], question.classes, task.metric)
+                        | {"case": len(predictions), "span": [span.start, span.stop]}
+                    )
+                predictions.append(found)
+        files = {"predictions": unit.predictions_path(self.out).name, "labels": f"labels-{fingerprint(labels)}.npy"}
+        save_array(self.out / PREDICTIONS / files["labels"], labels.astype(np.int32))
+        context = self._context() | files | {"dataset_fingerprint": dataset.fingerprint}
+        unit.write(self.out, [row | context for row in rows], np.stack(predictions))
+        seconds = {"embedding": embedded - began, "fitting and classifying": time.monotonic() - embedded}
+        note_cost(
+            self.out,
+            checkpoint=self.name,
+            dataset=task.dataset,
+            task=task.name,
+            method=method,
+            seconds={part: round(value, 3) for part, value in seconds.items()},
+            cases=len(cases),
+            queries=len(labels),
+        )
+        self._tell(task, method, rows)
+
+    def _row(self, task: Task, method: str, case: Case) -> dict[str, Any]:
+        shots = 0 if method == "zero_shot" else case.shots
+        options = Grid(method)
+        selection = DEFAULTS if case.shots == 1 else options.selected_by
+        if method == "zero_shot" or len(options.settings) == 1:
+            selection = "none"
+        keys = "" if task.support is None else "\n".join(map(task.support.key, case.rows))
+        return {
+            "task": task.name,
+            "dataset": task.dataset,
+            "method": method,
+            "shots": "all" if task.name == "linear_probe" else shots,
+            "seed": case.seed,
+            "metric": task.metric,
+            "k": None,
+            "selection": selection,
+            "short": case.short and method != "zero_shot",
+            "examples_drawn": 0 if method == "zero_shot" else len(case.rows),
+            "support": None if method == "zero_shot" else fingerprint(keys),
+            "logit_scale": self.settings.logit_scale,
+        }
+
+    def _context(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self.name,
+            "checkpoint_path": self.path,
+            "checkpoint_fingerprint": self.encoder.fingerprint,
+            "dtype": self.encoder.settings.dtype,
+            "platform": jax.default_backend(),
+            "jax": importlib.metadata.version("jax"),
+        }
+
+    def _features(self, images: LabelledImages, part: str) -> np.ndarray:
+        whole = images.whole or images
+        if whole.fingerprint not in self._embedded:
+            self._embedded[whole.fingerprint] = embed_images(
+                self.encoder, whole, self.cache, name=f"{self.name}: {part}", progress=self.progress
+            )
+        found = self._embedded[whole.fingerprint]
+        return found if images.rows is None else found[images.rows]
+
+    def _tell(self, task: Task, method: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        most = rows[-1]["shots"]
+        parts = []
+        for question in task.questions:
+            values = [row["value"] for row in rows if row["shots"] == most and row["question"] == question.name]
+            parts.append(f"{question.name} {np.mean(values):.1%}".strip())
+        at = f" at {most} shots" if most else ""
+        self.say(f"{self.name}, {task.dataset}, {task.name}: {method} {', '.join(parts)}{at}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.say(text)
+
+
+def _baselines(task: Task) -> tuple[Case, ...]:
+    """Returns the cases of zero-shot: one a seed in a pool, where the queries differ by seed, else one."""
+    pooled = any(question.pool_rows is not None for question in task.questions)
+    first = {case.seed if pooled else 0: case for case in reversed(task.cases)}
+    return tuple(dataclasses.replace(case, rows=case.rows[:0], labels=case.labels[:0]) for case in first.values())
+
+
+def _score(predictions: np.ndarray, labels: np.ndarray, classes: np.ndarray, metric: str) -> dict[str, Any]:
+    """Returns the share of right predictions of the queries that count, or the mean of those of the classes."""
+    counted = predictions != _NEVER_SEEN
+    right, labels = (predictions == labels)[counted], labels[counted]
+    if not len(right):
+        raise ValueError("no query is left to be asked; draw fewer shots, or give the dataset a query split")
+    asked = np.bincount(labels, minlength=len(classes))
+    per_class = np.bincount(labels, right, minlength=len(classes))[asked > 0] / asked[asked > 0]
+    value = float(right.mean()) if metric == "accuracy" else float(per_class.mean())
+    return {
+        "value": value,
+        "queries": len(right),
+        "classes": int(classes.sum()),
+        "classes_asked": int((asked > 0).sum()),
+    }
+
+
+def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:
+    """Returns a short name for each checkpoint: the last part of its path, of an `export` folder that before it.
+
+    Raises `ValueError` where two are called the same; `NAME=PATH` gives one a name.
+    """
+    named: dict[str, str] = {}
+    for path in paths:
+        name, equals, rest = path.partition("=")
+        if not equals or os.sep in name:
+            parts = [part for part in path.rstrip("/").split("/") if part]
+            name, rest = (parts[-2] if len(parts) > 1 and parts[-1] == "export" else parts[-1]), path
+        if name in named:
+            raise ValueError(f"two checkpoints are called {name!r}; write NAME={rest} for one")
+        named[name] = rest
+    return named

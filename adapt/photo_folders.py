@@ -34,7 +34,9 @@ def embed_folder(encoder: Encoder, root: str, name: str, *, out: pathlib.Path, p
     The key is of the checkpoint and of the names, sizes and times of the pictures. Raises `ValueError` for embeddings
     that are not finite.
     """
-    key = fingerprint(encoder.image_fingerprint, Pictures(root).content_fingerprint())
+    pictures = Pictures(root)
+    content = pictures.content_fingerprint() or pictures.fingerprint
+    key = fingerprint(encoder.image_fingerprint, content)
     folder = out / "embeddings" / f"{name}-{key}"
     show = lambda kind, done, total: progress(name, done, total)  # noqa: E731
     files = embed_collections(encoder, folder, images=root, data_dir=folder, progress=show)["images"].files

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapt.charts import Line, line_chart
-from adapt.evaluate import EXAMPLES_FILE, read_results
 from adapt.pages import render
+from adapt.results import read_lines, read_results
+from adapt.retrieval_task import EXAMPLES
 from adapt.statistics import Interval, mean_interval
 from models.model_card import Result
 
@@ -60,8 +61,12 @@ def read_run(name: str, workdir: str | os.PathLike) -> Run:
     """Reads what the jobs left in a workdir; raises `FileNotFoundError` where nothing was evaluated."""
     workdir = pathlib.Path(workdir)
     results = read_results(workdir / "evaluation")
-    examples = json.loads((workdir / "evaluation" / EXAMPLES_FILE).read_text(encoding="utf-8"))
-    return Run(name, results, examples, _json_lines(workdir / "metrics.jsonl"), _json_lines(workdir / "jobs.jsonl"))
+    examples = {}
+    for row in results:
+        if row["task"] == "retrieval" and row["dataset"] not in examples:
+            path = workdir / "evaluation" / EXAMPLES / f"{row['examples']}.json"
+            examples[row["dataset"]] = json.loads(path.read_text(encoding="utf-8"))
+    return Run(name, results, examples, read_lines(workdir / "metrics.jsonl"), read_lines(workdir / "jobs.jsonl"))
 
 
 def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) -> pathlib.Path:
@@ -267,9 +272,3 @@ def _percent(interval: Interval | None) -> str:
     if math.isnan(interval.half_width):
         return f"{100 * interval.mean:.1f}"
     return f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"
-
-
-def _json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
     pretrain.log_every = 50
     pretrain.checkpoint_every = 200
 
-    config.evaluate = ConfigDict(dict(datasets=("emoji:fluent3d", "digits"), retrieval=("emoji:fluent3d",)))
+    config.evaluate = ConfigDict(dict(datasets=("emoji", "digits"), retrieval=("emoji:fluent3d",)))
+    config.evaluate.own = dict(emoji=dict(support="emoji:fluent3d", template="{}"))
     config.evaluate.caption = "all"
     config.evaluate.shots = (1, 2, 4, 8, 16)
     config.evaluate.seeds = 5

@@ -33,6 +33,7 @@ class ArrayRecords:
             raise ValueError(f"no record in {len(files)} file(s) such as {self._paths[0]}")
         sizes = (f"{file.name} {file.size}" for file in files)
         self.fingerprint = fingerprint(*sizes, *image_keys, *text_keys)
+        self._stamps = [file.stamp for file in files]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_opened": None}
@@ -61,6 +62,10 @@ class ArrayRecords:
             label=to_label(label),
             class_name=name.decode("utf-8", "replace") if isinstance(name, bytes) else None,
         )
+
+    def content_fingerprint(self) -> str:
+        """Returns a hash that changes when a file may have: of names, sizes and times."""
+        return fingerprint(self.fingerprint, *self._stamps)
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns the texts of a sample; it is read whole."""

@@ -48,10 +48,10 @@ class Pictures:
         """Returns the path of a picture within the folder, as the file system has it (`os.fsdecode`)."""
         return self._name(index)
 
-    def content_fingerprint(self) -> str:
-        """Returns a hash that changes when a picture may have: of names, sizes and times, on local disks."""
+    def content_fingerprint(self) -> str | None:
+        """Returns a hash that changes when a picture may have: of names, sizes and times; None but on local disks."""
         if is_remote(self._root):
-            return self.fingerprint
+            return None
         paths = (os.path.join(self._root, self._name(index)) for index in range(len(self)))
         stats = np.array([_size_and_time(path) for path in paths], np.int64)
         return fingerprint(self.fingerprint, stats)

@@ -43,7 +43,8 @@ class Source(Protocol):
 
     `source[i]` raises `BadRecord` for a sample that cannot be used, and `OSError` where the storage fails. `texts(i)`
     are its texts alone, which is less to read, and `key(i)` names it without reading it. `fingerprint` changes when the
-    samples or their order may have.
+    samples or their order may have; `content_fingerprint()` also when a file was written anew, and is None where that
+    cannot be told.
     """
 
     fingerprint: str
@@ -55,6 +56,8 @@ class Source(Protocol):
     def texts(self, index: int) -> tuple[str, ...]: ...
 
     def key(self, index: int) -> str: ...
+
+    def content_fingerprint(self) -> str | None: ...
 
 
 class BadRecord(ValueError):

@@ -83,6 +83,10 @@ class Shards:
         """Returns `SHARD/KEY` of a sample."""
         return self._sample(index)[1].key
 
+    def content_fingerprint(self) -> str:
+        """Returns a hash that changes when a shard may have: of names, sizes, and times or what a server tells."""
+        return fingerprint(self.fingerprint, *(file.stamp for file in self._files))
+
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns the texts of a sample, without reading its image."""
         file, sample = self._sample(index)

@@ -46,6 +46,11 @@ class Concatenation:
         source, inner = self.locate(index)
         return self.sources[source].texts(inner)
 
+    def content_fingerprint(self) -> str | None:
+        """Returns a hash that changes when a source may have, None where one cannot tell."""
+        found = [source.content_fingerprint() for source in self.sources]
+        return None if None in found else fingerprint(*found)
+
     def key(self, index: int) -> str:
         """Returns the name of a sample."""
         source, inner = self.locate(index)

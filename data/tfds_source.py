@@ -54,6 +54,7 @@ class TfdsSource:
         if not self._length:
             raise ValueError(f"{PREFIX}{name} is empty")
         self.fingerprint = fingerprint(builder.info.full_name, match["split"], str(self._length), *text_keys)
+        self._folder = os.fspath(builder.data_path)
 
     def __len__(self) -> int:
         return self._length
@@ -68,6 +69,12 @@ class TfdsSource:
             raise BadRecord("no image", key, f"its {self._image_key} is {type(image).__name__}")
         texts = find_texts(dict(_flat(fields)), self._text_keys, key)
         return Record(key=key, image=image, texts=texts, label=label if name is not None else None, class_name=name)
+
+    def content_fingerprint(self) -> str:
+        """Returns a hash that changes when a prepared file may have: of names, sizes and times."""
+        files = [(file.name, file.stat()) for file in os.scandir(self._folder)]
+        stamps = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files)
+        return fingerprint(self.fingerprint, *stamps)
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Returns the texts of a sample; it is read whole."""

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import adapt
 from adapt.encoder import Encoder
-from adapt.evaluate import EvaluateSettings, evaluate, read_results
+from adapt.evaluate import EvaluateSettings, Share, checkpoint_names, evaluate
+from adapt.results import read_results
 from adapt.selection import Grid
-from adapt.support import draw_support
+from adapt.support import draw_nested
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
 from models.tokenizer import train_tokenizer
@@ -43,7 +43,7 @@ class Evaluated(NamedTuple):
         if not (out / "embeddings").exists():
             shutil.copytree(self.out / "embeddings", out / "embeddings")
         settings = EvaluateSettings(**{**vars(self.settings), **changes})
-        return evaluate(self.checkpoint, settings, out=out, data_dir=out, say=lambda line: None)
+        return evaluate({"tiny": self.checkpoint}, settings, out=out, data_dir=out, say=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +57,34 @@ def evaluated(tmp_path_factory):
     preprocessing = Preprocessing(size=(model.vision.image_size,) * 2)
     checkpoint = save_checkpoint(folder / "export", Checkpoint(model, parameters, scalars, preprocessing, tokenizer))
     shard = str(write_shard(folder / "s.tar", SAMPLES))
-    settings = EvaluateSettings(datasets=(shard,), retrieval=(shard,), shots=(1, 2, 3), seeds=3, min_examples=8)
+    settings = EvaluateSettings(
+        datasets=("things",),
+        own={"things": {"support": shard, "template": "{}"}},
+        tasks=("zero_shot", "few_shot"),
+        retrieval=(shard,),
+        caption="first",
+        shots=(1, 2, 3),
+        seeds=3,
+    )
     said = []
-    rows = evaluate(checkpoint, settings, out=folder / "out", data_dir=folder, say=said.append)
+    rows = evaluate({"tiny": checkpoint}, settings, out=folder / "out", data_dir=folder, say=said.append)
     return Evaluated(checkpoint, Encoder(checkpoint), settings, folder / "out", rows, said)
 
 
 @pytest.fixture(scope="module")
 def features(evaluated):
     """The embeddings of all images and of the classes' names."""
-    found = [load_file(path)["embeddings"] for path in (evaluated.out / "embeddings").iterdir()]
-    assert all(np.array_equal(found[0], other) for other in found)
+    found = [np.load(path) for path in (evaluated.out / "embeddings").glob("*/*.npy")]
+    assert len(found) == 2 and np.array_equal(*found)  # of the dataset and of retrieval
     return found[0], evaluated.encoder.embed_texts(["kind 0", "kind 1", "kind 2"])
+
+
+def draw(shots, seed, labels=LABELS):
+    return draw_nested(labels, labels.max() + 1, shots=shots, seed=seed).rows
+
+
+def queries(seed, labels=LABELS):
+    return np.setdiff1d(np.arange(len(labels)), draw(3, seed, labels))
 
 
 def few_shot(rows, method):
@@ -91,14 +107,14 @@ def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_re
     assert retrieval == [f"{way} recall@{k}" for way in ("text→image", "image→text") for k in (1, 5, 10)]
     assert {row["classes"] for row in few_shot(evaluated.rows, "knn")} == {3}
     assert {row["queries"] for row in few_shot(evaluated.rows, "knn")} == {len(SAMPLES) - 9}
-    assert len(evaluated.said) == 1 + len(evaluated.settings.methods)
+    assert len(evaluated.said) == 2 + len(evaluated.settings.methods)
 
 
 @pytest.mark.parametrize("method", adapt.TRAINING_FREE)
 def test_every_accuracy_is_that_of_the_reference_on_the_same_draw(evaluated, features, method):
     for row in few_shot(evaluated.rows, method):
-        draw = draw_support(LABELS, max_shots=3, seed=row["seed"])
-        count = right(method, row["settings"], draw.at(max(row["shots"], 1)), draw.query, features)
+        support = draw(max(row["shots"], 1), row["seed"])
+        count = right(method, row["settings"], support, queries(row["seed"]), features)
         assert round(row["value"] * row["queries"]) == count, row
         assert row["value"] == pytest.approx(count / row["queries"], rel=1e-6)
 
@@ -110,7 +126,7 @@ def test_every_setting_is_the_first_of_the_best_on_the_support_alone(evaluated, 
         if row["shots"] == 1:
             assert (row["settings"], row["selection"]) == (settings[0], "defaults")
             continue
-        support = draw_support(LABELS, max_shots=3, seed=row["seed"]).at(row["shots"])
+        support = draw(row["shots"], row["seed"])
         others = [np.delete(support, left_out) for left_out in range(len(support))]
         scores = [
             sum(right(method, values, rest, [one], features) for rest, one in zip(others, support, strict=True))
@@ -144,42 +160,96 @@ def test_recall_is_that_of_a_loop_over_the_captions(evaluated, features, monkeyp
 
 
 def test_examples_show_the_nearest_pictures(evaluated):
-    ((name, examples),) = json.loads((evaluated.out / "retrieval_examples.json").read_text()).items()
-    assert name == evaluated.settings.retrieval[0] and len(examples) == 12
+    (path,) = (evaluated.out / "examples").iterdir()
+    examples = json.loads(path.read_text())
+    assert {row["examples"] for row in evaluated.rows if row["task"] == "retrieval"} == {path.stem}
+    assert len(examples) == 12
     for example in examples:
         assert len(example["images"]) == 6
         assert all(image["uri"].startswith("data:image/webp;base64,") for image in example["images"])
         assert all(image["match"] == (image["text"] == example["text"]) for image in example["images"])
 
 
-def test_a_second_run_embeds_no_image_and_gives_the_same_rows(evaluated, monkeypatch, tmp_path):
-    def refuse(*arguments):
-        raise AssertionError("embedded again")
+def test_every_text_finds_its_image_and_an_image_any_of_its_texts(evaluated, features, tmp_path):
+    rows = [row for row in evaluated.again(tmp_path, caption="each", datasets=()) if row["task"] == "retrieval"]
+    captions = [text for _, _, fields in SAMPLES for text in fields["texts"]]
+    texts = references.unit(evaluated.encoder.embed_texts(captions))
+    cosines = texts @ references.unit(features[0]).T
+    for row in rows:
+        if row["metric"].startswith("text"):
+            ranks = [sum(line >= line[i // 2]) - 1 for i, line in enumerate(cosines)]
+        else:
+            own = cosines.T.reshape(len(SAMPLES), len(SAMPLES), 2)
+            best = np.array([line[i].max() for i, line in enumerate(own)])
+            ranks = [(np.delete(line, i, axis=0) >= best[i]).sum() for i, line in enumerate(own)]
+        assert row["value"] == np.mean(np.array(ranks) < row["k"]), row["metric"]
+        assert row["queries"] == len(ranks)
 
-    monkeypatch.setattr(Encoder, "embed_images", refuse)
+
+def test_a_second_run_embeds_nothing_and_does_no_finished_unit(evaluated, monkeypatch, tmp_path):
+    def refuse(*arguments, **options):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(Encoder, "iterate_images", refuse)
     assert evaluated.again(tmp_path) == evaluated.rows
+    monkeypatch.setattr("adapt.evaluate.run_grid", refuse)
+    assert evaluated.again(tmp_path) == evaluated.rows
+    unit = next((tmp_path / "units").glob("*-knn-*"))
+    content = unit.read_text()
+    unit.write_text(content[: len(content) // 2])  # as by a kill in the middle of a write
+    with pytest.raises(AssertionError, match="done again"):
+        evaluated.again(tmp_path)
+    monkeypatch.undo()
+    assert evaluated.again(tmp_path) == evaluated.rows
+    assert unit.read_text() == content
+
+
+def test_shares_together_give_what_one_job_gives(evaluated, tmp_path):
+    shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
+    settings = EvaluateSettings(**{**vars(evaluated.settings), "datasets": ("things", "digits"), "shots": (1, 2)})
+    settings = EvaluateSettings(**{**vars(settings), "methods": ("zero_shot", "knn"), "seeds": 2})
+
+    def run(out, **options):
+        said = []
+        given = {"out": out, "data_dir": tmp_path, "cache": tmp_path / "embeddings", "say": said.append}
+        return evaluate({"tiny": evaluated.checkpoint}, settings, **given, **options), said
+
+    whole, _ = run(tmp_path / "whole")
+    _, said = run(tmp_path / "parts", share=Share(index=1, count=2))
+    assert "4 of 7 units are the work of other shares" in said[-1]
+    with pytest.raises(FileNotFoundError, match="finished units of an evaluation that goes on"):
+        read_results(tmp_path / "parts")
+    run(tmp_path / "parts", share=Share(index=0, count=2))
+    assert (tmp_path / "whole/results.jsonl").read_bytes() == (tmp_path / "parts/results.jsonl").read_bytes()
+    assert read_results(tmp_path / "parts") == whole
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-50], lambda content: b""])
 def test_a_damaged_cache_is_made_again(evaluated, tmp_path, damage):
-    whole = {path.name: path.read_bytes() for path in (evaluated.out / "embeddings").iterdir()}
-    (tmp_path / "embeddings").mkdir()
-    for name, content in whole.items():
-        (tmp_path / "embeddings" / name).write_bytes(damage(content))
+    shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
+    paths = sorted((tmp_path / "embeddings").glob("*/*.npy"))
+    whole = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, whole, strict=True):
+        path.write_bytes(damage(content))
     rows = evaluated.again(tmp_path, methods=("zero_shot",))
     assert rows == [row for row in evaluated.rows if row["method"] == "zero_shot"]
-    assert {path.name: path.read_bytes() for path in (tmp_path / "embeddings").iterdir()} == whole
+    assert [path.read_bytes() for path in paths] == whole
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"methods": ("knn", "svm")}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter, "),
-        ({"min_examples": 3}, r"evaluate\.min_examples 3 must exceed the largest of evaluate\.shots, 3"),
+        ({"tasks": ("few_shots",)}, "unknown task 'few_shots' in evaluate.tasks; known: zero_shot, few_shot, "),
+        ({"tasks": ("transfer",)}, "name the dataset with the examples in evaluate.transfer_from"),
+        ({"datasets": (), "retrieval": ()}, "there is nothing to evaluate"),
+        ({"datasets": ("digits", "digits")}, "names a set twice"),
+        ({"few_examples": "drop"}, "unknown evaluate.few_examples 'drop'; known: cap, skip"),
+        ({"own": {"a": {"suport": "x"}}}, r"unknown key evaluate\.own\.a\.suport; known: support, query"),
         ({"shots": ()}, r"evaluate\.shots \(\)"),
         ({"shots": (0, 1)}, r"evaluate\.shots \(0, 1\)"),
         ({"seeds": 0}, r"evaluate\.seeds 0"),
-        ({"caption": "longest"}, "unknown evaluate.caption 'longest'; known: first, all"),
+        ({"caption": "longest"}, "unknown evaluate.caption 'longest'; known: first, all, each"),
     ],
 )
 def test_impossible_settings_are_refused(evaluated, change, message):
@@ -190,18 +260,30 @@ def test_impossible_settings_are_refused(evaluated, change, message):
 def test_classes_that_are_too_small_are_left_out(evaluated, features, tmp_path):
     images, texts = features[0][LABELS > 0], references.unit(features[1][1:])
     labels = LABELS[LABELS > 0] - 1
-    for row in evaluated.again(tmp_path, min_examples=9, methods=("zero_shot",), retrieval=()):
-        query = draw_support(labels, max_shots=3, seed=row["seed"]).query
+    settings = {"min_examples": 9, "methods": ("zero_shot",), "retrieval": (), "tasks": ("few_shot",)}
+    for row in evaluated.again(tmp_path, **settings):
+        query = queries(row["seed"], labels)
         guesses = np.argmax(images[query] @ texts.T, axis=1)
         assert (row["classes"], row["queries"]) == (2, 12)
         assert row["value"] == pytest.approx(np.mean(guesses == labels[query]), rel=1e-6)
 
 
 def test_a_set_of_too_small_classes_is_refused(evaluated, tmp_path):
-    with pytest.raises(ValueError, match=r"s\.tar: 0 of 3 classes have at least 10 examples .* fewer shots"):
+    with pytest.raises(ValueError, match="things: 0 of 3 classes have at least 10 examples"):
         evaluated.again(tmp_path, min_examples=10)
 
 
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no results\.jsonl"):
         read_results(tmp_path)
+
+
+def test_checkpoints_are_called_by_their_folder_or_as_they_are_named():
+    assert checkpoint_names(["runs/a/export", "b=x/export/", "google/siglip", "/m/c.npz"]) == {
+        "a": "runs/a/export",
+        "b": "x/export/",
+        "siglip": "google/siglip",
+        "c.npz": "/m/c.npz",
+    }
+    with pytest.raises(ValueError, match="two checkpoints are called 'a'; write NAME=other/a for one"):
+        checkpoint_names(["runs/a/export", "other/a"])

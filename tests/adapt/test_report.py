@@ -39,7 +39,7 @@ def few_shot(method, shots, seed, value):
 
 def retrieval(k):
     row = few_shot("zero_shot", 0, None, k / 20) | {"task": "retrieval", "metric": f"text→image recall@{k}", "k": k}
-    return row | {"settings": {"caption": "all"}, "logit_scale": None, "queries": 8}
+    return row | {"settings": {"caption": "all"}, "logit_scale": None, "queries": 8, "examples": "e0"}
 
 
 def run(name, shift=0.0, seeds=3):
@@ -186,5 +186,6 @@ def test_a_report_is_read_from_what_the_jobs_left(tmp_path):
     folder.mkdir()
     rows = run("r").results
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "retrieval_examples.json").write_text("{}", encoding="utf-8")
-    assert read_run("r", tmp_path) == Run("r", rows, {}, [], [])
+    (folder / "examples").mkdir()
+    (folder / "examples" / "e0.json").write_text("[]", encoding="utf-8")
+    assert read_run("r", tmp_path) == Run("r", rows, {rows[-1]["dataset"]: []}, [], [])

@@ -1,0 +1,204 @@
+"""What is asked in an evaluation: which examples are seen, and which queries are then told among which classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from adapt.support import draw_all, draw_coop, draw_nested
+from data.datasets import Dataset
+from data.fingerprint import fingerprint
+from data.labelled import LabelledImages
+
+TASKS = {
+    "zero_shot": "no examples: the texts of the classes alone, an ensemble of templates and the single one",
+    "few_shot": "some examples of each class",
+    "linear_probe": "a linear probe on all examples",
+    "base_to_new": "examples of the first half of the classes; queries of either half among its own classes",
+    "forgetting": "examples of the first half of the classes; queries of either half among all classes",
+    "transfer": "examples of another set; queries among the classes of this one",
+    "shift": "examples of this set; queries of its classes in another domain",
+}
+NEED_TEXT = ("base_to_new", "forgetting", "transfer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One support: `rows` of the support images with their `labels`; `shots` 0 stands for all of them.
+
+    `short` says that some class had fewer examples than `shots`.
+    """
+
+    shots: int
+    seed: int
+    rows: np.ndarray
+    labels: np.ndarray
+    short: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Queries with `labels`, told among those classes where the mask `classes` `[classes]` is true.
+
+    `pool_rows` are their rows in the images that examples are drawn from too, None where these are others.
+    """
+
+    name: str
+    images: LabelledImages
+    labels: np.ndarray
+    classes: np.ndarray
+    pool_rows: np.ndarray | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the images, their labels and the classes to choose from."""
+        return fingerprint(self.images.fingerprint, self.labels, self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Cases and questions about the same classes; `cases` draw from `support`."""
+
+    name: str
+    dataset: str
+    class_names: tuple[str, ...]
+    templates: tuple[tuple[str, ...], ...]  # of each class
+    support: LabelledImages | None
+    cases: tuple[Case, ...]
+    questions: tuple[Question, ...]
+    metric: str
+    notes: tuple[str, ...] = ()
+
+
+def build_task(
+    name: str,
+    dataset: Dataset,
+    *,
+    shots: Sequence[int],
+    seeds: int,
+    few_examples: str = "cap",
+    source: Dataset | None = None,
+) -> Task | None:
+    """Returns a task of a dataset, or None where the dataset does not allow it.
+
+    Where a class has fewer examples than shots, all it has are taken ("cap"), or that number of shots is left out
+    ("skip"). `source` is where the examples of "transfer" come from.
+    """
+    count = len(dataset.class_names)
+    every = np.ones(count, bool)
+    templates = (dataset.templates,) * count
+    half = _base(dataset)
+    images = dataset.support if dataset.query is None else dataset.query
+    pooled = dataset.query is None
+    pool_rows = np.arange(len(images)) if pooled else None
+    asked = Question("", images, images.labels, every, pool_rows)
+    common = {"dataset": dataset.name, "metric": dataset.settings.metric}
+
+    def task(questions: Sequence[Question], cases: tuple[tuple[Case, ...], tuple[str, ...]] | None = None) -> Task:
+        drawn, notes = cases or ((), ())
+        return Task(
+            name,
+            class_names=dataset.class_names,
+            templates=templates,
+            support=dataset.support,
+            cases=drawn,
+            questions=tuple(questions),
+            notes=notes,
+            **common,
+        )
+
+    if name == "zero_shot":
+        nothing = Case(0, 0, np.zeros(0, np.int64), np.zeros(0, np.int64), False)
+        return task([asked], ((nothing,), ()))
+    if name == "transfer":
+        return None if source is None else _transfer(dataset, source, asked, shots, seeds, few_examples)
+    if dataset.support is None:
+        return None
+    if name == "linear_probe":
+        rows = draw_all(dataset.support.labels).rows
+        return None if pooled else task([asked], ((Case(0, 0, rows, dataset.support.labels[rows], False),), ()))
+    cases = _draw(dataset, shots, seeds, few_examples)
+    if name == "few_shot":
+        return task([asked], cases)
+    if name == "shift":
+        questions = [
+            Question(other, found, found.labels, np.isin(np.arange(count), found.labels))
+            for other, found in dataset.shifts.items()
+        ]
+        return task([asked, *questions], cases) if questions else None
+    if name in ("base_to_new", "forgetting"):
+        if not half.any() or half.all():
+            return None
+        questions = []
+        for part, mask in (("base", half), ("new", ~half)):
+            rows = np.flatnonzero(mask[images.labels])
+            among = mask if name == "base_to_new" else every
+            part_of = images.take(rows, images.labels[rows])
+            questions.append(Question(part, part_of, part_of.labels, among, rows if pooled else None))
+        return task(questions, (tuple(_only(case, half) for case in cases[0]), cases[1]))
+    raise ValueError(f"unknown task {name!r}; known: {', '.join(TASKS)}, retrieval")
+
+
+def _base(dataset: Dataset) -> np.ndarray:
+    """Returns which classes are base: the first ⌈C/2⌉ that there are, by number."""
+    count = len(dataset.class_names)
+    return np.arange(count) < -(-count // 2)
+
+
+def _only(case: Case, classes: np.ndarray) -> Case:
+    kept = classes[case.labels]
+    return dataclasses.replace(case, rows=case.rows[kept], labels=case.labels[kept])
+
+
+def _draw(
+    dataset: Dataset, shots: Sequence[int], seeds: int, few_examples: str
+) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    labels, count = dataset.support.labels, len(dataset.class_names)
+    keep = 1 if dataset.query is None else 0
+    fewest = int(np.bincount(labels, minlength=count).min()) - keep
+    cases, notes = [], []
+    for k in shots:
+        if k > fewest:
+            how = "is left out" if few_examples == "skip" else "takes all that there are"
+            notes.append(f"{dataset.name}: a class has {fewest} examples to draw from; {k} shots {how}")
+            if few_examples == "skip":
+                continue
+        for seed in range(seeds):
+            if dataset.settings.draws == "coop":
+                drawn = draw_coop(labels, shots=k, seed=seed + 1)
+            else:
+                drawn = draw_nested(labels, count, shots=k, seed=seed, keep=keep)
+            cases.append(Case(k, seed, drawn.rows, labels[drawn.rows], drawn.short))
+    return tuple(cases), tuple(notes)
+
+
+def _transfer(
+    dataset: Dataset, source: Dataset, asked: Question, shots: Sequence[int], seeds: int, few_examples: str
+) -> Task | None:
+    """Returns a task whose classes are those of the source, which have the examples, and then those of the dataset."""
+    if source.support is None or source.name == dataset.name:
+        return None
+    before, count = len(source.class_names), len(dataset.class_names)
+    cases, notes = _draw(source, shots, seeds, few_examples)
+    classes = np.arange(before + count) >= before
+    return Task(
+        "transfer",
+        dataset=dataset.name,
+        class_names=(*source.class_names, *dataset.class_names),
+        templates=(source.templates,) * before + (dataset.templates,) * count,
+        support=source.support,
+        cases=cases,
+        questions=(Question(source.name, asked.images, asked.labels + before, classes),),
+        metric=dataset.settings.metric,
+        notes=notes,
+    )
+
+
+def unseen(task: Task, case: Case, question: Question) -> np.ndarray:
+    """Returns which queries count, `[queries]`: in a pool those that no support of the same seed has seen."""
+    if question.pool_rows is None:
+        return np.ones(len(question.labels), bool)
+    seen = [other.rows for other in task.cases if other.seed == case.seed]
+    return ~np.isin(question.pool_rows, np.concatenate(seen))
