@@ -1,6 +1,7 @@
 """The catalogue of labelled sets, against the builders that are installed: nothing is downloaded."""
 
 import inspect
+import pathlib
 import re
 import subprocess
 import sys
@@ -293,3 +294,18 @@ def test_the_catalogue_opens_fast_and_without_tfds():
     # The least of three: other processes take time too.
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     assert min(float(run.stdout) for run in runs) < 0.05
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_table_of_the_document_is_that_of_the_catalogue(name):
+    document = pathlib.Path(__file__).parents[2] / "docs" / "DATASETS.md"
+    cells = next(line for line in document.read_text().splitlines() if line.startswith(f"| `{name}` |")).split(" | ")
+    settings = CATALOGUE[name]
+    if settings.draws == "coop":
+        return
+    assert (cells[1], cells[-1]) == (settings.title, f"{settings.licence} |")
+    assert cells[-2] == ("accuracy" if settings.metric == "accuracy" else "mean per class")
+    if settings.class_names:
+        assert cells[2].replace(",", "").split()[0] == str(len(settings.class_names))
+    for source, cell in zip((settings.support, settings.validation, settings.query), cells[3:6], strict=True):
+        assert source.endswith(cell) if source else cell == "–"
