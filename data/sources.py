@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 from data import emoji
 from data.array_records import ArrayRecords
+from data.coop import PREFIX as COOP_PREFIX
+from data.coop import CoopSplit
+from data.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
+from data.fgvc_aircraft import FgvcAircraft
 from data.fingerprint import fingerprint
 from data.folders import ClassFolders
 from data.records import Record, Source
@@ -74,9 +78,10 @@ def open_source(
     """Opens a source; what it is follows from its name.
 
     `emoji:ARTIST` is the embedded set (written to `data_dir` at first use), `tfds:NAME:SPLIT` a prepared data set in
-    `data_dir`. Paths, patterns with `*` or `{000..099}`, and URLs that fsspec opens: `….tar` are shards, `….csv`,
-    `….tsv` and `….jsonl` tables, `….array_record*` ArrayRecord files, and a folder holds one folder a class. Indexes of
-    what cannot be written to lie in `data_dir`.
+    `data_dir`, `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT` a split of a list such as CoOp publishes, and
+    `aircraft:FOLDER:SPLIT` one of FGVC Aircraft's archive. Paths, patterns with `*` or `{000..099}`, and URLs that
+    fsspec opens: `….tar` are shards, `….csv`, `….tsv` and `….jsonl` tables, `….array_record*` ArrayRecord files, and a
+    folder holds one folder a class. Indexes of what cannot be written to lie in `data_dir`.
 
     Raises `FileNotFoundError` or `ValueError` where nothing is found, and for what is none of these.
     """
@@ -88,6 +93,10 @@ def open_source(
         return Shards(find_files(os.fspath(path)), cache_dir=data_dir, text_keys=text_keys)
     if name.startswith(TFDS_PREFIX):
         return TfdsSource(name.removeprefix(TFDS_PREFIX), data_dir=data_dir, text_keys=text_keys)
+    if name.startswith(COOP_PREFIX):
+        return CoopSplit(name.removeprefix(COOP_PREFIX))
+    if name.startswith(AIRCRAFT_PREFIX):
+        return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
     if is_folder(name):
         return ClassFolders(os.path.expanduser(name))
     files = _find(name)
@@ -134,7 +143,8 @@ def is_folder(name: str) -> bool:
 
 def known_names() -> list[str]:
     """Returns the names that stand for a source; any other is a path or pattern."""
-    return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS] + [f"{TFDS_PREFIX}NAME:SPLIT"]
+    lists = [f"{COOP_PREFIX}SPLIT_JSON:IMAGES_FOLDER:SPLIT", f"{AIRCRAFT_PREFIX}FOLDER:SPLIT"]
+    return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS] + [f"{TFDS_PREFIX}NAME:SPLIT"] + lists
 
 
 def open_sources(

@@ -11,7 +11,7 @@ from data.fingerprint import fingerprint
 from data.records import BadRecord, Record, find_texts
 
 PREFIX = "tfds:"
-_NAME = re.compile(r"(?P<builder>[\w./-]+(?::\d+\.\d+\.\d+)?):(?P<split>[A-Za-z_].*)")
+NAME = re.compile(r"(?P<builder>[\w./-]+(?::\d+\.\d+\.\d+)?):(?P<split>[A-Za-z_].*)")
 
 
 class TfdsSource:
@@ -25,14 +25,14 @@ class TfdsSource:
     def __init__(self, name: str, *, data_dir: str | os.PathLike, text_keys: tuple[str, ...]):
         import tensorflow_datasets as tfds
 
-        match = _NAME.fullmatch(name)
+        match = NAME.fullmatch(name)
         if not match:
             raise ValueError(f"{PREFIX}{name} names no split; write {PREFIX}NAME[/CONFIG][:VERSION]:SPLIT")
         self._name, self._text_keys = name, text_keys
         try:
             builder = tfds.builder(match["builder"], data_dir=data_dir, file_format="array_record")
             if not builder.is_prepared():
-                raise FileNotFoundError(_how_to_prepare(match["builder"], data_dir))
+                raise FileNotFoundError(how_to_prepare(match["builder"], data_dir))
             features = dict(_leaves(builder.info.features))
             images = [path for path, feature in features.items() if isinstance(feature, tfds.features.Image)]
             if len(images) == 0 or len(images[0]) > 1:
@@ -87,7 +87,8 @@ class TfdsSource:
         return f"{PREFIX}{self._name}:{index}"
 
 
-def _how_to_prepare(builder: str, data_dir: str | os.PathLike) -> str:
+def how_to_prepare(builder: str, data_dir: str | os.PathLike) -> str:
+    """Returns the sentence that says how a set, `NAME[/CONFIG][:VERSION]`, is prepared in `data_dir`."""
     data_dir = os.fspath(data_dir)
     return (
         f"{PREFIX}{builder} is not prepared in {data_dir}; set data_dir to where it lies, or prepare it with python -c "
