@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     try:
         config = None
-        if "config" in args:
+        if getattr(args, "config", None):
             config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         code = RUN[args.job](args, config)
     except KeyboardInterrupt:
@@ -169,11 +169,9 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     if name in WITHOUT_CONFIG:
         return
     quick = name == "quickstart"
-    if name == "report":
-        job.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a run, or of an evaluation")
-        return
-    default = {"quickstart": QUICKSTART_CONFIG, "evaluate": EVALUATE_CONFIG}.get(name)
-    job.add_argument("--config", required=default is None, default=str(default), help="config file")
+    default = {"quickstart": str(QUICKSTART_CONFIG), "evaluate": str(EVALUATE_CONFIG)}.get(name)
+    needed = default is None and name != "report"
+    job.add_argument("--config", required=needed, default=default, help=f"config file; default: {default}")
     if name == "compile":
         job.add_argument("--topology", required=True, help="TPU chips such as v5e:16x16, or local:8 CPU devices")
         return

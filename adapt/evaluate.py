@@ -28,6 +28,7 @@ from adapt.results import PREDICTIONS, Unit, merge, note_cost
 from adapt.retrieval_task import EXAMPLES, evaluate_retrieval
 from adapt.selection import DEFAULTS, Grid
 from adapt.tasks import TASKS, Case, Task, build_task, unseen
+from data.catalog import CATALOGUE, missing
 from data.datasets import Dataset, open_dataset
 from data.fingerprint import fingerprint
 from data.labelled import DatasetSettings, LabelledImages
@@ -122,7 +123,7 @@ def evaluate(
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
-    datasets = _open_all(settings, data_dir)
+    datasets = _open_all(settings, data_dir, say)
     source = datasets.pop(settings.transfer_from) if settings.transfer_from not in settings.datasets else None
     source = source or datasets.get(settings.transfer_from)
     for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
@@ -145,17 +146,22 @@ def evaluate(
     return rows
 
 
-def _open_all(settings: EvaluateSettings, data_dir: str | os.PathLike) -> dict[str, Dataset | None]:
-    """Opens every dataset, by the name in the settings; raises one error that lists all that are missing."""
-    opened: dict[str, Dataset | None] = {}
-    missing: list[str] = []
-    for name in (*settings.datasets, *filter(None, [settings.transfer_from])):
-        try:
-            opened[name] = open_dataset(name, data_dir, own=settings.own, min_examples=settings.min_examples)
-        except FileNotFoundError as error:
-            missing.append(str(error))
-    if missing:
-        raise FileNotFoundError("; ".join(dict.fromkeys(missing)))
+def _open_all(
+    settings: EvaluateSettings, data_dir: str | os.PathLike, say: Callable[[str], None]
+) -> dict[str, Dataset | None]:
+    """Opens every dataset, by the name in the settings; says of all that are not there how they are prepared."""
+    wanted = tuple(dict.fromkeys((*settings.datasets, *filter(None, [settings.transfer_from]))))
+    lacking = missing([name for name in wanted if name in CATALOGUE and name not in settings.own], data_dir)
+    for part in lacking:
+        say(f"missing: {part.name} ({part.source}): {part.command}")
+    if lacking:
+        names = ", ".join(dict.fromkeys(part.name for part in lacking))
+        raise FileNotFoundError(
+            f"{names} not found in {os.fspath(data_dir)}; name another --data_dir, or prepare them as is said above"
+        )
+    opened: dict[str, Dataset | None] = {
+        name: open_dataset(name, data_dir, own=settings.own, min_examples=settings.min_examples) for name in wanted
+    }
     names = [dataset.name for dataset in opened.values()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

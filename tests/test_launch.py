@@ -41,6 +41,7 @@ def project(tmp_path_factory):
             "seeds": 2,
             "methods": ("zero_shot", "knn"),
             "min_examples": 4,
+            "caption": "first",
         },
     }
     (folder / "config.py").write_text(
@@ -151,7 +152,7 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "--config=nowhere.py"], "no config file nowhere.py; configs/ has post_train_clip.py"),
+        (["pretrain", "--config=nowhere.py"], "no config file nowhere.py; configs/ has evaluate.py, post_train_clip.py"),
         (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among attention, augmentation, batch_size"),
         (["pretrain", "--config.pretrain.objectve.alpha=1"], "no 'objectve' among augmentation"),
         (
@@ -176,8 +177,10 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
         (["export"], "holds no run; `launch.py pretrain"),
         (["evaluate"], "is no exported checkpoint"),
         (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown adapter 'magic'; known: zero_shot"),
-        (["evaluate", "--config.evaluate.shots=1,9"], "must exceed the largest of evaluate.shots"),
-        (["report"], "holds no results.jsonl; `launch.py evaluate` writes one"),
+        (["evaluate", "--config.evaluate.shots=1,1"], "evaluate.shots (1, 1) without repeats"),
+        (["evaluate", "--shard=2/2"], "share 2/2 is none; write i/n with i from 0 to n − 1"),
+        (["evaluate", "--shard=half"], "--shard=half is no part of the work; write i/n, such as 0/4"),
+        (["report"], "holds no results.jsonl yet; `launch.py evaluate` writes it"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, arguments, message):
@@ -193,9 +196,29 @@ def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, ar
 
 def test_an_unknown_dataset_names_the_known_ones(project, finished, capsys):
     given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
-    assert launch.main([*given, "--config.evaluate.datasets=imagenet,"]) == 1
+    assert launch.main([*given, "--datasets=imagenet,"]) == 1
     error = capsys.readouterr().err
     assert "no file matches 'imagenet'; known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error
+
+
+def test_what_is_not_prepared_is_listed_with_what_prepares_it(finished, tmp_path, capsys):
+    given = ["evaluate", f"--checkpoint={finished / 'export'}", f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]
+    assert launch.main([*given, "--datasets=dtd,digits,ucf101"]) == 1
+    said, error = capsys.readouterr()
+    lines = [line for line in said.splitlines() if line.startswith("missing: ")]
+    assert any("dtd" in line and "download_and_prepare()" in line for line in lines)
+    assert any("ucf101" in line and "UCF-101-midframes" in line for line in lines)
+    assert f"error: dtd, ucf101 not found in {tmp_path}; name another --data_dir" in error
+
+
+def test_an_evaluation_needs_no_config_and_takes_several_checkpoints(finished, tmp_path, capsys):
+    given = [f"--checkpoint=a={finished / 'export'},b={finished / 'export'}", f"--workdir={tmp_path}"]
+    given += [f"--data_dir={tmp_path}", "--datasets=digits", "--shots=1", "--seeds=1", "--methods=zero_shot,knn"]
+    assert launch.main(["evaluate", *given]) == 0
+    assert launch.main(["report", f"--workdir={tmp_path}"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "evaluation/results.jsonl").read_text().splitlines()]
+    values = {name: [row["value"] for row in rows if row["checkpoint"] == name] for name in ("a", "b")}
+    assert values["a"] == values["b"] and len(values["a"]) == 4  # zero-shot by two ensembles, and two methods
 
 
 @pytest.mark.parametrize("workdir", ["/proc/nothing/here", "{file}/run"])

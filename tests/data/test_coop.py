@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.catalogue import CATALOGUE
+from data.catalog import CATALOGUE
 from data.records import BadRecord, Source
 from data.sources import known_names, open_source
 

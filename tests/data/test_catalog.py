@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from data.catalogue import CATALOGUE, Missing, missing
+from data.catalog import CATALOGUE, Missing, missing
 from data.labelled import in_words
 from data.preparation import ARCHIVES, MANUAL
 from data.tfds_source import NAME, PREFIX
@@ -287,9 +287,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path):
 
 def test_the_catalogue_opens_fast_and_without_tfds():
     code = (
-        "import sys, time, data.labelled; start = time.perf_counter(); import data.catalogue; "
+        "import sys, time, data.labelled; start = time.perf_counter(); import data.catalog; "
         "print(time.perf_counter() - start); assert 'tensorflow_datasets' not in sys.modules; "
-        "data.catalogue.missing(['dtd'], '/nowhere'); assert 'tensorflow' not in sys.modules"
+        "data.catalog.missing(['dtd'], '/nowhere'); assert 'tensorflow' not in sys.modules"
     )
     # The least of three: other processes take time too.
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
