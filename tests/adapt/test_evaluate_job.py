@@ -1,4 +1,4 @@
-"""The job `evaluate` as a process: on another number of devices, and killed again and again, it gives the same bytes."""
+"""The job `evaluate` as a process: on other numbers of devices, and killed again and again, it gives the same bytes."""
 
 import os
 import pathlib
