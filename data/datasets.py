@@ -84,6 +84,12 @@ def open_dataset(
             f"has {counts.max()}); lower evaluate.min_examples"
         )
     numbers = {raw_names[label]: number for number, label in enumerate(kept)}
+    if len(numbers) < len(kept):
+        several = [raw_names[label] for label in kept]
+        twice = next(each for each in several if several.count(each) > 1)
+        raise ValueError(
+            f"{name}: two of its classes are called {twice!r}; give each its own name in the samples' class"
+        )
     notes: list[str] = []
     if len(kept) < len(counts):
         notes.append(f"{len(counts) - len(kept)} of {len(counts)} classes have too few examples and are left out")

@@ -46,6 +46,13 @@ def test_class_names_that_are_identifiers_are_put_in_words(tmp_path):
         open_dataset("foxes", tmp_path, own={"foxes": DatasetSettings(support=path, class_names=("a", "b"))})
 
 
+def test_two_classes_of_one_name_are_refused_rather_than_taken_for_one(tmp_path):
+    names = ("crane", "heron", "crane")
+    samples = [(key, image, fields | {"class": names[fields["label"]]}) for key, image, fields in labelled(6)]
+    with pytest.raises(ValueError, match="two of its classes are called 'crane'"):
+        open_dataset(str(write_shard(tmp_path / "s.tar", samples)), tmp_path)
+
+
 def test_a_folder_of_shards_is_opened_by_its_splits(tmp_path):
     folder = tmp_path / "birds"
     folder.mkdir()
