@@ -349,9 +349,10 @@ def convert(args: argparse.Namespace, config: None) -> None:
 
 def report(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the report of one run."""
-    from adapt.report import read_run, write_report
+    from adapt.findings import read_runs
+    from adapt.report import write_report
 
-    print(write_report([read_run(args.workdir.name, args.workdir)], args.workdir, title=args.workdir.resolve().name))
+    print(write_report(read_runs(args.workdir), args.workdir, title=f"Report of {args.workdir.resolve().name}"))
 
 
 def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -371,7 +372,8 @@ def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
 
 def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
     """Runs all jobs in turn; with `--compare` once more without the context objective."""
-    from adapt.report import read_run, write_report
+    from adapt.findings import read_runs
+    from adapt.report import write_report
 
     runs = {"with context": args.workdir / "context"}
     if args.compare:
@@ -385,7 +387,7 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
                 argparse.Namespace(workdir=workdir, **QUICKSTART_ARGUMENTS),
                 config,
             )
-    results = [read_run(name, workdir) for name, workdir in runs.items()]
+    results = [run for name, workdir in runs.items() for run in read_runs(workdir, name=name)]
     print(write_report(results, args.workdir, title="Quickstart: emoji"))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import adapt
 from adapt.embeddings import Progress, embed_images, embed_texts, save_array
 from adapt.encoder import Encoder
+from adapt.evidence import write_classes, write_distances
 from adapt.files import write_text
 from adapt.grid import run_grid
 from adapt.registry import find
@@ -262,8 +263,9 @@ class _Job:
         groups = np.repeat(np.arange(len(sizes)), sizes)
         masks = np.stack([question.classes for question in task.questions])
         variants = {"ensemble": task.templates}
-        if task.name == "zero_shot":
-            variants["single"] = ((dataset.settings.template,),) * len(task.class_names)
+        single = ((dataset.settings.template,),) * len(task.class_names)
+        if task.name == "zero_shot" and single != task.templates:
+            variants["single"] = single
         rows: list[dict[str, Any]] = []
         predictions = []
         for variant, templates in variants.items():
@@ -294,6 +296,8 @@ class _Job:
                 predictions.append(found)
         files = {"predictions": unit.predictions_path(self.out).name, "labels": f"labels-{fingerprint(labels)}.npy"}
         save_array(self.out / PREDICTIONS / files["labels"], labels.astype(np.int32))
+        if task.name == "few_shot":
+            files |= self._evidence(task, support, queries)
         context = self._context() | files | {"dataset_fingerprint": dataset.fingerprint}
         unit.write(self.out, [row | context for row in rows], np.stack(predictions))
         seconds = {"embedding": embedded - began, "fitting and classifying": time.monotonic() - embedded}
@@ -308,6 +312,17 @@ class _Job:
             queries=len(labels),
         )
         self._tell(task, method, rows)
+
+    def _evidence(self, task: Task, support: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
+        """Writes what goes with the cases of the most shots; returns the names of the files."""
+        most = max(case.shots for case in task.cases)
+        cases = [case for case in task.cases if case.shots == most]
+        parts = [fingerprint(case.rows) for case in cases]
+        key = fingerprint(
+            self.encoder.image_fingerprint, task.support.fingerprint, task.questions[0].fingerprint, *parts
+        )
+        distances = write_distances(self.out, key, [support[case.rows] for case in cases], queries)
+        return {"distances": distances, "classes_file": write_classes(self.out, task.class_names, task.support)}
 
     def _row(self, task: Task, method: str, case: Case) -> dict[str, Any]:
         shots = 0 if method == "zero_shot" else case.shots
