@@ -26,7 +26,7 @@ from models.tokenizer import Tokenizer
 from models.towers import create_model
 
 CACHE_VERSION = 2
-_BATCH = 256
+_BATCH = 256  # rows per device, however many there are: another shape would round otherwise
 _ACTIVATIONS = {"cpu": 25e6}  # bytes of an MLP's activations per device, which then stay in a processor's caches
 _ACTIVATIONS_ELSEWHERE = 2e9
 _AHEAD = 2  # batches
@@ -95,7 +95,7 @@ class Encoder:
         vision = self.settings.vision
         row = vision.num_patches * vision.mlp_width * np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
         share = _ACTIVATIONS.get(jax.default_backend(), _ACTIVATIONS_ELSEWHERE) // row
-        return devices * int(min(max(1, 2 ** int(np.log2(max(share, 1)))), -(-_BATCH // devices)))
+        return devices * min(2 ** int(np.log2(max(share, 1))), _BATCH)
 
     def embed_images(self, image: Callable[[int], Image.Image], count: int) -> np.ndarray:
         """Returns the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
@@ -180,11 +180,14 @@ class Encoder:
     ) -> Iterator[np.ndarray]:
         """Embeds in batches of one shape: the last is padded, so that nothing is compiled twice.
 
-        Where there are fewer rows than a batch has, its size is the next power of two.
+        Where there are fewer rows than a device's share of a batch, that is the next power of two. Shapes on a device,
+        and so the bits of an embedding, do not depend on the number of devices.
         """
-        size = self.batch_size
-        while size % 2 == 0 and size // 2 >= max(len(numbers), 1) and (size // 2) % self._rows.mesh.size == 0:
-            size //= 2
+        devices = self._rows.mesh.size
+        share = self.batch_size // devices
+        while share % 2 == 0 and share // 2 >= max(len(numbers), 1):
+            share //= 2
+        size = share * devices
         batches = (numbers[start : start + size] for start in range(0, len(numbers), size))
         coming = deque(make(batch) for batch in itertools.islice(batches, _AHEAD))
         running: deque[tuple[jax.Array, int]] = deque()

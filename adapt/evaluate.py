@@ -217,6 +217,9 @@ class _Job:
                 continue
             for note in task.notes:
                 self._say_once(f"note: {note}")
+            if not task.cases:
+                self._say_once(f"note: {dataset.name} has too few examples for task {name}")
+                continue
             for method in self._methods(task):
                 unit = self._unit(task, dataset, method)
                 units.append(unit)
@@ -327,7 +330,8 @@ class _Job:
     def _row(self, task: Task, method: str, case: Case) -> dict[str, Any]:
         shots = 0 if method == "zero_shot" else case.shots
         options = Grid(method)
-        selection = DEFAULTS if case.shots == 1 else options.selected_by
+        repeated = len(np.unique(case.labels)) < len(case.labels)
+        selection = options.selected_by if repeated else DEFAULTS
         if method == "zero_shot" or len(options.settings) == 1:
             selection = "none"
         keys = "" if task.support is None else "\n".join(map(task.support.key, case.rows))

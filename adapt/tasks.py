@@ -28,7 +28,7 @@ NEED_TEXT = ("base_to_new", "forgetting", "transfer")
 class Case:
     """One support: `rows` of the support images with their `labels`; `shots` 0 stands for all of them.
 
-    `short` says that some class had fewer examples than `shots`.
+    `short` says that some class whose examples are seen had fewer than `shots`.
     """
 
     shots: int
@@ -119,15 +119,14 @@ def build_task(
     if name == "linear_probe":
         rows = draw_all(dataset.support.labels).rows
         return None if pooled else task([asked], ((Case(0, 0, rows, dataset.support.labels[rows], False),), ()))
-    cases = _draw(dataset, shots, seeds, few_examples)
     if name == "few_shot":
-        return task([asked], cases)
+        return task([asked], _draw(dataset, every, shots, seeds, few_examples))
     if name == "shift":
         questions = [
             Question(other, found, found.labels, np.isin(np.arange(count), found.labels))
             for other, found in dataset.shifts.items()
         ]
-        return task([asked, *questions], cases) if questions else None
+        return task([asked, *questions], _draw(dataset, every, shots, seeds, few_examples)) if questions else None
     if name in ("base_to_new", "forgetting"):
         if not half.any() or half.all():
             return None
@@ -137,7 +136,7 @@ def build_task(
             among = mask if name == "base_to_new" else every
             part_of = images.take(rows, images.labels[rows])
             questions.append(Question(part, part_of, part_of.labels, among, rows if pooled else None))
-        return task(questions, (tuple(_only(case, half) for case in cases[0]), cases[1]))
+        return task(questions, _draw(dataset, half, shots, seeds, few_examples))
     raise ValueError(f"unknown task {name!r}; known: {', '.join(TASKS)}, retrieval")
 
 
@@ -147,30 +146,29 @@ def _base(dataset: Dataset) -> np.ndarray:
     return np.arange(count) < -(-count // 2)
 
 
-def _only(case: Case, classes: np.ndarray) -> Case:
-    kept = classes[case.labels]
-    return dataclasses.replace(case, rows=case.rows[kept], labels=case.labels[kept])
-
-
 def _draw(
-    dataset: Dataset, shots: Sequence[int], seeds: int, few_examples: str
+    dataset: Dataset, classes: np.ndarray, shots: Sequence[int], seeds: int, few_examples: str
 ) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """Returns the cases, drawn from all classes, of which those of the mask `classes` are kept, and notes."""
     labels, count = dataset.support.labels, len(dataset.class_names)
-    keep = 1 if dataset.query is None else 0
-    fewest = int(np.bincount(labels, minlength=count).min()) - keep
+    coop = dataset.settings.draws == "coop"
+    keep = 1 if dataset.query is None and not coop else 0
+    fewest = max(0, int(np.bincount(labels, minlength=count)[classes].min()) - keep)
     cases, notes = [], []
     for k in shots:
         if k > fewest:
-            how = "is left out" if few_examples == "skip" else "takes all that there are"
+            how = "draw some twice" if coop else "take all that there are"
+            how = "are left out" if few_examples == "skip" else how
             notes.append(f"{dataset.name}: a class has {fewest} examples to draw from; {k} shots {how}")
             if few_examples == "skip":
                 continue
         for seed in range(seeds):
-            if dataset.settings.draws == "coop":
-                drawn = draw_coop(labels, shots=k, seed=seed + 1)
+            if coop:
+                rows = draw_coop(labels, shots=k, seed=seed + 1).rows
             else:
-                drawn = draw_nested(labels, count, shots=k, seed=seed, keep=keep)
-            cases.append(Case(k, seed, drawn.rows, labels[drawn.rows], drawn.short))
+                rows = draw_nested(labels, count, shots=k, seed=seed, keep=keep).rows
+            rows = rows[classes[labels[rows]]]
+            cases.append(Case(k, seed, rows, labels[rows], k > fewest))
     return tuple(cases), tuple(notes)
 
 
@@ -181,7 +179,7 @@ def _transfer(
     if source.support is None or source.name == dataset.name:
         return None
     before, count = len(source.class_names), len(dataset.class_names)
-    cases, notes = _draw(source, shots, seeds, few_examples)
+    cases, notes = _draw(source, np.ones(before, bool), shots, seeds, few_examples)
     classes = np.arange(before + count) >= before
     return Task(
         "transfer",
