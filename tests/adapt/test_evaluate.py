@@ -192,7 +192,7 @@ def test_a_second_run_embeds_nothing_and_does_no_finished_unit(evaluated, monkey
 
     monkeypatch.setattr(Encoder, "iterate_images", refuse)
     assert evaluated.again(tmp_path) == evaluated.rows
-    monkeypatch.setattr("adapt.evaluate.run_grid", refuse)
+    monkeypatch.setattr("adapt.evaluation_job.run_grid", refuse)
     assert evaluated.again(tmp_path) == evaluated.rows
     unit = next((tmp_path / "units").glob("*-knn-*"))
     content = unit.read_text()

@@ -188,5 +188,5 @@ def test_a_set_is_no_transfer_from_itself_or_from_one_without_examples():
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(ValueError, match="unknown task 'sleep'; known: zero_shot, few_shot, .*, retrieval"):
+    with pytest.raises(ValueError, match=r"unknown task 'sleep'; known: zero_shot, few_shot, .*, retrieval"):
         build("sleep", dataset())
