@@ -12,26 +12,27 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 import adapt
-from adapt.embeddings import Progress, embed_images, embed_texts, save_array
+from adapt.embeddings import Hosts, Progress, save_array
 from adapt.encoder import Encoder
 from adapt.files import write_text
 from adapt.grid import run_grid
+from adapt.inputs import Inputs, open_inputs
 from adapt.registry import find
 from adapt.results import PREDICTIONS, Unit, merge, note_cost
 from adapt.retrieval_task import EXAMPLES, evaluate_retrieval
 from adapt.selection import DEFAULTS, Grid
+from adapt.task_features import TaskFeatures
 from adapt.tasks import TASKS, Case, Task, build_task, unseen
-from data.catalog import CATALOGUE, missing
-from data.datasets import Dataset, open_dataset
+from data.datasets import Dataset
 from data.fingerprint import fingerprint
-from data.labelled import DatasetSettings, LabelledImages
+from data.labelled import DatasetSettings
 
 CAPTIONS = ("first", "all", "each")
 _NEVER_SEEN = -1  # what is predicted for a query that a case must not be asked
@@ -111,27 +112,25 @@ def evaluate(
     data_dir: str | os.PathLike,
     cache: str | os.PathLike | None = None,
     share: Share = Share(),
+    inputs: Inputs | None = None,
+    hosts: Hosts | None = None,
     progress: Progress = lambda name, done, total: None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Evaluates checkpoints, each under a name; returns the rows, and writes them to `out/results.jsonl`.
 
-    Datasets and retrieval sets are opened before any work, so that what is missing is told first. Embeddings are kept
-    in `cache`, by default `out/embeddings`, under the content of checkpoint and data. With a `share` only its part of
-    the datasets is evaluated; whichever job finishes the last unit writes `results.jsonl`, and the others return the
-    rows there are.
+    Datasets and retrieval sets are opened before any work, so that what is missing is told first, unless they are given
+    as `inputs`. Embeddings are made by `hosts`, by default all, and kept in `cache`, by default `out/embeddings`, under
+    the content of checkpoint and data. With a `share` only its part of the datasets is evaluated; whichever job ends
+    last writes `results.jsonl`, and the others return the rows there are.
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
-    datasets = _open_all(settings, data_dir, say)
-    source = datasets.pop(settings.transfer_from) if settings.transfer_from not in settings.datasets else None
-    source = source or datasets.get(settings.transfer_from)
-    for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
-        say(f"note: {note}")
+    datasets, source = inputs or open_inputs(settings, data_dir, say)
     units: list[Unit] = []
     said: set[str] = set()
     for checkpoint, path in checkpoints.items():
-        job = _Job(checkpoint, path, settings, out, cache, progress, say, said)
+        job = _Job(checkpoint, path, settings, out, cache, hosts, progress, say, said)
         for number, dataset in enumerate(datasets.values()):
             mine = number % share.count == share.index
             units += job.dataset(dataset, source, work=mine)
@@ -146,28 +145,24 @@ def evaluate(
     return rows
 
 
-def _open_all(
-    settings: EvaluateSettings, data_dir: str | os.PathLike, say: Callable[[str], None]
-) -> dict[str, Dataset | None]:
-    """Opens every dataset, by the name in the settings; says of all that are not there how they are prepared."""
-    wanted = tuple(dict.fromkeys((*settings.datasets, *filter(None, [settings.transfer_from]))))
-    lacking = missing([name for name in wanted if name in CATALOGUE and name not in settings.own], data_dir)
-    for part in lacking:
-        say(f"missing: {part.name} ({part.source}): {part.command}")
-    if lacking:
-        names = ", ".join(dict.fromkeys(part.name for part in lacking))
-        raise FileNotFoundError(
-            f"{names} not found in {os.fspath(data_dir)}; name another --data_dir, or prepare them as is said above"
-        )
-    opened: dict[str, Dataset | None] = {
-        name: open_dataset(name, data_dir, own=settings.own, min_examples=settings.min_examples) for name in wanted
-    }
-    names = [dataset.name for dataset in opened.values()]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"two datasets are called {twice!r}; give one another name in evaluate.own")
-    opened.setdefault(settings.transfer_from, None)
-    return opened
+def embed(
+    checkpoint: str | os.PathLike,
+    settings: EvaluateSettings,
+    inputs: Inputs,
+    *,
+    data_dir: str | os.PathLike,
+    cache: str | os.PathLike,
+    hosts: Hosts | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Puts into `cache` all that `evaluate` needs of a checkpoint's towers, after which it computes on its own."""
+    cache = pathlib.Path(cache)
+    job = _Job("", checkpoint, settings, cache, cache, hosts, lambda name, done, total: None, say, set())
+    for dataset in inputs.datasets.values():
+        for task in job.tasks(dataset, inputs.source):
+            job.features.of(task, dataset)
+    for name in settings.retrieval:
+        evaluate_retrieval(job.encoder, name, settings.caption, data_dir).embed(cache, job.hosts, job.progress)
 
 
 def _own(own: Mapping[str, Any]) -> dict[str, DatasetSettings]:
@@ -189,19 +184,30 @@ class _Job:
         settings: EvaluateSettings,
         out: pathlib.Path,
         cache: pathlib.Path,
+        hosts: Hosts | None,
         progress: Progress,
         say: Callable[[str], None],
         said: set[str],
     ):
         self.name, self.path, self.settings, self.out, self.cache = name, os.fspath(path), settings, out, cache
-        self.progress, self.say, self.said = progress, say, said
+        self.hosts, self.progress, self.say, self.said = hosts, progress, say, said
         self.encoder = Encoder(path, say=say)
-        self._embedded: dict[str, np.ndarray] = {}
+        self.features = TaskFeatures(self.encoder, cache, name=name, hosts=hosts, progress=progress)
 
     def dataset(self, dataset: Dataset, source: Dataset | None, *, work: bool) -> list[Unit]:
         """Does the units of a dataset that are not done, if they are this job's work; returns all of them."""
         units = []
-        self._embedded.clear()
+        for task in self.tasks(dataset, source):
+            for method in self._methods(task):
+                unit = self._unit(task, dataset, method)
+                units.append(unit)
+                if work and unit.read(self.out) is None:
+                    self._do(unit, task, dataset, method)
+        return units
+
+    def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[Task]:
+        """Yields the tasks that a dataset has; says which it has not."""
+        self.features.forget()
         for name in self.settings.tasks:
             task = build_task(
                 name,
@@ -216,19 +222,14 @@ class _Job:
                 continue
             for note in task.notes:
                 self._say_once(f"note: {note}")
-            for method in self._methods(task):
-                unit = self._unit(task, dataset, method)
-                units.append(unit)
-                if work and unit.read(self.out) is None:
-                    self._do(unit, task, dataset, method)
-        return units
+            yield task
 
     def retrieval(self, name: str, data_dir: str | os.PathLike, *, work: bool) -> Unit:
         """Does the retrieval of a source, if it is this job's work and not done; returns its unit."""
         found = evaluate_retrieval(self.encoder, name, self.settings.caption, data_dir)
         unit = Unit.of(self.name, found.name, "retrieval", depends=(self.encoder.fingerprint, found.fingerprint))
         if work and unit.read(self.out) is None:
-            rows, examples = found.run(self.cache, self.progress)
+            rows, examples = found.run(self.cache, self.hosts, self.progress)
             write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(examples, ensure_ascii=False))
             unit.write(self.out, [row | self._context() | {"examples": unit.key} for row in rows])
             self.say(f"{name}: " + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10))
@@ -249,25 +250,17 @@ class _Job:
 
     def _do(self, unit: Unit, task: Task, dataset: Dataset, method: str) -> None:
         began = time.monotonic()
-        support = np.zeros((0, self.encoder.dim), np.float32)
-        if task.support is not None and any(len(case.rows) for case in task.cases):
-            support = self._features(task.support, f"{task.dataset} examples")
-        queries = np.concatenate(
-            [self._features(each.images, f"{task.dataset} queries {each.name}".strip()) for each in task.questions]
-        )
+        support, queries, variants = self.features.of(task, dataset)
         embedded = time.monotonic()
         labels = np.concatenate([question.labels for question in task.questions])
         sizes = [len(question.labels) for question in task.questions]
         cases = _baselines(task) if method == "zero_shot" else task.cases
         groups = np.repeat(np.arange(len(sizes)), sizes)
+        templates = {"ensemble": len(task.templates[0]), "single": 1}
         masks = np.stack([question.classes for question in task.questions])
-        variants = {"ensemble": task.templates}
-        if task.name == "zero_shot":
-            variants["single"] = ((dataset.settings.template,),) * len(task.class_names)
         rows: list[dict[str, Any]] = []
         predictions = []
-        for variant, templates in variants.items():
-            texts = embed_texts(self.encoder, task.class_names, templates)
+        for variant, texts in variants.items():
             outcome = run_grid(
                 method,
                 [support[case.rows] for case in cases],
@@ -281,7 +274,7 @@ class _Job:
             for case, chosen, found in zip(cases, outcome.chosen, outcome.predictions, strict=True):
                 row = self._row(task, method, case) | {"settings": dict(Grid(method).settings[int(chosen)])}
                 if task.name == "zero_shot":
-                    row["settings"] = {"templates": variant, "texts": len(templates[0])}
+                    row["settings"] = {"templates": variant, "texts": templates[variant]}
                 for question, start in zip(task.questions, np.cumsum([0, *sizes]), strict=False):
                     span = slice(int(start), int(start) + len(question.labels))
                     found[span][~unseen(task, case, question)] = _NEVER_SEEN
@@ -340,15 +333,6 @@ class _Job:
             "platform": jax.default_backend(),
             "jax": importlib.metadata.version("jax"),
         }
-
-    def _features(self, images: LabelledImages, part: str) -> np.ndarray:
-        whole = images.whole or images
-        if whole.fingerprint not in self._embedded:
-            self._embedded[whole.fingerprint] = embed_images(
-                self.encoder, whole, self.cache, name=f"{self.name}: {part}", progress=self.progress
-            )
-        found = self._embedded[whole.fingerprint]
-        return found if images.rows is None else found[images.rows]
 
     def _tell(self, task: Task, method: str, rows: Sequence[Mapping[str, Any]]) -> None:
         most = rows[-1]["shots"]

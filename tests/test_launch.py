@@ -152,7 +152,10 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "--config=nowhere.py"], "no config file nowhere.py; configs/ has evaluate.py, post_train_clip.py"),
+        (
+            ["pretrain", "--config=nowhere.py"],
+            "no config file nowhere.py; configs/ has evaluate.py, post_train_clip.py",
+        ),
         (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among attention, augmentation, batch_size"),
         (["pretrain", "--config.pretrain.objectve.alpha=1"], "no 'objectve' among augmentation"),
         (
