@@ -54,7 +54,7 @@ def export_parameters(
     format: str = "huggingface",
     license: str | None = None,
 ) -> pathlib.Path:
-    """Writes the parameters, NumPy arrays, of a step of the run in `workdir`, as `export` does those of a checkpoint."""
+    """Writes parameters of the run in `workdir` at a step, NumPy arrays, as `export` does those of a checkpoint."""
     settings = load_settings(workdir)
     tokenizer = load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
     model = settings.model_for(tokenizer)

@@ -124,8 +124,8 @@ def pretrain(
                 evaluations.after(step, state.parameters)
         evaluations.finish()
     finally:
-        evaluations.close()
         batches.close()
+        evaluations.close()
         progress.close()
         writer.close()
         checkpoints.close()
