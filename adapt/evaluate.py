@@ -11,12 +11,12 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from adapt.embeddings import Progress
+from adapt.embeddings import Hosts, Progress
 from adapt.evaluate_settings import EvaluateSettings, Share
 from adapt.evaluation_job import Job
+from adapt.inputs import Inputs, open_inputs
 from adapt.results import Unit, merge
-from data.catalog import CATALOGUE, missing
-from data.datasets import Dataset, open_dataset
+from adapt.retrieval_task import evaluate_retrieval
 
 _ALL = Share()
 
@@ -29,27 +29,25 @@ def evaluate(
     data_dir: str | os.PathLike,
     cache: str | os.PathLike | None = None,
     share: Share = _ALL,
+    inputs: Inputs | None = None,
+    hosts: Hosts | None = None,
     progress: Progress = lambda name, done, total: None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Evaluates checkpoints, each under a name; returns the rows, and writes them to `out/results.jsonl`.
 
-    Datasets and retrieval sets are opened before any work, so that what is missing is told first. Embeddings are kept
-    in `cache`, by default `out/embeddings`, under the content of checkpoint and data. With a `share` only its part of
-    the datasets is evaluated; whichever job finishes the last unit writes `results.jsonl`, and the others return the
-    rows there are.
+    Datasets and retrieval sets are opened before any work, so that what is missing is told first, unless they are given
+    as `inputs`. Embeddings are made by `hosts`, by default all, and kept in `cache`, by default `out/embeddings`, under
+    the content of checkpoint and data. With a `share` only its part of the datasets is evaluated; whichever job ends
+    last writes `results.jsonl`, and the others return the rows there are.
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
-    datasets = _open_all(settings, data_dir, say)
-    source = datasets.pop(settings.transfer_from) if settings.transfer_from not in settings.datasets else None
-    source = source or datasets.get(settings.transfer_from)
-    for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
-        say(f"note: {note}")
+    datasets, source = inputs or open_inputs(settings, data_dir, say)
     units: list[Unit] = []
     said: set[str] = set()
     for checkpoint, path in checkpoints.items():
-        job = Job(checkpoint, path, settings, out, cache, progress, say, said)
+        job = Job(checkpoint, path, settings, out, cache, hosts, progress, say, said)
         for number, dataset in enumerate(datasets.values()):
             mine = number % share.count == share.index
             units += job.dataset(dataset, source, work=mine)
@@ -64,28 +62,24 @@ def evaluate(
     return rows
 
 
-def _open_all(
-    settings: EvaluateSettings, data_dir: str | os.PathLike, say: Callable[[str], None]
-) -> dict[str, Dataset | None]:
-    """Opens every dataset, by the name in the settings; says of all that are not there how they are prepared."""
-    wanted = tuple(dict.fromkeys((*settings.datasets, *filter(None, [settings.transfer_from]))))
-    lacking = missing([name for name in wanted if name in CATALOGUE and name not in settings.own], data_dir)
-    for part in lacking:
-        say(f"missing: {part.name} ({part.source}): {part.command}")
-    if lacking:
-        names = ", ".join(dict.fromkeys(part.name for part in lacking))
-        raise FileNotFoundError(
-            f"{names} not found in {os.fspath(data_dir)}; name another --data_dir, or prepare them as is said above"
-        )
-    opened: dict[str, Dataset | None] = {
-        name: open_dataset(name, data_dir, own=settings.own, min_examples=settings.min_examples) for name in wanted
-    }
-    names = [dataset.name for dataset in opened.values()]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"two datasets are called {twice!r}; give one another name in evaluate.own")
-    opened.setdefault(settings.transfer_from, None)
-    return opened
+def embed(
+    checkpoint: str | os.PathLike,
+    settings: EvaluateSettings,
+    inputs: Inputs,
+    *,
+    data_dir: str | os.PathLike,
+    cache: str | os.PathLike,
+    hosts: Hosts | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Puts into `cache` all that `evaluate` needs of a checkpoint's towers, after which it computes on its own."""
+    cache = pathlib.Path(cache)
+    job = Job("", checkpoint, settings, cache, cache, hosts, lambda name, done, total: None, say, set())
+    for dataset in inputs.datasets.values():
+        for task in job.tasks(dataset, inputs.source):
+            job.features.of(task, dataset)
+    for name in settings.retrieval:
+        evaluate_retrieval(job.encoder, name, settings.caption, data_dir).embed(cache, job.hosts, job.progress)
 
 
 def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:

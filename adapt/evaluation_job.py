@@ -9,13 +9,13 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from adapt.embeddings import Progress, embed_images, embed_texts, save_array
+from adapt.embeddings import Hosts, Progress, save_array
 from adapt.encoder import Encoder
 from adapt.evaluate_settings import EvaluateSettings
 from adapt.evidence import write_classes, write_distances
@@ -24,23 +24,13 @@ from adapt.grid import run_grid
 from adapt.results import PREDICTIONS, Unit, note_cost
 from adapt.retrieval_task import EXAMPLES, evaluate_retrieval
 from adapt.selection import DEFAULTS, Grid
+from adapt.task_features import Features, TaskFeatures
 from adapt.tasks import Case, Task, build_task, unseen
 from data.datasets import Dataset
 from data.fingerprint import fingerprint
-from data.labelled import LabelledImages
 
 _THREADS = 2
 _NEVER_SEEN = -1  # what is predicted for a query that a case must not be asked
-
-
-class _Features(NamedTuple):
-    """Raw features `[n, dim]` of the examples to draw from and of all queries, and for each variant of the texts the
-    unit features of the classes and the number of templates."""
-
-    support: np.ndarray
-    queries: np.ndarray
-    texts: Mapping[str, np.ndarray]
-    templates: Mapping[str, int]
 
 
 class Job:
@@ -53,19 +43,30 @@ class Job:
         settings: EvaluateSettings,
         out: pathlib.Path,
         cache: pathlib.Path,
+        hosts: Hosts | None,
         progress: Progress,
         say: Callable[[str], None],
         said: set[str],
     ):
         self.name, self.path, self.settings, self.out, self.cache = name, os.fspath(path), settings, out, cache
-        self.progress, self.say, self.said = progress, say, said
+        self.hosts, self.progress, self.say, self.said = hosts, progress, say, said
         self.encoder = Encoder(path, say=say)
-        self._embedded: dict[str, np.ndarray] = {}
+        self.features = TaskFeatures(self.encoder, cache, name=name, hosts=hosts, progress=progress)
 
     def dataset(self, dataset: Dataset, source: Dataset | None, *, work: bool) -> list[Unit]:
         """Does the units of a dataset that are not done, if they are this job's work; returns all of them."""
         units = []
-        self._embedded.clear()
+        for task in self.tasks(dataset, source):
+            own = {method: self._unit(task, dataset, method) for method in self._methods(task)}
+            units += own.values()
+            left = [method for method, unit in own.items() if work and unit.read(self.out) is None]
+            if left:
+                self._do_all({method: own[method] for method in left}, task, dataset)
+        return units
+
+    def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[Task]:
+        """Yields the tasks that a dataset has; says which it has not."""
+        self.features.forget()
         for name in self.settings.tasks:
             task = build_task(
                 name,
@@ -83,17 +84,12 @@ class Job:
             if not task.cases:
                 self._say_once(f"note: {dataset.name} has too few examples for task {name}")
                 continue
-            own = {method: self._unit(task, dataset, method) for method in self._methods(task)}
-            units += own.values()
-            left = [method for method, unit in own.items() if work and unit.read(self.out) is None]
-            if left:
-                self._do_all({method: own[method] for method in left}, task, dataset)
-        return units
+            yield task
 
     def _do_all(self, units: Mapping[str, Unit], task: Task, dataset: Dataset) -> None:
         """Does units of a task: embeds once for all, then two methods at a time on CPUs, which compile on one core."""
         began = time.monotonic()
-        features = self._prepare(task, dataset)
+        features = self.features.of(task, dataset)
         seconds = round(time.monotonic() - began, 3)
         note_cost(
             self.out, checkpoint=self.name, dataset=task.dataset, task=task.name, what="embedding", seconds=seconds
@@ -108,7 +104,7 @@ class Job:
         found = evaluate_retrieval(self.encoder, name, self.settings.caption, data_dir)
         unit = Unit.of(self.name, found.name, "retrieval", depends=(self.encoder.fingerprint, found.fingerprint))
         if work and unit.read(self.out) is None:
-            rows, examples = found.run(self.cache, self.progress)
+            rows, examples = found.run(self.cache, self.hosts, self.progress)
             write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(examples, ensure_ascii=False))
             unit.write(self.out, [row | self._context() | {"examples": unit.key} for row in rows])
             self.say(f"{name}: " + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10))
@@ -127,24 +123,7 @@ class Job:
         depends += (task.metric, repr(self.settings.logit_scale), repr(self.settings.transfer_from))
         return Unit.of(self.name, task.dataset, task.name, method, depends=depends)
 
-    def _prepare(self, task: Task, dataset: Dataset) -> _Features:
-        """Returns the features that all methods of a task work on."""
-        support = np.zeros((0, self.encoder.dim), np.float32)
-        if task.support is not None and any(len(case.rows) for case in task.cases):
-            support = self._features(task.support, f"{task.dataset} examples")
-        queries = [
-            self._features(each.images, f"{task.dataset} queries {each.name}".strip()) for each in task.questions
-        ]
-        templates = {"ensemble": task.templates}
-        single = ((dataset.settings.template,),) * len(task.class_names)
-        if task.name == "zero_shot" and single != task.templates:
-            templates["single"] = single
-        texts = {variant: embed_texts(self.encoder, task.class_names, each) for variant, each in templates.items()}
-        return _Features(
-            support, np.concatenate(queries), texts, {name: len(each[0]) for name, each in templates.items()}
-        )
-
-    def _do(self, unit: Unit, task: Task, dataset: Dataset, method: str, features: _Features) -> str:
+    def _do(self, unit: Unit, task: Task, dataset: Dataset, method: str, features: Features) -> str:
         """Does a unit; returns a line that tells of it."""
         began = time.monotonic()
         support, queries = features.support, features.queries
@@ -169,7 +148,10 @@ class Job:
             for case, chosen, found in zip(cases, outcome.chosen, outcome.predictions, strict=True):
                 row = self._row(task, method, case) | {"settings": dict(Grid(method).settings[int(chosen)])}
                 if task.name == "zero_shot":
-                    row["settings"] = {"templates": variant, "texts": features.templates[variant]}
+                    row["settings"] = {
+                        "templates": variant,
+                        "texts": len(task.templates[0]) if variant == "ensemble" else 1,
+                    }
                 for question, start in zip(task.questions, np.cumsum([0, *sizes]), strict=False):
                     span = slice(int(start), int(start) + len(question.labels))
                     found[span][~unseen(task, case, question)] = _NEVER_SEEN
@@ -241,15 +223,6 @@ class Job:
             "platform": jax.default_backend(),
             "jax": importlib.metadata.version("jax"),
         }
-
-    def _features(self, images: LabelledImages, part: str) -> np.ndarray:
-        whole = images.whole or images
-        if whole.fingerprint not in self._embedded:
-            self._embedded[whole.fingerprint] = embed_images(
-                self.encoder, whole, self.cache, name=f"{self.name}: {part}", progress=self.progress
-            )
-        found = self._embedded[whole.fingerprint]
-        return found if images.rows is None else found[images.rows]
 
     def _told(self, task: Task, method: str, rows: Sequence[Mapping[str, Any]]) -> str:
         most = rows[-1]["shots"]

@@ -74,7 +74,7 @@ def evaluated(tmp_path_factory):
 @pytest.fixture(scope="module")
 def features(evaluated):
     """The embeddings of all images and of the classes' names."""
-    found = [np.load(path) for path in (evaluated.out / "embeddings").glob("*/*.npy")]
+    found = [np.load(path) for path in (evaluated.out / "embeddings").glob("images-*/*.npy")]
     assert len(found) == 2 and np.array_equal(*found)  # of the dataset and of retrieval
     return found[0], evaluated.encoder.embed_texts(["kind 0", "kind 1", "kind 2"])
 
