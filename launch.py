@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         use_huge_pages()
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # XLA calls it from threads of its own, which it would wait for
     try:
         config = None
         if getattr(args, "config", None):
