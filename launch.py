@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from adapt.encoder import Encoder
+    from adapt.in_training import EvaluationInTraining
 
 QUICKSTART_CONFIG = configs.FOLDER / "quickstart.py"
 EVALUATE_CONFIG = configs.FOLDER / "evaluate.py"
@@ -32,7 +33,7 @@ Pretrain vision-language encoders with the context objective, export them, and a
 
 A run lives in one workdir. Each job reads what the one before left there:
 
-  pretrain    trains the towers            writes  checkpoints/ metrics.jsonl tensorboard/ tokenizer/
+  pretrain    trains the towers            writes  checkpoints/ metrics.jsonl tensorboard/ tokenizer/ evaluations/
   export      newest checkpoint            writes  export/ (opens with transformers), or export.npz of big_vision
   evaluate    the exported directory       writes  evaluation/results.jsonl
   report      what the others wrote        writes  report.html report.csv
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         use_huge_pages()
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # XLA calls it from threads of its own, which it would wait for
     try:
         config = None
         if getattr(args, "config", None):
@@ -227,7 +229,8 @@ def known_settings() -> dict[tuple[str, ...], type]:
     from pretrain.settings import SECTIONS, PretrainSettings
 
     sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
-    return {("pretrain",): PretrainSettings, ("evaluate",): EvaluateSettings} | sections
+    evaluations = dict.fromkeys([("evaluate",), ("evaluate_in_training",)], EvaluateSettings)
+    return {("pretrain",): PretrainSettings} | evaluations | sections
 
 
 def pretrain(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -235,8 +238,25 @@ def pretrain(args: argparse.Namespace, config: ConfigDict) -> None:
     from pretrain.loop import pretrain as train
 
     with job(args.workdir, "pretrain") as done:
-        result = train(config.pretrain, args.workdir, data_dir=config.data_dir)
+        evaluate = evaluation_in_training(config)
+        result = train(config.pretrain, args.workdir, data_dir=config.data_dir, evaluate=evaluate)
         done(f"steps {result.start_step}–{result.step} of {result.batch_size} pairs")
+
+
+def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
+    """Returns what evaluates the run while it trains, where the config asks for it: what both know is a folder."""
+    from adapt.evaluate import EvaluateSettings
+    from adapt.in_training import EvaluationInTraining
+    from pretrain.loop import say
+
+    every = config.pretrain.get("evaluate_every")
+    if not every:
+        return None
+    sections = [name for name in ("evaluate", "evaluate_in_training") if name in config]
+    if not sections:
+        raise ValueError(f"pretrain.evaluate_every is {every}, and the config has no section evaluate that says what")
+    values = {name: value for section in sections for name, value in config[section].items()}
+    return EvaluationInTraining(typed(EvaluateSettings, sections[-1], values), config.data_dir, say=say)
 
 
 def export(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -349,9 +369,10 @@ def convert(args: argparse.Namespace, config: None) -> None:
 
 def report(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the report of one run."""
-    from adapt.report import read_run, write_report
+    from adapt.findings import read_runs
+    from adapt.report import write_report
 
-    print(write_report([read_run(args.workdir.name, args.workdir)], args.workdir, title=args.workdir.resolve().name))
+    print(write_report(read_runs(args.workdir), args.workdir, title=f"Report of {args.workdir.resolve().name}"))
 
 
 def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -371,7 +392,8 @@ def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
 
 def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
     """Runs all jobs in turn; with `--compare` once more without the context objective."""
-    from adapt.report import read_run, write_report
+    from adapt.findings import read_runs
+    from adapt.report import write_report
 
     runs = {"with context": args.workdir / "context"}
     if args.compare:
@@ -385,7 +407,7 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
                 argparse.Namespace(workdir=workdir, **QUICKSTART_ARGUMENTS),
                 config,
             )
-    results = [read_run(name, workdir) for name, workdir in runs.items()]
+    results = [run for name, workdir in runs.items() for run in read_runs(workdir, name=name)]
     print(write_report(results, args.workdir, title="Quickstart: emoji"))
 
 

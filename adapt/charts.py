@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 
 # Replaced by `currentColor`, so that axes and labels take the colour of the page around them.
 _INK = "#010203"
-COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b")
+_LEGEND = 5  # lines that are named within the chart, more below it
+COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c8a9e", "#8c5a2b", "#3aa6b9")
 
 
 class Line(NamedTuple):
@@ -34,19 +35,8 @@ def line_chart(
     log_y: bool = False,
 ) -> str:
     """Returns the chart as an `<svg>` element. `x_ticks` makes the x axis logarithmic with these ticks."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator, PercentFormatter
 
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "report",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-        axes = figure.add_subplot()
+    def draw(axes: Any) -> None:
         for line in lines:
             color = COLORS[line.color % len(COLORS)]
             axes.plot(
@@ -64,19 +54,85 @@ def line_chart(
                 high = [y + b for y, b in zip(line.y, line.band, strict=True)]
                 axes.fill_between(line.x, low, high, color=color, alpha=0.18, linewidth=0)
         if x_ticks:
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(x_ticks, [f"{tick:g}" for tick in x_ticks])
-            axes.xaxis.set_minor_locator(NullLocator())
+            _log_axis(axes, x_ticks)
         if log_y:
             axes.set_yscale("log")
+
+    return _chart(draw, x_label=x_label, y_label=y_label, percent=percent, legend=True)
+
+
+class Points(NamedTuple):
+    """Points `x`, `y` of one colour, each with a name; `bars` are ends of intervals of y, none if empty."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    names: Sequence[str]
+    bars: Sequence[tuple[float, float]] = ()
+    color: int = 0
+
+
+def point_chart(
+    points: Sequence[Points], *, x_label: str, y_label: str, log_x: bool = False, zero: bool = False
+) -> str:
+    """Returns a chart of named points as an `<svg>` element; `zero` draws the line y = 0."""
+
+    def draw(axes: Any) -> None:
+        if zero:
+            axes.axhline(0, color=_INK, alpha=0.5, linewidth=0.8)
+        for group in points:
+            color = COLORS[group.color % len(COLORS)]
+            if len(group.bars):
+                ends = [(y - low, high - y) for y, (low, high) in zip(group.y, group.bars, strict=True)]
+                axes.errorbar(group.x, group.y, yerr=list(zip(*ends, strict=True)), fmt="none", ecolor=color, alpha=0.5)
+            axes.plot(group.x, group.y, "o", color=color, label=group.label or None, markersize=5)
+            for x, y, name in zip(group.x, group.y, group.names, strict=True):
+                note = axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+                note.set_parse_math(False)
+        if log_x:
+            _log_axis(axes, sorted({x for group in points for x in group.x}))
+
+    return _chart(draw, x_label=x_label, y_label=y_label, legend=any(group.label for group in points))
+
+
+def _log_axis(axes: Any, ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _chart(
+    draw: Callable[[Any], None], *, x_label: str, y_label: str, percent: bool = False, legend: bool = False
+) -> str:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "report",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        for text in axes.legend(frameon=False, fontsize=9).get_texts():
-            text.set_parse_math(False)  # a "$" in a name is a dollar
+        if legend:
+            many = len(axes.get_legend_handles_labels()[0]) > _LEGEND
+            where = figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9) if many else None
+            if where is not None:
+                figure.set_figheight(3.4 + 0.1 * len(where.get_texts()))
+            for text in (where or axes.legend(frameon=False, fontsize=9)).get_texts():
+                text.set_parse_math(False)  # a "$" in a name is a dollar
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

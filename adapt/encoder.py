@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from data.images import resize_and_crop
 from data.records import BadRecord
 from models.checkpoint import describe_checkpoint
 from models.preprocessing import Preprocessing
+from models.settings import ModelSettings
 from models.tokenizer import Tokenizer
 from models.towers import create_model
 
@@ -37,7 +39,8 @@ class Encoder:
     """A checkpoint, opened to embed on all devices of this host. Raises as `models.checkpoint.open_checkpoint` does.
 
     `dtype` is that of the parameters and of the computation; embeddings come in float32. `tokenizer` names another than
-    the checkpoint's own; with `image_size` images are embedded at that size.
+    the checkpoint's own; with `image_size` images are embedded at that size. The weights are read when they are needed
+    first: where all embeddings are kept, never.
     """
 
     def __init__(
@@ -56,19 +59,14 @@ class Encoder:
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
         copied, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._parameters = found.read(dtype=dtype, place=lambda path, array: jax.device_put(array, copied))
-        model, float32 = create_model(self.settings, mesh=mesh if devices.size > 1 else None), "float32"
-        self._embed_images = jax.jit(
-            lambda parameters, images: model.embed_images(parameters, self._preprocessing.normalize(images)).astype(
-                float32
-            ),
-            out_shardings=copied,
-        )
-        self._embed_texts = jax.jit(
-            lambda parameters, tokens: model.embed_texts(parameters, tokens).astype(float32), out_shardings=copied
-        )
+        self._read = lambda: found.read(dtype=dtype, place=lambda path, array: jax.device_put(array, copied))
+        self._embed_images, self._embed_texts = _programs(self.settings, self._preprocessing, mesh)
         self._files = found.files.paths
         self.batch_size = self._choose_batch_size(devices.size)
+
+    @functools.cached_property
+    def _parameters(self) -> dict[str, Any]:
+        return self._read()
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -204,9 +202,32 @@ class Encoder:
 
     def embed_classes(self, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Returns unit class embeddings `[classes, dim]`: each prompt normalised, their mean normalised again."""
-        prompts = [template.format(name) for name in class_names for template in templates]
-        embeddings = _unit(self.embed_texts(prompts)).reshape(len(class_names), len(templates), -1)
-        return _unit(embeddings.mean(axis=1))
+        return mean_of_prompts(self.embed_texts(prompts(class_names, templates)), len(templates))
+
+
+def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Returns the texts of all classes, those of a class one after another."""
+    return [template.format(name) for name in class_names for template in templates]
+
+
+def mean_of_prompts(embeddings: np.ndarray, templates: int) -> np.ndarray:
+    """Returns unit class embeddings `[classes, dim]` of those of their prompts `[classes × templates, dim]`."""
+    each = _unit(embeddings).reshape(len(embeddings) // templates, templates, -1)
+    return _unit(each.mean(axis=1))
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(settings: ModelSettings, preprocessing: Preprocessing, mesh: Mesh) -> tuple[Callable, Callable]:
+    """Returns what embeds images and texts, `(parameters, batch) → [rows, dim]`; compiled once for many weights."""
+    model, copied = create_model(settings, mesh=mesh if mesh.size > 1 else None), NamedSharding(mesh, PartitionSpec())
+
+    def images(parameters: dict[str, Any], pixels: jax.Array) -> jax.Array:
+        return model.embed_images(parameters, preprocessing.normalize(pixels)).astype("float32")
+
+    def texts(parameters: dict[str, Any], tokens: jax.Array) -> jax.Array:
+        return model.embed_texts(parameters, tokens).astype("float32")
+
+    return jax.jit(images, out_shardings=copied), jax.jit(texts, out_shardings=copied)
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:

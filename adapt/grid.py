@@ -14,7 +14,8 @@ from adapt.adapter import Adapter, Support
 from adapt.features import normalize
 from adapt.selection import Grid
 
-_ROWS = 256  # supports up to this many rows share one program
+_ROWS = 256  # supports up to this many rows share one program,
+_PADDING = 1.6  # and so do larger ones that are at most that many times smaller than the largest of them
 _QUERIES = 256  # queries are padded to a power of two of at least this many, from 4,096 on to multiples of 4,096
 
 
@@ -63,11 +64,15 @@ def run_grid(
 
 
 def _buckets(sizes: Sequence[int]) -> list[tuple[list[int], int]]:
-    """Returns the numbers of the cases that share a program, and their rows: small ones, and each size for itself."""
+    """Returns the numbers of the cases that share a program, and its rows: sizes that are near enough are padded."""
+    rows: list[int] = []
+    for size in sorted({max(size, _ROWS) for size in sizes}, reverse=True):
+        if not rows or size * _PADDING < rows[-1]:
+            rows.append(size)
     found: dict[int, list[int]] = {}
     for number, size in enumerate(sizes):
-        found.setdefault(max(size, _ROWS), []).append(number)
-    return [(numbers, max(rows, 1)) for rows, numbers in sorted(found.items())]
+        found.setdefault(min(row for row in rows if row >= size), []).append(number)
+    return [(numbers, size) for size, numbers in sorted(found.items())]
 
 
 def _padded(count: int) -> int:

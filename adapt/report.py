@@ -1,29 +1,35 @@
-"""One self-contained HTML page, and the CSV behind it, from what training and evaluation wrote."""
+"""One self-contained HTML page, and the tables behind it, from what training and evaluation wrote."""
 
 from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import math
 import os
 import pathlib
 import platform
-import tempfile
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from adapt import report_details as details
+from adapt import report_sections as parts
 from adapt.charts import Line, line_chart
+from adapt.files import write_text
+from adapt.findings import Findings, Run
 from adapt.pages import render
-from adapt.results import read_lines, read_results
-from adapt.retrieval_task import EXAMPLES
-from adapt.statistics import Interval, mean_interval
+from adapt.report_sections import percent, points_of
+from adapt.statistics import mean_difference
+from adapt.tables import Table
 from models.model_card import Result
 
 CSV_FIELDS = (
     "run",
     "task",
     "dataset",
+    "question",
     "method",
     "shots",
     "seed",
@@ -31,172 +37,202 @@ CSV_FIELDS = (
     "value",
     "settings",
     "selection",
+    "short",
     "logit_scale",
     "classes",
     "queries",
+    "support",
     "checkpoint_fingerprint",
     "dataset_fingerprint",
 )
-
-
-class Run(NamedTuple):
-    """One evaluated checkpoint: result rows, retrieval examples, training metrics, and `jobs` (name, seconds)."""
-
-    name: str
-    results: Sequence[Mapping[str, Any]]
-    examples: Mapping[str, Sequence[Mapping[str, Any]]]
-    metrics: Sequence[Mapping[str, float]]
-    jobs: Sequence[Mapping[str, Any]]
-
-
-class Row(NamedTuple):
-    """A summary line: a label and one cell a column."""
-
-    label: str
-    cells: Sequence[str]
-    best: Sequence[bool]
-
-
-def read_run(name: str, workdir: str | os.PathLike) -> Run:
-    """Reads what the jobs left in a workdir; raises `FileNotFoundError` where nothing was evaluated."""
-    workdir = pathlib.Path(workdir)
-    results = read_results(workdir / "evaluation")
-    examples = {}
-    for row in results:
-        if row["task"] == "retrieval" and row["dataset"] not in examples:
-            path = workdir / "evaluation" / EXAMPLES / f"{row['examples']}.json"
-            examples[row["dataset"]] = json.loads(path.read_text(encoding="utf-8"))
-    return Run(name, results, examples, read_lines(workdir / "metrics.jsonl"), read_lines(workdir / "jobs.jsonl"))
+TABLES = "tables"
+_CAPTIONS = {"first": "its first text", "all": "all its texts, joined by commas", "each": "each of its texts"}
 
 
 def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) -> pathlib.Path:
-    """Writes `report.html` and `report.csv` to `folder`; returns the page's path."""
+    """Writes `report.html`, `report.csv` with all rows, and each table as CSV, Markdown and LaTeX to `folder/tables`.
+
+    With several runs the others are compared with the first. Returns the path of the page.
+    """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    datasets = list(dict.fromkeys(row["dataset"] for run in runs for row in run.results if row["task"] == "few_shot"))
+    findings = Findings(runs)
+    sections = [
+        *parts.summary(findings),
+        *(parts.comparison(findings) if len(runs) > 1 else []),
+        *parts.curves(findings),
+        *details.halves(findings),
+        *details.elsewhere(findings),
+        *details.locality(findings),
+        *details.worst_classes(findings),
+        *details.costs(findings),
+    ]
     page = render(
         "report.html.j2",
         title=title,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        headline=_headline(runs, datasets),
+        headline=headline(findings),
+        datasets=findings.datasets(),
+        methods=findings.methods(),
+        chosen=_best_method(findings),
         runs=runs,
-        datasets=[_dataset_section(runs, name) for name in datasets],
+        sections=sections,
         retrieval=_retrieval_rows(runs),
         examples=_examples(runs),
         curves=_curves(runs),
-        protocol=_protocol(runs),
+        protocol=protocol(findings),
     )
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        partial = pathlib.Path(temporary)
-        (partial / "report.html").write_text(page, encoding="utf-8")
-        with open(partial / "report.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, CSV_FIELDS, extrasaction="ignore")
-            writer.writeheader()
-            for run in runs:
-                for row in run.results:
-                    writer.writerow({**row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)})
-        for name in ("report.csv", "report.html"):
-            os.replace(partial / name, folder / name)
+    for old in (folder / TABLES).glob("*"):
+        old.unlink()
+    for table in (table for section in sections for table in section.tables):
+        _write_table(folder / TABLES, table)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for run in runs:
+        for row in run.results:
+            writer.writerow({**row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)})
+    write_text(folder / "report.csv", buffer.getvalue())
+    write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _write_table(folder: pathlib.Path, table: Table) -> None:
+    name = re.sub(r"[^\w.]+", "_", table.name)[:100]
+    for ending, text in (("csv", table.to_csv()), ("md", table.to_markdown()), ("tex", table.to_latex())):
+        write_text(folder / f"{name}.{ending}", text)
+
+
+def headline(findings: Findings) -> list[str]:
+    """Returns one sentence a result that a reader looks for first: which is better, by how much, how sure."""
+    sentences = []
+    first = findings.runs[0].name
+    method = _best_method(findings)
+    for other in findings.runs[1:]:
+        for name in dict.fromkeys(filter(None, (method, "zero_shot"))):
+            gains = []
+            for question in findings.questions("few_shot"):
+                shots = findings.shots(question)
+                gain = findings.difference(first, other.name, question, name, shots[-1]) if shots else None
+                if gain is not None:
+                    gains.append(gain)
+            if gains:
+                sentences.append(_verdict(first, other.name, name, gains, findings))
+    for run in findings.runs:
+        of = f" ({run.name})" if len(findings.runs) > 1 else ""
+        best = []
+        for question in findings.questions("few_shot"):
+            shots = findings.shots(question)
+            if shots:
+                found = {name: findings.interval(run.name, question, name, shots[-1]) for name in findings.methods()}
+                there = {name: interval for name, interval in found.items() if interval}
+                if there:
+                    name = max(there, key=lambda method: there[method].mean)
+                    best.append((question.dataset, shots[-1], name, there[name], len(there)))
+        sentences += [
+            f"{dataset}{of}: {percent(interval)} % right with {shots} example{'s' if shots > 1 else ''} a class "
+            f"({name}, the best of {count} methods)."
+            for dataset, shots, name, interval, count in best[:3]
+        ]
+        if len(best) > 3:
+            sentences.append(f"… and {len(best) - 3} more datasets{of} in the table below.")
+        sentences += [
+            f"{row['dataset']}{of}: {row['metric']} {100 * row['value']:.1f} % of {row['queries']:,}."
+            for row in run.results
+            if row["task"] == "retrieval" and row["k"] == 10
+        ]
+    return sentences
+
+
+def _verdict(first: str, other: str, method: str, gains: Sequence[Any], findings: Findings) -> str:
+    mean = gains[0] if len(gains) == 1 else mean_difference([gain.mean for gain in gains])
+    better = sum(gain.sure and gain.mean > 0 for gain in gains)
+    worse = sum(gain.sure and gain.mean < 0 for gain in gains)
+    what = "zero-shot" if method == "zero_shot" else f"{method} at the most shots"
+    if math.isnan(mean.low) or not mean.sure:
+        verdict = f"{other} and {first} cannot be told apart by {what}"
+    else:
+        verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} by {what}"
+    over = f"on average over {len(gains)} datasets" if len(gains) > 1 else "on one dataset"
+    return (
+        f"{verdict}: {points_of(mean)} points {over} (95 % interval); surely better on {better} of them, surely "
+        f"worse on {worse}."
+    )
+
+
+def _best_method(findings: Findings) -> str | None:
+    """Returns the method that is best on average over runs and datasets at the most shots."""
+    means: dict[str, list[float]] = {}
+    for run in findings.runs:
+        for question in findings.questions("few_shot"):
+            for method in findings.methods():
+                shots = findings.shots(question)
+                interval = findings.interval(run.name, question, method, shots[-1]) if shots else None
+                if interval is not None:
+                    means.setdefault(method, []).append(interval.mean)
+    most = max(map(len, means.values()), default=0)
+    whole = {method: sum(values) for method, values in means.items() if len(values) == most}
+    return max(whole, key=whole.__getitem__) if whole else None
+
+
+def protocol(findings: Findings) -> list[str]:
+    """Returns how it was measured, in words."""
+    rows = [row for run in findings.runs for row in run.results if row["task"] not in ("retrieval", "zero_shot")]
+    drawn = [row for row in rows if row["method"] != "zero_shot"]
+    sentences = []
+    if drawn:
+        seeds, scales = {row["seed"] for row in drawn}, sorted({row["logit_scale"] for row in drawn})
+        sentences = [
+            f"Examples are drawn at random, {len(seeds)} times. Those of one draw are nested, the first k being the "
+            "examples at k shots, or are CoOp's published draws where a set asks for them. Where a set has a split to "
+            "ask about, all of it is asked; else what no draw of a seed holds, the same for every method and number "
+            "of shots.",
+            "Settings of a method are chosen on the examples alone: "
+            + "; ".join(sorted({row["selection"] for row in drawn} - {"none"}))
+            + ". No query takes part in any choice.",
+            f"Text logits are scaled by {', '.join(f'{scale:g}' for scale in scales)}, whatever a checkpoint learned.",
+            "Numbers are means over the draws ± Student's t interval at 95 %; differences of checkpoints are on the "
+            "same draws and queries, with intervals of a paired bootstrap over both; averages over datasets have "
+            "Student's interval over the datasets.",
+        ]
+    captions = {
+        row["settings"]["caption"] for run in findings.runs for row in run.results if row["task"] == "retrieval"
+    }
+    sentences += [
+        f"In retrieval an image is described by {_CAPTIONS[caption]}; a text finds its image, an image any text of it."
+        for caption in sorted(captions)
+    ]
+    for run in findings.runs:
+        found = {(row.get("checkpoint_path"), row["checkpoint_fingerprint"], row.get("dtype")) for row in run.results}
+        for path, print_, dtype in sorted(found, key=str):
+            where = f" at {path}" if path else ""
+            computed = f", computed in {dtype}" if dtype else ""
+            sentences.append(f"{run.name} is the checkpoint {print_}{where}{computed}.")
+    return sentences
 
 
 def card_results(rows: Sequence[Mapping[str, Any]]) -> list[Result]:
     """Returns the lines of a model card: recall at 10, zero-shot, and every method at the most shots."""
     results = [
-        Result(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['queries']:,}")
+        Result(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['classes']:,}")
         for row in rows
         if row["task"] == "retrieval" and row["k"] == 10
     ]
-    run = Run("", rows, {}, (), ())
-    for dataset in dict.fromkeys(row["dataset"] for row in rows if row["task"] == "few_shot"):
-        some = next(row for row in rows if row["dataset"] == dataset and row["task"] == "few_shot")
-        for method, by_shots in _few_shot(run, dataset).items():
-            shots, interval = max(by_shots.items())
+    findings = Findings([Run("", rows, {}, (), ())])
+    for question in findings.questions("few_shot"):
+        for method in findings.methods():
+            at = 0 if method == "zero_shot" else (findings.shots(question) or [0])[-1]
+            found, interval = findings.rows("", question, method, at), findings.interval("", question, method, at)
+            if interval is None:
+                continue
             spread = "" if math.isnan(interval.half_width) else f" ± {interval.half_width:.1%}"
-            draws = sum(row["dataset"] == dataset and row["method"] == method and row["shots"] == shots for row in rows)
-            how = f"{shots} shots a class, {draws} draws, mean and 95 % interval" if draws > 1 else "1 draw"
-            how = how if shots else "no examples"
-            metric = f"accuracy of {method}"
-            results.append(Result(dataset, metric, f"{interval.mean:.1%}{spread}", f"{some['classes']} classes, {how}"))
+            draws = len(found)
+            how = f"{at} shots a class, {draws} draws, mean and 95 % interval" if draws > 1 else f"{at} shots, 1 draw"
+            how = how if at else "no examples"
+            value = f"{interval.mean:.1%}{spread}"
+            text = f"{found[0]['classes']} classes, {how}"
+            results.append(Result(question.dataset, f"accuracy of {method}", value, text))
     return results
-
-
-def _few_shot(run: Run, dataset: str) -> dict[str, dict[int, Interval]]:
-    """Returns method → shots → interval over the draws."""
-    values: dict[str, dict[int, list[float]]] = {}
-    for row in run.results:
-        if row["task"] == "few_shot" and row["dataset"] == dataset:
-            values.setdefault(row["method"], {}).setdefault(row["shots"], []).append(row["value"])
-    return {
-        method: {shots: mean_interval(draws) for shots, draws in sorted(by_shots.items())}
-        for method, by_shots in values.items()
-    }
-
-
-def _dataset_section(runs: Sequence[Run], dataset: str) -> dict[str, Any]:
-    tables = [(run, _few_shot(run, dataset)) for run in runs]
-    shots = sorted({shots for _, table in tables for by_shots in table.values() for shots in by_shots if shots}) or [1]
-    lines, rows = [], []
-    for number, (run, table) in enumerate(tables):
-        for color, (method, by_shots) in enumerate(table.items()):
-            label = f"{method}, {run.name}" if len(runs) > 1 else method
-            at = {k: by_shots.get(k, by_shots.get(0)) for k in shots}
-            if any(interval is None for interval in at.values()):
-                at = {k: interval for k, interval in at.items() if interval is not None}
-            lines.append(
-                Line(
-                    label,
-                    list(at),
-                    [interval.mean for interval in at.values()],
-                    [0.0 if math.isnan(interval.half_width) else interval.half_width for interval in at.values()],
-                    color,
-                    dashed=number > 0,
-                )
-            )
-            rows.append((label, [at.get(k) for k in shots]))
-    best = [max(cells[column].mean for _, cells in rows if cells[column]) for column in range(len(shots))]
-    first = next(row for run in runs for row in run.results if row["dataset"] == dataset and row["task"] == "few_shot")
-    return {
-        "name": dataset,
-        "classes": first["classes"],
-        "queries": first["queries"],
-        "chance": 1 / first["classes"],
-        "shots": shots,
-        "rows": [
-            Row(
-                label,
-                [_percent(cell) for cell in cells],
-                [cell is not None and cell.mean == top for cell, top in zip(cells, best, strict=True)],
-            )
-            for label, cells in rows
-        ],
-        "chart": line_chart(lines, x_label="examples per class", y_label="accuracy", x_ticks=shots, percent=True),
-    }
-
-
-def _headline(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
-    """Returns one sentence a result that a reader looks for first."""
-    sentences = []
-    for run in runs:
-        of = f" ({run.name})" if len(runs) > 1 else ""
-        for dataset in datasets:
-            table = _few_shot(run, dataset)
-            most = max((shots for by_shots in table.values() for shots in by_shots), default=0)
-            best = {method: by_shots[most] for method, by_shots in table.items() if most in by_shots}
-            if most and best:
-                method = max(best, key=lambda name: best[name].mean)
-                plural = "s" if most > 1 else ""
-                sentences.append(
-                    f"{dataset}{of}: {_percent(best[method])} % right with {most} example{plural} a class "
-                    f"({method}, the best of {len(best)} methods)."
-                )
-        sentences += [
-            f"{row['dataset']}{of}: {row['metric']} {100 * row['value']:.1f} % of {row['queries']} pictures."
-            for row in run.results
-            if row["task"] == "retrieval" and row["k"] == 10
-        ]
-    return sentences
 
 
 def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -206,7 +242,7 @@ def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "dataset": row["dataset"],
             "metric": row["metric"],
             "value": f"{row['value']:.1%}",
-            "chance": f"{min(1, row['k'] / row['queries']):.1%}",
+            "chance": f"{min(1, row['k'] / row['classes']):.1%}",
             "queries": row["queries"],
         }
         for run in runs
@@ -245,30 +281,3 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, str]]:
                 {"title": title, "chart": line_chart(lines, x_label="step", y_label=title.lower(), log_y=log_y)}
             )
     return curves
-
-
-def _protocol(runs: Sequence[Run]) -> list[str]:
-    rows = [row for run in runs for row in run.results if row["task"] == "few_shot"]
-    seeds, scales = {row["seed"] for row in rows}, sorted({row["logit_scale"] for row in rows})
-    captions = {row["settings"]["caption"] for run in runs for row in run.results if row["task"] == "retrieval"}
-    texts = {"first": "its first text, the name", "all": "all its texts, joined by commas"}
-    few_shot = [
-        f"Supports are drawn at random, {len(seeds)} times; the supports of one draw are nested, and all images of a "
-        "class that are in none of them are the queries, the same for every method and number of shots.",
-        "Settings of a method are chosen on the support alone, by leave-one-out accuracy; at one shot, where that is "
-        "impossible, the defaults are used. No query takes part in any choice.",
-        f"Text logits are scaled by {', '.join(f'{scale:g}' for scale in scales)}, whatever a checkpoint learned.",
-        "Numbers are means over the draws ± Student's t interval at 95 %.",
-    ]
-    return (few_shot if rows else []) + [
-        f"In retrieval an image is described by {texts[caption]}; only that image counts as right."
-        for caption in sorted(captions)
-    ]
-
-
-def _percent(interval: Interval | None) -> str:
-    if interval is None:
-        return "–"
-    if math.isnan(interval.half_width):
-        return f"{100 * interval.mean:.1f}"
-    return f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"

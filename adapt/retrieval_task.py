@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from adapt.embeddings import Progress, embed_images
+from adapt.embeddings import Hosts, Progress, embed_images, embed_texts
 from adapt.encoder import Encoder
 from adapt.pages import data_uri
 from adapt.retrieval import retrieval
@@ -38,10 +38,17 @@ class Task(NamedTuple):
         """A hash of images and texts."""
         return fingerprint(self.images.fingerprint, self.image_of_text, *self.texts)
 
-    def run(self, cache: str | os.PathLike, progress: Progress) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def embed(self, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the embeddings of images `[images, dim]` and texts `[texts, dim]`."""
+        name = f"{self.name}: images"
+        images = embed_images(self.encoder, self.images, cache, name=name, hosts=hosts, progress=progress)
+        return images, embed_texts(self.encoder, self.texts, cache, hosts=hosts)
+
+    def run(
+        self, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Returns the rows of both directions, and examples: a text and its nearest pictures as data URIs."""
-        features = embed_images(self.encoder, self.images, cache, name=f"{self.name}: images", progress=progress)
-        found = retrieval(features, self.encoder.embed_texts(self.texts), self.image_of_text)
+        found = retrieval(*self.embed(cache, hosts, progress), self.image_of_text)
         queries = {"text→image": len(self.texts), "image→text": len(np.unique(self.image_of_text))}
         rows = [
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from data.fingerprint import fingerprint_of_files
@@ -39,8 +40,22 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     workdir = pathlib.Path(workdir)
-    settings = load_settings(workdir)
+    load_settings(workdir)  # tells what is not there
     step, parameters = restore_parameters(workdir / "checkpoints")
+    return export_parameters(workdir, folder, step, parameters, format=format, license=license)
+
+
+def export_parameters(
+    workdir: pathlib.Path,
+    folder: str | os.PathLike,
+    step: int,
+    parameters: Mapping[str, Any],
+    *,
+    format: str = "huggingface",
+    license: str | None = None,
+) -> pathlib.Path:
+    """Writes parameters of the run in `workdir` at a step, NumPy arrays, as `export` does those of a checkpoint."""
+    settings = load_settings(workdir)
     tokenizer = load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
     model = settings.model_for(tokenizer)
     scalars = {name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")}
@@ -87,7 +102,7 @@ def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> d
     )
     lines["computed in"] = settings.dtype
     lines["seed"] = str(settings.seed)
-    measured = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step]
+    measured = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step and "loss" in line]
     if measured:
         lines["loss at the end"] = f"{measured[-1]['loss']:.4g}"
     return lines

@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from models.layout import get_path
 from models.towers import count_parameters
 from pretrain import sharding
 from pretrain.checkpoint import Checkpoints
+from pretrain.evaluations import Evaluate, Evaluations
 from pretrain.examples import claim_data, create_examples, open_data, prepare_tokenizer
 from pretrain.metrics import MetricsWriter, Progress, format_duration
 from pretrain.optimizer import create_schedule
@@ -35,11 +37,17 @@ class Result(NamedTuple):
     batch_size: int
 
 
-def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir: str | os.PathLike) -> Result:
+def pretrain(
+    config: Mapping[str, Any],
+    workdir: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike,
+    evaluate: Evaluate | None = None,
+) -> Result:
     """Trains what the `pretrain` section of a config describes, or continues the run that `workdir` holds.
 
     Writes `pretrain.json`, `data.json`, `tokenizer/`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and, where there
-    are such, `bad_records.jsonl` to `workdir`.
+    are such, `bad_records.jsonl` to `workdir`. Every `evaluate_every` steps `evaluate` gets an export of the towers.
     """
     workdir = pathlib.Path(workdir)
     settings = read_settings(config, workdir)
@@ -47,6 +55,10 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     kept = (workdir / "tokenizer").is_dir()
     model = settings.model(1 if kept else settings.max_vocab_size())
     training_of(settings, mesh, model=model)  # checks before the first trace
+    if settings.evaluate_every and evaluate is None:
+        raise ValueError(
+            f"evaluate_every is {settings.evaluate_every}, and nothing was given that evaluates; set it to 0"
+        )
 
     say(f"data: {', '.join(settings.data.sources)}")
     source = open_data(settings, data_dir)
@@ -86,9 +98,12 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
     )
     writer = MetricsWriter(workdir, start_step=start)
     progress = Progress(steps, start=start)
+    evaluations = Evaluations(workdir, settings, evaluate, writer=writer, say=say)
     stopwatch = Stopwatch()
     metrics = None
     try:
+        with stopwatch.paused():
+            evaluations.resume(start, state.parameters)
         for step in range(start + 1, steps + 1):
             batch = stopwatch.next(batches, while_busy=metrics)
             jax.block_until_ready(metrics)  # at most one step in flight: the next batch is made meanwhile
@@ -105,8 +120,12 @@ def pretrain(config: Mapping[str, Any], workdir: str | os.PathLike, *, data_dir:
                 progress.show(step, describe(values))
             if step % settings.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
+            with stopwatch.paused():
+                evaluations.after(step, state.parameters)
+        evaluations.finish()
     finally:
         batches.close()
+        evaluations.close()
         progress.close()
         writer.close()
         checkpoints.close()
@@ -182,6 +201,13 @@ class Stopwatch:
             self._waited += time.monotonic() - began
         self._steps += 1
         return batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of what is done within."""
+        began = time.monotonic()
+        yield
+        self._began += time.monotonic() - began
 
     def read(self, batch_size: int) -> dict[str, float]:
         """Returns the rates since the last reading and starts anew."""

@@ -126,7 +126,7 @@ class PretrainSettings:
 
     Its length is told by one of `steps`, `examples` (pairs) and `epochs` (of all sources together). With
     `microbatch_size` the towers work on so many pairs of the batch at a time, which bounds their memory; the gradient
-    is that of the whole batch.
+    is that of the whole batch. Every `evaluate_every` steps, where that is not 0, the run is evaluated.
     """
 
     seed: int
@@ -154,11 +154,15 @@ class PretrainSettings:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    evaluate_every: int = 0
+    keep_evaluated_exports: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "examples", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be a number of steps, or 0 for never")
         if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:
             raise ValueError(
                 f"preprocessing makes images of {self.preprocessing.shape} pixels, and vision.image_size is "
@@ -250,7 +254,7 @@ SECTIONS = {
 # What may change when a run is continued, because the parameters depend on it by rounding at most.
 _FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "mesh.fsdp", "mesh.rules", "microbatch_size", "remat")
 _FREE += ("attention", "scan_unroll", "objective.block_size", "objective.gather_limit", "data.threads", "data.workers")
-_FREE += ("data.max_bad_share", "data.bad_window")
+_FREE += ("data.max_bad_share", "data.bad_window", "evaluate_every", "keep_evaluated_exports")
 
 
 def read_settings(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> PretrainSettings:

@@ -75,7 +75,7 @@ def evaluated(tmp_path_factory):
 @pytest.fixture(scope="module")
 def features(evaluated):
     """The embeddings of all images and of the classes' names."""
-    found = [np.load(path) for path in (evaluated.out / "embeddings").glob("*/*.npy")]
+    found = [np.load(path) for path in (evaluated.out / "embeddings").glob("images-*/*.npy")]
     assert len(found) == 2 and np.array_equal(*found)  # of the dataset and of retrieval
     return found[0], evaluated.encoder.embed_texts(["kind 0", "kind 1", "kind 2"])
 
@@ -193,7 +193,7 @@ def test_a_second_run_embeds_nothing_and_does_no_finished_unit(evaluated, monkey
 
     monkeypatch.setattr(Encoder, "iterate_images", refuse)
     assert evaluated.again(tmp_path) == evaluated.rows
-    monkeypatch.setattr("adapt.evaluate.run_grid", refuse)
+    monkeypatch.setattr("adapt.evaluation_job.run_grid", refuse)
     assert evaluated.again(tmp_path) == evaluated.rows
     unit = next((tmp_path / "units").glob("*-knn-*"))
     content = unit.read_text()

@@ -12,9 +12,8 @@ from adapt.selection import Grid
 from tests.adapt import references
 
 FEATURES, LABELS, TEXTS, QUERIES = references.example()
-FEATURES = FEATURES + np.random.default_rng(0).normal(
-    0, 0.1, FEATURES.shape
-)  # no two alike, between which rounding tells
+# No two examples are alike: rounding would decide which of them is nearer.
+FEATURES = FEATURES + np.random.default_rng(0).normal(0, 0.1, FEATURES.shape)
 MASKS = np.array([[True] * 6, [True, True, True, False, False, False], [False, False, False, True, True, True]])
 FEW = [0, 1, 5, 6, 9, 12, 13, 17, 22]  # rows of a smaller support
 

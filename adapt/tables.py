@@ -1,0 +1,71 @@
+"""A table once, as HTML page, CSV, Markdown and LaTeX show it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$",
+    "±": r"$\pm$",
+    "−": "$-$",
+}
+_MARKDOWN = {"|": r"\|", "<": "&lt;", ">": "&gt;", "\n": " ", "*": r"\*", "`": r"\`", "[": r"\["}
+
+
+class Cell(NamedTuple):
+    """A text, and whether it is the best of its kind, or cannot be told from the best."""
+
+    text: str
+    mark: str = ""  # best, near
+
+
+class Table(NamedTuple):
+    """Columns and rows of cells; the first cell of a row is its label. `name` is that of its files."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    def to_csv(self) -> str:
+        """Returns the table as CSV."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([cell.text for cell in row] for row in self.rows)
+        return buffer.getvalue()
+
+    def to_markdown(self) -> str:
+        """Returns the table as Markdown, the best in bold."""
+        lines = [[_replace(column, _MARKDOWN) for column in self.columns], ["---"] * len(self.columns)]
+        for row in self.rows:
+            texts = [_replace(cell.text, _MARKDOWN) for cell in row]
+            lines.append([f"**{text}**" if c.mark == "best" else text for text, c in zip(texts, row, strict=True)])
+        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+    def to_latex(self) -> str:
+        """Returns the table as a LaTeX tabular with booktabs' rules, the best in bold, what is as good underlined."""
+        wrap = {"best": r"\textbf{%s}", "near": r"\underline{%s}", "": "%s"}
+        lines = [" & ".join(_replace(column, _LATEX) for column in self.columns) + r" \\", r"\midrule"]
+        for row in self.rows:
+            lines.append(" & ".join(wrap[cell.mark] % _replace(cell.text, _LATEX) for cell in row) + r" \\")
+        begin = r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}"
+        return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _replace(text: str, replacements: dict[str, str]) -> str:
+    return "".join(replacements.get(character, character) for character in text)

@@ -1,0 +1,266 @@
+"""Evaluation while a run trains: the same numbers as afterwards, and the same training as without it."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import launch
+from models.checkpoint import open_checkpoint
+from models.huggingface import layout_of
+from models.layout import to_tensors
+from pretrain.checkpoint import restore_parameters
+from pretrain.loop import pretrain
+from pretrain.metrics import read_metrics
+from tests.data.shard_files import labelled, write_shard
+from tests.pretrain.test_loop import fail_at, same_parameters, without_times
+from tests.pretrain.tiny import config
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    return str(write_shard(tmp_path_factory.mktemp("data") / "s.tar", labelled(30)))
+
+
+@pytest.fixture(scope="module")
+def plain(shard, tmp_path_factory):
+    """A run that nothing evaluates."""
+    workdir = tmp_path_factory.mktemp("run")
+    pretrain(config(shard), workdir, data_dir=workdir)
+    return workdir
+
+
+class Stub:
+    """Notes what it is called with; its number is the step."""
+
+    def __init__(self, finish=lambda step: None):
+        self.steps, self.scalars, self.finish = [], [], finish
+
+    def __call__(self, step, export):
+        self.steps.append(step)
+        opened = open_checkpoint(export)
+        self.newest = to_tensors(layout_of(opened.settings, "siglip"), opened.parameters)
+
+        def finish():
+            self.finish(step)
+            return {"set/knn@1": float(step)}
+
+        return finish
+
+
+def evaluations_of(workdir):
+    """Returns (step, number) of each line of the metrics that has one."""
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if "evaluation/set/knn@1" in line]
+    return [(line["step"], line["evaluation/set/knn@1"]) for line in lines]
+
+
+def train(shard, workdir, stub, **changes):
+    return pretrain(config(shard, evaluate_every=3, **changes), workdir, data_dir=workdir, evaluate=stub)
+
+
+def test_a_run_is_evaluated_beside_the_training_which_comes_to_the_same_bits(shard, plain, tmp_path, capsys):
+    def waits_for_the_next_step(step):
+        deadline = time.monotonic() + 60
+        while step == 3 and not any(line["step"] == 4 for line in read_metrics(tmp_path / "metrics.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    stub = Stub(waits_for_the_next_step)
+    train(shard, tmp_path, stub)
+    assert stub.steps == [3, 6, 9] and evaluations_of(tmp_path) == [(3, 3.0), (6, 6.0), (9, 9.0)]
+    assert same_parameters(plain, tmp_path)
+    assert [line for line in without_times(tmp_path) if "loss" in line] == without_times(plain)
+    parameters = restore_parameters(tmp_path / "checkpoints")[1]["model"]
+    ours = to_tensors(layout_of(open_settings(tmp_path), "siglip"), parameters)
+    assert all(np.array_equal(ours[name], stub.newest[name]) for name in ours)  # the last export is the last step's
+    assert [path.name for path in (tmp_path / "evaluations" / "step-00000003").iterdir()] == ["scalars.json"]
+    (events,) = (tmp_path / "tensorboard").glob("events.*")
+    assert events.read_bytes().count(b"evaluation/set/knn_1") == 3  # as TensorBoard spells it
+    assert "evaluation at step 3  set/knn@1 300.0%" in capsys.readouterr().out
+
+
+def open_settings(workdir):
+    from models.tokenizer import load_tokenizer
+    from pretrain.settings import load_settings
+
+    settings = load_settings(workdir)
+    return settings.model_for(load_tokenizer(workdir / "tokenizer", length=settings.text["length"]))
+
+
+def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
+    shard, plain, tmp_path, monkeypatch, capsys
+):
+    def fails(step):
+        if step == 3:
+            raise OSError("the disk is full\nand more")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("pretrain.loop.check_finite", fail_at(8))
+        with pytest.raises(OSError, match="it broke"):
+            train(shard, tmp_path, Stub(fails))  # an evaluation that fails beside the training does not end it
+    said = capsys.readouterr().out
+    assert "note: the evaluation at step 3 failed, and is tried again next time: the disk is full\n" in said
+    stub = Stub()
+    assert train(shard, tmp_path, stub).start_step == 6
+    assert stub.steps == [3, 9] and sorted(evaluations_of(tmp_path)) == [(3, 3.0), (6, 6.0), (9, 9.0)]
+    assert same_parameters(plain, tmp_path)
+
+    (tmp_path / "metrics.jsonl").unlink()  # numbers that were not logged are not computed again
+    train(shard, tmp_path, stub)
+    assert stub.steps == [3, 9] and evaluations_of(tmp_path) == [(3, 3.0), (6, 6.0), (9, 9.0)]
+
+
+def test_a_run_that_is_to_be_evaluated_needs_an_evaluation(shard, tmp_path):
+    with pytest.raises(ValueError, match="evaluate_every is 3, and nothing was given that evaluates"):
+        train(shard, tmp_path / "run", None)
+    with pytest.raises(ValueError, match="evaluate_every is -1; it must be a number of steps, or 0 for never"):
+        pretrain(config(shard, evaluate_every=-1), tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def given(shard, tmp_path_factory):
+    """The arguments of a job: a config whose evaluation in training says less than that afterwards."""
+    folder = tmp_path_factory.mktemp("project")
+    evaluate = {"datasets": (shard, "digits"), "retrieval": (shard,), "shots": (1, 2), "seeds": 2, "caption": "first"}
+    sections = {
+        "data_dir": str(folder / "data"),
+        "pretrain": config(shard, evaluate_every=3),
+        "evaluate": evaluate | {"methods": ("zero_shot", "knn"), "min_examples": 4},
+        "evaluate_in_training": {"datasets": (shard,)},
+    }
+    (folder / "config.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
+    )
+    return [f"--config={folder / 'config.py'}"]
+
+
+def rows_of(folder: pathlib.Path) -> list[dict]:
+    names = ("checkpoint", "checkpoint_path", "predictions", "examples")
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in names} for row in rows]
+
+
+def test_the_results_are_those_of_an_evaluation_afterwards(shard, plain, given, tmp_path, capsys):
+    given = [*given, f"--workdir={tmp_path}"]
+    assert launch.main(["pretrain", *given, "--config.pretrain.keep_evaluated_exports=True"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("evaluation at step ") == 3 and "s.tar/zero_shot " in said
+    assert same_parameters(plain, tmp_path)
+    assert launch.main(["export", *given]) == 0
+    assert launch.main(["evaluate", *given, f"--datasets={shard},"]) == 0
+    folders = [tmp_path / "evaluations" / f"step-{step:08d}" for step in (3, 6, 9)]
+    assert {row["dataset"] for row in rows_of(folders[0])} == {"s.tar", shard}  # not digits
+    assert rows_of(folders[2]) == rows_of(tmp_path / "evaluation")
+    assert not (folders[0] / "embeddings").exists()
+    arguments = [f"--workdir={tmp_path / 'again'}", f"--checkpoint={folders[0] / 'export'}", f"--datasets={shard},"]
+    assert launch.main(["evaluate", *given, *arguments]) == 0
+    assert rows_of(folders[0]) == rows_of(tmp_path / "again" / "evaluation") != rows_of(folders[2])
+    rows = [row for row in rows_of(folders[0]) if row["method"] == "knn" and row["shots"] == 2]
+    [line] = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["step"] == 3]
+    assert line["evaluation/s.tar/knn@2"] == pytest.approx(np.mean([row["value"] for row in rows]))
+    assert {"evaluation/s.tar/zero_shot", "evaluation/s.tar/text_to_image_recall@10"} <= set(line)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluate_in_training.datasets=nowhere.tar,", "no file matches 'nowhere.tar'"),
+        ("evaluate_in_training.datasets=dtd,", "dtd not found in "),
+        ("evaluate_in_training.retrieval=nowhere.tar,", "no file matches 'nowhere.tar'"),
+        ("evaluate_in_training.shotz=1", "unknown config key 'evaluate_in_training.shotz': no 'shotz' among caption"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_before_the_first_step(given, tmp_path, capsys, change, message):
+    assert launch.main(["pretrain", *given, f"--workdir={tmp_path / 'run'}", f"--config.{change}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and not (tmp_path / "run").exists()
+
+
+def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
+    """One of two processes: it embeds its share, and only the first fits; writes which pieces it made."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    import adapt.embeddings
+    import adapt.evaluation_job
+    from adapt.in_training import EvaluationInTraining
+    from pretrain import sharding
+    from pretrain.evaluations import Evaluations
+    from pretrain.metrics import MetricsWriter
+    from pretrain.settings import load_settings
+
+    made, fitted = [], []
+    save, grid = adapt.embeddings.save_array, adapt.evaluation_job.run_grid
+    adapt.embeddings.save_array = lambda path, array: (
+        made.append(f"{path.parent.name}/{path.name}"),
+        save(path, array),
+    )
+    adapt.evaluation_job.run_grid = lambda *args, **named: (fitted.append(args[0]), grid(*args, **named))[1]
+    adapt.embeddings.PIECE = 20  # rows
+    workdir = pathlib.Path(workdir)
+    mesh = sharding.create_mesh(fsdp=2)
+
+    def placed(array):
+        split = next((axis for axis, size in enumerate(array.shape) if size % 2 == 0), None)
+        spec = PartitionSpec() if split is None else PartitionSpec(*[None] * split, "fsdp")
+        return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), array.__getitem__)
+
+    parameters = jax.tree.map(placed, restore_parameters(workdir / "checkpoints")[1])
+    settings = adapt.evaluate.EvaluateSettings(datasets=(shard,), shots=(1, 2), seeds=2, methods=("knn",))
+    own = workdir / f"host-{process}"
+    own.mkdir()
+    writer = MetricsWriter(own)
+    evaluations = Evaluations(
+        workdir,
+        dataclasses.replace(load_settings(workdir), evaluate_every=9),
+        EvaluationInTraining(settings, own, say=print),
+        writer=writer,
+        say=print,
+    )
+    evaluations.after(9, parameters)
+    evaluations.finish()
+    evaluations.after(9, parameters)  # is there
+    evaluations.close()
+    writer.close()
+    (own / "seen.json").write_text(json.dumps({"made": made, "fitted": fitted}))
+
+
+def test_two_processes_embed_and_the_first_one_fits(shard, plain, tmp_path):
+    run = shutil.copytree(plain, tmp_path / "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    program = "from tests.test_in_training import evaluate_a_part as f; f({}, {}, {!r}, {!r})"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program.format(number, port, str(run), shard)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    first, second = (json.loads((run / f"host-{number}" / "seen.json").read_text()) for number in range(2))
+    assert [name for name in second["made"] if name.startswith("images-")] == [second["made"][0]]
+    assert second["made"][0].endswith("/000000020.npy") and len(second["made"]) == 1
+    assert "knn" in first["fitted"] and second["fitted"] == []
+    folder = run / "evaluations" / "step-00000009"
+    assert not (folder / "export").exists() and not (folder / "embeddings").exists()
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert {row["method"] for row in rows} == {"zero_shot", "knn"}
+    lines = [read_metrics(run / f"host-{number}" / "metrics.jsonl") for number in range(2)]
+    assert [line["step"] for line in lines[0]] == [9, 9] and lines[1] == []
+    assert lines[0][0]["evaluation/s.tar/knn@2"] == lines[0][1]["evaluation/s.tar/knn@2"]
