@@ -13,9 +13,11 @@ import pytest
 import adapt
 from adapt.encoder import Encoder
 from adapt.evaluate import EvaluateSettings, Share, checkpoint_names, evaluate
+from adapt.evaluation_job import _score
 from adapt.results import read_results
 from adapt.selection import Grid
 from adapt.support import draw_nested
+from data.labelled import METRICS
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
 from models.tokenizer import train_tokenizer
@@ -222,6 +224,107 @@ def test_shares_together_give_what_one_job_gives(evaluated, tmp_path):
     run(tmp_path / "parts", share=Share(index=0, count=2))
     assert (tmp_path / "whole/results.jsonl").read_bytes() == (tmp_path / "parts/results.jsonl").read_bytes()
     assert read_results(tmp_path / "parts") == whole
+
+
+@pytest.fixture(scope="module")
+def split(evaluated, tmp_path_factory):
+    """Rows and folder of the tasks on two sets with splits, whose classes are of uneven size."""
+    folder, samples = tmp_path_factory.mktemp("split"), labelled(120, classes=5)
+    few = [sample for sample in samples if sample[2]["label"] != 1 or int(sample[0]) % 20 == 1]
+    for name, train, test in (("birds", few[:50], few[50:]), ("cars", samples[100:], samples[90:97])):
+        (folder / name).mkdir()
+        write_shard(folder / name / "train-00000.tar", train)
+        write_shard(folder / name / "test-00000.tar", test)
+    birds = {part: str(folder / f"birds/{split}-*.tar") for part, split in (("support", "train"), ("query", "test"))}
+    settings = EvaluateSettings(
+        datasets=("birds", str(folder / "cars")),
+        own={"birds": birds | {"template": "{}", "templates": ("{}", "thing {}"), "metric": "mean_per_class_accuracy"}},
+        tasks=("zero_shot", "linear_probe", "base_to_new", "forgetting", "transfer"),
+        methods=("zero_shot", "prototypes"),
+        transfer_from=str(folder / "cars"),
+        shots=(1, 2),
+        seeds=2,
+    )
+    said, options = [], {"out": folder / "out", "data_dir": folder}
+    rows = evaluate({"tiny": evaluated.checkpoint}, settings, say=said.append, **options)
+    asked = np.array([fields["label"] for _, _, fields in few[50:]])
+    return rows, folder / "out", asked, said
+
+
+def test_every_row_of_every_task_follows_from_the_saved_predictions(split):
+    rows, out, asked, said = split
+    assert "note: cars has no task transfer" in said
+    counts = {}
+    for row in rows:
+        counts[row["dataset"], row["task"]] = counts.get((row["dataset"], row["task"]), 0) + 1
+        span = slice(*row["span"])
+        predictions = np.load(out / "predictions" / row["predictions"])[row["case"], span]
+        labels = np.load(out / "predictions" / row["labels"])[span]
+        if row["dataset"] == "birds":
+            kept = {"base": asked < 3, "new": asked >= 3}.get(row["question"], asked >= 0)
+            assert labels.tolist() == (asked[kept] + (5 if row["task"] == "transfer" else 0)).tolist()
+            shares = [np.mean(predictions[labels == label] == label) for label in sorted(set(labels.tolist()))]
+            expected = np.mean(shares)
+        else:
+            expected = np.mean(predictions == labels)
+        assert row["value"] == pytest.approx(expected, rel=1e-12), row
+        assert (row["queries"], row["classes_asked"]) == (len(labels), len(set(labels.tolist())))
+        told = {"base": 3, "new": 2} if row["task"] == "base_to_new" else {}
+        assert row["classes"] == told.get(row["question"], 5)
+    halves = 2 * (1 + 2 * 2)  # questions, each by the texts and by prototypes of every shots and seed
+    whole = {"zero_shot": 1, "linear_probe": 1, "base_to_new": halves, "forgetting": halves}
+    expected = {(name, task): count for name in ("birds", "cars") for task, count in whole.items()}
+    several = {("birds", "zero_shot"): 2, ("birds", "transfer"): 1 + 2 * 2}  # cars has one template, and is no target
+    assert counts == expected | several
+
+
+def test_zero_shot_of_every_task_follows_from_the_cached_embeddings_and_the_texts(evaluated, split):
+    rows, out, asked, _ = split
+    arrays = [np.load(path) for path in (out / "embeddings").glob("*/*.npy")]
+    (images,) = [array for array in arrays if len(array) == len(asked)]
+    single, other = (
+        references.unit(evaluated.encoder.embed_texts([f"{before}kind {label}" for label in range(5)]))
+        for before in ("", "thing ")
+    )
+    texts = {"single": single, "ensemble": references.unit(single + other)}
+    among = {("base_to_new", "base"): [0, 1, 2], ("base_to_new", "new"): [3, 4]}
+    seen = set()
+    for row in rows:
+        if row["dataset"] != "birds" or row["method"] != "zero_shot":
+            continue
+        kept = {"base": asked < 3, "new": asked >= 3}.get(row["question"], asked >= 0)
+        variant = row["settings"].get("templates", "ensemble")
+        logits = references.unit(images[kept]) @ texts[variant].T
+        classes = among.get((row["task"], row["question"]), list(range(5)))
+        guesses = np.array(classes)[np.argmax(logits[:, classes], axis=1)]
+        shares = [np.mean(guesses[asked[kept] == label] == label) for label in sorted(set(asked[kept].tolist()))]
+        assert row["value"] == pytest.approx(np.mean(shares), rel=1e-6), row
+        seen.add((row["task"], row["question"], variant))
+    assert len(seen) == 7
+
+
+def test_the_mean_of_the_classes_counts_small_ones_as_much_as_large_ones_and_only_those_asked():
+    predictions, labels = np.array([0, 0, 0, 1, 1, -1, 0]), np.array([0, 0, 0, 0, 1, 1, 3])
+    found = {metric: _score(predictions, labels, np.ones(5, bool), metric) for metric in METRICS}
+    assert found["accuracy"]["value"] == 4 / 6
+    assert found["mean_per_class_accuracy"]["value"] == (3 / 4 + 1 / 1 + 0 / 1) / 3
+    for each in found.values():
+        assert (each["queries"], each["classes"], each["classes_asked"]) == (6, 5, 3)  # -1 was not to be asked
+    with pytest.raises(ValueError, match="no query is left to be asked"):
+        _score(np.array([-1]), np.array([0]), np.ones(5, bool), "accuracy")
+
+
+def test_where_all_shots_are_left_out_that_is_said_and_nothing_else_is_lost(evaluated, tmp_path):
+    shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
+    said = []
+    settings = {"few_examples": "skip", "shots": (50,), "retrieval": (), "methods": ("knn",)}
+    settings = EvaluateSettings(**{**vars(evaluated.settings), **settings})
+    rows = evaluate({"tiny": evaluated.checkpoint}, settings, out=tmp_path, data_dir=tmp_path, say=said.append)
+    assert {row["task"] for row in rows} == {"zero_shot"} and read_results(tmp_path) == rows
+    assert said[1:] == [
+        "note: things: a class has 7 examples to draw from; 50 shots are left out",
+        "note: things has too few examples for task few_shot",
+    ]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-50], lambda content: b""])
