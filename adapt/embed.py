@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from adapt.encoder import Encoder
+from adapt.files import whole_file, write_text
 from data.fingerprint import fingerprint
 from data.folders import Pictures
 from data.images import decode
@@ -144,7 +145,7 @@ class _Collection(NamedTuple):
             )
             progress(name, there, total)
         written = self._join(paths, out, name)
-        _write_json(described, self._description() | {"rows": written.rows, "bad": written.bad})
+        write_text(described, _described(self._description() | {"rows": written.rows, "bad": written.bad}))
         shutil.rmtree(parts)
         return written
 
@@ -164,7 +165,7 @@ class _Collection(NamedTuple):
             foreign = next((file for file in _files(out, path.stem).values() if file.exists()), None)
             if foreign is not None:
                 raise ValueError(f"{foreign} is there, and no {path.name} that says what it is; name another --out")
-            _write_json(path, ours)
+            write_text(path, _described(ours))
             return None
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
@@ -287,13 +288,8 @@ def _packed(lines: Sequence[str]) -> np.ndarray:
 
 
 def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+    with whole_file(path) as partial:
+        np.savez(partial, **arrays)
 
 
 def _is_whole(path: pathlib.Path) -> bool:
@@ -309,10 +305,8 @@ def _load(path: pathlib.Path, name: str) -> np.ndarray:
         return arrays[name]
 
 
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _described(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
 def _safetensors_header(shape: tuple[int, int], checkpoint: str, fingerprint: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from adapt.encoder import Encoder, mean_of_prompts, prompts
+from adapt.files import whole_file
 from data.fingerprint import fingerprint
 from data.labelled import LabelledImages
 
@@ -150,11 +150,5 @@ def load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes an `.npy` file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        with open(partial, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+    with whole_file(path) as partial:
+        np.save(partial, array, allow_pickle=False)

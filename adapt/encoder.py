@@ -7,8 +7,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import pathlib
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,7 +25,6 @@ from models.settings import ModelSettings
 from models.tokenizer import Tokenizer
 from models.towers import create_model
 
-CACHE_VERSION = 2
 _BATCH = 256  # rows per device, however many there are: another shape would round otherwise
 _ACTIVATIONS = {"cpu": 25e6}  # bytes of an MLP's activations per device, which then stay in a processor's caches
 _ACTIVATIONS_ELSEWHERE = 2e9
@@ -200,10 +197,6 @@ class Encoder:
         while running:
             yield _fetch(*running.popleft())
 
-    def embed_classes(self, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-        """Returns unit class embeddings `[classes, dim]`: each prompt normalised, their mean normalised again."""
-        return mean_of_prompts(self.embed_texts(prompts(class_names, templates)), len(templates))
-
 
 def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Returns the texts of all classes, those of a class one after another."""
@@ -234,28 +227,6 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Returns an RGB image as `preprocessing` resizes and crops it, `[height, width, 3]` uint8."""
     size = (image.height, image.width) if preprocessing.size is None else preprocessing.size
     return resize_and_crop(image, size=size, crop=preprocessing.crop, resample=preprocessing.resample)
-
-
-def cached(folder: str | os.PathLike, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """Returns the array stored under `key` in `folder`, or computes and stores it.
-
-    `key` must name everything the array depends on; a file that cannot be read is made again.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
-
-    path = pathlib.Path(folder) / f"{key}-v{CACHE_VERSION}.safetensors"
-    try:
-        return load_file(path)["embeddings"]
-    except (FileNotFoundError, SafetensorError, KeyError):
-        pass
-    array = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        save_file({"embeddings": array}, partial)
-        os.replace(partial, path)
-    return array
 
 
 def _fetch(embeddings: jax.Array, rows: int) -> np.ndarray:

@@ -16,7 +16,6 @@ from adapt.evaluate_settings import EvaluateSettings, Share
 from adapt.evaluation_job import Job
 from adapt.inputs import Inputs, open_inputs
 from adapt.results import Unit, merge
-from adapt.retrieval_task import evaluate_retrieval
 
 _ALL = Share()
 
@@ -43,7 +42,7 @@ def evaluate(
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
-    datasets, source = inputs or open_inputs(settings, data_dir, say)
+    datasets, source, captioned = inputs or open_inputs(settings, data_dir, say)
     units: list[Unit] = []
     said: set[str] = set()
     for checkpoint, path in checkpoints.items():
@@ -51,9 +50,9 @@ def evaluate(
         for number, dataset in enumerate(datasets.values()):
             mine = number % share.count == share.index
             units += job.dataset(dataset, source, work=mine)
-        for number, name in enumerate(settings.retrieval):
+        for number, each in enumerate(captioned):
             mine = (len(datasets) + number) % share.count == share.index
-            units.append(job.retrieval(name, data_dir, work=mine))
+            units.append(job.retrieval(each, work=mine))
     rows, missing = merge(out, units)
     if missing:
         say(
@@ -67,7 +66,6 @@ def embed(
     settings: EvaluateSettings,
     inputs: Inputs,
     *,
-    data_dir: str | os.PathLike,
     cache: str | os.PathLike,
     hosts: Hosts | None = None,
     say: Callable[[str], None] = print,
@@ -78,8 +76,8 @@ def embed(
     for dataset in inputs.datasets.values():
         for task in job.tasks(dataset, inputs.source):
             job.features.of(task, dataset)
-    for name in settings.retrieval:
-        evaluate_retrieval(job.encoder, name, settings.caption, data_dir).embed(cache, job.hosts, job.progress)
+    for each in inputs.captioned:
+        each.embed(job.encoder, cache, job.hosts, job.progress)
 
 
 def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:

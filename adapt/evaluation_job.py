@@ -21,8 +21,9 @@ from adapt.evaluate_settings import EvaluateSettings
 from adapt.evidence import write_classes, write_distances
 from adapt.files import write_text
 from adapt.grid import run_grid
+from adapt.registry import settings_of
 from adapt.results import PREDICTIONS, Unit, note_cost
-from adapt.retrieval_task import EXAMPLES, evaluate_retrieval
+from adapt.retrieval_task import EXAMPLES, Captioned
 from adapt.selection import DEFAULTS, Grid
 from adapt.task_features import Features, TaskFeatures
 from adapt.tasks import Case, Task, build_task, unseen
@@ -99,15 +100,18 @@ class Job:
             for text in threads.map(lambda method: self._do(units[method], task, dataset, method, features), units):
                 self.say(text)
 
-    def retrieval(self, name: str, data_dir: str | os.PathLike, *, work: bool) -> Unit:
+    def retrieval(self, captioned: Captioned, *, work: bool) -> Unit:
         """Does the retrieval of a source, if it is this job's work and not done; returns its unit."""
-        found = evaluate_retrieval(self.encoder, name, self.settings.caption, data_dir)
-        unit = Unit.of(self.name, found.name, "retrieval", depends=(self.encoder.fingerprint, found.fingerprint))
+        depends = (self.encoder.fingerprint, captioned.fingerprint, captioned.caption)
+        unit = Unit.of(self.name, captioned.name, "retrieval", depends=depends)
         if work and unit.read(self.out) is None:
-            rows, examples = found.run(self.cache, self.hosts, self.progress)
+            rows, examples = captioned.run(self.encoder, self.cache, self.hosts, self.progress)
             write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(examples, ensure_ascii=False))
             unit.write(self.out, [row | self._context() | {"examples": unit.key} for row in rows])
-            self.say(f"{name}: " + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10))
+            self.say(
+                f"{captioned.name}: "
+                + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10)
+            )
         return unit
 
     def _methods(self, task: Task) -> Sequence[str]:
@@ -119,7 +123,7 @@ class Job:
         support = "" if task.support is None else task.support.fingerprint
         cases = [f"{case.shots} {case.seed} {fingerprint(case.rows, case.labels)}" for case in task.cases]
         depends = (self.encoder.fingerprint, support, *(question.fingerprint for question in task.questions), *cases)
-        depends += (repr(Grid(method).settings), *task.class_names, repr(task.templates), dataset.settings.template)
+        depends += (*_settings_of(method), *task.class_names, repr(task.templates), dataset.settings.template)
         depends += (task.metric, repr(self.settings.logit_scale), repr(self.settings.transfer_from))
         return Unit.of(self.name, task.dataset, task.name, method, depends=depends)
 
@@ -237,6 +241,12 @@ class Job:
         if text not in self.said:
             self.said.add(text)
             self.say(text)
+
+
+def _settings_of(method: str) -> tuple[str, ...]:
+    """Returns all that a method's choice depends on: every setting that is tried, defaults included, and how."""
+    options = Grid(method)
+    return (options.selected_by, *(repr(settings_of(adapter)) for adapter in options.adapters))
 
 
 def _baselines(task: Task) -> tuple[Case, ...]:

@@ -36,7 +36,6 @@ def run_grid(
     masks: np.ndarray,
     *,
     logit_scale: float,
-    grid: Grid | None = None,
 ) -> Outcome:
     """Fits a method to each support with the setting that leaving out examples of it favours, and classifies queries.
 
@@ -55,9 +54,7 @@ def run_grid(
         for place, number in enumerate(numbers):
             features[place, : len(labels[number])] = supports[number]
             marks[place, : len(labels[number])] = labels[number]
-        found = _run(
-            method if grid is None else grid, features, marks, texts, queries, groups, masks, np.float32(logit_scale)
-        )
+        found = _run(method, features, marks, texts, queries, groups, masks, np.float32(logit_scale))
         chosen[numbers] = found[0]
         predictions[numbers] = np.asarray(found[1])[:, :count]
     return Outcome(chosen, predictions)
@@ -82,7 +79,7 @@ def _padded(count: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(
-    method: str | Grid,
+    method: str,
     features: jax.Array,
     labels: jax.Array,
     texts: jax.Array,
@@ -91,7 +88,7 @@ def _run(
     masks: jax.Array,
     logit_scale: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    options, key = Grid(method) if isinstance(method, str) else method, jax.random.key(0)
+    options, key = Grid(method), jax.random.key(0)
     texts, queries = normalize(texts), normalize(queries)
 
     def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -34,8 +34,8 @@ class EvaluationInTraining:
         The rows go to `results.jsonl` beside the export, their means are returned by name; the embeddings, which no
         other checkpoint has, are removed.
         """
-        cache, given = export.parent / CACHE, {"data_dir": self.data_dir}
-        embed(export, self.settings, self._inputs, cache=cache, say=_nothing, **given)
+        cache = export.parent / CACHE
+        embed(export, self.settings, self._inputs, cache=cache, say=_nothing)
 
         def finish() -> dict[str, float]:
             with jax.default_device(_processor()):
@@ -46,8 +46,8 @@ class EvaluationInTraining:
                     cache=cache,
                     inputs=self._inputs,
                     hosts=ALONE,
+                    data_dir=self.data_dir,
                     say=_nothing,
-                    **given,
                 )
             shutil.rmtree(cache)
             return scalars_of(rows)

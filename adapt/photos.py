@@ -15,7 +15,8 @@ import numpy as np
 from adapt.adapter import Classifier
 from adapt.calibration import Calibration, factor_of_examples, factor_of_left_out, probabilities
 from adapt.choice import AUTO, Candidate, Choice, check_method, choose
-from adapt.encoder import Encoder, cached
+from adapt.embeddings import embed_classes
+from adapt.encoder import Encoder
 from adapt.files import write_text
 from adapt.nearest import far_below, nearest
 from adapt.photo_folders import (
@@ -27,7 +28,6 @@ from adapt.photo_folders import (
     in_class_folders,
     readable,
 )
-from data.fingerprint import fingerprint
 from data.folders import ClassFolders, Pictures
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -222,9 +222,7 @@ def describe(candidate: Candidate) -> str:
 
 def _embed_classes(encoder: Encoder, task: Task, class_names: list[str]) -> np.ndarray:
     texts = [readable(name).replace("_", " ") for name in class_names]
-    key = fingerprint(encoder.fingerprint, json.dumps([texts, task.templates]))
-    compute = lambda: encoder.embed_classes(texts, task.templates)  # noqa: E731
-    features = cached(task.out / "embeddings", f"texts-{key}", compute)
+    features = embed_classes(encoder, texts, [task.templates] * len(texts), task.out / "embeddings")
     check_finite(features, class_names, "text embedding")
     return features
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +22,9 @@ EXAMPLES = "examples"
 _SHOWN, _NEAREST = 12, 6
 
 
-class Task(NamedTuple):
-    """The retrieval of a source: `texts` and the image that each is of."""
+class Captioned(NamedTuple):
+    """The images of a source, texts that describe them, and the number of the image that each text is of."""
 
-    encoder: Encoder
     name: str
     caption: str
     images: LabelledImages
@@ -38,17 +37,19 @@ class Task(NamedTuple):
         """A hash of images and texts."""
         return fingerprint(self.images.fingerprint, self.image_of_text, *self.texts)
 
-    def embed(self, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    def embed(
+        self, encoder: Encoder, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the embeddings of images `[images, dim]` and texts `[texts, dim]`."""
         name = f"{self.name}: images"
-        images = embed_images(self.encoder, self.images, cache, name=name, hosts=hosts, progress=progress)
-        return images, embed_texts(self.encoder, self.texts, cache, hosts=hosts)
+        images = embed_images(encoder, self.images, cache, name=name, hosts=hosts, progress=progress)
+        return images, embed_texts(encoder, self.texts, cache, hosts=hosts)
 
     def run(
-        self, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
+        self, encoder: Encoder, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Returns the rows of both directions, and examples: a text and its nearest pictures as data URIs."""
-        found = retrieval(*self.embed(cache, hosts, progress), self.image_of_text)
+        found = retrieval(*self.embed(encoder, cache, hosts, progress), self.image_of_text)
         queries = {"text→image": len(self.texts), "image→text": len(np.unique(self.image_of_text))}
         rows = [
             {
@@ -90,26 +91,29 @@ class Task(NamedTuple):
         ]
 
 
-def evaluate_retrieval(encoder: Encoder, name: str, caption: str, data_dir: str | os.PathLike) -> Task:
-    """Opens the retrieval of a source; `caption` says what describes an image: its first text, all, or each."""
+def open_captioned(name: str, caption: str, data_dir: str | os.PathLike) -> Captioned:
+    """Reads a source once; `caption` says what describes an image: its first text, all of them joined, or each."""
     source = open_source(name, data_dir)
-    records = [source[index] for index in range(len(source))]
-    untold = next((record.key for record in records if not record.texts), None)
-    if untold is not None:
-        raise ValueError(f"{name}: {untold} has no text; it cannot serve for retrieval")
     described = {
         "first": lambda texts: [texts[0]],
         "all": lambda texts: [", ".join(texts)],
         "each": list,
     }[caption]
-    texts = [described(record.texts) for record in records]
-    image: Callable[[int], Image.Image] = lambda index: decode(records[index].image, records[index].key)  # noqa: E731
-    images = LabelledImages(
-        labels=np.zeros(len(records), np.int64),
-        image=image,
-        key=lambda index: records[index].key,
-        fingerprint=fingerprint(*(record.image for record in records)),
-    )
-    image_of_text = np.repeat(np.arange(len(records)), [len(each) for each in texts])
-    flat = [text for each in texts for text in each]
-    return Task(encoder, name, caption, images, flat, image_of_text, [record.texts[0] for record in records])
+    digests, names, texts, image_of_text = [], [], [], []
+    for number in range(len(source)):
+        record = source[number]
+        if not record.texts:
+            raise ValueError(f"{name}: {record.key} has no text; it cannot serve for retrieval")
+        digests.append(fingerprint(record.image))
+        names.append(record.texts[0])
+        of_image = described(record.texts)
+        texts += of_image
+        image_of_text += [number] * len(of_image)
+
+    def image(number: int) -> Image.Image:
+        record = source[number]
+        return decode(record.image, record.key)
+
+    labels = np.zeros(len(source), np.int64)
+    images = LabelledImages(labels=labels, image=image, key=source.key, fingerprint=fingerprint(*digests))
+    return Captioned(name, caption, images, texts, np.array(image_of_text), names)

@@ -376,15 +376,15 @@ class Missing(NamedTuple):
 def missing(names: Sequence[str], data_dir: str | os.PathLike) -> list[Missing]:
     """Returns which sources of these sets are not in `data_dir`, in order; nothing is downloaded.
 
-    The sets that a set names as its shifts are not asked for. Raises `ValueError` for a name that is not in
-    `CATALOGUE`.
+    Only what is drawn from and asked about is looked for, and not the sets that a set names as its shifts. Raises
+    `ValueError` for a name that is not in `CATALOGUE`.
     """
     found = []
     for name in names:
         if name not in CATALOGUE:
             raise ValueError(f"unknown dataset {name!r}; known: {', '.join(CATALOGUE)}")
         settings = CATALOGUE[name]
-        for source in filter(None, (settings.support, settings.query, settings.validation)):
+        for source in filter(None, (settings.support, settings.query)):
             if not is_there(source, data_dir):
                 found.append(
                     Missing(name, source.format(data_dir=os.fspath(data_dir)), how_to_prepare(source, data_dir))

@@ -34,7 +34,6 @@ class Dataset:
     class_names: tuple[str, ...]
     support: LabelledImages | None
     query: LabelledImages | None
-    validation: LabelledImages | None = None
     shifts: Mapping[str, LabelledImages] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -45,8 +44,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of images, labels and names."""
-        parts = (self.support, self.query, self.validation, *self.shifts.values())
+        """A hash of the images and labels to draw from and to ask about, and of the names of the classes."""
+        parts = (self.support, self.query)
         return fingerprint(*("" if part is None else part.fingerprint for part in parts), *self.class_names)
 
 
@@ -56,20 +55,22 @@ def open_dataset(
     *,
     own: Mapping[str, DatasetSettings] | None = None,
     min_examples: int = 0,
+    with_shifts: bool = True,
 ) -> Dataset:
     """Opens a set: one of `own`, of the catalogue, `digits` (scikit-learn's), or by where it lies.
 
     A folder may hold the splits of a set, `train-00000.tar` … and `test-00000.tar` … or folders `train/` and `test/` of
     class folders; `FOLDER:SUPPORT:QUERY` names two of its splits. Any other source of `data.sources` whose samples have
     `label` and `class` is one pool to draw examples and queries from. Classes with fewer than `min_examples` examples
-    are left out. Raises `FileNotFoundError` or `ValueError` where there is no such set or it cannot serve.
+    are left out, and without `with_shifts` the images of other domains. Raises `FileNotFoundError` or `ValueError`
+    where there is no such set or it cannot serve.
     """
     if name == "digits":
         return _digits()
     settings = find_settings(name, own or {})
     opened = {
         part: _open(name, getattr(settings, part), data_dir)
-        for part in ("support", "query", "validation")
+        for part in ("support", "query")
         if getattr(settings, part) is not None
     }
     first = opened["support" if "support" in opened else "query"]
@@ -95,7 +96,7 @@ def open_dataset(
         notes.append(f"{len(counts) - len(kept)} of {len(counts)} classes have too few examples and are left out")
     parts = {part: _renumber(found, numbers, part, notes) for part, found in opened.items()}
     shifts = {}
-    for other in settings.shifts:
+    for other in settings.shifts if with_shifts else ():
         target = find_settings(other, own or {})
         found = _open(other, target.query or target.support, data_dir)
         shifts[other] = _renumber(found, numbers, other, [])
@@ -107,7 +108,6 @@ def open_dataset(
         class_names=tuple(words[label] for label in kept),
         support=parts.get("support"),
         query=parts.get("query"),
-        validation=parts.get("validation"),
         shifts=shifts,
         notes=tuple(notes),
     )

@@ -30,8 +30,9 @@ _THREADS = 16
 class DatasetSettings:
     """Where a labelled set lies and how its classes are put in words.
 
-    `support`, `query` and `validation` are names of `data.sources` whose samples have `label` and `class`: examples are
-    drawn from the first, the second is asked about; without `query` that is what is not drawn. `shifts` are names of
+    `support` and `query` are names of `data.sources` whose samples have `label` and `class`: examples are drawn from
+    the first, the second is asked about; without `query` that is what is not drawn. `validation`, what the field
+    chooses settings on, is for the reader: nothing is chosen on it here. `shifts` are names of
     other sets whose queries are of these classes or of some of them, in another domain. `class_names` words the
     classes, in the order of their numbers; empty, the names that the samples have are put in words. `template` is the
     one text of a class, `templates` the ensemble (empty: the one). `draws` is "nested", supports of k shots being the

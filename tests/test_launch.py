@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import arguments
 import launch
 from models.checkpoint import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
@@ -130,9 +131,9 @@ def test_help_reads_without_loading_anything_heavy():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "set()"
     )
-    for job in launch.JOBS:
+    for job in arguments.JOBS:
         expected = "--config.pretrain.steps=500 --workdir=runs/mine"
-        if job in launch.WITHOUT_CONFIG:
+        if job in arguments.WITHOUT_CONFIG:
             expected = f"launch.py {job} --checkpoint=google/siglip-base-patch16-224 --"
         assert expected in run(job, "--help").stdout
 

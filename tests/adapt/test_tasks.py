@@ -190,3 +190,10 @@ def test_a_set_is_no_transfer_from_itself_or_from_one_without_examples():
 def test_an_unknown_task_is_named():
     with pytest.raises(ValueError, match=r"unknown task 'sleep'; known: zero_shot, few_shot, .*, retrieval"):
         build("sleep", dataset())
+
+
+def test_a_half_of_one_class_is_not_asked_about_among_its_own():
+    for classes, there in ((2, False), (3, False), (4, True)):
+        of = dataset(np.arange(4 * classes) % classes, np.arange(classes), classes=classes)
+        assert (build("base_to_new", of) is not None) == there
+        assert build("forgetting", of) is not None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow_datasets as tfds
 
 from data.catalog import CATALOGUE, Missing, missing
 from data.labelled import in_words
@@ -96,7 +97,6 @@ SYNSETS = {
 
 
 def builder_of(source):
-    tfds = pytest.importorskip("tensorflow_datasets")
     return tfds.builder(NAME.fullmatch(source.removeprefix(PREFIX))["builder"], data_dir="/nowhere")
 
 
@@ -146,7 +146,6 @@ def test_tfds_has_the_set_its_config_its_splits_and_as_many_classes(name):
 
 @pytest.mark.parametrize("name", TFDS_SETS)
 def test_a_source_takes_the_picture_and_the_class_and_no_other_feature(name):
-    tfds = pytest.importorskip("tensorflow_datasets")
     features = builder_of(sources(name)[0]).info.features
     assert next(key for key, feature in features.items() if isinstance(feature, tfds.features.Image)) == "image"
     assert next(key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)) == "label"
@@ -239,28 +238,28 @@ def test_names_that_are_not_given_lose_nothing_when_they_are_put_in_words():
 
 def test_what_is_missing_is_told_with_its_command(tmp_path):
     found = missing(["dtd", "country211"], tmp_path)
-    assert [part.source for part in found[:3]] == ["tfds:dtd:train", "tfds:dtd:test", "tfds:dtd:validation"]
+    assert [part.source for part in found[:2]] == ["tfds:dtd:train", "tfds:dtd:test"]
     assert f"tfds.builder('dtd', data_dir='{tmp_path}'" in found[0].command
-    assert found[3] == Missing(
+    assert found[2] == Missing(
         "country211",
         f"{tmp_path}/country211/train",
         f"curl -L https://openaipublic.azureedge.net/clip/data/country211.tgz | tar xz -C {tmp_path}",
     )
     (tmp_path / "country211" / "train").mkdir(parents=True)
-    assert len(missing(["country211"], tmp_path)) == 2
+    assert [part.source for part in missing(["country211"], tmp_path)] == [f"{tmp_path}/country211/test"]
     assert not any(tmp_path.glob("d*")), "nothing is downloaded"
 
 
 def test_lists_and_folders_of_archives_are_looked_for(tmp_path):
     (tmp_path / "dtd" / "images").mkdir(parents=True)
-    assert len(missing(["coop_dtd"], tmp_path)) == 3
+    assert len(missing(["coop_dtd"], tmp_path)) == 2
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text("{}")
     assert missing(["coop_dtd"], tmp_path) == []
     folder = tmp_path / "fgvc-aircraft-2013b" / "data"
     (folder / "images").mkdir(parents=True)
-    for name in ("variants.txt", "images_variant_train.txt", "images_variant_test.txt"):
+    for name in ("variants.txt", "images_variant_train.txt"):
         (folder / name).write_text("")
-    assert [part.source for part in missing(["fgvc_aircraft"], tmp_path)] == [f"aircraft:{folder}:val"]
+    assert [part.source for part in missing(["fgvc_aircraft"], tmp_path)] == [f"aircraft:{folder}:test"]
 
 
 @pytest.mark.parametrize("name", TFDS_SETS)

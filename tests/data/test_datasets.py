@@ -93,6 +93,9 @@ def test_shifts_have_the_classes_of_the_set(tmp_path):
     shift = open_dataset("photos", tmp_path, own=own).shifts["sketches"]
     names = [fields["class"] for _, _, fields in sketches]
     assert [f"kind {label}" for label in shift.labels] == names and set(names) == {"kind 0", "kind 1"}
+    own["sketches"] = DatasetSettings(query=str(tmp_path / "gone.tar"))
+    alone = open_dataset("photos", tmp_path, own=own, with_shifts=False)
+    assert alone.shifts == {} and len(alone.support) == 12
 
 
 def test_labels_are_read_again_where_a_file_was_written_anew(tmp_path, monkeypatch):
