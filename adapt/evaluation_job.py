@@ -252,7 +252,9 @@ def _settings_of(method: str) -> tuple[str, ...]:
 def _baselines(task: Task) -> tuple[Case, ...]:
     """Returns the cases of zero-shot: one a seed in a pool, where the queries differ by seed, else one."""
     pooled = any(question.pool_rows is not None for question in task.questions)
-    first = {case.seed if pooled else 0: case for case in reversed(task.cases)}
+    first: dict[int, Case] = {}
+    for case in task.cases:  # in the order of the seeds, as at every number of shots
+        first.setdefault(case.seed if pooled else 0, case)
     return tuple(dataclasses.replace(case, rows=case.rows[:0], labels=case.labels[:0]) for case in first.values())
 
 

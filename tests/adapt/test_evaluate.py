@@ -14,6 +14,7 @@ import adapt
 from adapt.encoder import Encoder
 from adapt.evaluate import EvaluateSettings, Share, checkpoint_names, evaluate
 from adapt.evaluation_job import _score
+from adapt.findings import Findings, Question, Run
 from adapt.results import read_results
 from adapt.selection import Grid
 from adapt.support import draw_nested
@@ -110,6 +111,18 @@ def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_re
     assert {row["classes"] for row in few_shot(evaluated.rows, "knn")} == {3}
     assert {row["queries"] for row in few_shot(evaluated.rows, "knn")} == {len(SAMPLES) - 9}
     assert len(evaluated.said) == 2 + len(evaluated.settings.methods)
+
+
+def test_distances_are_those_to_the_nearest_example_of_a_rows_own_draw(evaluated, features):
+    images = references.unit(features[0])
+    found = Findings([Run("tiny", evaluated.rows, {}, [], [], [], evaluated.out)])
+    for method in evaluated.settings.methods:
+        rows = found.rows("tiny", Question("things"), method, 3)
+        distances, (predictions, _) = found.distances("tiny", rows), found.answers("tiny", rows)
+        for row, distance, predicted in zip(rows, distances, predictions, strict=True):
+            support = draw(3, row["seed"])
+            np.testing.assert_allclose(distance, 1 - (images @ images[support].T).max(axis=1), atol=1e-5)
+            np.testing.assert_array_equal(np.flatnonzero(predicted < 0), np.sort(support))
 
 
 @pytest.mark.parametrize("method", adapt.TRAINING_FREE)
