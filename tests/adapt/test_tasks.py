@@ -140,6 +140,9 @@ def test_a_class_with_fewer_examples_gives_all_or_the_shots_are_left_out():
     pool = build("few_shot", dataset([0] * 6 + [1, 2, 3, 4] * 3, None), shots=(2, 3), seeds=1)
     assert [np.bincount(case.labels).tolist() for case in pool.cases] == [[2] * 5, [3, 2, 2, 2, 2]]
     assert [case.short for case in pool.cases] == [False, True]
+    assert pool.notes == (
+        "set: a class has 2 examples to draw from; 3 shots take all but one, which leaves few queries at fewer shots too",
+    )
 
 
 def test_draws_of_coop_are_those_of_its_lists_from_seed_1():
