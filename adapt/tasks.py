@@ -150,9 +150,7 @@ def _draw(
     cases, notes = [], []
     for k in shots:
         if k > fewest:
-            every = (
-                "take all but one, which leaves few queries at fewer shots too" if keep else "take all that there are"
-            )
+            every = "take all but one, which leaves few queries at any shots" if keep else "take all that there are"
             how = "draw some twice" if coop else every
             how = "are left out" if few_examples == "skip" else how
             notes.append(f"{dataset.name}: a class has {fewest} examples to draw from; {k} shots {how}")

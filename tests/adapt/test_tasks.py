@@ -141,7 +141,7 @@ def test_a_class_with_fewer_examples_gives_all_or_the_shots_are_left_out():
     assert [np.bincount(case.labels).tolist() for case in pool.cases] == [[2] * 5, [3, 2, 2, 2, 2]]
     assert [case.short for case in pool.cases] == [False, True]
     assert pool.notes == (
-        "set: a class has 2 examples to draw from; 3 shots take all but one, which leaves few queries at fewer shots too",
+        "set: a class has 2 examples to draw from; 3 shots take all but one, which leaves few queries at any shots",
     )
 
 
