@@ -21,7 +21,7 @@ from adapt.files import write_text
 from adapt.findings import Findings, Run
 from adapt.pages import render
 from adapt.report_sections import percent, points_of
-from adapt.statistics import mean_difference
+from adapt.statistics import Difference, mean_difference
 from adapt.tables import Table
 from models.model_card import Result
 
@@ -46,6 +46,7 @@ CSV_FIELDS = (
     "dataset_fingerprint",
 )
 TABLES = "tables"
+_FIRST = 3  # datasets that the first lines name
 _CAPTIONS = {"first": "its first text", "all": "all its texts, joined by commas", "each": "each of its texts"}
 
 
@@ -117,25 +118,18 @@ def headline(findings: Findings) -> list[str]:
                 if gain is not None:
                     gains.append(gain)
             if gains:
-                sentences.append(_verdict(first, other.name, name, gains, findings))
+                sentences.append(_verdict(first, other.name, name, gains))
+    if sentences:
+        drawn = [row for run in findings.runs for row in run.results if row["task"] == "few_shot" and row["shots"]]
+        seeds, shots = {row["seed"] for row in drawn}, sorted({row["shots"] for row in drawn})
+        sentences.append(
+            f"{len(seeds)} draws of {', '.join(map(str, shots))} examples a class; the same examples and test images "
+            "for all; settings chosen on the examples alone."
+        )
+    else:
+        sentences += [sentence for run in findings.runs for sentence in _best_of_datasets(findings, run.name)]
     for run in findings.runs:
         of = f" ({run.name})" if len(findings.runs) > 1 else ""
-        best = []
-        for question in findings.questions("few_shot"):
-            shots = findings.shots(question)
-            if shots:
-                found = {name: findings.interval(run.name, question, name, shots[-1]) for name in findings.methods()}
-                there = {name: interval for name, interval in found.items() if interval}
-                if there:
-                    name = max(there, key=lambda method: there[method].mean)
-                    best.append((question.dataset, shots[-1], name, there[name], len(there)))
-        sentences += [
-            f"{dataset}{of}: {percent(interval)} % right with {shots} example{'s' if shots > 1 else ''} a class "
-            f"({name}, the best of {count} methods)."
-            for dataset, shots, name, interval, count in best[:3]
-        ]
-        if len(best) > 3:
-            sentences.append(f"… and {len(best) - 3} more datasets{of} in the table below.")
         sentences += [
             f"{row['dataset']}{of}: {row['metric']} {100 * row['value']:.1f} % of {row['queries']:,}."
             for row in run.results
@@ -144,19 +138,41 @@ def headline(findings: Findings) -> list[str]:
     return sentences
 
 
-def _verdict(first: str, other: str, method: str, gains: Sequence[Any], findings: Findings) -> str:
+def _best_of_datasets(findings: Findings, run: str) -> list[str]:
+    """Returns for the first datasets the method that is best at the most shots."""
+    of = f" ({run})" if len(findings.runs) > 1 else ""
+    best = []
+    for question in findings.questions("few_shot"):
+        shots = findings.shots(question)
+        if shots:
+            found = {name: findings.interval(run, question, name, shots[-1]) for name in findings.methods()}
+            there = {name: interval for name, interval in found.items() if interval}
+            if there:
+                name = max(there, key=lambda method: there[method].mean)
+                best.append((question.dataset, shots[-1], name, there[name], len(there)))
+    sentences = [
+        f"{dataset}{of}: {percent(interval)} % right with {shots} example{'s' if shots > 1 else ''} a class "
+        f"({name}, the best of {count} methods)."
+        for dataset, shots, name, interval, count in best[:_FIRST]
+    ]
+    if len(best) > _FIRST:
+        sentences.append(f"… and {len(best) - _FIRST} more datasets{of} in the table below.")
+    return sentences
+
+
+def _verdict(first: str, other: str, method: str, gains: Sequence[Difference]) -> str:
     mean = gains[0] if len(gains) == 1 else mean_difference([gain.mean for gain in gains])
     better = sum(gain.sure and gain.mean > 0 for gain in gains)
     worse = sum(gain.sure and gain.mean < 0 for gain in gains)
-    what = "zero-shot" if method == "zero_shot" else f"{method} at the most shots"
+    what = "zero-shot" if method == "zero_shot" else f"{method} at the most examples"
     if math.isnan(mean.low) or not mean.sure:
-        verdict = f"{other} and {first} cannot be told apart by {what}"
+        verdict = f"No clear difference between {other} and {first} in {what}"
     else:
-        verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} by {what}"
+        verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} in {what}"
     over = f"on average over {len(gains)} datasets" if len(gains) > 1 else "on one dataset"
     return (
-        f"{verdict}: {points_of(mean)} points {over} (95 % interval); surely better on {better} of them, surely "
-        f"worse on {worse}."
+        f"{verdict}: {other} has {points_of(mean)} points of accuracy {over}, its 95 % interval in brackets. Taken by "
+        f"themselves, {better} of the datasets are clearly better and {worse} clearly worse (interval without zero)."
     )
 
 
