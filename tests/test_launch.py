@@ -353,12 +353,10 @@ def processes_of(group):
 def test_no_worker_outlives_a_run(project, tmp_path, ending):
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
     given += ["--config.pretrain.steps=100000", "--config.pretrain.data.workers=2"]
-    command = [sys.executable, str(ROOT / "launch.py"), "pretrain", *given]
+    terminal = ["env", "--default-signal=INT"]  # shells let what they start with & ignore it
+    command = [*terminal, sys.executable, str(ROOT / "launch.py"), "pretrain", *given]
     with open(tmp_path / "log", "w") as log:
-        terminal = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - shells let jobs with & ignore it
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True, preexec_fn=terminal
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         deadline = time.monotonic() + 120
         while "\nstep" not in (tmp_path / "log").read_text():
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
