@@ -89,6 +89,7 @@ def point_chart(
             for x, y, name in zip(group.x, group.y, group.names, strict=True):
                 note = axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
                 note.set_parse_math(False)
+        axes.margins(0.15)  # room for the names
         if log_x:
             _log_axis(axes, sorted({x for group in points for x in group.x}))
 
@@ -121,7 +122,7 @@ def _chart(
         axes = figure.add_subplot()
         draw(axes)
         if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(color=_INK, alpha=0.12, linewidth=0.6)

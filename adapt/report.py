@@ -171,8 +171,9 @@ def _verdict(first: str, other: str, method: str, gains: Sequence[Difference]) -
         verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} in {what}"
     over = f"on average over {len(gains)} datasets" if len(gains) > 1 else "on one dataset"
     return (
-        f"{verdict}: {other} has {points_of(mean)} points of accuracy {over}, its 95 % interval in brackets. Taken by "
-        f"themselves, {better} of the datasets are clearly better and {worse} clearly worse (interval without zero)."
+        f"{verdict}: {other} has {points_of(mean)} percentage points of accuracy {over}, its 95 % interval in "
+        f"brackets. Taken by themselves, {better} of the datasets are clearly better and {worse} clearly worse (interval "
+        "without zero)."
     )
 
 

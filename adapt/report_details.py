@@ -23,13 +23,13 @@ def halves(findings: Findings) -> list[Section]:
         (
             "base_to_new",
             "Base and new classes",
-            "Examples of the first half of the classes only; each half told among its own classes.",
+            "Examples of the first half of the classes only; each half classified among its own classes.",
         ),
         (
             "forgetting",
             "Forgetting",
-            "Examples of the first half of the classes only; all queries told among all classes. New: classes never "
-            "adapted to, of which zero_shot is the accuracy before.",
+            "Examples of the first half of the classes only; all queries classified among all classes. New: classes "
+            "never adapted to, of which zero_shot is the accuracy before.",
         ),
     ):
         for dataset in findings.datasets(task):

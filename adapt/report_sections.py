@@ -142,7 +142,7 @@ def comparison(findings: Findings) -> list[Section]:
                 continue
             if len(gains) > 1:
                 rows.append([Cell("average"), *[Cell("")] * 4, Cell(points_of(mean_difference(gains))), Cell("")])
-            head = ["dataset", "classes", "shots", first, other.name, "gain, points", "shots saved"]
+            head = ["dataset", "classes", "shots", first, other.name, "gain, points", f"shots {first} needs"]
             name = f"gain-{other.name}-{method}"
             charts = []
             if len(points) > 1:
@@ -157,9 +157,10 @@ def comparison(findings: Findings) -> list[Section]:
                     )
                 ]
             text = (
-                "The same draws and queries for both; intervals at 95 %, of a dataset by paired bootstrap over draws "
-                f"and queries, of the average Student's over datasets. Shots saved: the shots that {first} needs for "
-                f"the accuracy of {other.name}, over the shots it had; > where it never gets there."
+                "Percentage points on the same draws and queries, with 95 % intervals: of a dataset by paired "
+                "bootstrap over draws and queries, of the average Student's over the datasets. Shots needed, as in "
+                f"6 for 4: with 6 examples a class {first} is as accurate as {other.name} with 4, the most for which "
+                f"that can be told; > and < where {first} never is, or always is."
             )
             title = f"Gain of {other.name} over {first}: {method}"
             sections.append(Section(title, text, [Table(name, title, head, rows)], charts, method=method))
@@ -167,7 +168,7 @@ def comparison(findings: Findings) -> list[Section]:
 
 
 def _efficiency(findings: Findings, first: str, other: str, question: Question, method: str) -> str:
-    """Returns how many times the shots of the other run the first needs, at the most shots where that can be told."""
+    """Returns the shots that the first run needs for what the other has, at the most shots where that can be told."""
     shots = findings.shots(question)
     curves = [{k: findings.interval(run, question, method, k) for k in shots} for run in (first, other)]
     if method == "zero_shot" or any(interval is None for curve in curves for interval in curve.values()):
@@ -176,8 +177,8 @@ def _efficiency(findings: Findings, first: str, other: str, question: Question, 
     for k in reversed(shots):
         needed = shots_needed(known, wanted[k])
         if not math.isnan(needed):
-            return f"{needed / k:.2g}× at {k}"
-    return ">1×" if wanted[shots[-1]] > known[shots[-1]] else "<1×"
+            return f"{needed:.2g} for {k}"
+    return f">{shots[-1]} for {shots[-1]}" if wanted[shots[-1]] > known[shots[-1]] else f"<{shots[0]} for {shots[-1]}"
 
 
 def percent(interval: Interval | None) -> str:
