@@ -172,8 +172,8 @@ def _verdict(first: str, other: str, method: str, gains: Sequence[Difference]) -
     over = f"on average over {len(gains)} datasets" if len(gains) > 1 else "on one dataset"
     return (
         f"{verdict}: {other} has {points_of(mean)} percentage points of accuracy {over}, its 95 % interval in "
-        f"brackets. Taken by themselves, {better} of the datasets are clearly better and {worse} clearly worse (interval "
-        "without zero)."
+        f"brackets. Taken by themselves, {better} of the datasets are clearly better and {worse} clearly worse "
+        "(interval without zero)."
     )
 
 
