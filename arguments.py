@@ -136,7 +136,12 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     job.add_argument(
         "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
     )
+    if name == "pretrain":
+        job.add_argument("--coordinator", help="HOST:PORT of the first of several processes; default: as found")
+        job.add_argument("--processes", type=int, help="how many there are; default: as found, 1: alone")
+        job.add_argument("--process", type=int, help="the number of this one, from 0; default: as found")
     if name == "export":
+        job.add_argument("--step", type=int, help="checkpoint that is exported; default: the newest")
         job.add_argument("--format", default="huggingface", help="huggingface, or big_vision; default: huggingface")
         job.add_argument("--license", help="licence in the model card, for example apache-2.0")
         job.add_argument("--out", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")

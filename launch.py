@@ -10,39 +10,56 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import configs
 from arguments import EVALUATE_ARGUMENTS, parse
+from cluster.processes import find, join
+from cluster.startup import set_defaults, use_huge_pages
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from ml_collections import ConfigDict
 
     from adapt.encoder import Encoder
     from adapt.in_training import EvaluationInTraining
 
 JOBS_FILE = "jobs.jsonl"
-QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "cache"))
+RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+LOST_OTHERS = ConnectionError(
+    "another process of this run has ended or cannot be reached; its own output says why, and the same command goes on "
+    "at the last checkpoint"
+)
+QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "cache", "step"))
 QUICKSTART_ARGUMENTS |= {"format": "huggingface", "shard": "0/1"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one job; returns the exit code: 0, 1 for a failure that is told in a sentence, 130 for an interruption."""
+    """Runs one job; returns the exit code.
+
+    It is 0, 1 for a failure that is told in a sentence, 130 for an interruption, and 75 where SIGTERM ended the job,
+    for schedulers to run the same command again.
+    """
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         use_huge_pages()
+        signal.signal(signal.SIGTERM, end_by_signal)
+    set_defaults(os.environ)
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # XLA calls it from threads of its own, which it would wait for
     try:
         config = None
         if getattr(args, "config", None):
             config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         code = RUN[args.job](args, config)
+    except Terminated:
+        print("told to end; the same command goes on at what was saved last", file=sys.stderr)
+        return RUN_AGAIN
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on at what was saved last", file=sys.stderr)
         return 130
@@ -51,7 +68,28 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {in_a_sentence(error)}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if args.traceback or not lost_others(error):
+            raise
+        print(f"error: {in_a_sentence(LOST_OTHERS)} ({in_a_sentence(error)[:200]})", file=sys.stderr)
+        return 1
     return code or 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: it ends a job as an interruption does."""
+
+
+def end_by_signal(number: int, frame: FrameType | None) -> None:
+    """Raises `Terminated`."""
+    raise Terminated
+
+
+def lost_others(error: Exception) -> bool:
+    """Whether an error is that of a collective whose other processes are gone."""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
 
 
 def evaluate_overrides(args: argparse.Namespace) -> list[str]:
@@ -84,14 +122,18 @@ def known_settings() -> dict[tuple[str, ...], type]:
     return {("pretrain",): PretrainSettings} | evaluations | sections
 
 
-def pretrain(args: argparse.Namespace, config: ConfigDict) -> None:
-    """Trains the run in `args.workdir`, or continues it."""
+def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
+    """Trains the run in `args.workdir`, or continues it, together with the other processes that there are."""
+    given = {name: getattr(args, name, None) for name in ("coordinator", "processes", "process")}
+    join(find(os.environ, **given))
+
     from pretrain.loop import pretrain as train
 
     with job(args.workdir, "pretrain") as done:
         evaluate = evaluation_in_training(config)
         result = train(config.pretrain, args.workdir, data_dir=config.data_dir, evaluate=evaluate)
         done(f"steps {result.start_step}–{result.step} of {result.batch_size} pairs")
+    return RUN_AGAIN if result.preempted else 0
 
 
 def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
@@ -116,7 +158,7 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
 
     target = args.out or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
     with job(args.workdir, "export") as done:
-        folder = write(args.workdir, target, format=args.format, license=args.license)
+        folder = write(args.workdir, target, step=args.step, format=args.format, license=args.license, say=say)
         done(f"to {folder}")
     print(f"exported to {folder}", flush=True)
     if args.format == "big_vision":
@@ -241,7 +283,7 @@ def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
     return 0 if compile_job(config.pretrain, args.topology, say=say) else 1
 
 
-def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
+def quickstart(args: argparse.Namespace, config: ConfigDict) -> int:
     """Runs all jobs in turn; with `--compare` once more without the context objective."""
     from adapt.findings import read_runs
     from adapt.report import write_report
@@ -254,12 +296,11 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> None:
             config.pretrain.objective.context = name == "with context"
         print(f"\n{config.pretrain.objective.base} loss, {name}, in {workdir}", flush=True)
         for step in (pretrain, export, evaluate):
-            step(
-                argparse.Namespace(workdir=workdir, **QUICKSTART_ARGUMENTS),
-                config,
-            )
+            if code := step(argparse.Namespace(workdir=workdir, **QUICKSTART_ARGUMENTS), config):
+                return code
     results = [run for name, workdir in runs.items() for run in read_runs(workdir, name=name)]
     print(write_report(results, args.workdir, title="Quickstart: emoji"))
+    return 0
 
 
 def typed(settings: type, section: str, values: ConfigDict) -> Any:
@@ -294,18 +335,6 @@ def in_a_sentence(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def use_huge_pages() -> None:
-    """Starts this process anew with 2 MiB pages for large arrays, where glibc has them.
-
-    XLA on CPUs allocates and frees its buffers at every step; with 4 KiB pages a third of the time goes into page
-    faults (docs/PERFORMANCE.md). The C library reads the setting only at its start.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        with suppress(OSError):  # then it goes on without
-            os.execv(sys.executable, sys.orig_argv[:1] + sys.orig_argv[1:])
-
-
 RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
     "pretrain": pretrain,
     "export": export,
@@ -320,4 +349,9 @@ RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code == RUN_AGAIN:  # what still runs in the background is left for the next time
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

@@ -150,8 +150,8 @@ def describe(
 
 def pair_flops(config: ConfigDict, *, context: bool) -> int:
     """Returns the operations of a pair's matrix products in a training step, with all patches kept."""
-    from pretrain.compile import count_pair_flops
     from pretrain.settings import read_settings
+    from pretrain.throughput import count_pair_flops
 
     settings = read_settings(config)
     objective = dataclasses.replace(settings.objective, base="sigmoid", context=context)

@@ -27,8 +27,8 @@ import numpy as np
 import optax
 
 from benchmarks.machine import describe_machine, measure_peak, seconds_of
-from pretrain.compile import OBJECTIVE_PRODUCTS
 from pretrain.objective import Objective
+from pretrain.throughput import OBJECTIVE_PRODUCTS
 from tests.pretrain import dense
 
 CHECKED = 2048  # the largest batch that is compared with float64

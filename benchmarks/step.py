@@ -107,8 +107,9 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     from models.towers import count_parameters
     from pretrain import sharding
-    from pretrain.compile import abstract_batch, count_pair_flops
+    from pretrain.compile import abstract_batch
     from pretrain.step import training_of
+    from pretrain.throughput import count_pair_flops
 
     settings = settings_of(name, args, context=args.child == "context")
     mesh = sharding.create_mesh()

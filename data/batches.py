@@ -106,7 +106,7 @@ class TrainingExamples:
 
     def _draw(self, step: int, row: int, attempt: int) -> _Draw:
         record = self.source[self.plan.sample_id(step, row, attempt=attempt)]
-        rng = generator(self.plan.seed, step, row)
+        rng = generator(self.plan.seed, self.plan.place(step), row)
         return _Draw(record, choose_caption(record, self.caption, rng), rng)
 
     def _view(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:

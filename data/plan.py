@@ -28,12 +28,15 @@ class Plan:
 
     No permutation is held: each position of an epoch is mapped to its sample by a keyed bijection. A batch may hold the
     end of one epoch and the start of the next.
+
+    Each pair (step, count) of `skipped` leaves out so many batches: from that step on every batch is a later one.
     """
 
     lengths: tuple[int, ...]
     batch_size: int
     seed: int
     weights: tuple[float, ...] = ()
+    skipped: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -52,6 +55,7 @@ class Plan:
 
         Attempts from 1 on give other samples, of the same source where there are weights, for one that cannot be used.
         """
+        step = self.place(step)
         drawn = (
             self._mixture.draw(step * self.batch_size + row) if self.weights else _Draw(0, step * self.batch_size + row)
         )
@@ -61,6 +65,10 @@ class Plan:
         epoch, position = divmod(drawn.number, length)
         key = (self.seed, epoch, drawn.source) if self.weights else (self.seed, epoch)
         return first + shuffled(position, length, key)
+
+    def place(self, step: int) -> int:
+        """Returns the place of batch `step` in the sequence of which nothing is skipped."""
+        return step + sum(count for since, count in self.skipped if since <= step)
 
     def sample_ids(self, step: int) -> np.ndarray:
         """Returns the samples of the global batch of step `step`, `[batch]` int64."""

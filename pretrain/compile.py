@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from data.augmentation import count_kept_patches
-from models.flops import count_forward_flops
 from models.towers import count_parameters
 from pretrain import sharding
-from pretrain.base_losses import RULES
 from pretrain.collectives import Traffic, count_collectives
 from pretrain.settings import PretrainSettings, read_settings
 from pretrain.step import Training, training_of
+from pretrain.throughput import count_pair_flops
 
 GB = 1e9
 # High-bandwidth memory of a chip in GiB and its peak bfloat16 TFLOP/s (cloud.google.com/tpu/docs/system-architecture).
@@ -29,13 +28,6 @@ CHIPS = {
     "v5e": (16, 197),
     "v5p": (95, 459),
     "v6e": (32, 918),
-}
-# Products of all pairs, by base loss and whether with context. The attention takes seven: its logits and mixtures, then
-# the logits once more and four for gradients.
-OBJECTIVE_PRODUCTS = {
-    (base, context): rule.products * (1 + context) + 7 * context
-    for base, rule in RULES.items()
-    for context in (False, True)
 }
 _RAN_OUT = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
 
@@ -151,20 +143,6 @@ def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kin
     except jax.errors.JaxRuntimeError:  # some of libtpu's programs for v5p cannot be printed
         traffic = None
     return Compiled(*held, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
-
-
-def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
-    """Returns the operations that a training step needs for one pair: in the towers, and in the objective.
-
-    Three times the forward pass for the towers; for the objective its matrix products of each pair with the whole
-    batch. What is recomputed to save memory does not count. All parameters are taken to be trained, and the context's
-    buffer to be global.
-    """
-    kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
-    model = settings.model(vocab_size=1)  # tokens are looked up, which is no product
-    towers = 3 * count_forward_flops(model, kept_patches=kept)
-    products = OBJECTIVE_PRODUCTS[settings.objective.base, settings.objective.context]
-    return towers, products * 2 * settings.batch_size * model.dim
 
 
 def describe(settings: PretrainSettings, compiled: Compiled, mesh: Mesh, kind: str, parameters: int) -> str:

@@ -42,6 +42,7 @@ class Evaluations:
     """Those of a run, each in `workdir/evaluations/step-…`; at most one is not finished while training goes on.
 
     An evaluation that failed in the background is told, and tried again when the run is continued: its export stays.
+    Only the first host has a `writer`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Evaluations:
         settings: PretrainSettings,
         evaluate: Evaluate | None,
         *,
-        writer: MetricsWriter,
+        writer: MetricsWriter | None,
         say: Callable[[str], None],
     ):
         self._workdir, self._evaluate, self._writer, self._say = workdir, evaluate, writer, say
@@ -106,9 +107,19 @@ class Evaluations:
             return
         self._log(running.step, scalars, f"  embedded in {format_duration(running.embedding)}")
 
-    def close(self) -> None:
-        """Waits until nothing runs any more."""
-        self._background.shutdown()
+    def back_to(self, step: int) -> None:
+        """Forgets the evaluations of later steps, which will have other parameters."""
+        if self._running is not None:
+            concurrent.futures.wait([self._running.scalars])
+            self._running = None
+        if jax.process_index() == 0:
+            for folder in self._workdir.glob(f"{FOLDER}/step-*"):
+                if int(folder.name.removeprefix("step-")) > step:
+                    shutil.rmtree(folder)
+
+    def close(self, *, wait: bool = True) -> None:
+        """Waits until nothing runs any more; without `wait` what runs is left to be done when the run is continued."""
+        self._background.shutdown(wait=wait, cancel_futures=not wait)
 
     def _states(self, steps: Any) -> np.ndarray:
         """Returns how far the evaluation of each step is, as the first host sees it."""
@@ -144,7 +155,7 @@ class Evaluations:
         return scalars
 
     def _log(self, step: int, scalars: Mapping[str, float], note: str = "") -> None:
-        if jax.process_index() == 0:
+        if self._writer is not None:
             self._writer.write(step, {f"evaluation/{name}": value for name, value in scalars.items()})
             shown = [f"{name} {value:.1%}" for name, value in list(scalars.items())[:_SHOWN]]
             shown += [f"{len(scalars) - _SHOWN} more"] if len(scalars) > _SHOWN else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.fingerprint import fingerprint_of_files
@@ -27,10 +27,12 @@ def export(
     workdir: str | os.PathLike,
     folder: str | os.PathLike,
     *,
+    step: int | None = None,
     format: str = "huggingface",
     license: str | None = None,
+    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Writes the newest checkpoint of `workdir` to `folder`; returns it.
+    """Writes the checkpoint of a step of `workdir`, or the newest that can be read, to `folder`; returns it.
 
     "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
     `license`; of a card that was there its licence is kept, and what was measured with the same weights. "big_vision"
@@ -41,7 +43,7 @@ def export(
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     workdir = pathlib.Path(workdir)
     load_settings(workdir)  # tells what is not there
-    step, parameters = restore_parameters(workdir / "checkpoints")
+    step, parameters = restore_parameters(workdir / "checkpoints", step=step, say=say)
     return export_parameters(workdir, folder, step, parameters, format=format, license=license)
 
 

@@ -22,8 +22,10 @@ from models.canonicalize import CANONICALIZATIONS
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
 from models.tokenizer import Tokenizer, open_tokenizer
+from pretrain.monitor import MonitorSettings
 from pretrain.objective import Objective
 from pretrain.optimizer import OptimizerSettings, create_schedule
+from pretrain.recovery import RecoverySettings
 from pretrain.sharding import check_batch_size
 from pretrain.starting_point import CHECKPOINT_TOKENIZER, resolve
 
@@ -127,6 +129,10 @@ class PretrainSettings:
     Its length is told by one of `steps`, `examples` (pairs) and `epochs` (of all sources together). With
     `microbatch_size` the towers work on so many pairs of the batch at a time, which bounds their memory; the gradient
     is that of the whole batch. Every `evaluate_every` steps, where that is not 0, the run is evaluated.
+
+    A checkpoint is written every `checkpoint_every` steps. The newest `keep_checkpoints` stay, those of every
+    `keep_every`-th step (0: none), and the best by a metric of `metrics.jsonl`, `keep_best`, where one is named: of
+    names that end in "loss" the lowest, of others the highest.
     """
 
     seed: int
@@ -146,6 +152,8 @@ class PretrainSettings:
     initial_checkpoint: str | None = None
     preprocessing: Preprocessing | None = None
     mesh: MeshSettings = MeshSettings()
+    recovery: RecoverySettings = dataclasses.field(default_factory=RecoverySettings)
+    monitor: MonitorSettings = dataclasses.field(default_factory=MonitorSettings)
     microbatch_size: int | None = None
     dtype: str = "float32"
     remat: str = "none"
@@ -154,6 +162,8 @@ class PretrainSettings:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: str | None = None
     evaluate_every: int = 0
     keep_evaluated_exports: bool = False
 
@@ -161,8 +171,9 @@ class PretrainSettings:
         for name in ("steps", "examples", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.evaluate_every < 0:
-            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be a number of steps, or 0 for never")
+        for name in ("evaluate_every", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
         if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:
             raise ValueError(
                 f"preprocessing makes images of {self.preprocessing.shape} pixels, and vision.image_size is "
@@ -249,12 +260,16 @@ SECTIONS = {
     "objective": Objective,
     "optimizer": OptimizerSettings,
     "mesh": MeshSettings,
+    "recovery": RecoverySettings,
+    "monitor": MonitorSettings,
     "preprocessing": Preprocessing,
 }
 # What may change when a run is continued, because the parameters depend on it by rounding at most.
 _FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "mesh.fsdp", "mesh.rules", "microbatch_size", "remat")
 _FREE += ("attention", "scan_unroll", "objective.block_size", "objective.gather_limit", "data.threads", "data.workers")
 _FREE += ("data.max_bad_share", "data.bad_window", "evaluate_every", "keep_evaluated_exports")
+_FREE += ("keep_every", "keep_best")
+_FREE_SECTIONS = ("recovery.", "monitor.")
 
 
 def read_settings(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> PretrainSettings:
@@ -289,7 +304,7 @@ def claim_workdir(workdir: pathlib.Path, settings: PretrainSettings) -> None:
     if path.exists():
         theirs = json.loads(json.dumps(dataclasses.asdict(load_settings(workdir))))
         for name, (before, now) in _differences(theirs, ours):
-            if name not in _FREE:
+            if name not in _FREE and not name.startswith(_FREE_SECTIONS):
                 raise ValueError(
                     f"{workdir} holds a run with {name} = {before!r}, and this config says {now!r}; "
                     "continue it with its own config or name another --workdir"

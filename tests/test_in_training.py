@@ -104,7 +104,7 @@ def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
             raise OSError("the disk is full\nand more")
 
     with monkeypatch.context() as broken:
-        broken.setattr("pretrain.loop.check_finite", fail_at(8))
+        broken.setattr("pretrain.loop.check_loss", fail_at(8))
         with pytest.raises(OSError, match="it broke"):
             train(shard, tmp_path, Stub(fails))  # an evaluation that fails beside the training does not end it
     said = capsys.readouterr().out

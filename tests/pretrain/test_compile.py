@@ -11,8 +11,8 @@ import pytest
 from models.flops import count_forward_flops
 from models.settings import ModelSettings, TextSettings, VisionSettings
 from pretrain.collectives import Traffic, count_collectives
-from pretrain.compile import count_pair_flops
 from pretrain.settings import read_settings
+from pretrain.throughput import count_pair_flops
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[2]

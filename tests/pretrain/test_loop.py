@@ -42,7 +42,8 @@ def same_parameters(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def without_times(workdir: pathlib.Path) -> list[dict]:
-    times = ("seconds", "pairs_per_second", "data_wait_share", "replaced_records")
+    times = ("seconds", "pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "replaced_records")
+    times += ("run_seconds", "host_memory_gb")
     lines = read_metrics(workdir / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
@@ -149,7 +150,7 @@ def test_a_broken_picture_is_replaced_and_told_and_the_run_continues_to_the_same
     [line] = [json.loads(line) for line in (tmp_path / "whole" / "bad_records.jsonl").read_text().splitlines()]
     assert (line["key"], line["reason"]) == ("s.tar/0005", "corrupt image")
     with monkeypatch.context() as broken:
-        broken.setattr("pretrain.loop.check_finite", fail_at(6))
+        broken.setattr("pretrain.loop.check_loss", fail_at(6))
         with pytest.raises(OSError, match="it broke"):
             pretrain(config("", data=data), tmp_path / "broken", data_dir=tmp_path)
     data["workers"] = 1
@@ -159,7 +160,7 @@ def test_a_broken_picture_is_replaced_and_told_and_the_run_continues_to_the_same
 
 
 def fail_at(broken_step: int):
-    def check(values, step):
+    def check(values, step, settings):
         if step == broken_step:
             raise OSError("it broke")
 

@@ -1,0 +1,36 @@
+"""One run owns a workdir at a time."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOCK_FILE = "run.lock"
+
+
+@contextmanager
+def owned(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out of `workdir`, also those of other hosts, until it is left or this process ends.
+
+    Raises `ValueError`, naming the process, where another run has it. The lock is the file system's: it goes with its
+    process, however that ends.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise ValueError(
+                f"{workdir} belongs to a run that is going on ({file.read().strip() or 'it has not said which'}); end "
+                "that one first, or name another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%Y-%m-%d %H:%M}\n")
+        file.flush()
+        yield
