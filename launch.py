@@ -85,11 +85,14 @@ def end_by_signal(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+def has_others() -> bool:
+    """Whether this process has joined others."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
 def lost_others(error: Exception) -> bool:
     """Whether an error is that of a collective whose other processes are gone."""
-    import jax
-
-    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    return has_others() and isinstance(error, sys.modules["jax"].errors.JaxRuntimeError)
 
 
 def evaluate_overrides(args: argparse.Namespace) -> list[str]:
@@ -317,6 +320,8 @@ def job(workdir: pathlib.Path, name: str) -> Iterator[Callable[[str], None]]:
     what: list[str] = []
     print(f"— {name}", flush=True)
     yield what.append
+    if has_others() and sys.modules["jax"].process_index():
+        return
     line = {"job": name, "what": " ".join(what), "seconds": round(time.monotonic() - began, 2)}
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / JOBS_FILE, "a", encoding="utf-8") as file:
@@ -350,8 +355,8 @@ RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
 
 if __name__ == "__main__":
     exit_code = main()
-    if exit_code == RUN_AGAIN:  # what still runs in the background is left for the next time
-        sys.stdout.flush()
+    if exit_code == RUN_AGAIN or (exit_code and has_others()):
+        sys.stdout.flush()  # what still runs here is left for the next time, and nobody is waited for
         sys.stderr.flush()
         os._exit(exit_code)
     sys.exit(exit_code)

@@ -174,6 +174,8 @@ class PretrainSettings:
         for name in ("evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
+        if (self.keep_best or "").startswith("evaluation/") and not self.evaluate_every:
+            raise ValueError(f"keep_best is {self.keep_best!r}, and evaluate_every is 0: nothing would tell it")
         if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:
             raise ValueError(
                 f"preprocessing makes images of {self.preprocessing.shape} pixels, and vision.image_size is "
