@@ -131,7 +131,11 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     needed = default is None and name != "report"
     job.add_argument("--config", required=needed, default=default, help=f"config file; default: {default}")
     if name == "compile":
-        job.add_argument("--topology", required=True, help="TPU chips such as v5e:16x16, or local:8 CPU devices")
+        job.add_argument(
+            "--topology",
+            required=True,
+            help="TPU chips such as v5e:16x16, v5e:16x16*2 for two slices, or local:8 CPU devices",
+        )
         return
     job.add_argument(
         "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"

@@ -57,8 +57,8 @@ class Compiled(NamedTuple):
 def compile_job(config: Mapping[str, Any], topology: str, *, say: Callable[[str], None]) -> bool:
     """Compiles the step that the `pretrain` section of a config describes, and says what it takes.
 
-    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, or `local:N` for N fake CPU devices. Returns False
-    where the step does not fit the devices.
+    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` of N slices, or `local:N` for N fake
+    CPU devices. Returns False where the step does not fit the devices.
     """
     settings = read_settings(config)
     kind, devices = describe_devices(topology)
@@ -81,11 +81,12 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
         if len(jax.devices()) != int(shape):
             raise ValueError(f"local:{shape} needs a process of its own; jax has {len(jax.devices())} devices already")
         return kind, jax.devices()
-    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}(\*[1-9]\d*)?", shape):
         raise ValueError(
             f"unknown topology {topology!r}; write KIND:SHAPE such as v5e:4x4 or v4:2x2x4 (kinds: {', '.join(CHIPS)}), "
-            "or local:N for N CPU devices"
+            "KIND:SHAPE*N for N slices, or local:N for N CPU devices"
         )
+    slice_, _, slices = topology.partition("*")
     jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: there is none
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": f"{kind}-1"}
     quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -94,7 +95,8 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
     from jax.experimental import topologies
 
     try:
-        return kind, list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        several = {"num_slices": int(slices)} if slices else {}
+        return kind, list(topologies.get_topology_desc(platform="tpu", topology_name=slice_, **several).devices)
     except Exception as error:
         if "libtpu" in str(error).lower() or isinstance(error, ImportError):
             raise ValueError(f"compiling for TPUs needs libtpu; `pip install libtpu` ({error})") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pretrain.rules import check_patterns, first_match, path_name
@@ -24,6 +25,8 @@ FSDP_RULES: Rules = (
 def create_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over `devices`, by default all; parameters are split over `fsdp` of them, copied over the others.
 
+    Of several TPU slices, between which the network is slower, no split goes across two.
+
     Raises `ValueError`, naming what fits, where `fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else devices
@@ -31,7 +34,15 @@ def create_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
     if fsdp < 1 or count % fsdp:
         fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise ValueError(f"mesh.fsdp {fsdp} does not divide the {count} devices here; it can be {fitting}")
-    return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+    types = (AxisType.Auto, AxisType.Auto)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=types, devices=devices)
+    each = count // slices
+    if each % fsdp:
+        raise ValueError(f"mesh.fsdp {fsdp} does not divide the {each} devices of each of {slices} slices")
+    grid = mesh_utils.create_hybrid_device_mesh((each // fsdp, fsdp), (slices, 1), devices=devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

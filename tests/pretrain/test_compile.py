@@ -62,6 +62,14 @@ def test_a_tpu_topology_compiles_without_a_tpu(tiny):
 
 
 @needs_libtpu
+def test_several_tpu_slices_compile_and_no_parameter_is_split_across_two(tiny):
+    page = compile_for("v5e:2x2*2", tiny, "--config.pretrain.dtype=bfloat16")
+    assert "verdict: fits" in page and "32 pairs for v5e:2x2*2, 8 devices" in page
+    page = compile_for("v5e:2x2*2", tiny, "--config.pretrain.mesh.fsdp=8", code=1)
+    assert "mesh.fsdp 8 does not divide the 4 devices of each of 2 slices" in page
+
+
+@needs_libtpu
 def test_a_step_that_does_not_fit_names_what_would(tiny):
     small = ["--config.pretrain.batch_size=32768", "--config.pretrain.mesh.fsdp=4"]
     page = compile_for("v5e:4x4", B16, *small, code=1)
@@ -73,6 +81,7 @@ def test_what_cannot_be_compiled_for_is_told_in_a_sentence(tiny):
     for topology, message in (
         ("v9:4x4", "unknown topology 'v9:4x4'; write KIND:SHAPE such as v5e:4x4"),
         ("v5e", "unknown topology 'v5e'"),
+        ("v5e:4x4*0", "unknown topology 'v5e:4x4*0'"),
         ("local:0", "unknown topology 'local:0'"),
     ):
         page = compile_for(topology, tiny, code=1)
