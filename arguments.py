@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 import configs
 
@@ -21,6 +22,7 @@ A run lives in one workdir. Each job reads what the one before left there:
   report      what the others wrote        writes  report.html report.csv
   inspect     a config                     writes  inspect/ (pictures and captions of a batch, as the model gets them)
   compile     a config, and a topology     prints  memory, work and traffic of a step on devices that are not here
+  submit      jobs, to a cluster           writes  submit/ (scripts), and runs what it shows
   quickstart  all four on the embedded emoji set, in about six minutes on two cores
 
 Without a run, for any checkpoint of SigLIP or CLIP, exported here or public, a folder or a hub id:
@@ -70,6 +72,7 @@ JOBS = {
     "embed": "Embeds a folder of pictures or shards, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
     "convert": "Writes any checkpoint as a Hugging Face directory, or that of a SigLIP as an .npz of big_vision.",
     "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
+    "submit": "Sends jobs to SLURM, GKE, TPU VMs or SkyPilot: writes and shows what it will run, then runs it.",
     "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
 }
 
@@ -95,10 +98,29 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         job.add_argument("--traceback", action="store_true", help="show where an error arose")
     args, rest = parser.parse_known_args(arguments)
     overridable = "config" in args
+    if args.job == "submit":
+        args.arguments, rest = split_by_job(args.jobs.split(","), rest)
     unknown = [argument for argument in rest if not (overridable and argument.startswith("--config."))]
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones")
     return args, rest
+
+
+def split_by_job(jobs: Sequence[str], arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the arguments that each of some jobs knows, all written `--name=value`, and those that none does."""
+    known = {}
+    for job in set(jobs) & set(JOBS):
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        add_arguments(parser, job)
+        known[job] = set(parser.format_usage().replace("[", " ").replace("]", " ").split())
+    own: dict[str, list[str]] = {job: [] for job in jobs}
+    rest = []
+    for argument in arguments:
+        takers = [job for job in known if argument.partition("=")[0] in known[job] and "=" in argument]
+        for job in takers:
+            own[job].append(argument)
+        rest += [] if takers else [argument]
+    return own, rest
 
 
 def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
@@ -127,8 +149,13 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     if name in WITHOUT_CONFIG:
         return
     quick = name == "quickstart"
+    if name == "submit":
+        job.add_argument("--target", required=True, help="local, slurm, gke, tpu-vm or skypilot")
+        job.add_argument("--jobs", default="pretrain", help="of each run, in turn; default: pretrain")
+        job.add_argument("--parts", type=int, default=1, help="jobs that an evaluation is split over; default: 1")
+        job.add_argument("--dry_run", action="store_true", help="write and show it, and run nothing")
     default = {"quickstart": str(QUICKSTART_CONFIG), "evaluate": str(EVALUATE_CONFIG)}.get(name)
-    needed = default is None and name != "report"
+    needed = default is None and name not in ("report", "submit")
     job.add_argument("--config", required=needed, default=default, help=f"config file; default: {default}")
     if name == "compile":
         job.add_argument(

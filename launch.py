@@ -13,29 +13,35 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import configs
 from arguments import EVALUATE_ARGUMENTS, parse
+from cluster.endings import (
+    LOST_OTHERS,
+    RUN_AGAIN,
+    Terminated,
+    end,
+    end_by_signal,
+    has_others,
+    in_a_sentence,
+    lost_others,
+)
+from cluster.plan import override, plan_tasks
 from cluster.processes import find, join
+from cluster.settings import SECTIONS as SUBMIT_SECTIONS
+from cluster.settings import SubmitSettings
 from cluster.startup import set_defaults, use_huge_pages
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from ml_collections import ConfigDict
 
     from adapt.encoder import Encoder
     from adapt.in_training import EvaluationInTraining
 
 JOBS_FILE = "jobs.jsonl"
-RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-LOST_OTHERS = ConnectionError(
-    "another process of this run has ended or cannot be reached; its own output says why, and the same command goes on "
-    "at the last checkpoint"
-)
 QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "cache", "step"))
 QUICKSTART_ARGUMENTS |= {"format": "huggingface", "shard": "0/1"}
 
@@ -54,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     try:
         config = None
+        args.overrides = overrides
         if getattr(args, "config", None):
             config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         code = RUN[args.job](args, config)
@@ -74,25 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {in_a_sentence(LOST_OTHERS)} ({in_a_sentence(error)[:200]})", file=sys.stderr)
         return 1
     return code or 0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: it ends a job as an interruption does."""
-
-
-def end_by_signal(number: int, frame: FrameType | None) -> None:
-    """Raises `Terminated`."""
-    raise Terminated
-
-
-def has_others() -> bool:
-    """Whether this process has joined others."""
-    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
-
-
-def lost_others(error: Exception) -> bool:
-    """Whether an error is that of a collective whose other processes are gone."""
-    return has_others() and isinstance(error, sys.modules["jax"].errors.JaxRuntimeError)
 
 
 def evaluate_overrides(args: argparse.Namespace) -> list[str]:
@@ -122,7 +110,8 @@ def known_settings() -> dict[tuple[str, ...], type]:
 
     sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
     evaluations = dict.fromkeys([("evaluate",), ("evaluate_in_training",)], EvaluateSettings)
-    return {("pretrain",): PretrainSettings} | evaluations | sections
+    submit = {("submit",): SubmitSettings} | {("submit", name): settings for name, settings in SUBMIT_SECTIONS.items()}
+    return {("pretrain",): PretrainSettings} | evaluations | sections | submit
 
 
 def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
@@ -153,6 +142,39 @@ def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
         raise ValueError(f"pretrain.evaluate_every is {every}, and the config has no section evaluate that says what")
     values = {name: value for section in sections for name, value in config[section].items()}
     return EvaluationInTraining(typed(EvaluateSettings, sections[-1], values), config.data_dir, say=say)
+
+
+def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
+    """Sends jobs to a cluster, a task for each point of the config's sweep and each part of an evaluation."""
+    from cluster.submission import submit as run
+    from cluster.submit import prepare
+
+    jobs = args.jobs.split(",")
+    points = configs.load_sweep(args.config) if args.config else []
+    tasks = plan_tasks(
+        jobs,
+        config=args.config,
+        workdir=args.workdir,
+        overrides=[each for each in args.overrides if not each.startswith("--config.submit.")],
+        points=points,
+        parts=args.parts,
+        arguments=args.arguments,
+    )
+    if config is not None and "pretrain" in jobs:
+        check_points(args, points)
+    section = {} if config is None else dict(config.get("submit", {}))
+    section |= {name: typed(kind, f"submit.{name}", section.get(name, {})) for name, kind in SUBMIT_SECTIONS.items()}
+    prepared = prepare(args.target, tasks, typed(SubmitSettings, "submit", section), workdir=args.workdir)
+    return run(prepared, dry_run=args.dry_run, say=say)
+
+
+def check_points(args: argparse.Namespace, points: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `ValueError` for the first run of a submission whose settings are wrong."""
+    from pretrain.settings import read_settings
+
+    for point in points or [{}]:
+        changes = [override(key, value) for key, value in point.items()]
+        read_settings(load_config(args.config, [*args.overrides, *changes]).pretrain)
 
 
 def export(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -264,11 +286,12 @@ def convert(args: argparse.Namespace, config: None) -> None:
 
 
 def report(args: argparse.Namespace, config: ConfigDict) -> None:
-    """Writes the report of one run."""
-    from adapt.findings import read_runs
+    """Writes the report of one run, or of all that lie in a folder."""
+    from adapt.findings import read_all_runs
     from adapt.report import write_report
 
-    print(write_report(read_runs(args.workdir), args.workdir, title=f"Report of {args.workdir.resolve().name}"))
+    runs = read_all_runs(args.workdir, say=say)
+    print(write_report(runs, args.workdir, title=f"Report of {args.workdir.resolve().name}"))
 
 
 def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -333,18 +356,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def in_a_sentence(error: BaseException) -> str:
-    """Returns the first line of an error's message, for system errors with the file's name."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
     "pretrain": pretrain,
     "export": export,
     "evaluate": evaluate,
     "report": report,
+    "submit": submit,
     "inspect": inspect_data,
     "adapt": sort_photos,
     "embed": embed,
@@ -354,9 +371,4 @@ RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {
 }
 
 if __name__ == "__main__":
-    exit_code = main()
-    if exit_code == RUN_AGAIN or (exit_code and has_others()):
-        sys.stdout.flush()  # what still runs here is left for the next time, and nobody is waited for
-        sys.stderr.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    end(main())

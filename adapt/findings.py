@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,26 @@ def read_runs(workdir: str | os.PathLike, *, name: str | None = None) -> list[Ru
         own = [cost for cost in costs if cost["checkpoint"] == checkpoint]
         first = number == 0
         runs.append(Run(called, results, examples, metrics if first else [], jobs if first else [], own, folder))
+    return runs
+
+
+def read_all_runs(workdir: str | os.PathLike, *, say: Callable[[str], None]) -> list[Run]:
+    """Reads the run in a workdir, or else those in its folders, by their names, as a sweep leaves them.
+
+    A run that was not evaluated is told through `say`. Raises `FileNotFoundError` where none was.
+    """
+    workdir = pathlib.Path(workdir)
+    folders = sorted(path.parent for path in workdir.glob("*/pretrain.json"))
+    if (workdir / "evaluation").exists() or not folders:
+        return read_runs(workdir)
+    runs = []
+    for folder in folders:
+        if (folder / "evaluation").exists():
+            runs += read_runs(folder, name=folder.name)
+        else:
+            say(f"note: {folder.name} was not evaluated and is left out")
+    if not runs:
+        raise FileNotFoundError(f"none of the {len(folders)} runs in {workdir} was evaluated")
     return runs
 
 

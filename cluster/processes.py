@@ -1,7 +1,8 @@
 """The processes of a run: how many there are, which one this is, and where they meet.
 
 One process drives all devices of a host, or one process each GPU. They are found from what SLURM, Open MPI, a JobSet on
-Kubernetes or a TPU pod says in the environment, or named by arguments; where nothing says so, this process is alone.
+Kubernetes, SkyPilot or a TPU pod says in the environment, or named by arguments; where nothing says so, this process is
+alone.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def find(
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     if any(value is not None for value in given.values()):
         return _of_arguments(given)
-    for look in (_slurm, _open_mpi, _job_set):
+    for look in (_slurm, _open_mpi, _job_set, _skypilot):
         found = look(environment)
         if found is not None:
             return found if found.count is None or found.count > 1 else None
@@ -158,6 +159,14 @@ def _job_set(environment: Mapping[str, str]) -> Processes | None:
     if ":" not in coordinator:
         coordinator += f":{environment.get('JAX_COORDINATOR_PORT', PORT)}"
     return Processes(found="JobSet", count=count, index=index, coordinator=coordinator, devices=_ALL_DEVICES)
+
+
+def _skypilot(environment: Mapping[str, str]) -> Processes | None:
+    if "SKYPILOT_NODE_IPS" not in environment:
+        return None
+    hosts = environment["SKYPILOT_NODE_IPS"].split()
+    index = int(environment["SKYPILOT_NODE_RANK"])
+    return Processes(found="SkyPilot", count=len(hosts), index=index, coordinator=f"{hosts[0]}:{PORT}")
 
 
 def _first(environment: Mapping[str, str], *names: str) -> int | None:

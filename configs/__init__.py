@@ -1,9 +1,13 @@
-"""One file, one run: `get_config()` returns its ConfigDict. Here they are read, with what the command line changes."""
+"""One file, one run: `get_config()` returns its ConfigDict. Here they are read, with what the command line changes.
+
+A file may define `get_sweep()` as well: points, each a dict of dotted keys and values, of which each is a run.
+"""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -32,6 +36,21 @@ def load(path: str, overrides: Sequence[str], known: Known) -> ConfigDict:
             raise ValueError(f"{override} has no value; write {override}=VALUE")
         set_value(config, key, text, known)
     return config
+
+
+def load_sweep(path: str) -> list[dict[str, Any]]:
+    """Returns the points of a config file's `get_sweep()`; none where it has no such function."""
+    found = runpy.run_path(path).get("get_sweep")
+    points = [] if found is None else [dict(point) for point in found()]
+    for number, point in enumerate(points):
+        if not point or not all(isinstance(key, str) for key in point):
+            raise ValueError(f"point {number} of get_sweep() in {path} is {point!r}; write {{'pretrain.seed': 1}}")
+    return points
+
+
+def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Returns the points of all combinations of values by dotted key; the last key changes fastest."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
 def set_value(config: ConfigDict, key: str, text: str, known: Known) -> None:

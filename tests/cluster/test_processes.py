@@ -77,6 +77,12 @@ def test_job_sets_are_found_as_xpk_writes_them():
     assert found(XPK_GPU | {"NNODES": "1", "NODE_RANK": "0"}) is None
 
 
+def test_the_nodes_of_skypilot_meet_at_the_first():
+    nodes = {"SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.7\n", "SKYPILOT_NODE_RANK": "1"}
+    assert found(nodes) == Processes(found="SkyPilot", count=2, index=1, coordinator="10.0.0.4:8476")
+    assert found(nodes | {"SKYPILOT_NODE_IPS": "10.0.0.4", "SKYPILOT_NODE_RANK": "0"}) is None
+
+
 def test_a_tpu_pod_is_left_to_jax_and_a_single_tpu_host_is_alone():
     assert found({}, tpu=True) == Processes(found="TPU")
     assert found({"TPU_WORKER_HOSTNAMES": "a,b"}, tpu=True) == Processes(found="TPU")

@@ -1,0 +1,49 @@
+"""How a job of launch.py ends: its exit codes, and errors as sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+from typing import NoReturn
+
+RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+LOST_OTHERS = ConnectionError(
+    "another process of this run has ended or cannot be reached; its own output says why, and the same command goes on "
+    "at the last checkpoint"
+)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: it ends a job as an interruption does."""
+
+
+def end_by_signal(number: int, frame: FrameType | None) -> None:
+    """Raises `Terminated`."""
+    raise Terminated
+
+
+def has_others() -> bool:
+    """Whether this process has joined others."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def lost_others(error: Exception) -> bool:
+    """Whether an error is that of a collective whose other processes are gone."""
+    return has_others() and isinstance(error, sys.modules["jax"].errors.JaxRuntimeError)
+
+
+def in_a_sentence(error: BaseException) -> str:
+    """Returns the first line of an error's message, for system errors with the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process; where it is to be run again, or has lost others, nothing that still runs is waited for."""
+    if code == RUN_AGAIN or (code and has_others()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

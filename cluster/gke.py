@@ -1,0 +1,39 @@
+"""Tasks as workloads of Google Kubernetes Engine, by way of xpk, which makes a JobSet of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.endings import RUN_AGAIN
+from cluster.plan import Task, shell_line
+from cluster.settings import SubmitSettings, require
+from cluster.submission import Submission
+
+
+def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
+    """Returns the submission of tasks, a workload each."""
+    asked, python = settings.gke, settings.python or "python3"
+    require("gke", asked, "cluster", "docker_image")
+    if (asked.tpu_type is None) == (asked.device_type is None):
+        raise ValueError("set one of submit.gke.tpu_type, such as v5litepod-256, and submit.gke.device_type")
+    where = [f"--cluster={asked.cluster}"]
+    where += [f"--{name}={getattr(asked, name)}" for name in ("project", "zone") if getattr(asked, name)]
+    commands, hints = [], []
+    for number, task in enumerate(tasks):
+        name = settings.name if len(tasks) == 1 else f"{settings.name}-{number}"
+        lines = [shell_line(["cd", asked.folder]), *(shell_line(command.argv(python)) for command in task.commands)]
+        devices = [f"--tpu-type={asked.tpu_type}", f"--num-slices={asked.num_slices}"]
+        if asked.device_type:
+            devices = [f"--device-type={asked.device_type}", f"--num-nodes={asked.num_nodes}"]
+        commands.append(
+            [
+                *("xpk", "workload", "create", *where, f"--workload={name}", *devices),
+                f"--docker-image={asked.docker_image}",
+                f"--priority={asked.priority}",
+                f"--max-restarts={asked.max_restarts}",
+                f"--restart-on-exit-codes={RUN_AGAIN}",
+                f"--command={' && '.join(lines)}",
+            ]
+        )
+        hints.append(["xpk", "workload", "delete", *where, f"--workload={name}"])
+    return Submission({}, commands, [["xpk", "workload", "list", *where], *hints])

@@ -1,0 +1,51 @@
+"""Files and commands of a submission: written, shown, and run only then."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+
+from cluster.plan import shell_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """`files` by path, with their text; `commands` that are run in turn, and `hints`: what a user may want to run."""
+
+    files: dict[pathlib.Path, str]
+    commands: list[list[str]]
+    hints: list[list[str]] = dataclasses.field(default_factory=list)
+
+
+def submit(submission: Submission, *, dry_run: bool, say: Callable[[str], None]) -> int:
+    """Writes the files, says everything, and runs the commands unless it is a `dry_run`.
+
+    Returns the exit code of the first command that fails, or 0; raises `ValueError` for one that is not installed.
+    """
+    for path, text in submission.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        say(f"— {path}")
+        say(text.rstrip())
+    say("— what this would run" if dry_run else "— running")
+    for command in submission.commands:
+        say(shell_line(command))
+    if submission.hints:
+        say("— to look after it")
+        for command in submission.hints:
+            say(shell_line(command))
+    return 0 if dry_run else _run(submission.commands)
+
+
+def _run(commands: Sequence[list[str]]) -> int:
+    for command in commands:
+        if shutil.which(command[0]) is None:
+            raise ValueError(f"{command[0]} is not installed here; --dry_run writes what it would be given")
+    for command in commands:
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            return code
+    return 0

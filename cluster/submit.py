@@ -1,0 +1,44 @@
+"""From jobs of launch.py to what a target runs."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from cluster.plan import Task
+from cluster.settings import TARGETS, SubmitSettings
+from cluster.submission import Submission
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, workdir: pathlib.Path) -> Submission:
+    """Returns what submits `tasks` to a target; its files are to be written to `workdir/submit`.
+
+    Raises `ValueError` for an unknown target, for settings that it lacks, and for tasks that it cannot do.
+    """
+    folder = workdir / "submit"
+    program = "launch.py" if pathlib.Path.cwd() == ROOT else str(ROOT / "launch.py")
+    if target == "local":
+        from cluster.local import local
+
+        return local(tasks, settings, program=program)
+    if target == "slurm":
+        from cluster.slurm import slurm
+
+        return slurm(tasks, settings, folder=folder, program=program)
+    if target == "skypilot":
+        from cluster.skypilot import skypilot
+
+        return skypilot(tasks, settings, folder=folder, root=ROOT)
+    if target not in TARGETS:
+        raise ValueError(f"unknown --target {target!r}; known: {', '.join(TARGETS)}")
+    if any(len({command.joined for command in task.commands}) > 1 for task in tasks):
+        raise ValueError(f"every host of {target} would run what is for one process; submit --jobs=pretrain by itself")
+    if target == "gke":
+        from cluster.gke import gke
+
+        return gke(tasks, settings)
+    from cluster.tpu_vm import tpu_vm
+
+    return tpu_vm(tasks, settings, folder=folder)

@@ -1,0 +1,132 @@
+"""On a real SLURM of one node: tasks train together, are told to end and go on; evaluations and sweeps are arrays."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import launch
+from models.checkpoint import save_checkpoint
+from pretrain.checkpoint import restore_parameters
+from pretrain.metrics import read_metrics
+from tests.cluster.slurm_node import free_port, missing, slurm_node, wait_for
+from tests.data.shard_files import labelled, write_shard
+from tests.models.towers_of import tiny_checkpoint
+from tests.pretrain.test_processes import named
+from tests.pretrain.tiny import config
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+ROOT = pathlib.Path(__file__).parents[2]
+SWEEP = """
+from configs import grid
+
+def get_sweep():
+    return grid({"pretrain.seed": (0, 1), "pretrain.steps": (4,)})
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with slurm_node(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with shards and the config of a run on them, which is evaluated on them too."""
+    folder = tmp_path_factory.mktemp("project")
+    shard = write_shard(folder / "s.tar", labelled(30))
+    evaluate = {"datasets": (str(shard),), "retrieval": (), "shots": (1,), "seeds": 2, "methods": ("knn",)}
+    sections = {"data_dir": str(folder / "data"), "evaluate": evaluate | {"min_examples": 4}}
+    sections |= {"pretrain": config(str(shard), steps=160, log_every=10, checkpoint_every=1000)}
+    (folder / "config.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
+    )
+    return folder
+
+
+def submit(slurm, *arguments, tasks=1) -> str:
+    """Submits as a user does; returns the job's number."""
+    given = [f"--config.submit.slurm.tasks_per_node={tasks}", "--config.submit.slurm.time=10", "--target=slurm"]
+    command = [sys.executable, "launch.py", "submit", *given, *arguments]
+    environment = {**slurm, "JAX_COORDINATOR_PORT": str(free_port())}
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    return re.search(r"Submitted batch job (\d+)", ran.stdout).group(1)
+
+
+def output_of(workdir: pathlib.Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((workdir / "submit").glob("*.log")))
+
+
+def test_two_tasks_train_together_are_told_to_end_and_are_queued_again(slurm, project, tmp_path):
+    workdir = tmp_path / "run"
+    job = submit(slurm, f"--config={project / 'config.py'}", f"--workdir={workdir}", tasks=2)
+    deadline = time.monotonic() + 200
+    while len(read_metrics(workdir / "metrics.jsonl")) < 3:
+        assert time.monotonic() < deadline, output_of(workdir)
+        time.sleep(0.05)
+    subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
+    assert wait_for(job, slurm) == ["COMPLETED"], output_of(workdir)
+    said = output_of(workdir)
+    [ended] = set(re.findall(r"told to end at step (\d+) of 160; the same command goes on there", said))
+    assert f"continuing at step {ended}" in said and "2 device(s) of 2 processes" in said
+    assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == list(range(10, 161, 10))
+    jobs = [json.loads(line) for line in (workdir / "jobs.jsonl").read_text().splitlines()]
+    assert [line["what"] for line in jobs] == [f"steps 0–{ended} of 8 pairs", f"steps {ended}–160 of 8 pairs"]
+
+    alone = tmp_path / "alone"
+    assert launch.main(["pretrain", f"--config={project / 'config.py'}", f"--workdir={alone}"]) == 0
+    ours, one = (named(restore_parameters(folder / "checkpoints")[1]) for folder in (workdir, alone))
+    felt = [name for name in one if not name.endswith("attention/key/bias")]  # a softmax does not feel it
+    errors = {name: np.linalg.norm(ours[name] - one[name]) / np.linalg.norm(one[name]) for name in felt}
+    assert max(errors.values()) < 1e-3, errors  # 160 steps of other rounding
+
+
+def test_an_evaluation_is_an_array_whose_last_task_merges(slurm, project, tmp_path):
+    checkpoint = save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip"))
+    for name in ("things", "others"):
+        samples = labelled(60)
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "train-00000.tar", samples[:40])
+        write_shard(tmp_path / name / "test-00000.tar", samples[40:])
+    given = [f"--checkpoint=tiny={checkpoint}", f"--datasets={tmp_path / 'things'},{tmp_path / 'others'}"]
+    given += [f"--data_dir={tmp_path}", "--methods=prototypes,knn", "--shots=1,2", "--seeds=2"]
+    job = submit(slurm, "--jobs=evaluate", "--parts=2", f"--workdir={tmp_path / 'split'}", *given)
+    assert wait_for(job, slurm) == ["COMPLETED", "COMPLETED"], output_of(tmp_path / "split")
+    assert launch.main(["evaluate", f"--workdir={tmp_path / 'whole'}", *given]) == 0
+    split, whole = ((tmp_path / name / "evaluation" / "results.jsonl").read_bytes() for name in ("split", "whole"))
+    assert split == whole and whole.count(b"\n") > 10
+
+
+def test_a_sweep_is_an_array_and_the_report_compares_its_runs(slurm, project, tmp_path, capsys):
+    swept = project / "swept.py"
+    swept.write_text((project / "config.py").read_text() + SWEEP)
+    workdir = tmp_path / "sweep"
+    job = submit(slurm, f"--config={swept}", f"--workdir={workdir}", "--jobs=pretrain,export,evaluate")
+    assert wait_for(job, slurm) == ["COMPLETED", "COMPLETED"], output_of(workdir)
+    runs = ["seed=0,steps=4", "seed=1,steps=4"]
+    assert sorted(path.name for path in workdir.iterdir() if path.name != "submit") == runs
+    (workdir / "seed=2,steps=4").mkdir()
+    (workdir / "seed=2,steps=4" / "pretrain.json").write_text("{}")
+    assert launch.main(["report", f"--workdir={workdir}"]) == 0
+    assert "seed=2,steps=4 was not evaluated and is left out" in capsys.readouterr().out
+    page = (workdir / "report.html").read_text()
+    assert all(run in page for run in runs)
+    rows = (workdir / "report.csv").read_text().splitlines()
+    assert {row.partition(",")[0].strip('"') for row in rows[1:]} <= {*runs, "seed=0", "seed=1"} and len(rows) > 4
+
+
+def test_a_task_that_fails_is_not_queued_again(slurm, project, tmp_path):
+    workdir = tmp_path / "run"
+    given = [f"--config={project / 'config.py'}", f"--workdir={workdir}", "--config.pretrain.data.sources=gone.tar,"]
+    job = submit(slurm, *given)
+    assert wait_for(job, slurm) == ["FAILED"]
+    assert "error: no file matches 'gone.tar'" in output_of(workdir) and os.listdir(workdir) == ["submit"]
