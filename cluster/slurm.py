@@ -82,7 +82,7 @@ def _lines(commands: Sequence[Command], program: Sequence[str]) -> list[str]:
     """Returns lines that run the commands in turn; one that was told to end queues the job again."""
     lines = []
     for command in commands:
-        step = ["srun", "--kill-on-bad-exit=1", "--unbuffered"]
+        step = ["srun", "--kill-on-bad-exit=1"]
         step += [] if command.joined else ["--nodes=1", "--ntasks=1"]
         lines += [
             shell_line([*step, *command.argv(*program)]),

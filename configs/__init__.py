@@ -90,6 +90,8 @@ def default_of(key: str, part: str, beside: Mapping[str, Any], known: Mapping[tu
     for field in fields:
         if field.name == last:
             return None if field.default is dataclasses.MISSING else field.default
+    if fields and part != last:
+        part, beside = last, {}  # the section is known, whether the config has it or not
     names = {field.name for field in fields} if part == last else set()
     names = sorted(names | set(beside)) or ["nothing, it is a value"]
     raise ValueError(f"unknown config key {key!r}: no {part!r} among {', '.join(names)}")

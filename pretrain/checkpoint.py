@@ -180,8 +180,10 @@ def _told(problems: Mapping[int, str]) -> str:
 
 
 def _is_no_interruption(record: logging.LogRecord) -> bool:
-    """Keeps Orbax from logging, with a traceback, that the user interrupted it."""
-    return not (record.exc_info and record.exc_info[0] is KeyboardInterrupt)
+    """Keeps Orbax from logging, with a traceback, that the user or a scheduler interrupted it."""
+    if record.exc_info and record.exc_info[0] is KeyboardInterrupt:
+        return False
+    return "Reached preemption sync point" not in record.getMessage()
 
 
 @contextmanager

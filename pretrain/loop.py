@@ -222,6 +222,8 @@ class Session:
                     jax.block_until_ready(metrics)
                     seconds = stopwatch.read(settings.batch_size)["seconds"]
                     say(f"first step, with compilation: {format_duration(seconds)}")
+                    if self.progress is not None:
+                        self.progress.begin(step)
                 self.watchdog.beat()
                 if step % settings.log_every == 0 or step == self.steps:
                     self._check(step, metrics)

@@ -86,6 +86,10 @@ class Progress:
         self._live = self._stream.isatty()
         self._began = time.monotonic()
 
+    def begin(self, step: int) -> None:
+        """Leaves out of the rate what came before the end of this step, such as a compilation."""
+        self.start, self._began = step, time.monotonic()
+
     def show(self, step: int, text: str) -> None:
         """Prints the step, `text`, and the time left at the mean rate so far."""
         elapsed = time.monotonic() - self._began

@@ -46,7 +46,7 @@ def slurm_node(folder: pathlib.Path) -> Iterator[dict[str, str]]:
         "SlurmdPort": free_port(),
         "SlurmUser": "root",
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={munge},cred_expire=2",  # a job that is queued again waits for so many seconds
+        "AuthInfo": f"socket={munge},cred_expire=5",  # a job that is queued again waits for so many seconds
         "CredType": "cred/munge",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool",

@@ -45,7 +45,7 @@ def project(tmp_path_factory):
     shard = write_shard(folder / "s.tar", labelled(30))
     evaluate = {"datasets": (str(shard),), "retrieval": (), "shots": (1,), "seeds": 2, "methods": ("knn",)}
     sections = {"data_dir": str(folder / "data"), "evaluate": evaluate | {"min_examples": 4}}
-    sections |= {"pretrain": config(str(shard), steps=160, log_every=10, checkpoint_every=1000)}
+    sections |= {"pretrain": config(str(shard), steps=90, log_every=10, checkpoint_every=1000)}
     (folder / "config.py").write_text(
         f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
     )
@@ -76,18 +76,18 @@ def test_two_tasks_train_together_are_told_to_end_and_are_queued_again(slurm, pr
     subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
     assert wait_for(job, slurm) == ["COMPLETED"], output_of(workdir)
     said = output_of(workdir)
-    [ended] = set(re.findall(r"told to end at step (\d+) of 160; the same command goes on there", said))
+    [ended] = set(re.findall(r"told to end at step (\d+) of 90; the same command goes on there", said))
     assert f"continuing at step {ended}" in said and "2 device(s) of 2 processes" in said
-    assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == list(range(10, 161, 10))
+    assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == list(range(10, 91, 10))
     jobs = [json.loads(line) for line in (workdir / "jobs.jsonl").read_text().splitlines()]
-    assert [line["what"] for line in jobs] == [f"steps 0–{ended} of 8 pairs", f"steps {ended}–160 of 8 pairs"]
+    assert [line["what"] for line in jobs] == [f"steps 0–{ended} of 8 pairs", f"steps {ended}–90 of 8 pairs"]
 
     alone = tmp_path / "alone"
     assert launch.main(["pretrain", f"--config={project / 'config.py'}", f"--workdir={alone}"]) == 0
     ours, one = (named(restore_parameters(folder / "checkpoints")[1]) for folder in (workdir, alone))
     felt = [name for name in one if not name.endswith("attention/key/bias")]  # a softmax does not feel it
     errors = {name: np.linalg.norm(ours[name] - one[name]) / np.linalg.norm(one[name]) for name in felt}
-    assert max(errors.values()) < 1e-3, errors  # 160 steps of other rounding
+    assert max(errors.values()) < 1e-3, errors  # 90 steps of other rounding
 
 
 def test_an_evaluation_is_an_array_whose_last_task_merges(slurm, project, tmp_path):

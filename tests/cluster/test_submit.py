@@ -1,0 +1,208 @@
+"""What is submitted is written and shown word for word, whatever is in the words, and wrong input never gets there."""
+
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import configs
+import launch
+from cluster.plan import names_of, plan_tasks
+from cluster.settings import GkeSettings, SkyPilotSettings, SlurmSettings, SubmitSettings, TpuVmSettings
+from cluster.submission import Submission, submit
+from cluster.submit import prepare
+from tests.data.shard_files import labelled, write_shard
+from tests.pretrain.tiny import config
+
+HOSTILE = "a b'\"$(touch /tmp/evil);`id`|&&\\ ü"
+SETTINGS = SubmitSettings(
+    name="siglip-b16",
+    python="python3",
+    slurm=SlurmSettings(nodes=2, tasks_per_node=8, gpus_per_node=8, partition="gpu", setup=("module load cuda",)),
+    gke=GkeSettings(cluster="c", project="p", zone="us-east5-b", tpu_type="v5litepod-256", docker_image="gcr.io/p/i"),
+    tpu_vm=TpuVmSettings(
+        zone="us-east5-b", accelerator_type="v5litepod-256", runtime_version="v2-alpha-tpuv5-lite", spot=True
+    ),
+    skypilot=SkyPilotSettings(accelerators="H100:8", num_nodes=2, use_spot=True, mounts=(("/runs", "s3://b/runs"),)),
+)
+
+
+def tasks_of(*jobs, **named):
+    return plan_tasks(jobs, config="configs/mine.py", workdir=pathlib.Path("/runs/x"), **named)
+
+
+def words_after(text: str, start: str) -> list[list[str]]:
+    """Returns the words of each line that begins so, as a shell splits them."""
+    return [shlex.split(line) for line in text.splitlines() if line.startswith(start)]
+
+
+def test_the_script_of_slurm_has_the_commands_as_they_are(tmp_path):
+    arguments = {"export": [f"--license={HOSTILE}"]}
+    tasks = tasks_of("pretrain", "export", overrides=["--config.pretrain.steps=5"], arguments=arguments)
+    prepared = prepare("slurm", tasks, SETTINGS, workdir=tmp_path)
+    [(path, text)] = prepared.files.items()
+    assert path == tmp_path / "submit" / "siglip-b16.sbatch" and prepared.commands == [["sbatch", str(path)]]
+    for line in ("nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "partition=gpu", "requeue", "signal=TERM@120"):
+        assert f"#SBATCH --{line}\n" in text
+    train, export = words_after(text, "srun ")
+    same = ["--config=configs/mine.py", "--workdir=/runs/x", "--config.pretrain.steps=5"]
+    assert train[:2] == ["srun", "--kill-on-bad-exit=1"] and train[-4:] == ["pretrain", *same]
+    assert export[2:4] == ["--nodes=1", "--ntasks=1"] and export[-5:] == ["export", *same, f"--license={HOSTILE}"]
+    assert text.index("module load cuda") < text.index("srun ")
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+def test_points_and_parts_are_an_array(tmp_path):
+    points = configs.grid({"pretrain.seed": (0, 1), "pretrain.optimizer.learning_rate": (1e-3, 3e-4)})
+    tasks = tasks_of("pretrain", points=points)
+    assert [task.name for task in tasks] == [
+        "seed=0,learning_rate=0.001",
+        "seed=0,learning_rate=0.0003",
+        "seed=1,learning_rate=0.001",
+        "seed=1,learning_rate=0.0003",
+    ]
+    assert "--config.pretrain.optimizer.learning_rate=0.0003" in tasks[1].commands[0].arguments
+    assert "--workdir=/runs/x/seed=0,learning_rate=0.0003" in tasks[1].commands[0].arguments
+    [text] = prepare("slurm", tasks, SETTINGS, workdir=tmp_path).files.values()
+    assert "#SBATCH --array=0-3%4\n" in text and "3) # seed=1,learning_rate=0.0003\n" in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    parts = tasks_of("evaluate", parts=3)
+    assert [task.commands[0].arguments[-1] for task in parts] == ["--shard=0/3", "--shard=1/3", "--shard=2/3"]
+
+
+def test_the_names_of_points_are_unique_and_safe_folders():
+    assert names_of([{"a.b": 1, "c.b": 2}, {"a.b": 1, "c.b": 3}]) == ["a.b=1,c.b=2", "a.b=1,c.b=3"]
+    assert names_of([{"pretrain.data.sources": ("../x", "y z")}]) == ["sources=__.._x____y_z__"]
+    with pytest.raises(ValueError, match=r"get_sweep\(\) has the point seed=1 twice"):
+        names_of([{"pretrain.seed": 1}, {"pretrain.seed": 1}])
+
+
+def test_workloads_of_gke_are_commands_of_xpk(tmp_path):
+    tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={HOSTILE}"])
+    [command] = prepare("gke", tasks, SETTINGS, workdir=tmp_path).commands
+    assert command[:3] == ["xpk", "workload", "create"] and "--tpu-type=v5litepod-256" in command
+    assert {"--workload=siglip-b16", "--restart-on-exit-codes=75", "--num-slices=1"} <= set(command)
+    [line] = [word.removeprefix("--command=") for word in command if word.startswith("--command=")]
+    assert shlex.split(line)[:4] == ["cd", "/app", "&&", "python3"]
+    assert shlex.split(line)[-1] == f"--config.data_dir={HOSTILE}"
+    several = prepare("gke", tasks_of("evaluate", parts=2), SETTINGS, workdir=tmp_path).commands
+    assert [word for command in several for word in command if word.startswith("--workload=")] == [
+        "--workload=siglip-b16-0",
+        "--workload=siglip-b16-1",
+    ]
+
+
+def test_tpu_vms_get_a_script_that_runs_whenever_they_start(tmp_path):
+    tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={HOSTILE}"])
+    prepared = prepare("tpu-vm", tasks, SETTINGS, workdir=tmp_path)
+    [(path, text)] = prepared.files.items()
+    [command] = prepared.commands
+    assert command[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "siglip-b16"]
+    assert {"--accelerator-type=v5litepod-256", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"} <= set(command)
+    assert {"--node-id=siglip-b16", f"--metadata-from-file=startup-script={path}"} <= set(command)
+    assert words_after(text, "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    assert any("delete" in hint for hint in prepared.hints)
+
+
+def test_a_task_of_skypilot_is_a_file(tmp_path):
+    tasks = tasks_of("pretrain", "export", overrides=[f"--config.data_dir={HOSTILE}"])
+    prepared = prepare("skypilot", tasks, SETTINGS, workdir=tmp_path)
+    [(path, text)] = prepared.files.items()
+    page = yaml.safe_load(text)
+    assert page["num_nodes"] == 2 and page["resources"] == {"accelerators": "H100:8", "use_spot": True}
+    assert page["file_mounts"] == {"/runs": {"source": "s3://b/runs", "mode": "MOUNT"}}
+    assert words_after(page["run"], "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
+    assert 'if [ "$SKYPILOT_NODE_RANK" = 0 ]; then python3 launch.py export' in page["run"]
+    assert prepared.commands[0][-1] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        ("lsf", SETTINGS, "unknown --target 'lsf'; known: local, slurm, gke, tpu-vm, skypilot"),
+        ("gke", SubmitSettings(), r"submit\.gke\.cluster is not set; add --config\.submit\.gke\.cluster=…"),
+        ("tpu-vm", SubmitSettings(), r"submit\.tpu_vm\.zone is not set"),
+        ("skypilot", SubmitSettings(), r"submit\.skypilot\.accelerators is not set"),
+    ],
+)
+def test_what_a_target_lacks_is_named(tmp_path, target, settings, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(target, tasks_of("pretrain"), settings, workdir=tmp_path)
+
+
+def test_what_cannot_be_submitted_is_told(tmp_path):
+    with pytest.raises(ValueError, match="every host of tpu-vm would run what is for one process"):
+        prepare("tpu-vm", tasks_of("pretrain", "export"), SETTINGS, workdir=tmp_path)
+    with pytest.raises(ValueError, match=r"unknown job quickstart in --jobs; known: pretrain, export"):
+        tasks_of("quickstart")
+    with pytest.raises(ValueError, match="--parts splits an evaluation"):
+        tasks_of("pretrain", parts=2)
+    with pytest.raises(ValueError, match="has a line break"):
+        tasks_of("pretrain", overrides=["--config.x=a\nrm -r /"])
+    with pytest.raises(ValueError, match=r"submit\.name is 'A B'"):
+        SubmitSettings(name="A B")
+
+
+def test_commands_run_without_a_shell_and_the_first_failure_ends_them(tmp_path):
+    said: list[str] = []
+    show = [
+        sys.executable,
+        "-c",
+        "import sys; open(sys.argv[1], 'w').write(sys.argv[2])",
+        str(tmp_path / "out"),
+        HOSTILE,
+    ]
+    fails = [sys.executable, "-c", "raise SystemExit(3)"]
+    prepared = Submission(
+        {tmp_path / "submit" / "file": "text\n"}, [show, fails, [*show[:-2], str(tmp_path / "no"), ""]]
+    )
+    assert submit(prepared, dry_run=True, say=said.append) == 0 and not (tmp_path / "out").exists()
+    assert (tmp_path / "submit" / "file").read_text() == "text\n" and shlex.join(show) in said
+    assert submit(prepared, dry_run=False, say=said.append) == 3
+    assert (tmp_path / "out").read_text() == HOSTILE and not (tmp_path / "no").exists()
+    with pytest.raises(ValueError, match="sbatch-x is not installed here; --dry_run writes what it would be given"):
+        submit(Submission({}, [show, ["sbatch-x"]]), dry_run=False, say=said.append)
+
+
+@pytest.fixture
+def project(tmp_path):
+    shard = str(write_shard(tmp_path / "s.tar", labelled(20)))
+    sections = {"data_dir": str(tmp_path), "pretrain": config(shard, steps=2)}
+    (tmp_path / "config.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
+        "def get_sweep():\n    return [{'pretrain.seed': 0}, {'pretrain.seed': 1}]\n"
+    )
+    return [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'runs'}"]
+
+
+def test_a_sweep_runs_here_one_after_another(project, tmp_path, capfd):
+    assert launch.main(["submit", "--target=local", "--jobs=pretrain,export", "--license=mit", *project]) == 0
+    for seed in (0, 1):
+        folder = tmp_path / "runs" / f"seed={seed}"
+        assert (folder / "export" / "config.json").is_file() and "license: mit" in (
+            folder / "export/README.md"
+        ).read_text()
+    assert "--config.pretrain.seed=1" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.pretrain.batch_size=0"], "batch_size is 0"),
+        (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez': no 'nodez' among"),
+        (["--config.submit.slurm.nodes=many"], "config key submit.slurm.nodes is 1 and cannot become 'many'"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_written(project, tmp_path, capsys, arguments, message):
+    assert launch.main(["submit", "--target=slurm", "--dry_run", *project, *arguments]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_arguments_that_no_job_knows_are_usage_errors(project, capsys):
+    with pytest.raises(SystemExit):
+        launch.main(["submit", "--target=slurm", "--dry_run", "--shotz=3", *project])
+    assert "unknown argument --shotz=3" in capsys.readouterr().err
