@@ -22,6 +22,9 @@ def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
     for number, task in enumerate(tasks):
         name = settings.name if len(tasks) == 1 else f"{settings.name}-{number}"
         lines = [shell_line(["cd", asked.folder]), *(shell_line(command.argv(python)) for command in task.commands)]
+        line = " && ".join(lines)
+        if '"' in line or "\\" in line:
+            raise ValueError(f"xpk writes the command between double quotes, and {line} has one, or a backslash")
         devices = [f"--tpu-type={asked.tpu_type}", f"--num-slices={asked.num_slices}"]
         if asked.device_type:
             devices = [f"--device-type={asked.device_type}", f"--num-nodes={asked.num_nodes}"]
@@ -32,7 +35,7 @@ def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
                 f"--priority={asked.priority}",
                 f"--max-restarts={asked.max_restarts}",
                 f"--restart-on-exit-codes={RUN_AGAIN}",
-                f"--command={' && '.join(lines)}",
+                f"--command={line}",
             ]
         )
         hints.append(["xpk", "workload", "delete", *where, f"--workload={name}"])

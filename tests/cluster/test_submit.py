@@ -11,23 +11,12 @@ import yaml
 import configs
 import launch
 from cluster.plan import names_of, plan_tasks
-from cluster.settings import GkeSettings, SkyPilotSettings, SlurmSettings, SubmitSettings, TpuVmSettings
+from cluster.settings import SubmitSettings
 from cluster.submission import Submission, submit
 from cluster.submit import prepare
+from tests.cluster.submitted import HOSTILE, SETTINGS
 from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.tiny import config
-
-HOSTILE = "a b'\"$(touch /tmp/evil);`id`|&&\\ ü"
-SETTINGS = SubmitSettings(
-    name="siglip-b16",
-    python="python3",
-    slurm=SlurmSettings(nodes=2, tasks_per_node=8, gpus_per_node=8, partition="gpu", setup=("module load cuda",)),
-    gke=GkeSettings(cluster="c", project="p", zone="us-east5-b", tpu_type="v5litepod-256", docker_image="gcr.io/p/i"),
-    tpu_vm=TpuVmSettings(
-        zone="us-east5-b", accelerator_type="v5litepod-256", runtime_version="v2-alpha-tpuv5-lite", spot=True
-    ),
-    skypilot=SkyPilotSettings(accelerators="H100:8", num_nodes=2, use_spot=True, mounts=(("/runs", "s3://b/runs"),)),
-)
 
 
 def tasks_of(*jobs, **named):
@@ -81,13 +70,16 @@ def test_the_names_of_points_are_unique_and_safe_folders():
 
 
 def test_workloads_of_gke_are_commands_of_xpk(tmp_path):
-    tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={HOSTILE}"])
+    tame = HOSTILE.replace('"', "").replace("\\", "")
+    tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={tame}"])
     [command] = prepare("gke", tasks, SETTINGS, workdir=tmp_path).commands
     assert command[:3] == ["xpk", "workload", "create"] and "--tpu-type=v5litepod-256" in command
     assert {"--workload=siglip-b16", "--restart-on-exit-codes=75", "--num-slices=1"} <= set(command)
     [line] = [word.removeprefix("--command=") for word in command if word.startswith("--command=")]
     assert shlex.split(line)[:4] == ["cd", "/app", "&&", "python3"]
-    assert shlex.split(line)[-1] == f"--config.data_dir={HOSTILE}"
+    assert shlex.split(line)[-1] == f"--config.data_dir={tame}"
+    with pytest.raises(ValueError, match="xpk writes the command between double quotes"):
+        prepare("gke", tasks_of("pretrain", overrides=[f"--config.x={HOSTILE}"]), SETTINGS, workdir=tmp_path)
     several = prepare("gke", tasks_of("evaluate", parts=2), SETTINGS, workdir=tmp_path).commands
     assert [word for command in several for word in command if word.startswith("--workload=")] == [
         "--workload=siglip-b16-0",
