@@ -24,7 +24,9 @@ def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
         lines = [shell_line(["cd", asked.folder]), *(shell_line(command.argv(python)) for command in task.commands)]
         line = " && ".join(lines)
         if '"' in line or "\\" in line:
-            raise ValueError(f"xpk writes the command between double quotes, and {line} has one, or a backslash")
+            raise ValueError(
+                f"xpk writes the command between double quotes, and {line} has one, a single one or a backslash"
+            )
         devices = [f"--tpu-type={asked.tpu_type}", f"--num-slices={asked.num_slices}"]
         if asked.device_type:
             devices = [f"--device-type={asked.device_type}", f"--num-nodes={asked.num_nodes}"]

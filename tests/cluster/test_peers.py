@@ -13,7 +13,7 @@ TASKS = plan_tasks(
     ["pretrain"],
     config="configs/mine.py",
     workdir=pathlib.Path("/runs/x"),
-    overrides=["--config.data_dir=" + HOSTILE.translate({ord('"'): None, ord("\\"): None})],
+    overrides=["--config.data_dir=" + "".join(set(HOSTILE) - set("\"'\\"))],
     points=[{"pretrain.seed": 0}, {"pretrain.seed": 1}],
 )
 
