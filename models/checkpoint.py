@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -200,6 +201,8 @@ def save_checkpoint(
     layout = huggingface.layout_of(checkpoint.settings, config["model_type"])
     tensors = to_tensors(layout, checkpoint.parameters, scalars=checkpoint.scalars, dtype=_numpy_dtype(dtype))
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.partial-*"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as temporary:
         partial = pathlib.Path(temporary) / "new"
         partial.mkdir()
