@@ -70,15 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on at what was saved last", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        if args.traceback:
-            raise
-        print(f"error: {in_a_sentence(error)}", file=sys.stderr)
-        return 1
     except Exception as error:
-        if args.traceback or not lost_others(error):
+        lost = lost_others(error)
+        if args.traceback or not (lost or isinstance(error, ValueError | OSError | FloatingPointError)):
             raise
-        print(f"error: {in_a_sentence(LOST_OTHERS)} ({in_a_sentence(error)[:200]})", file=sys.stderr)
+        why = f" ({in_a_sentence(error)[:200]})" if lost else ""
+        print(f"error: {in_a_sentence(LOST_OTHERS if lost else error)}{why}", file=sys.stderr)
         return 1
     return code or 0
 

@@ -1,7 +1,7 @@
 """Hurts runs on purpose, and prints what was lost: `python benchmarks/faults.py [--only=killed,damaged]`.
 
 The long form of tests/test_faults.py; it takes about half an hour on two cores. Needs root, for small and read-only
-disks, and Debian's package faketime. docs/RELIABILITY.md has its figures.
+disks. docs/RELIABILITY.md has its figures.
 """
 
 import argparse
@@ -33,7 +33,6 @@ FAULTS = {
     "clock": (400, 20, faults.clock),
     "data gone": (200, 20, faults.data_gone),
     "object store": (200, 20, faults.object_store),
-    "bad loss": (200, 5, faults.bad_loss),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from types import FrameType
 from typing import NoReturn
@@ -12,6 +13,8 @@ LOST_OTHERS = ConnectionError(
     "another process of this run has ended or cannot be reached; its own output says why, and the same command goes on "
     "at the last checkpoint"
 )
+
+_LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Bb]arrier|coordination service")
 
 
 class Terminated(KeyboardInterrupt):
@@ -29,8 +32,10 @@ def has_others() -> bool:
 
 
 def lost_others(error: Exception) -> bool:
-    """Whether an error is that of a collective whose other processes are gone."""
-    return has_others() and isinstance(error, sys.modules["jax"].errors.JaxRuntimeError)
+    """Whether an error is that of a collective or a barrier whose other processes are gone."""
+    if not has_others():
+        return False
+    return isinstance(error, sys.modules["jax"].errors.JaxRuntimeError) or bool(_LOST.search(str(error)))
 
 
 def in_a_sentence(error: BaseException) -> str:

@@ -188,10 +188,15 @@ def _is_no_interruption(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _told_in_a_sentence(folder: pathlib.Path) -> Iterator[None]:
-    """Turns what Orbax raises when it cannot write, which differs by version and layer, into one `OSError`."""
+    """Turns what Orbax raises when it cannot write, which differs by version and layer, into one `OSError`.
+
+    One of several processes that has lost another tells that in its own words, which are left to it.
+    """
     try:
         yield
     except Exception as error:
+        if jax.process_count() > 1 and "os_error_code" not in str(error):
+            raise
         reason = re.search(r"([A-Z][\w ]+) \[os_error_code", str(error))
         reason = reason.group(1) if reason else str(error).partition("\n")[0]
         raise OSError(

@@ -1,0 +1,77 @@
+"""What the documentation shows is run as it stands."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import launch
+from adapt.registry import METHODS
+from models.checkpoint import save_checkpoint
+from pretrain.base_losses import RULES, Scales, base_loss
+from pretrain.metrics import read_metrics
+from tests.data.shard_files import labelled, write_shard
+from tests.models.towers_of import tiny_checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A folder with the files that docs/EXTENDING.md shows, shards and a checkpoint."""
+    folder = tmp_path_factory.mktemp("shown")
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/EXTENDING.md").read_text(), re.DOTALL)
+    assert [name for name, _ in blocks] == ["hinge.py", "power_votes.py", "things.py"]
+    for name, code in blocks:
+        (folder / name).write_text(code.replace("shards/", f"{folder}/shards/"))
+    samples = labelled(60)
+    (folder / "shards").mkdir()
+    write_shard(folder / "shards" / "train-00000.tar", samples[:40])
+    write_shard(folder / "shards" / "test-00000.tar", samples[40:])
+    save_checkpoint(folder / "export", tiny_checkpoint("siglip"))
+    yield folder
+    RULES.pop("hinge", None)
+    METHODS.pop("power_votes", None)
+
+
+def test_a_loss_of_ones_own_trains_and_has_the_derivative_of_its_dense_form(shown, tmp_path):
+    given = [f"--config={shown / 'hinge.py'}", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path}"]
+    given += [f"--config.pretrain.data.sources={shown}/shards/*.tar,", "--config.pretrain.steps=2"]
+    given += ["--config.pretrain.optimizer.warmup_steps=1", "--config.pretrain.batch_size=8"]
+    assert launch.main(["pretrain", *given, "--config.pretrain.tokenizer.name=train:60"]) == 0
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 2
+
+    def dense(u, v):
+        x, t = (rows / jnp.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
+        logits = 10 * x @ t.T - 2
+        return jnp.sum(jnp.maximum(1 + jnp.where(jnp.eye(len(u), dtype=bool), -logits, logits), 0)) / len(u)
+
+    u, v = (jnp.asarray(np.random.default_rng(seed).normal(size=(7, 5)), jnp.float32) for seed in (0, 1))
+    scales = Scales(jnp.log(jnp.array([10.0])), jnp.array([-2.0]))
+    ours = jax.value_and_grad(lambda u, v: base_loss("hinge", (u,), v, scales).value, argnums=(0, 1))(u, v)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, jax.value_and_grad(dense, (0, 1))(u, v)
+    )
+
+
+def test_an_adapter_of_ones_own_is_evaluated_beside_the_others(shown, tmp_path, capsys):
+    given = [f"--config={shown / 'power_votes.py'}", f"--checkpoint={shown / 'export'}", f"--workdir={tmp_path}"]
+    given += ["--datasets=digits", "--shots=1,4", "--seeds=2", f"--data_dir={tmp_path}"]
+    assert launch.main(["evaluate", *given]) == 0
+    assert re.search(r"digits, few_shot: power_votes \d+\.\d% at 4 shots", capsys.readouterr().out)
+
+
+def test_a_dataset_of_ones_own_is_three_lines(shown, tmp_path, capsys):
+    given = [f"--config={shown / 'things.py'}", f"--checkpoint={shown / 'export'}", f"--workdir={tmp_path}"]
+    assert launch.main(["evaluate", *given, "--methods=knn", "--shots=1", "--seeds=2", f"--data_dir={tmp_path}"]) == 0
+    assert re.search(r"things, few_shot: knn \d+\.\d% at 1 shots", capsys.readouterr().out)
+
+
+def test_the_documentation_links_to_pages_that_are_there():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
