@@ -7,7 +7,7 @@
 Any CLIP can be named, by a folder as transformers or open_clip writes it or a hub id, for example
 `--config.pretrain.initial_checkpoint=laion/CLIP-ViT-B-16-laion2B-s34B-b88K`; its towers, tokenizer, image processor and
 scale are taken. Sized for B/32 on 8 accelerators of 80 GB; on fewer or smaller ones set `pretrain.microbatch_size`. Not
-yet run on public weights with this code; `launch.py pretrain` does not join several hosts yet.
+yet run on public weights with this code.
 """
 
 from ml_collections import ConfigDict

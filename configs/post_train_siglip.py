@@ -8,7 +8,7 @@ Any SigLIP or SigLIP 2 of fixed resolution can be named, by a folder, an .npz of
 `--config.pretrain.initial_checkpoint=google/siglip2-base-patch16-256`; its towers, tokenizer, image processor, scale
 and bias are taken. For images of another size set `--config.pretrain.vision.image_size=384`: position embeddings are
 resampled. Sized for B/16 on 8 accelerators of 80 GB; on fewer or smaller ones set `pretrain.microbatch_size`. Not yet
-run on public weights with this code; `launch.py pretrain` does not join several hosts yet.
+run on public weights with this code.
 """
 
 from ml_collections import ConfigDict

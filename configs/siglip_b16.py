@@ -4,8 +4,8 @@
     python launch.py pretrain --config=configs/siglip_b16.py --workdir=runs/b16 \\
         --config.pretrain.data.sources='/data/shards/*.tar'
 
-Sized for 256 v5e chips; on fewer devices set `pretrain.microbatch_size`, and `launch.py compile` says what fits. One
-host so far: `launch.py pretrain` does not join hosts yet. Published for this architecture after 6 billion examples
+Sized for 256 v5e chips; on fewer devices set `pretrain.microbatch_size`, and `launch.py compile` says what fits.
+docs/TPU_POD.md goes through it. Published for this architecture after 6 billion examples
 (arXiv 2411.15099): zero-shot about as SigLIP's, 32-shot Tip-Adapter averages of 73.8 with the context objective and
 69.5 without. Not yet trained with this code.
 """
