@@ -1,0 +1,128 @@
+"""What saving, logging and checking cost a run, and how long it takes to start.
+
+    python benchmarks/overheads.py            the step with and without checkpoints, turn by turn
+    python benchmarks/overheads.py --start    from the command to the first step of B/16, twice
+
+The first trains one model in this process, in turns of `--seconds`: with a log line every ten steps, watchdog and one
+checkpoint a turn, and with none of them; a turn is a minute, so that it is a checkpoint a minute. There is no peer: the
+limit is the bare step.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--config", default="configs/quickstart.py")
+    parser.add_argument("--start", action="store_true")
+    args = parser.parse_args()
+    from benchmarks.machine import describe_machine
+
+    print(describe_machine())
+    start() if args.start else overheads(args)
+
+
+def overheads(args: argparse.Namespace) -> None:
+    """Prints the rates of both kinds of turn, and their ratio."""
+    import jax
+
+    import configs
+    from launch import known_settings
+    from pretrain import sharding
+    from pretrain.checkpoint import Checkpoints
+    from pretrain.compile import abstract_batch
+    from pretrain.metrics import MetricsWriter
+    from pretrain.recovery import WATCHED, check_loss
+    from pretrain.settings import read_settings
+    from pretrain.step import training_of
+    from pretrain.throughput import Throughput
+    from pretrain.watchdog import Watchdog
+
+    settings = read_settings(configs.load(args.config, [], known_settings).pretrain)
+    mesh = sharding.create_mesh(settings.mesh.fsdp)
+    training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
+    batch = {
+        name: jax.device_put(jax.numpy.ones(shape.shape, shape.dtype), shape.sharding)
+        for name, shape in abstract_batch(settings, mesh).items()
+    }
+    state = training.init()
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder)
+        checkpoints, writer = Checkpoints(workdir / "checkpoints"), MetricsWriter(workdir)
+        throughput = Throughput(settings, mesh.devices.flatten())
+        for turn in range(2 * args.turns + 2):
+            watched = turn % 2 == 1
+            watchdog = Watchdog(workdir / "stall", seconds=1800 if watched else 0, end=False, say=print)
+            began, steps, metrics, saved = time.monotonic(), 0, None, False
+            while time.monotonic() - began < args.seconds:
+                jax.block_until_ready(metrics)
+                if watched and metrics is not None:
+                    check_loss({name: float(metrics[name]) for name in WATCHED}, steps, settings.recovery)
+                state, metrics = training.step(state, batch)
+                steps += 1
+                if not watched:
+                    continue
+                watchdog.beat()
+                if steps % 10 == 0:
+                    values = {name: float(value) for name, value in metrics.items()} | throughput.read(1.0)
+                    writer.write(int(state.step), values)
+                if not saved and time.monotonic() - began > args.seconds / 4:
+                    checkpoints.save(state)
+                    saved = True
+            jax.block_until_ready(metrics)
+            watchdog.close()
+            if turn > 1:  # the first two compile
+                rates[watched].append(steps / (time.monotonic() - began))
+        checkpoints.close()
+        writer.close()
+    bare, full = (statistics.median(rates[kind]) for kind in (False, True))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6
+    shown = {kind: ", ".join(f"{rate:.3f}" for rate in rates[kind]) for kind in rates}
+    print(f"{args.config}, state of {size:.0f} MB, turns of {args.seconds:.0f} s, jax {jax.__version__}")
+    print(f"steps a second, bare: {shown[False]}; saved, logged and watched: {shown[True]}")
+    print(f"overhead of the medians: {bare / full - 1:.2%}")
+
+
+def start() -> None:
+    """Prints the seconds from the command to the end of the first step of B/16, the second time without compiling."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("compiled", "again"):
+            environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+            environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+            given = ["batch_size=4", "mesh.fsdp=1", "steps=2", "optimizer.warmup_steps=1", "optimizer.cooldown_steps=1"]
+            given += ["tokenizer.name=train:2000", "log_every=1", "data.sources=emoji:noto,"]
+            command = [sys.executable, "launch.py", "pretrain", "--config=configs/siglip_b16.py"]
+            command += [f"--workdir={folder}/{name}", *(f"--config.pretrain.{each}" for each in given)]
+            began = time.monotonic()
+            process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            model = first = told = 0.0
+            for line in process.stdout or ():
+                now = time.monotonic() - began
+                if line.startswith("model:"):
+                    model = now
+                if found := re.match(r"first step, with compilation: (\d+)s", line):
+                    first, told = now, float(found.group(1))
+            assert process.wait() == 0
+            print(
+                f"{name}: {first:.1f} s from the command to the end of the first step; {model:.1f} s until data, "
+                f"tokenizer and model were known, {told:.0f} s in the first step"
+            )
+
+
+if __name__ == "__main__":
+    main()
