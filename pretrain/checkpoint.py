@@ -120,12 +120,12 @@ class Checkpoints:
             "another --workdir to begin anew"
         )
 
-    def back_to(self, step: int, abstract_state: TrainState) -> TrainState:
-        """Returns the state of a step, and forgets the checkpoints after it."""
+    def back_to(self, step: int | None, abstract_state: TrainState) -> TrainState | None:
+        """Forgets the checkpoints after a step, or all where it is None; returns the state of that step."""
         self._manager.wait_until_finished()
-        for later in [each for each in self._manager.all_steps() if each > step]:
+        for later in [each for each in self._manager.all_steps() if step is None or each > step]:
             self._manager.delete(later)
-        return self._restore(step, abstract_state)
+        return None if step is None else self._restore(step, abstract_state)
 
     def _restore(self, step: int, abstract_state: TrainState) -> TrainState:
         restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract_state._asdict()))

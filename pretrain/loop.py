@@ -282,10 +282,11 @@ class Session:
                 "(recovery.max_go_backs); lower optimizer.learning_rate"
             ) from bad
         steps = [step for step in self.checkpoints.steps() if step not in self._gone_back_to and step < bad.step]
-        target = max(steps, default=0)
+        checkpoint = max(steps, default=None)
+        target = checkpoint or 0
         self._gone_back_to.append(target)
         self.evaluations.back_to(target)
-        state = self.checkpoints.back_to(target, self.training.abstract_state) if steps else self._begin()
+        state = self.checkpoints.back_to(checkpoint, self.training.abstract_state) or self._begin()
         if self.writer is not None:
             skip(self.workdir, after_step=target, batches=bad.step - target, reason=f"{bad.reason} at step {bad.step}")
             self.writer.back_to(target)
