@@ -42,7 +42,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from absl import logging as absl_logging
 
-        absl_logging.get_absl_logger().addFilter(_is_no_interruption)
+        absl_logging.get_absl_logger().addFilter(_is_not_told_otherwise)
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
         kept += [policies.EveryNSteps(keep_every)] if keep_every else []
@@ -179,11 +179,9 @@ def _told(problems: Mapping[int, str]) -> str:
     return "; ".join(f"step {step}: {problem}" for step, problem in problems.items())
 
 
-def _is_no_interruption(record: logging.LogRecord) -> bool:
-    """Keeps Orbax from logging, with a traceback, that the user or a scheduler interrupted it."""
-    if record.exc_info and record.exc_info[0] is KeyboardInterrupt:
-        return False
-    return "Reached preemption sync point" not in record.getMessage()
+def _is_not_told_otherwise(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from logging the tracebacks of errors that it raises as well, and what a scheduler's signal does."""
+    return not record.exc_info and "Reached preemption sync point" not in record.getMessage()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Protocol, TextIO
 
+from pretrain.event_file import EventFile
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -35,15 +37,13 @@ class MetricsWriter:
         self._open(start_step)
 
     def _open(self, start_step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         path = self._workdir / METRICS_FILE
         kept = [line for line in read_metrics(path) if line["step"] <= start_step]
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        self._events = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
+        self._events = EventFile(self._workdir / "tensorboard", purge_step=start_step + 1)
 
     def back_to(self, step: int) -> None:
         """Drops what was written of later steps."""
@@ -55,8 +55,7 @@ class MetricsWriter:
         """Writes one line; it is on disk when this returns."""
         self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
         self._lines.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, metrics)
         if self._mirror:
             self._mirror.write(step, metrics)
 
