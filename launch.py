@@ -27,6 +27,7 @@ from cluster.endings import (
     end_by_signal,
     has_others,
     in_a_sentence,
+    leave_out_echoes,
     lost_others,
 )
 from cluster.plan import override, plan_tasks
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         use_huge_pages()
         signal.signal(signal.SIGTERM, end_by_signal)
+        sys.unraisablehook = leave_out_echoes
     set_defaults(os.environ)
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     try:

@@ -38,6 +38,13 @@ def lost_others(error: Exception) -> bool:
     return isinstance(error, sys.modules["jax"].errors.JaxRuntimeError) or bool(_LOST.search(str(error)))
 
 
+def leave_out_echoes(unraisable: object) -> None:
+    """A hook for `sys.unraisablehook` that leaves out what storage still reports after its error has been told."""
+    error = getattr(unraisable, "exc_value", None)
+    if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+        sys.__unraisablehook__(unraisable)  # type: ignore[arg-type]
+
+
 def in_a_sentence(error: BaseException) -> str:
     """Returns the first line of an error's message, for system errors with the file's name."""
     if isinstance(error, OSError) and error.strerror:
