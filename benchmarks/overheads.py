@@ -23,6 +23,21 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+PROGRAM = """
+import atexit, sys
+import jax
+
+seconds = {}
+def note(event, duration, **_):
+    if event.startswith("/jax/core/compile/"):
+        seconds[event] = seconds.get(event, 0.0) + duration
+jax.monitoring.register_event_duration_secs_listener(note)
+atexit.register(lambda: print("compiling took", sum(seconds.values()), flush=True))
+import launch
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -106,21 +121,27 @@ def start() -> None:
             environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
             given = ["batch_size=4", "mesh.fsdp=1", "steps=2", "optimizer.warmup_steps=1", "optimizer.cooldown_steps=1"]
             given += ["tokenizer.name=train:2000", "log_every=1", "data.sources=emoji:noto,"]
-            command = [sys.executable, "launch.py", "pretrain", "--config=configs/siglip_b16.py"]
+            command = [sys.executable, "-c", PROGRAM, "pretrain", "--config=configs/siglip_b16.py"]
             command += [f"--workdir={folder}/{name}", *(f"--config.pretrain.{each}" for each in given)]
             began = time.monotonic()
             process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-            model = first = told = 0.0
+            model = first = compiling = second = 0.0
             for line in process.stdout or ():
                 now = time.monotonic() - began
                 if line.startswith("model:"):
                     model = now
-                if found := re.match(r"first step, with compilation: (\d+)s", line):
-                    first, told = now, float(found.group(1))
+                if line.startswith("first step"):
+                    first = now
+                if line.startswith("step 2/"):
+                    second = now - first
+                if found := re.match(r"compiling took ([\d.]+)", line):
+                    compiling = float(found.group(1))
             assert process.wait() == 0
+            begun = first - second  # the first step takes as long as the second
             print(
-                f"{name}: {first:.1f} s from the command to the end of the first step; {model:.1f} s until data, "
-                f"tokenizer and model were known, {told:.0f} s in the first step"
+                f"{name}: {begun:.1f} s from the command to the first step, {first:.1f} s to its end; {model:.1f} s "
+                f"until data and model were known; tracing and compiling {compiling:.1f} s, of which it "
+                f"is {begun / compiling:.2f} times"
             )
 
 
