@@ -13,11 +13,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, workdir: pathlib.Path) -> Submission:
-    """Returns what submits `tasks` to a target; its files are to be written to `workdir/submit`.
+    """Returns what submits `tasks` to a target.
 
+    Its files are to be written to `workdir/submit`, or, where that is a folder of other machines, `runs/submit` here.
     Raises `ValueError` for an unknown target, for settings that it lacks, and for tasks that it cannot do.
     """
-    folder = workdir / "submit"
+    folder = workdir / "submit" if target in ("local", "slurm") else pathlib.Path("runs", "submit")
     program = "launch.py" if pathlib.Path.cwd() == ROOT else str(ROOT / "launch.py")
     if target == "local":
         from cluster.local import local

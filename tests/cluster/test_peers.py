@@ -18,11 +18,12 @@ TASKS = plan_tasks(
 )
 
 
-def test_skypilot_reads_its_tasks(tmp_path):
+def test_skypilot_reads_its_tasks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     sky = pytest.importorskip("sky", reason="skypilot is not installed (requirements-cluster.txt)")
     prepared = prepare("skypilot", TASKS, SETTINGS, workdir=tmp_path)
     for seed, (path, text) in enumerate(prepared.files.items()):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         task = sky.Task.from_yaml(str(path))
         assert task.num_nodes == 2 and task.name == f"siglip-b16-{seed}" and f"pretrain.seed={seed}" in task.run

@@ -104,6 +104,7 @@ def test_a_task_of_skypilot_is_a_file(tmp_path):
     tasks = tasks_of("pretrain", "export", overrides=[f"--config.data_dir={HOSTILE}"])
     prepared = prepare("skypilot", tasks, SETTINGS, workdir=tmp_path)
     [(path, text)] = prepared.files.items()
+    assert path == pathlib.Path("runs/submit/siglip-b16.yaml")  # here, wherever the workdir of the run is
     page = yaml.safe_load(text)
     assert page["num_nodes"] == 2 and page["resources"] == {"accelerators": "H100:8", "use_spot": True}
     assert page["file_mounts"] == {"/runs": {"source": "s3://b/runs", "mode": "MOUNT"}}
