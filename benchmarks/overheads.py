@@ -59,11 +59,10 @@ def overheads(args: argparse.Namespace) -> None:
     from launch import known_settings
     from pretrain import sharding
     from pretrain.checkpoint import Checkpoints
-    from pretrain.compile import abstract_batch
     from pretrain.metrics import MetricsWriter
     from pretrain.recovery import WATCHED, check_loss
     from pretrain.settings import read_settings
-    from pretrain.step import training_of
+    from pretrain.step import abstract_batch, training_of
     from pretrain.throughput import Throughput
     from pretrain.watchdog import Watchdog
 

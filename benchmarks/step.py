@@ -107,8 +107,7 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     from models.towers import count_parameters
     from pretrain import sharding
-    from pretrain.compile import abstract_batch
-    from pretrain.step import training_of
+    from pretrain.step import abstract_batch, training_of
     from pretrain.throughput import count_pair_flops
 
     settings = settings_of(name, args, context=args.child == "context")

@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from data.augmentation import count_kept_patches
 from models.towers import count_parameters
 from pretrain import sharding
 from pretrain.collectives import Traffic, count_collectives
 from pretrain.settings import PretrainSettings, read_settings
-from pretrain.step import Training, training_of
+from pretrain.step import Training, abstract_batch, training_of
 from pretrain.throughput import count_pair_flops
 
 GB = 1e9
@@ -101,20 +99,6 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
         if "libtpu" in str(error).lower() or isinstance(error, ImportError):
             raise ValueError(f"compiling for TPUs needs libtpu; `pip install libtpu` ({error})") from error
         raise ValueError(f"libtpu knows no topology {topology!r}: {error}") from error
-
-
-def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a global batch on `mesh`."""
-    batch = settings.batch_size
-    shapes = {
-        "images": ((batch, *settings.vision.image_shape, 3), jnp.uint8),
-        "tokens": ((batch, settings.text["length"]), jnp.int32),
-    }
-    if settings.augmentation.keep_patches < 1:
-        kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
-        shapes["kept_patches"] = ((batch, kept), jnp.int32)
-    placed = sharding.batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(*shape, sharding=placed) for name, shape in shapes.items()}
 
 
 def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kind: str) -> Compiled:

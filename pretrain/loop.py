@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -31,7 +33,7 @@ from pretrain.profile import Profile
 from pretrain.recovery import WATCHED, BadLossError, check_loss, read_skipped, skip
 from pretrain.retention import Best
 from pretrain.settings import SETTINGS_FILE, PretrainSettings, claim_workdir, read_settings
-from pretrain.step import Metrics, TrainState, training_of
+from pretrain.step import Metrics, TrainState, abstract_batch, training_of
 from pretrain.throughput import Stopwatch, Throughput
 from pretrain.throughput import describe as describe_throughput
 from pretrain.wandb_run import WandbRun
@@ -143,6 +145,8 @@ class Session:
             best=self.best,
             say=say,
         )
+        self.compiling_since = time.monotonic()
+        self.compiled = _in_background(self._compile)
         state, start = self._restore()
         host = f"host-{jax.process_index()}"
         spent = max((line.get("run_seconds", 0.0) for line in read_metrics(self.workdir / METRICS_FILE)), default=0.0)
@@ -178,6 +182,11 @@ class Session:
             self._close(wait=not preempted)
         return Result(start, step, settings.batch_size, preempted)
 
+    def _compile(self) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+        """Returns the compiled step; this needs no data and no state, and so is done beside their preparation."""
+        batch = abstract_batch(self.settings, self.mesh)
+        return self.training.step.lower(self.training.abstract_state, batch).compile()
+
     def _restore(self) -> tuple[TrainState, int]:
         if self.checkpoints.latest_step() is None:
             state = self._begin()
@@ -204,6 +213,7 @@ class Session:
         """Makes the steps that are left; returns the last, which is earlier than that of the run if it is preempted."""
         settings, start = self.settings, int(state.step)
         batches = self._batches(start)
+        make_step = self.compiled.result()
         stopwatch = Stopwatch()
         metrics = None
         try:
@@ -216,11 +226,12 @@ class Session:
                 jax.block_until_ready(metrics)  # at most one step in flight: the next batch is made meanwhile
                 self._check(step - 1, metrics)
                 self.profile.before(step, metrics)
-                state, metrics = self.training.step(state, batch)
+                state, metrics = make_step(state, batch)
                 self.profile.after(step, metrics)
                 if step == start + 1:
                     jax.block_until_ready(metrics)
-                    seconds = stopwatch.read(settings.batch_size)["seconds"]
+                    stopwatch.read(settings.batch_size)
+                    seconds = time.monotonic() - self.compiling_since
                     say(f"first step, with compilation: {format_duration(seconds)}")
                     if self.progress is not None:
                         self.progress.begin(step)
@@ -317,6 +328,14 @@ class Session:
 
 def _is_first() -> bool:
     return jax.process_index() == 0
+
+
+def _in_background(work: Callable[[], Any]) -> concurrent.futures.Future:
+    """Returns what a thread of its own comes to."""
+    executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compilation")
+    future = executor.submit(work)
+    executor.shutdown(wait=False)
+    return future
 
 
 def describe(values: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data.augmentation import count_kept_patches
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings
 from models.towers import Embeddings, Model, create_model
@@ -66,6 +67,20 @@ def training_of(
         microbatches=settings.microbatches,
         rules=settings.mesh.rules,
     )
+
+
+def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch on `mesh`."""
+    batch = settings.batch_size
+    shapes = {
+        "images": ((batch, *settings.vision.image_shape, 3), jnp.uint8),
+        "tokens": ((batch, settings.text["length"]), jnp.int32),
+    }
+    if settings.augmentation.keep_patches < 1:
+        kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
+        shapes["kept_patches"] = ((batch, kept), jnp.int32)
+    placed = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(*shape, sharding=placed) for name, shape in shapes.items()}
 
 
 def create_training(
