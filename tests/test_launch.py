@@ -155,7 +155,7 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
     [
         (
             ["pretrain", "--config=nowhere.py"],
-            "no config file nowhere.py; configs/ has evaluate.py, post_train_clip.py",
+            "no config file nowhere.py; configs/ has evaluate.py, one_gpu.py, post_train_clip.py",
         ),
         (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among attention, augmentation, batch_size"),
         (["pretrain", "--config.pretrain.objectve.alpha=1"], "no 'objectve' among augmentation"),
