@@ -77,7 +77,7 @@ class Table:
             raise BadRecord("no image", key, f"its {self._image_key} is {path!r:.80}")
         if not self._may_name(path):
             detail = f"{path!r:.80} is none of the addresses that a row may name: {', '.join(_PROTOCOLS)}"
-            raise BadRecord("no image", key, detail)
+            raise BadRecord("missing file", key, detail)
         try:
             image = read_file(self._resolve(path))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:

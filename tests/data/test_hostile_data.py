@@ -132,7 +132,7 @@ def test_a_row_opens_no_address_of_another_kind_than_stores_and_the_web(in_memor
     (tmp_path / "t.csv").write_text(f"path,caption\n{address},a thing\n")
     source = open_source(str(tmp_path / "t.csv"), tmp_path / "cache")
     error = soon(lambda: source[0])
-    assert isinstance(error, BadRecord) and error.reason == "no image"
+    assert isinstance(error, BadRecord) and error.reason == "missing file"
     assert "is none of the addresses that a row may name: http, https, s3" in str(error)
 
 
