@@ -29,15 +29,27 @@ def set_defaults(environment: MutableMapping[str, str]) -> None:
     """Sets what JAX and others read from the environment, where it is not set already.
 
     Compiled programs are kept in `~/.cache/context-pretraining` (`JAX_COMPILATION_CACHE_DIR` names another folder,
-    `JAX_ENABLE_COMPILATION_CACHE=false` keeps none), so that only the first of equal runs compiles.
+    `JAX_ENABLE_COMPILATION_CACHE=false` keeps none), so that only the first of equal runs compiles. They are machine
+    code, which is run as it is read: none are kept where that folder cannot be this user's alone.
     """
     environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")  # XLA calls it from threads of its own, which it would wait for
     if "JAX_COMPILATION_CACHE_DIR" not in environment:
         home = pathlib.Path(environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(home / "context-pretraining" / f"compiled-{_processor()}")
-        environment.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_CACHE_BYTES))
-        environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        if _make_private(home / "context-pretraining"):
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(home / "context-pretraining" / f"compiled-{_processor()}")
+            environment.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_CACHE_BYTES))
+            environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def _make_private(folder: pathlib.Path) -> bool:
+    """Makes a folder, or one that is there, this user's alone; returns whether that could be done."""
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not hasattr(os, "geteuid") or folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+            return True
+    return False
 
 
 def _processor() -> str:

@@ -18,7 +18,9 @@ REASONS = (
     "too many pixels",
     "fields not readable",
     "text not UTF-8",
+    "too many bytes",
 )
+LARGEST_PART = 1 << 30  # bytes of one picture or text; four times what max_pixels takes as RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.fingerprint import fingerprint
-from data.records import BadRecord, Record, clean_texts, find_texts, to_label
+from data.records import LARGEST_PART, BadRecord, Record, clean_texts, find_texts, to_label
 from data.storage import File, read_range
 from data.tar_index import PARTS, ensure_indexes
 
@@ -152,6 +152,10 @@ def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) ->
     for part, (offset, size) in spans.items():
         if offset + size > file.size:
             raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
+        if size > LARGEST_PART:  # before any memory is taken
+            raise BadRecord(
+                "too many bytes", sample.key, f"its {part} has {size:,}, and at most {LARGEST_PART:,} are read"
+            )
     start = min(offset for offset, _ in spans.values())
     stop = max(offset + size for offset, size in spans.values())
     if stop - start <= sum(size for _, size in spans.values()) + _GAP:

@@ -10,6 +10,7 @@ import glob
 import itertools
 import os
 import re
+import stat
 import threading
 import time
 from typing import IO, Any
@@ -81,8 +82,8 @@ def _find_local(pattern: str) -> list[File]:
         raise FileNotFoundError(f"no file matches {pattern!r}")
     files = []
     for path in paths:
-        if not os.path.isdir(path):
-            status = os.stat(path)
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):  # a pipe would never end
             files.append(File(path, status.st_size, str(status.st_mtime_ns)))
     return files
 
@@ -142,12 +143,19 @@ def read_range(file: File, start: int, stop: int) -> bytes:
 
 
 def read_file(path: str) -> bytes:
-    """Returns a whole file; raises as `read_range` does."""
+    """Returns a whole file; raises as `read_range` does, and `FileNotFoundError` for pipes and devices."""
     if is_remote(path):
         system, inner = filesystem(path)
         return _persistently(path, lambda: system.cat_file(inner))
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # which may never end
+            raise FileNotFoundError(f"{path} is a pipe or a device, and no file")
         return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and a pipe without waiting for someone who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _persistently(path: str, read: Any) -> Any:

@@ -21,6 +21,9 @@ from data.storage import File, is_remote, read_file, read_range
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _WEB = ("http://", "https://")
+# Where a row's picture may lie. fsspec knows more, of which some log in with this user's keys or read further addresses
+# from what they open; a table that comes from elsewhere is not to choose among them.
+_PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "oci", "hf")
 _PEEKED = 100  # rows of JSON lines that are looked at for what their fields are called
 csv.field_size_limit(1 << 24)  # characters; Python's own limit is too low for some captions
 
@@ -72,10 +75,13 @@ class Table:
         path = fields.get(self._image_key)
         if not isinstance(path, str) or not path:
             raise BadRecord("no image", key, f"its {self._image_key} is {path!r:.80}")
+        if not self._may_name(path):
+            detail = f"{path!r:.80} is none of the addresses that a row may name: {', '.join(_PROTOCOLS)}"
+            raise BadRecord("missing file", key, detail)
         try:
             image = read_file(self._resolve(path))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
-            raise BadRecord("missing file", key, f"{self._resolve(path)!r} is not there") from error
+            raise BadRecord("missing file", key, f"{self._resolve(path)!r} is not there, or is no file") from error
         except OSError as error:
             dead = path.startswith(_WEB)  # as some are in any list of them
             if dead or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
@@ -128,6 +134,13 @@ class Table:
             raise BadRecord("text not UTF-8", key, f"its row is not UTF-8 ({error.reason})") from error
         except (ValueError, csv.Error, RecursionError) as error:
             raise BadRecord("fields not readable", key, f"its row cannot be read ({error})") from error
+
+    def _may_name(self, path: str) -> bool:
+        """Tells whether a picture may lie there: in a file, on the web, in a store, or wherever the table lies."""
+        own = self._file.path.partition("://")[0] if is_remote(self._file.path) else None
+        if not is_remote(path):
+            return True
+        return path.partition("://")[0] in (*_PROTOCOLS, own) and "::" not in path  # by which fsspec chains addresses
 
     def _resolve(self, path: str) -> str:
         if is_remote(path) or path.startswith("/"):
