@@ -28,7 +28,7 @@ import optax
 
 from benchmarks.machine import describe_machine, measure_peak, seconds_of
 from pretrain.objective import Objective
-from pretrain.throughput import OBJECTIVE_PRODUCTS
+from pretrain.throughput import count_products
 from tests.pretrain import dense
 
 CHECKED = 2048  # the largest batch that is compared with float64
@@ -91,7 +91,7 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: Peer | None
     for context in (False, True):
         objective = Objective(base=args.base, context=context, dtype=args.dtype, block_size=args.block_size)
         scalars = objective.init(args.dim)
-        products = OBJECTIVE_PRODUCTS[args.base, context]
+        products = count_products(args.base, context=context)
         name = "with context" if context else args.base
 
         def ours(scalars: Any, u: jax.Array, v: jax.Array, objective: Objective = objective) -> jax.Array:
@@ -158,7 +158,7 @@ class Peer:
         """Times loss and backward pass in eager mode, as open_clip trains."""
         import torch
 
-        name, products = "open_clip SigLipLoss, eager", OBJECTIVE_PRODUCTS["sigmoid", False]
+        name, products = "open_clip SigLipLoss, eager", count_products("sigmoid", context=False)
         full = 4 * len(u) ** 2 * (2 if args.dtype == "bfloat16" else 4)  # logits and what autograd keeps of them
         if full > args.gigabytes * 1e9 or work(len(u), args.dim, products) / peak > args.seconds:
             return Row(name, None, None, None, products)

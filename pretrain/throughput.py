@@ -16,13 +16,6 @@ from models.flops import count_forward_flops
 from pretrain.base_losses import RULES
 from pretrain.settings import PretrainSettings
 
-# Products of all pairs, by base loss and whether with context. The attention takes seven: its logits and mixtures, then
-# the logits once more and four for gradients.
-OBJECTIVE_PRODUCTS = {
-    (base, context): rule.products * (1 + context) + 7 * context
-    for base, rule in RULES.items()
-    for context in (False, True)
-}
 # Dense bfloat16 TFLOP/s (float16 for V100 and T4) by a part of the device's name as JAX has it; the first that fits
 # counts. From the makers' data sheets.
 PEAK_TFLOPS = {
@@ -44,6 +37,14 @@ PEAK_TFLOPS = {
 }
 
 
+def count_products(base: str, *, context: bool) -> int:
+    """Returns the products of all pairs that an objective takes.
+
+    The attention takes seven: its logits and mixtures, then the logits once more and four for gradients.
+    """
+    return RULES[base].products * (1 + context) + 7 * context
+
+
 def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
     """Returns the operations that a training step needs for one pair: in the towers, and in the objective.
 
@@ -54,7 +55,7 @@ def count_pair_flops(settings: PretrainSettings) -> tuple[int, int]:
     kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
     model = settings.model(vocab_size=1)  # tokens are looked up, which is no product
     towers = 3 * count_forward_flops(model, kept_patches=kept)
-    products = OBJECTIVE_PRODUCTS[settings.objective.base, settings.objective.context]
+    products = count_products(settings.objective.base, context=settings.objective.context)
     return towers, products * 2 * settings.batch_size * model.dim
 
 

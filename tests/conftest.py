@@ -1,7 +1,11 @@
 """Programs are compiled fast rather than fast to run, and shared with the processes that tests start."""
 
+import gc
 import os
+import sys
 import tempfile
+
+import pytest
 
 _CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
 
@@ -11,3 +15,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as launch.py has it
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Lets go of a module's compiled programs: each takes mappings of memory, of which a process may have 65,530."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
