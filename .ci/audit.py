@@ -80,7 +80,7 @@ def in_folder(folder: pathlib.Path) -> tuple[list[str], str]:
     """Returns the advisories in a folder that affect what is installed, and what was audited."""
     versions, known, newest, read = installed(), [], "", 0
     for path in sorted(folder.rglob("*.yaml")):
-        advisory = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        advisory = yaml.safe_load(path.read_bytes())
         if not isinstance(advisory, Mapping) or "affected" not in advisory:
             continue
         read, newest = read + 1, max(newest, str(advisory.get("published", ""))[:10])
