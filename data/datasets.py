@@ -60,10 +60,10 @@ def open_dataset(
     """Opens a set: one of `own`, of the catalogue, `digits` (scikit-learn's), or by where it lies.
 
     A folder may hold the splits of a set, `train-00000.tar` … and `test-00000.tar` … or folders `train/` and `test/` of
-    shards or of class folders; `FOLDER:SUPPORT:QUERY` names two of its splits. Any other source of `data.sources` whose samples have
-    `label` and `class` is one pool to draw examples and queries from. Classes with fewer than `min_examples` examples
-    are left out, and without `with_shifts` the images of other domains. Raises `FileNotFoundError` or `ValueError`
-    where there is no such set or it cannot serve.
+    shards or of class folders; `FOLDER:SUPPORT:QUERY` names two of its splits. Any other source of `data.sources` whose
+    samples have `label` and `class` is one pool to draw examples and queries from. Classes with fewer than
+    `min_examples` examples are left out, and without `with_shifts` the images of other domains. Raises
+    `FileNotFoundError` or `ValueError` where there is no such set or it cannot serve.
     """
     if name == "digits":
         return _digits()
