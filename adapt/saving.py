@@ -14,8 +14,10 @@ import numpy as np
 
 from adapt.adapter import Classifier, Support
 from adapt.registry import create, name_of, settings_of
+from models.json_files import read_json
 
 JSON_FILE, ARRAYS_FILE = "classifier.json", "classifier.safetensors"
+MOST_CLASSES = 1 << 24  # of a classifier in a file; logits of more take 64 MB a query
 _FORMAT = 1
 
 
@@ -61,7 +63,7 @@ def load(path: str | os.PathLike) -> Classifier:
     if not (path / JSON_FILE).is_file():
         raise FileNotFoundError(f"{path} holds no {JSON_FILE}; `classifier.save` and `launch.py adapt` write one")
     try:
-        described = json.loads((path / JSON_FILE).read_text(encoding="utf-8"))
+        described = read_json(path / JSON_FILE)
         if described["format"] != _FORMAT:
             raise ValueError(f"format {described['format']} is not {_FORMAT}; it is of another version")
         adapter = create(described["method"], **described["settings"])
@@ -73,11 +75,13 @@ def load(path: str | os.PathLike) -> Classifier:
             jnp.float32(described["logit_scale"]),
             num_classes=described["classes"],
         )
-        described_classes = described["classes"]
-        if not isinstance(described_classes, int) or support.labels.max(initial=0) >= described_classes:
-            raise ValueError(f"{described_classes!r} is not the number of classes")
-        if support.class_text_features is not None and len(support.class_text_features) != described_classes:
-            raise ValueError(f"{described_classes} classes have {len(support.class_text_features)} texts")
+        classes = described["classes"]
+        if not isinstance(classes, int) or not support.labels.max(initial=0) < classes <= MOST_CLASSES:
+            raise ValueError(f"{classes!r} is not the number of classes")
+        if not np.isfinite(support.logit_scale):
+            raise ValueError(f"logit_scale {described['logit_scale']} is not finite")
+        if support.class_text_features is not None and len(support.class_text_features) != classes:
+            raise ValueError(f"{classes} classes have {len(support.class_text_features)} texts")
         if support.features.shape[1] != described["dim"]:
             raise ValueError(f"features have {support.features.shape[1]} dimensions, not {described['dim']}")
         state = {name.removeprefix("state."): array for name, array in arrays.items() if name.startswith("state.")}
@@ -85,7 +89,7 @@ def load(path: str | os.PathLike) -> Classifier:
         if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, expected):
             raise ValueError(f"its arrays are not those of {described['method']}")
         return Classifier(adapter, support, state)
-    except (SafetensorError, json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+    except (SafetensorError, TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} does not hold a classifier that can be opened: {error}") from error
 
 

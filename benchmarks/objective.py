@@ -12,6 +12,7 @@ dense float64 form, for batches of up to 2,048. The limit is that of matrix prod
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -192,12 +193,10 @@ def open_clip_loss() -> Peer | None:
     if found is None or importlib.util.find_spec("torch") is None:
         return None
     folder = pathlib.Path(found.origin).parent
-    version: dict[str, str] = {}
-    exec((folder / "version.py").read_text(encoding="utf-8"), version)
     spec = importlib.util.spec_from_file_location("open_clip_loss", folder / "loss.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Peer(module, version["__version__"])
+    return Peer(module, importlib.metadata.version("open_clip_torch"))
 
 
 def table(rows: list[Row], batch: int, dim: int, peak: float) -> list[str]:

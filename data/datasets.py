@@ -60,10 +60,10 @@ def open_dataset(
     """Opens a set: one of `own`, of the catalogue, `digits` (scikit-learn's), or by where it lies.
 
     A folder may hold the splits of a set, `train-00000.tar` … and `test-00000.tar` … or folders `train/` and `test/` of
-    class folders; `FOLDER:SUPPORT:QUERY` names two of its splits. Any other source of `data.sources` whose samples have
-    `label` and `class` is one pool to draw examples and queries from. Classes with fewer than `min_examples` examples
-    are left out, and without `with_shifts` the images of other domains. Raises `FileNotFoundError` or `ValueError`
-    where there is no such set or it cannot serve.
+    shards or of class folders; `FOLDER:SUPPORT:QUERY` names two of its splits. Any other source of `data.sources` whose
+    samples have `label` and `class` is one pool to draw examples and queries from. Classes with fewer than
+    `min_examples` examples are left out, and without `with_shifts` the images of other domains. Raises
+    `FileNotFoundError` or `ValueError` where there is no such set or it cannot serve.
     """
     if name == "digits":
         return _digits()
@@ -171,7 +171,7 @@ def _renumber(found: _Opened, numbers: Mapping[str, int], part: str, notes: list
 
 
 def _splits(folder: str) -> dict[str, str]:
-    """Returns the source of each split that a folder holds as shards or as folders of class folders."""
+    """Returns the source of each split that a folder holds as shards, or in folders of shards or of class folders."""
     if not os.path.isdir(folder):
         return {}
     names = sorted(os.listdir(folder))
@@ -179,8 +179,19 @@ def _splits(folder: str) -> dict[str, str]:
     if matches:
         return {match["split"]: os.path.join(folder, f"{match['split']}-*.tar") for match in matches}
     known = [name for name in names if name in (*_SUPPORT_SPLITS, *_QUERY_SPLITS)]
-    inner = [name for name in known if any(entry.is_dir() for entry in os.scandir(os.path.join(folder, name)))]
-    return {name: os.path.join(folder, name) for name in inner} if len(inner) > 1 else {}
+    inner = {name: _split_source(os.path.join(folder, name)) for name in known}
+    found = {name: source for name, source in inner.items() if source is not None}
+    return found if len(found) > 1 else {}
+
+
+def _split_source(path: str) -> str | None:
+    """Returns the source in the folder of a split: its class folders, or its shards."""
+    if not os.path.isdir(path):
+        return None
+    entries = list(os.scandir(path))
+    if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
+        return path
+    return os.path.join(path, "*.tar") if any(entry.name.endswith(".tar") for entry in entries) else None
 
 
 def _digits() -> Dataset:

@@ -16,7 +16,7 @@ import numpy as np
 from data.fingerprint import fingerprint
 from data.records import LARGEST_PART, BadRecord, Record, clean_texts, find_texts, to_label
 from data.storage import File, read_range
-from data.tar_index import PARTS, ensure_indexes
+from data.tar_index import LONGEST_HEADER, PARTS, ensure_indexes
 
 _OPEN_INDEXES = 256
 _GAP = 1 << 16  # bytes between the parts of a sample that are read rather than asked for apart
@@ -131,13 +131,17 @@ def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
     try:
         with open(path, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length))
+            header = json.loads(opened.read(min(length, LONGEST_HEADER)))
         content = np.memmap(path, np.uint8, "r", offset=8 + length).view(np.ndarray)
         arrays = {}
         for name, kind in (("spans", np.int64), ("names", np.uint8), ("name_ends", np.int64)):
             start, stop = header[name]["data_offsets"]
             arrays[name] = content[start:stop].view(kind).reshape(header[name]["shape"])
-    except (ValueError, KeyError) as error:
+        shapes = arrays["spans"].shape, arrays["name_ends"].shape
+        samples = int(header["__metadata__"]["samples"])
+        if shapes != ((samples, len(PARTS), 2), (samples,)):
+            raise ValueError(f"arrays of shapes {shapes} for {samples} samples")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OSError(
             f"the index {path} of {file.path} is damaged ({error}); remove it, and it is built again"
         ) from error

@@ -166,7 +166,7 @@ def _delimiter(path: str) -> str:
 def _row_starts(file: File, cache_dir: pathlib.Path) -> np.ndarray:
     """Returns where each row begins and the last one ends, `[rows + 1]` int64, mapped from a file."""
     path = cache_dir / ".table-index" / f"{fingerprint(file.path, str(file.size), file.stamp)}.npy"
-    if not path.exists():
+    if _open_starts(path) is None:
         try:
             starts = np.fromiter(_find_rows(file), np.int64)
         except csv.Error as error:
@@ -176,7 +176,16 @@ def _row_starts(file: File, cache_dir: pathlib.Path) -> np.ndarray:
             partial = pathlib.Path(temporary) / path.name
             np.save(partial, starts)
             os.replace(partial, path)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return _open_starts(path)
+
+
+def _open_starts(path: pathlib.Path) -> np.ndarray | None:
+    """Returns the array of an index, or None where there is none that can be used."""
+    try:
+        starts = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return starts if starts.ndim == 1 and starts.dtype == np.int64 and len(starts) else None
 
 
 def _find_rows(file: File) -> Iterator[int]:

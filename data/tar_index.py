@@ -28,6 +28,7 @@ _READ_AHEAD = 8 << 20  # bytes of a remote shard that are fetched at once
 _ALONE = 64 << 20  # bytes of shards that one process indexes sooner than others would start
 _NAME = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<suffix>[^/]+)", re.DOTALL)
 _LONGEST_END = 4 << 20  # bytes of zeros that end an archive, which are written in records of some size
+LONGEST_HEADER = 1 << 16  # bytes of an index file
 _LONG_NAME = 1 << 20  # bytes; names above it are damage
 
 
@@ -247,10 +248,10 @@ def read_summary(path: pathlib.Path, file: File) -> Summary | None:
     try:
         with open(path, "rb", buffering=0) as opened:
             length = int.from_bytes(opened.read(8), "little")
-            metadata = json.loads(opened.read(min(length, 1 << 16)))["__metadata__"]
-            if metadata["shard"] == f"{VERSION} {file.size} {file.stamp}":
-                return Summary(int(metadata["samples"]), metadata["problem"], metadata["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+            metadata = json.loads(opened.read(min(length, LONGEST_HEADER)))["__metadata__"]
+            if metadata["shard"] == f"{VERSION} {file.size} {file.stamp}" and int(metadata["samples"]) >= 0:
+                return Summary(int(metadata["samples"]), str(metadata["problem"]), str(metadata["digest"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from models import big_vision, hub, huggingface, open_clip
+from models.json_files import read_json
 from models.layout import (
     Layout,
     Place,
@@ -138,7 +139,7 @@ def _describe(name: str, folder: pathlib.Path, file: pathlib.Path | None) -> Des
     if archive is None and (folder / open_clip.CONFIG_FILE).is_file():
         return _describe_open_clip(name, folder, weights)
     if archive is None and (folder / huggingface.CONFIG_FILE).is_file():
-        kind = huggingface.read_json(folder / huggingface.CONFIG_FILE).get("model_type")
+        kind = read_json(folder / huggingface.CONFIG_FILE).get("model_type")
         known = ", ".join(huggingface.MODEL_TYPES)
         raise ValueError(f"{folder / huggingface.CONFIG_FILE}: model_type {kind!r} is not read here; {known} are")
     archive = archive or next(iter(sorted(folder.glob("*.npz"))), None)
@@ -253,7 +254,7 @@ def _locate(name: str) -> tuple[pathlib.Path, pathlib.Path | None]:
 def _hugging_face_kind(folder: pathlib.Path) -> str | None:
     """Returns the model type in a folder's `config.json` where it is one that is read here."""
     path = folder / huggingface.CONFIG_FILE
-    kind = huggingface.read_json(path).get("model_type") if path.is_file() else None
+    kind = read_json(path).get("model_type") if path.is_file() else None
     return next((known for known in huggingface.MODEL_TYPES if known == kind), None)
 
 
@@ -293,7 +294,7 @@ def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path |
         raise _no_weights(folder, open_clip.WEIGHTS_FILES[0])
     files = open_tensors(weights)
     path = folder / open_clip.CONFIG_FILE
-    fields = huggingface.read_json(path)
+    fields = read_json(path)
     model = fields.get("model_cfg", fields)
     try:
         settings, layout = open_clip.read_settings(model, files)
@@ -314,7 +315,7 @@ def _describe_npz(name: str, path: pathlib.Path) -> Description:
 def _fixed_resolution(folder: pathlib.Path, settings: ModelSettings) -> Preprocessing:
     """Returns a squeeze to a square, with the numbers of the processor in `folder` that keeps shapes."""
     path = folder / PREPROCESSOR_FILE
-    fields = huggingface.read_json(path) if path.is_file() else {}
+    fields = read_json(path) if path.is_file() else {}
     values = {"mean": fields.get("image_mean"), "std": fields.get("image_std"), "resample": fields.get("resample")}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if value}
     return Preprocessing(size=settings.vision.image_shape, **given)

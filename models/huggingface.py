@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from models.json_files import read_json
 from models.layout import Entry, Layout, convolution, linear, linears, norm
 from models.sentences import one_line
 from models.settings import ModelSettings, TextSettings, VisionSettings
@@ -247,14 +247,3 @@ def _to_tower(tower: VisionSettings | TextSettings) -> dict[str, Any]:
         "layer_norm_eps": tower.norm_epsilon,
         "attention_dropout": 0.0,
     }
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the object in a JSON file; raises `ValueError` for anything else."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({one_line(error)})") from error
-    if not isinstance(fields, Mapping):
-        raise ValueError(f"{path} holds no JSON object")
-    return dict(fields)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -13,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from models.json_files import read_json
 
 FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # in which transformers 5 writes the same fields as `image_processor`
@@ -46,6 +47,8 @@ class Preprocessing:
                 raise ValueError(f"{name} {values} is not a number for each of three colours")
         if not min(self.std) > 0:
             raise ValueError(f"std {self.std} is not positive")
+        if not (isinstance(self.rescale, float | int) and math.isfinite(self.rescale) and self.rescale > 0):
+            raise ValueError(f"rescale_factor {self.rescale!r} is not a positive number")
         if self.resample not in range(6):
             raise ValueError(f"resample {self.resample!r} is none of Pillow's filters, 0 to 5")
         if self.crop is None and not isinstance(self.size, tuple):
@@ -128,14 +131,10 @@ def _read_fields(folder: str | os.PathLike) -> tuple[str, Mapping[str, Any]]:
     """Returns the file that transformers reads, and the image processor's fields in it that are set."""
     for name in (NESTED_FILE, FILE):
         path = os.path.join(folder, name)
-        try:
-            with open(path, encoding="utf-8") as file:
-                fields = json.load(file)
-        except FileNotFoundError:
+        if not os.path.isfile(path):
             continue
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON ({error})") from error
-        fields = fields.get("image_processor") if name == NESTED_FILE and isinstance(fields, Mapping) else fields
+        fields = read_json(path)
+        fields = fields.get("image_processor") if name == NESTED_FILE else fields
         if fields and not isinstance(fields, Mapping):
             raise ValueError(f"{path} holds no JSON object")
         if fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -60,8 +61,8 @@ def _check_tower(name: str, tower: VisionSettings | TextSettings, *, whole: tupl
     for field, known in (("pooling", poolings), ("activation", ACTIVATIONS)):
         if getattr(tower, field) not in known:
             raise ValueError(f"unknown {name}.{field} {getattr(tower, field)!r}; known: {', '.join(known)}")
-    if not tower.norm_epsilon > 0:
-        raise ValueError(f"{name}.norm_epsilon is {tower.norm_epsilon}; it must be positive")
+    if not 0 < tower.norm_epsilon < math.inf:
+        raise ValueError(f"{name}.norm_epsilon is {tower.norm_epsilon}; it must be positive and finite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from models.json_files import read_json
 from models.sentences import one_line
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -115,9 +116,9 @@ def refuse_pickle(path: pathlib.Path) -> ValueError:
 
 def _open_index(path: pathlib.Path) -> TensorFiles:
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = read_json(path)["weight_map"]
         names = sorted(set(files.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no index of tensors: it maps no names to files") from error
     paths, tensors = [], {}
     for name in names:

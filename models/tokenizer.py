@@ -25,6 +25,7 @@ END = "</s>"
 UNKNOWN = "<unk>"
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.*", "*.model", "*.tiktoken")
+_LARGEST = 256 << 20  # bytes; the vocabulary of Gemma, with 256,000 tokens, has 34 MB
 HUB_FILES = (*_VOCABULARIES, CONFIG_FILE, "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
 # What transformers notes of one loading, and reads from tokenizer.json at the next.
 _TRANSIENT = ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
@@ -152,6 +153,8 @@ def _open_folder(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     missing = f"{folder} holds no {TOKENIZER_FILE}, nor another vocabulary that transformers opens"
+    for path in (path for pattern in HUB_FILES for path in folder.glob(pattern)):
+        _check_size(path)
     vocabulary = any(any(folder.glob(pattern)) for pattern in _VOCABULARIES)
     if not vocabulary and not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(missing)
@@ -166,9 +169,16 @@ def _open_folder(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     return original
 
 
+def _check_size(path: pathlib.Path) -> None:
+    """Raises `ValueError` for a file that no tokenizer has, before it is read."""
+    if path.is_file() and path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, and at most {_LARGEST:,} are read; fetch it again")
+
+
 def _open_file(path: pathlib.Path) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
+    _check_size(path)
     try:
         return PreTrainedTokenizerFast(tokenizer_file=str(path), name_or_path=str(path))
     except Exception as error:  # as above

@@ -1,5 +1,6 @@
 """What the documentation shows is run as it stands."""
 
+import ast
 import pathlib
 import re
 
@@ -68,6 +69,30 @@ def test_a_dataset_of_ones_own_is_three_lines(shown, tmp_path, capsys):
     given = [f"--config={shown / 'things.py'}", f"--checkpoint={shown / 'export'}", f"--workdir={tmp_path}"]
     assert launch.main(["evaluate", *given, "--methods=knn", "--shots=1", "--seeds=2", f"--data_dir={tmp_path}"]) == 0
     assert re.search(r"things, few_shot: knn \d+\.\d% at 1 shots", capsys.readouterr().out)
+
+
+def headings():
+    """Yields how the headings of a report begin, as its source has them."""
+    for path in ROOT.glob("adapt/report_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Section":
+                found = node.args[:1]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "title":
+                found = [node.value]
+            elif isinstance(node, ast.For) and "title" in (names := ast.unparse(node.target).strip("()").split(", ")):
+                found = [row.elts[names.index("title")] for row in node.iter.elts]
+            for text in (each for part in found for each in ast.walk(part)):
+                if isinstance(text, ast.Constant) and str(text.value)[:1].isupper():
+                    yield text.value.partition(":")[0].strip()
+    yield from re.findall(r"<h2[^>]*>([^{<]+)</h2>", (ROOT / "adapt/report.html.j2").read_text(encoding="utf-8"))
+
+
+def test_every_heading_of_a_report_is_explained():
+    page, found = (ROOT / "docs/REPORT.md").read_text(encoding="utf-8"), set(headings())
+    assert len(found) > 12
+    for heading in found:
+        assert re.search(rf"^\|[^|]*\b{re.escape(heading)}", page, re.MULTILINE), heading
 
 
 def test_the_documentation_links_to_pages_that_are_there():

@@ -1,9 +1,11 @@
 """Pictures of plain colours, sorted by a few examples a colour."""
 
 import csv
+import html
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import jax
@@ -132,6 +134,19 @@ def test_the_page_holds_its_pictures(sorted_photos):
     assert "http" not in page.replace("http-equiv", "") and "prefers-color-scheme: dark" in page
     for words in ("blue birds", "tip_adapter", "Least certain", "Far from every example", "broken.jpg"):
         assert words in page
+
+
+def test_names_that_are_html_are_text_on_the_page(encoder, tmp_path):
+    folder, hostile = make(tmp_path, 2), """<script>alert(1)<&" onerror='x' שלום"""
+    (folder / "support" / "red_fish").rename(folder / "support" / hostile)
+    (folder / "query" / "deep" / "red_fish-0.png").rename(folder / "query" / "deep" / f"{hostile}.png")
+    (folder / "query" / f"{hostile}.jpg").write_bytes(b"nothing")  # listed as left out
+    sort_photos(encoder, task(folder, tmp_path / "out", method="prototypes"), say=lambda line: None)
+    page = (tmp_path / "out" / "predictions.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert not any(re.search(r"\bonerror=", re.sub(r'"[^"]*"', "", tag)) for tag in re.findall(r"<[^>]*>", page))
+    for shown in (f"{hostile}.png", f"{hostile}.jpg", f">{hostile}<"):
+        assert shown in html.unescape(page)
 
 
 def test_a_second_run_embeds_nothing_and_says_the_same(sorted_photos, encoder, photos, monkeypatch):

@@ -70,6 +70,15 @@ def test_a_folder_of_shards_is_opened_by_its_splits(tmp_path):
         open_dataset(str(folder), tmp_path)
 
 
+def test_splits_may_be_folders_of_shards(tmp_path):
+    for split, count in (("train", 12), ("test", 6)):
+        (tmp_path / "birds" / split).mkdir(parents=True)
+        write_shard(tmp_path / "birds" / split / "00000.tar", labelled(count))
+    for _ in range(2):  # the second time with the indexes beside the shards
+        opened = open_dataset(str(tmp_path / "birds"), tmp_path)
+        assert (opened.name, len(opened.support), len(opened.query)) == ("birds", 12, 6)
+
+
 def test_class_folders_whose_splits_differ_in_classes_agree_by_name(tmp_path):
     for split, names in (("train", ("ant", "bee", "cat")), ("test", ("bee", "cat", "dog"))):
         for name in names:

@@ -3,6 +3,9 @@
 import json
 import os
 import pickle
+import re
+import shutil
+import time
 import tracemalloc
 
 import numpy as np
@@ -12,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from models.big_vision import layout_of as npz_layout_of
 from models.big_vision import save_big_vision
 from models.checkpoint import open_checkpoint, save_checkpoint
+from models.json_files import read_json
 from models.layout import to_tensors
 from tests.models.families import FAMILIES
 from tests.models.towers_of import random_parameters, tiny, tiny_checkpoint
@@ -19,10 +23,17 @@ from tests.models.towers_of import random_parameters, tiny, tiny_checkpoint
 SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = save_checkpoint(tmp_path_factory.mktemp("exported") / "siglip", tiny_checkpoint("siglip"))
+    open_checkpoint(folder)  # what that imports takes memory too
+    return folder
+
+
 @pytest.fixture
-def copy(tmp_path):
+def copy(exported, tmp_path):
     """An exported SigLIP, to be damaged."""
-    return save_checkpoint(tmp_path / "copy", tiny_checkpoint("siglip"))
+    return shutil.copytree(exported, tmp_path / "copy")
 
 
 def refused(folder, message, kind=ValueError):
@@ -75,6 +86,26 @@ def test_a_header_with_absurd_offsets_is_refused(copy, offsets, shape):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data_offsets": [4, 8]}, r"model.safetensors is damaged"),  # where another tensor lies
+        ({"dtype": "F128"}, r"model.safetensors is damaged|has dtype F128, which is not read here"),
+        ({"dtype": "F8_E4M3"}, r"model.safetensors is damaged|has dtype F8_E4M3, which is not read here"),
+        ({"shape": [10**15]}, r"model.safetensors is damaged"),
+        ({"shape": [-1]}, r"model.safetensors is damaged"),
+    ],
+)
+def test_a_header_of_one_wrong_tensor_is_refused(copy, change, message):
+    content = (copy / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["logit_bias"].update(change)
+    forged = json.dumps(header).encode()
+    (copy / "model.safetensors").write_bytes(len(forged).to_bytes(8, "little") + forged + content[8 + length :])
+    refused(copy, message)
+
+
+@pytest.mark.parametrize(
     "content", [b"", b"\xff" * 8, (1 << 40).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"[]"]
 )
 def test_what_is_no_safetensors_file_is_refused(copy, content):
@@ -111,6 +142,10 @@ def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path):
         ("vision_config", {"hidden_act": "relu"}, r"hidden_act 'relu' is not read here"),
         ("vision_config", {"vision_use_head": False}, r"towers without a pooling head are not read here"),
         ("vision_config", {"layer_norm_eps": -1.0}, r"vision.norm_epsilon is -1.0"),
+        ("vision_config", {"layer_norm_eps": np.inf}, r"vision.norm_epsilon is inf; it must be positive and finite"),
+        ("vision_config", {"hidden_size": 24.5}, r"config.json: .*hidden_size"),
+        ("vision_config", {"hidden_size": True}, r"config.json: .*hidden_size"),
+        ("vision_config", {"hidden_size": None}, r"config.json: .*hidden_size"),
         ("text_config", {"max_position_embeddings": 12 * 10**6}, r"has shape \[9, 20\] instead of \[12000000, 20\]"),
         ("text_config", {"vocab_size": 10**11}, r"token_embedding.weight has shape \[\d+, 20\] instead of \[10000"),
         ("text_config", {"projection_size": 5}, r"texts have 5 dimensions and images 24"),
@@ -130,6 +165,59 @@ def test_a_config_that_is_no_config_is_refused(copy, content):
     refused(copy, r"config.json")
 
 
+FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors.index.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+)
+TOKENIZER = r"the tokenizer in .* cannot be opened|holds no tokenizer.json"
+
+
+@pytest.fixture(params=FILES)
+def file(copy, request):
+    """Each file of a checkpoint that is JSON, to be replaced."""
+    if "index" in request.param:
+        (copy / "model.safetensors").unlink()
+    return copy / request.param
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, '{"a":' * 10**5, "3", "\xff"])
+def test_json_that_nests_or_is_no_object_is_refused_wherever_it_stands(copy, file, content):
+    file.write_bytes(content.encode("latin-1"))
+    refused(copy, f"{file.name} (is no JSON|holds no JSON object)|{TOKENIZER}")
+
+
+def test_a_file_larger_than_any_of_its_kind_is_not_read(copy, file):
+    with open(file, "ab") as opened:
+        opened.truncate(3 << 30)  # which takes no room on the disk
+    began = time.monotonic()
+    refused(copy, rf"{file.name} has 3,221,225,472 bytes, and at most [\d,]+ are read")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_links_in_circles_and_pipes_are_no_files(copy, file, kind):
+    file.unlink(missing_ok=True)
+    if kind == "link":
+        file.symlink_to(file.name)
+    else:
+        os.mkfifo(file)  # reading it would never end
+    with pytest.raises(OSError, match="is not there, or is no file"):
+        read_json(file)
+    refused(copy, f"holds no|{TOKENIZER}", (FileNotFoundError, ValueError))
+
+
+def test_an_index_of_weights_names_no_file_outside_its_folder(copy, tmp_path):
+    names = list(load_file(copy / "model.safetensors"))
+    (copy / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    for outside in ("../outside.safetensors", str(tmp_path / "outside.safetensors"), "../../../etc/passwd", "", 3):
+        index = {"weight_map": dict.fromkeys(names, outside)}
+        (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+        refused(copy, rf"names {re.escape(repr(outside))}, which is no .safetensors file beside it")
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -137,6 +225,12 @@ def test_a_config_that_is_no_config_is_refused(copy, content):
         ("preprocessor_config.json", {"image_mean": [1, 2]}, r"mean \(1, 2\) is not a number for each of three"),
         ("preprocessor_config.json", {"image_std": [0, 0.5, 0.5]}, r"std \(0, 0.5, 0.5\) is not positive"),
         ("preprocessor_config.json", {"size": {"height": -1, "width": 14}}, r"must be whole numbers from 1 to"),
+        ("preprocessor_config.json", {"size": {"height": 10**9, "width": 10**9}}, r"must be whole numbers from 1 to"),
+        ("preprocessor_config.json", {"size": {"height": 14.0, "width": 14}}, r"must be whole numbers from 1 to"),
+        ("preprocessor_config.json", {"image_std": [np.nan] * 3}, r"std .* is not a number for each of three colours"),
+        ("preprocessor_config.json", {"rescale_factor": np.nan}, r"rescale_factor nan is not a positive number"),
+        ("preprocessor_config.json", {"rescale_factor": np.inf}, r"rescale_factor inf is not a positive number"),
+        ("preprocessor_config.json", {"rescale_factor": "x"}, r"rescale_factor 'x' is not a positive number"),
         ("preprocessor_config.json", {"resample": 99}, r"resample 99 is none of Pillow's filters"),
         ("preprocessor_config.json", {"image_processor_type": 3}, r"3 is not read here; SiglipImageProcessor"),
     ],

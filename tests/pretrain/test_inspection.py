@@ -1,5 +1,6 @@
 """launch.py inspect: what a run will see."""
 
+import html
 import re
 
 import numpy as np
@@ -36,6 +37,23 @@ def test_the_page_and_the_sheet_show_the_batch_and_what_is_wrong(shard, tmp_path
     with Image.open(page.with_suffix(".png")) as sheet:
         assert sheet.width > 6 * 160 and np.asarray(sheet.convert("L")).std() > 10
     assert not (tmp_path / "run" / "tokenizer").exists() and not (tmp_path / "run" / "pretrain.json").exists()
+
+
+def test_the_page_of_hostile_names_and_captions_is_text(tmp_path):
+    hostile = """<script>alert('x')</script> " onerror=x שלום \u202eevil"""
+    samples = [
+        (f"{number}{hostile.replace('/', '')}", image, {"texts": [hostile]})
+        for number, (_, image, _) in enumerate(labelled(30))
+    ]
+    samples[5] = (samples[5][0], png(5)[:50], samples[5][2])  # which is listed with its name
+    shard = str(write_shard(tmp_path / "<img src=x onerror=y>.tar", samples))
+    page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=0, steps=8, shown=8, say=lambda line: None)
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text and "<img src=x" not in text
+    shown = html.unescape(text)
+    assert "שלום" in shown and "<img src=x onerror=y>.tar/5<script>" in shown
+    tags = re.findall(r"<[^>]*>", text)
+    assert not any("onerror" in tag or "alert" in tag for tag in tags)
 
 
 def inspected(shard, folder, *, keep_patches, step):
