@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 
 TARGETS = ("local", "slurm", "gke", "tpu-vm", "skypilot")
 
@@ -103,6 +104,25 @@ class SubmitSettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?", self.name):
             raise ValueError(f"submit.name is {self.name!r}; write up to 32 lower-case letters, digits and dashes")
+        check_lines(self)
+
+
+def check_lines(settings: object, section: str = "submit") -> None:
+    """Raises `ValueError` for a setting with a line break, which would end the line that it is written into."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value, name = getattr(settings, field.name), f"{section}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_lines(value, name)
+        elif field.name != "setup" and any(sign in str(each) for each in _parts(value) for sign in "\n\r\0"):
+            raise ValueError(f"{name} is {value!r}; no line of a script holds a line break")
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from _parts(each)
+    else:
+        yield value
 
 
 SECTIONS = {"slurm": SlurmSettings, "gke": GkeSettings, "tpu_vm": TpuVmSettings, "skypilot": SkyPilotSettings}

@@ -11,7 +11,7 @@ import yaml
 import configs
 import launch
 from cluster.plan import names_of, plan_tasks
-from cluster.settings import SubmitSettings
+from cluster.settings import SlurmSettings, SubmitSettings
 from cluster.submission import Submission, submit
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS
@@ -38,8 +38,8 @@ def test_the_script_of_slurm_has_the_commands_as_they_are(tmp_path):
         assert f"#SBATCH --{line}\n" in text
     train, export = words_after(text, "srun ")
     same = ["--config=configs/mine.py", "--workdir=/runs/x", "--config.pretrain.steps=5"]
-    assert train[:2] == ["srun", "--kill-on-bad-exit=1"] and train[-4:] == ["pretrain", *same]
-    assert export[2:4] == ["--nodes=1", "--ntasks=1"] and export[-5:] == ["export", *same, f"--license={HOSTILE}"]
+    assert train[:3] == ["srun", "--kill-on-bad-exit=0", "--cpus-per-task=12"] and train[-4:] == ["pretrain", *same]
+    assert export[3:5] == ["--nodes=1", "--ntasks=1"] and export[-5:] == ["export", *same, f"--license={HOSTILE}"]
     assert text.index("module load cuda") < text.index("srun ")
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
@@ -65,7 +65,9 @@ def test_points_and_parts_are_an_array(tmp_path):
 def test_the_names_of_points_are_unique_and_safe_folders():
     assert names_of([{"a.b": 1, "c.b": 2}, {"a.b": 1, "c.b": 3}]) == ["a.b=1,c.b=2", "a.b=1,c.b=3"]
     assert names_of([{"pretrain.data.sources": ("../x", "y z")}]) == ["sources=__.._x____y_z__"]
-    with pytest.raises(ValueError, match=r"get_sweep\(\) has the point seed=1 twice"):
+    alike = names_of([{"a.b": "x y"}, {"a.b": "x/y"}, {"a.b": "x" * 400}, {"a.b": "z"}])
+    assert len(set(alike)) == 4 and alike[0].startswith("b=x_y,") and alike[3] == "b=z" and max(map(len, alike)) < 200
+    with pytest.raises(ValueError, match=r"get_sweep\(\) has the point {'pretrain.seed': 1} twice"):
         names_of([{"pretrain.seed": 1}, {"pretrain.seed": 1}])
 
 
@@ -136,6 +138,12 @@ def test_what_cannot_be_submitted_is_told(tmp_path):
         tasks_of("pretrain", parts=2)
     with pytest.raises(ValueError, match="has a line break"):
         tasks_of("pretrain", overrides=["--config.x=a\nrm -r /"])
+    with pytest.raises(ValueError, match=r"--shard is set for each part of an evaluation; write --parts=N"):
+        tasks_of("evaluate", arguments={"evaluate": ["--shard=0/2"]})
+    with pytest.raises(ValueError, match=r"submit\.slurm\.partition is 'a\\nrm -r /'; no line"):
+        SubmitSettings(slurm=SlurmSettings(partition="a\nrm -r /"))
+    with pytest.raises(ValueError, match=r"submit\.slurm\.options is .*; no line"):
+        SubmitSettings(slurm=SlurmSettings(options=(("reservation", "a\nb"),)))
     with pytest.raises(ValueError, match=r"submit\.name is 'A B'"):
         SubmitSettings(name="A B")
 
@@ -192,6 +200,50 @@ def test_a_sweep_runs_here_one_after_another(project, tmp_path, capfd):
 )
 def test_wrong_settings_are_told_before_anything_is_written(project, tmp_path, capsys, arguments, message):
     assert launch.main(["submit", "--target=slurm", "--dry_run", *project, *arguments]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez'"),
+        (["--config.evaluate.shotz=3"], "unknown config key 'evaluate.shotz'"),
+        (["--methods=knnn"], "unknown adapter 'knnn'"),
+        (["--shots=many"], "evaluate.shots is ('many',); write numbers, such as 1,2,4"),
+    ],
+)
+def test_settings_of_jobs_without_a_config_are_checked_too(tmp_path, capsys, arguments, message):
+    given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path / 'runs'}"]
+    assert launch.main(["submit", "--target=slurm", "--dry_run", *given, *arguments]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_settings_of_submit_need_no_config(tmp_path):
+    given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path}", "--config.submit.slurm.partition=gpu"]
+    assert launch.main(["submit", "--target=slurm", "--dry_run", *given]) == 0
+    assert "#SBATCH --partition=gpu\n" in (tmp_path / "submit" / "context.sbatch").read_text()
+
+
+def test_every_point_is_checked_whatever_the_jobs(project, tmp_path, capsys):
+    config_file = tmp_path / "config.py"
+    config_file.write_text(config_file.read_text().replace("{'pretrain.seed': 1}", "{'pretrain.sead': 1}"))
+    assert launch.main(["submit", "--target=slurm", "--dry_run", "--jobs=export", *project]) == 1
+    assert "unknown config key 'pretrain.sead'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "argument", "message"),
+    [
+        ("export", "--step=last", "argument --step: invalid int value: 'last'"),
+        ("export", "--format=zip", "argument --format: invalid choice: 'zip'"),
+        ("pretrain", "--processes=two", "argument --processes: invalid int value: 'two'"),
+    ],
+)
+def test_arguments_of_jobs_are_read_by_the_jobs_before_anything_is_written(
+    project, tmp_path, capsys, jobs, argument, message
+):
+    with pytest.raises(SystemExit):
+        launch.main(["submit", "--target=slurm", "--dry_run", f"--jobs={jobs}", argument, *project])
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
