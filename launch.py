@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import configs
 from arguments import EVALUATE_ARGUMENTS, EVALUATE_CONFIG, parse
 from cluster.endings import (
+    LOST,
     LOST_OTHERS,
     RUN_AGAIN,
     Terminated,
@@ -51,8 +52,8 @@ QUICKSTART_ARGUMENTS |= {"format": "huggingface", "shard": "0/1"}
 def main(arguments: list[str] | None = None) -> int:
     """Runs one job; returns the exit code.
 
-    It is 0, 1 for a failure that is told in a sentence, 130 for an interruption, and 75 where SIGTERM ended the job,
-    for schedulers to run the same command again.
+    It is 0, 1 for a failure that is told in a sentence, 130 for an interruption, 75 where SIGTERM ended the job, for
+    schedulers to run the same command again, and 76 where another process of the run is gone.
     """
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         why = f" ({in_a_sentence(error)[:200]})" if lost else ""
         print(f"error: {in_a_sentence(LOST_OTHERS if lost else error)}{why}", file=sys.stderr)
-        return 1
+        return LOST if lost else 1
     return code or 0
 
 

@@ -39,7 +39,7 @@ class SlurmSettings:
 class GkeSettings:
     """A workload of xpk: `tpu_type` such as "v5litepod-256", or `device_type` such as "h100-80gb-8" with `num_nodes`.
 
-    `docker_image` holds the project in `folder` and its packages.
+    `docker_image` holds the project in `folder` and its packages. A pod has `grace` seconds to save.
     """
 
     cluster: str | None = None
@@ -53,6 +53,7 @@ class GkeSettings:
     folder: str = "/app"
     priority: str = "medium"
     max_restarts: int = 100
+    grace: int = 120
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,9 +76,9 @@ def test_workloads_of_gke_are_commands_of_xpk(tmp_path):
     tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={tame}"])
     [command] = prepare("gke", tasks, SETTINGS, workdir=tmp_path).commands
     assert command[:3] == ["xpk", "workload", "create"] and "--tpu-type=v5litepod-256" in command
-    assert {"--workload=siglip-b16", "--restart-on-exit-codes=75", "--num-slices=1"} <= set(command)
+    assert {"--workload=siglip-b16", "--restart-on-exit-codes=75,76", "--num-slices=1"} <= set(command)
     [line] = [word.removeprefix("--command=") for word in command if word.startswith("--command=")]
-    assert shlex.split(line)[:4] == ["cd", "/app", "&&", "python3"]
+    assert shlex.split(line)[:5] == ["cd", "/app", "&&", "exec", "python3"]
     assert shlex.split(line)[-1] == f"--config.data_dir={tame}"
     with pytest.raises(ValueError, match="xpk writes the command between double quotes"):
         prepare("gke", tasks_of("pretrain", overrides=[f"--config.x={HOSTILE}"]), SETTINGS, workdir=tmp_path)
@@ -108,7 +108,9 @@ def test_a_task_of_skypilot_is_a_file(tmp_path):
     [(path, text)] = prepared.files.items()
     assert path == pathlib.Path("runs/submit/siglip-b16.yaml")  # here, wherever the workdir of the run is
     page = yaml.safe_load(text)
-    assert page["num_nodes"] == 2 and page["resources"] == {"accelerators": "H100:8", "use_spot": True}
+    recovery = {"recover_on_exit_codes": [75]}
+    asked = {"accelerators": "H100:8", "use_spot": True, "job_recovery": recovery}
+    assert page["num_nodes"] == 2 and page["resources"] == asked
     assert page["file_mounts"] == {"/runs": {"source": "s3://b/runs", "mode": "MOUNT"}}
     assert words_after(page["run"], "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
     assert 'if [ "$SKYPILOT_NODE_RANK" = 0 ]; then python3 launch.py export' in page["run"]
