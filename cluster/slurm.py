@@ -40,9 +40,10 @@ def slurm(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.Pa
     script.update_parameters(**_parameters(settings.name, settings.slurm, folder))
     lines = ["export PYTHONUNBUFFERED=1", shell_line(["cd", os.getcwd()])]
     if len(tasks) == 1:
-        lines += _lines(tasks[0].commands, [python, program], settings.slurm)
+        lines += ['itself="$SLURM_JOB_ID"', *_lines(tasks[0].commands, [python, program], settings.slurm)]
     else:
-        lines.append('case "$SLURM_ARRAY_TASK_ID" in')
+        # the number of one of the tasks is that of the array, and would queue all of them again
+        lines += ['itself="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"', 'case "$SLURM_ARRAY_TASK_ID" in']
         for number, task in enumerate(tasks):
             lines += [f"{number}) # {task.name}", *_lines(task.commands, [python, program], settings.slurm), ";;"]
         lines.append("esac")
@@ -93,7 +94,7 @@ def _lines(commands: Sequence[Command], program: Sequence[str], asked: SlurmSett
         lines += [
             shell_line([*step, *command.argv(*program)]),
             "code=$?",
-            f'if [ "$code" -eq {RUN_AGAIN} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            f'if [ "$code" -eq {RUN_AGAIN} ]; then scontrol requeue "$itself"; fi',
             'if [ "$code" -ne 0 ]; then exit "$code"; fi',
         ]
     return lines
