@@ -173,7 +173,8 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
         job.add_argument("--process", type=int, help="the number of this one, from 0; default: as found")
     if name == "export":
         job.add_argument("--step", type=int, help="checkpoint that is exported; default: the newest")
-        job.add_argument("--format", default="huggingface", help="huggingface, or big_vision; default: huggingface")
+        formats = ("huggingface", "big_vision")
+        job.add_argument("--format", choices=formats, default=formats[0], help=f"default: {formats[0]}")
         job.add_argument("--license", help="licence in the model card, for example apache-2.0")
         job.add_argument("--out", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
     if name == "evaluate":

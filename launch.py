@@ -13,13 +13,14 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import configs
-from arguments import EVALUATE_ARGUMENTS, parse
+from arguments import EVALUATE_ARGUMENTS, EVALUATE_CONFIG, parse
 from cluster.endings import (
+    LOST,
     LOST_OTHERS,
     RUN_AGAIN,
     Terminated,
@@ -30,7 +31,7 @@ from cluster.endings import (
     leave_out_echoes,
     lost_others,
 )
-from cluster.plan import override, plan_tasks
+from cluster.plan import plan_tasks
 from cluster.processes import find, join
 from cluster.settings import SECTIONS as SUBMIT_SECTIONS
 from cluster.settings import SubmitSettings
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from adapt.encoder import Encoder
+    from adapt.evaluate import EvaluateSettings
     from adapt.in_training import EvaluationInTraining
 
 JOBS_FILE = "jobs.jsonl"
@@ -50,8 +52,8 @@ QUICKSTART_ARGUMENTS |= {"format": "huggingface", "shard": "0/1"}
 def main(arguments: list[str] | None = None) -> int:
     """Runs one job; returns the exit code.
 
-    It is 0, 1 for a failure that is told in a sentence, 130 for an interruption, and 75 where SIGTERM ended the job,
-    for schedulers to run the same command again.
+    It is 0, 1 for a failure that is told in a sentence, 130 for an interruption, 75 where SIGTERM ended the job, for
+    schedulers to run the same command again, and 76 where another process of the run is gone.
     """
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         why = f" ({in_a_sentence(error)[:200]})" if lost else ""
         print(f"error: {in_a_sentence(LOST_OTHERS if lost else error)}{why}", file=sys.stderr)
-        return 1
+        return LOST if lost else 1
     return code or 0
 
 
@@ -129,9 +131,16 @@ def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
 
 def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
     """Returns what evaluates the run while it trains, where the config asks for it: what both know is a folder."""
-    from adapt.evaluate import EvaluateSettings
     from adapt.in_training import EvaluationInTraining
     from pretrain.loop import say
+
+    settings = evaluation_settings(config)
+    return settings and EvaluationInTraining(settings, config.data_dir, say=say)
+
+
+def evaluation_settings(config: ConfigDict) -> EvaluateSettings | None:
+    """Returns how the run is evaluated while it trains, or None where it is not."""
+    from adapt.evaluate import EvaluateSettings
 
     every = config.pretrain.get("evaluate_every")
     if not every:
@@ -140,7 +149,7 @@ def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
     if not sections:
         raise ValueError(f"pretrain.evaluate_every is {every}, and the config has no section evaluate that says what")
     values = {name: value for section in sections for name, value in config[section].items()}
-    return EvaluationInTraining(typed(EvaluateSettings, sections[-1], values), config.data_dir, say=say)
+    return typed(EvaluateSettings, sections[-1], values)
 
 
 def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
@@ -148,10 +157,9 @@ def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
     from cluster.submission import submit as run
     from cluster.submit import prepare
 
-    jobs = args.jobs.split(",")
     points = configs.load_sweep(args.config) if args.config else []
     tasks = plan_tasks(
-        jobs,
+        args.jobs.split(","),
         config=args.config,
         workdir=args.workdir,
         overrides=[each for each in args.overrides if not each.startswith("--config.submit.")],
@@ -159,21 +167,30 @@ def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
         parts=args.parts,
         arguments=args.arguments,
     )
-    if config is not None and "pretrain" in jobs:
-        check_points(args, points)
-    section = {} if config is None else dict(config.get("submit", {}))
+    for task in tasks:
+        for command in task.commands:
+            check_command(command.arguments)
+    if config is None:  # jobs that need none may be submitted with settings all the same
+        own = [each for each in args.overrides if each.startswith("--config.submit.")]
+        config = load_config(str(EVALUATE_CONFIG), own)
+    section = dict(config.get("submit", {}))
     section |= {name: typed(kind, f"submit.{name}", section.get(name, {})) for name, kind in SUBMIT_SECTIONS.items()}
     prepared = prepare(args.target, tasks, typed(SubmitSettings, "submit", section), workdir=args.workdir)
     return run(prepared, dry_run=args.dry_run, say=say)
 
 
-def check_points(args: argparse.Namespace, points: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `ValueError` for the first run of a submission whose settings are wrong."""
+def check_command(arguments: Sequence[str]) -> None:
+    """Raises `ValueError` where a job's command line names unknown or wrong settings; usage errors exit as ever."""
+    from adapt.evaluate import EvaluateSettings
     from pretrain.settings import read_settings
 
-    for point in points or [{}]:
-        changes = [override(key, value) for key, value in point.items()]
-        read_settings(load_config(args.config, [*args.overrides, *changes]).pretrain)
+    args, overrides = parse(list(arguments))
+    config = load_config(args.config, [*overrides, *evaluate_overrides(args)]) if args.config else None
+    if args.job == "pretrain":
+        read_settings(config.pretrain)
+        evaluation_settings(config)
+    if args.job == "evaluate":
+        typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))
 
 
 def export(args: argparse.Namespace, config: ConfigDict) -> None:

@@ -57,6 +57,8 @@ class EvaluateSettings:
             raise ValueError(f"unknown evaluate.caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
         if self.few_examples not in ("cap", "skip"):
             raise ValueError(f"unknown evaluate.few_examples {self.few_examples!r}; known: cap, skip")
+        if not all(isinstance(shots, int) for shots in self.shots):
+            raise ValueError(f"evaluate.shots is {self.shots!r}; write numbers, such as 1,2,4")
         if not self.shots or min(self.shots) < 1 or self.seeds < 1:
             raise ValueError(f"evaluate.shots {self.shots} and evaluate.seeds {self.seeds} must be positive")
         if not 0 < self.logit_scale < float("inf") or len(set(self.shots)) < len(self.shots):

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+LOST = 76  # another process is gone; why, only that one knows, so whoever started all must look at its exit code too
 LOST_OTHERS = ConnectionError(
     "another process of this run has ended or cannot be reached; its own output says why, and the same command goes on "
     "at the last checkpoint"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.endings import RUN_AGAIN
+from cluster.endings import LOST, RUN_AGAIN
 from cluster.plan import Task, shell_line
 from cluster.settings import SubmitSettings, require
 from cluster.submission import Submission
@@ -21,8 +21,10 @@ def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
     commands, hints = [], []
     for number, task in enumerate(tasks):
         name = settings.name if len(tasks) == 1 else f"{settings.name}-{number}"
-        lines = [shell_line(["cd", asked.folder]), *(shell_line(command.argv(python)) for command in task.commands)]
-        line = " && ".join(lines)
+        *before, last = [shell_line(command.argv(python)) for command in task.commands]
+        line = " && ".join(
+            [shell_line(["cd", asked.folder]), *before, f"exec {last}"]
+        )  # SIGTERM goes to the job itself
         if '"' in line or "\\" in line:
             raise ValueError(
                 f"xpk writes the command between double quotes, and {line} has one, a single one or a backslash"
@@ -36,7 +38,8 @@ def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
                 f"--docker-image={asked.docker_image}",
                 f"--priority={asked.priority}",
                 f"--max-restarts={asked.max_restarts}",
-                f"--restart-on-exit-codes={RUN_AGAIN}",
+                f"--restart-on-exit-codes={RUN_AGAIN},{LOST}",
+                f"--termination-grace-period-seconds={asked.grace}",
                 f"--command={line}",
             ]
         )

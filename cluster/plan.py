@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 JOBS = ("pretrain", "export", "evaluate", "report")
+_LONGEST = 150  # letters of a folder's name; file systems have up to 255
 _JOINED = ("pretrain",)  # jobs that all processes of a task do together; one process does the others
 
 
@@ -54,6 +56,8 @@ def plan_tasks(
         raise ValueError(f"--parts={parts}; it must be at least 1")
     if parts > 1 and tuple(jobs) != ("evaluate",):
         raise ValueError("--parts splits an evaluation; submit the other jobs first, then --jobs=evaluate by itself")
+    if any(word.startswith("--shard=") for words in (arguments or {}).values() for word in words):
+        raise ValueError("--shard is set for each part of an evaluation; write --parts=N")
     tasks = []
     names = names_of(points)
     for point, name in zip(points or [{}], names or [""], strict=True):
@@ -83,7 +87,8 @@ def override(key: str, value: Any) -> str:
 def names_of(points: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a folder's name for each point, after what differs between them: `learning_rate=0.001,seed=1`.
 
-    Raises `ValueError` where two points are the same.
+    A name that would be too long for a folder, or that of two points, ends in a hash of the values. Raises `ValueError`
+    where two points are the same.
     """
     keys = list(dict.fromkeys(key for point in points for key in point))
     last = [key.rpartition(".")[2] for key in keys]
@@ -92,15 +97,24 @@ def names_of(points: Sequence[Mapping[str, Any]]) -> list[str]:
         ",".join(_safe(f"{short[key]}={value}") for key, value in point.items()) or f"point-{number}"
         for number, point in enumerate(points)
     ]
-    for name in names:
+    clear = [len(name) <= _LONGEST and names.count(name) == 1 for name in names]
+    names = [
+        name if is_clear else f"{name[:_LONGEST]},{_hash(point)}"
+        for name, is_clear, point in zip(names, clear, points, strict=True)
+    ]
+    for name, point in zip(names, points, strict=True):
         if names.count(name) > 1:
-            raise ValueError(f"get_sweep() has the point {name} twice")
+            raise ValueError(f"get_sweep() has the point {point} twice")
     return names
 
 
 def _safe(text: str) -> str:
     """Returns text of letters, digits and some signs that neither file systems nor shells mind."""
-    return "".join(letter if letter.isalnum() or letter in "=._-" else "_" for letter in text)[:100]
+    return "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "=._-" else "_" for letter in text)
+
+
+def _hash(point: Mapping[str, Any]) -> str:
+    return hashlib.sha256(repr(sorted(point.items())).encode()).hexdigest()[:8]
 
 
 def shell_line(words: Sequence[str]) -> str:

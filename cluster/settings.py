@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 
 TARGETS = ("local", "slurm", "gke", "tpu-vm", "skypilot")
 
@@ -38,7 +39,7 @@ class SlurmSettings:
 class GkeSettings:
     """A workload of xpk: `tpu_type` such as "v5litepod-256", or `device_type` such as "h100-80gb-8" with `num_nodes`.
 
-    `docker_image` holds the project in `folder` and its packages.
+    `docker_image` holds the project in `folder` and its packages. A pod has `grace` seconds to save.
     """
 
     cluster: str | None = None
@@ -52,6 +53,7 @@ class GkeSettings:
     folder: str = "/app"
     priority: str = "medium"
     max_restarts: int = 100
+    grace: int = 120
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,25 @@ class SubmitSettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?", self.name):
             raise ValueError(f"submit.name is {self.name!r}; write up to 32 lower-case letters, digits and dashes")
+        check_lines(self)
+
+
+def check_lines(settings: object, section: str = "submit") -> None:
+    """Raises `ValueError` for a setting with a line break, which would end the line that it is written into."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value, name = getattr(settings, field.name), f"{section}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_lines(value, name)
+        elif field.name != "setup" and any(sign in str(each) for each in _parts(value) for sign in "\n\r\0"):
+            raise ValueError(f"{name} is {value!r}; no line of a script holds a line break")
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from _parts(each)
+    else:
+        yield value
 
 
 SECTIONS = {"slurm": SlurmSettings, "gke": GkeSettings, "tpu_vm": TpuVmSettings, "skypilot": SkyPilotSettings}

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from cluster.endings import RUN_AGAIN
 from cluster.plan import Task, shell_line
 from cluster.settings import SubmitSettings, require
 from cluster.submission import Submission
@@ -24,6 +25,7 @@ def skypilot(
         name = settings.name if len(tasks) == 1 else f"{settings.name}-{number}"
         resources: dict[str, Any] = {"accelerators": asked.accelerators, "use_spot": asked.use_spot}
         resources |= {"infra": asked.infra} if asked.infra else {}
+        resources["job_recovery"] = {"recover_on_exit_codes": [RUN_AGAIN]}  # told to end before its machines were taken
         page: dict[str, Any] = {
             "name": name,
             "workdir": str(root),

@@ -40,11 +40,12 @@ def slurm(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.Pa
     script.update_parameters(**_parameters(settings.name, settings.slurm, folder))
     lines = ["export PYTHONUNBUFFERED=1", shell_line(["cd", os.getcwd()])]
     if len(tasks) == 1:
-        lines += _lines(tasks[0].commands, [python, program])
+        lines += ['itself="$SLURM_JOB_ID"', *_lines(tasks[0].commands, [python, program], settings.slurm)]
     else:
-        lines.append('case "$SLURM_ARRAY_TASK_ID" in')
+        # the number of one of the tasks is that of the array, and would queue all of them again
+        lines += ['itself="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"', 'case "$SLURM_ARRAY_TASK_ID" in']
         for number, task in enumerate(tasks):
-            lines += [f"{number}) # {task.name}", *_lines(task.commands, [python, program]), ";;"]
+            lines += [f"{number}) # {task.name}", *_lines(task.commands, [python, program], settings.slurm), ";;"]
         lines.append("esac")
     path = folder / f"{settings.name}.sbatch"
     return Submission(
@@ -78,16 +79,22 @@ def _parameters(name: str, asked: SlurmSettings, folder: pathlib.Path) -> dict:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _lines(commands: Sequence[Command], program: Sequence[str]) -> list[str]:
-    """Returns lines that run the commands in turn; one that was told to end queues the job again."""
+def _lines(commands: Sequence[Command], program: Sequence[str], asked: SlurmSettings) -> list[str]:
+    """Returns lines that run the commands in turn; one that was told to end queues the job again.
+
+    Each process may take its own time to end, or to notice that another is lost, so srun is not to kill those that are
+    left: of one that was killed while it saved, the step would have exit code 137. Since 22.05 srun does not take
+    `--cpus-per-task` from the script.
+    """
     lines = []
     for command in commands:
-        step = ["srun", "--kill-on-bad-exit=1"]
+        step = ["srun", "--kill-on-bad-exit=0"]
+        step += [] if asked.cpus_per_task is None else [f"--cpus-per-task={asked.cpus_per_task}"]
         step += [] if command.joined else ["--nodes=1", "--ntasks=1"]
         lines += [
             shell_line([*step, *command.argv(*program)]),
             "code=$?",
-            f'if [ "$code" -eq {RUN_AGAIN} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            f'if [ "$code" -eq {RUN_AGAIN} ]; then scontrol requeue "$itself"; fi',
             'if [ "$code" -ne 0 ]; then exit "$code"; fi',
         ]
     return lines

@@ -43,6 +43,6 @@ def tpu_vm(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.P
 
 
 def _script(task: Task, python: str, folder: str, setup: Sequence[str]) -> str:
-    """Returns the script; where it is run again after a preemption, the job goes on at its last checkpoint."""
+    """Returns the script; where it is run again, the job goes on at its last checkpoint."""
     lines = ["#!/bin/bash", f"# {task.name}", "set -eu", *setup, shell_line(["cd", folder])]
     return "\n".join([*lines, *(shell_line(command.argv(python)) for command in task.commands)]) + "\n"

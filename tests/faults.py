@@ -128,7 +128,7 @@ def lost_process(trial: Trial, ways: tuple[tuple[int, int], ...]) -> str:
         assert wait_until(lambda: lines_of(workdir) > before, processes[0])  # noqa: B023
         processes[victim].send_signal(how)
         began = time.monotonic()
-        assert processes[1 - victim].wait(LIMIT) != 0
+        assert processes[1 - victim].wait(LIMIT) not in (0, 1, 75)  # 76, or JAX aborts
         took.append(time.monotonic() - began)
         processes[victim].kill()
         processes[victim].wait()

@@ -130,3 +130,24 @@ def test_a_task_that_fails_is_not_queued_again(slurm, project, tmp_path):
     job = submit(slurm, *given)
     assert wait_for(job, slurm) == ["FAILED"]
     assert "error: no file matches 'gone.tar'" in output_of(workdir) and os.listdir(workdir) == ["submit"]
+
+
+ENDS = """#!/bin/bash
+echo "process $SLURM_PROCID: restart ${SLURM_RESTART_COUNT:-0}"
+if [ -z "$SLURM_RESTART_COUNT" ] && [[ "$*" == *seed=1* ]]; then sleep $((SLURM_PROCID * 8)); exit 75; fi
+"""
+
+
+def test_only_the_told_task_of_an_array_is_queued_again_though_its_processes_end_apart(slurm, project, tmp_path):
+    """The program only ends as told, 8 s apart: longer than SLURM waits (KillWait) before it kills what is left."""
+    swept, program = project / "swept.py", tmp_path / "program"
+    swept.write_text((project / "config.py").read_text() + SWEEP)
+    program.write_text(ENDS)
+    program.chmod(0o755)
+    given = [f"--config={swept}", f"--workdir={tmp_path}", f"--config.submit.python={program}"]
+    job = submit(slurm, *given, tasks=2)
+    assert wait_for(job, slurm) == ["COMPLETED", "COMPLETED"], output_of(tmp_path)
+    told = re.findall(r"process \d: restart \d", output_of(tmp_path))
+    assert sorted(told) == ["process 0: restart 0"] * 2 + ["process 0: restart 1"] + ["process 1: restart 0"] * 2 + [
+        "process 1: restart 1"
+    ]

@@ -11,7 +11,7 @@ import yaml
 import configs
 import launch
 from cluster.plan import names_of, plan_tasks
-from cluster.settings import SubmitSettings
+from cluster.settings import SlurmSettings, SubmitSettings
 from cluster.submission import Submission, submit
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS
@@ -38,8 +38,8 @@ def test_the_script_of_slurm_has_the_commands_as_they_are(tmp_path):
         assert f"#SBATCH --{line}\n" in text
     train, export = words_after(text, "srun ")
     same = ["--config=configs/mine.py", "--workdir=/runs/x", "--config.pretrain.steps=5"]
-    assert train[:2] == ["srun", "--kill-on-bad-exit=1"] and train[-4:] == ["pretrain", *same]
-    assert export[2:4] == ["--nodes=1", "--ntasks=1"] and export[-5:] == ["export", *same, f"--license={HOSTILE}"]
+    assert train[:3] == ["srun", "--kill-on-bad-exit=0", "--cpus-per-task=12"] and train[-4:] == ["pretrain", *same]
+    assert export[3:5] == ["--nodes=1", "--ntasks=1"] and export[-5:] == ["export", *same, f"--license={HOSTILE}"]
     assert text.index("module load cuda") < text.index("srun ")
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
@@ -65,7 +65,9 @@ def test_points_and_parts_are_an_array(tmp_path):
 def test_the_names_of_points_are_unique_and_safe_folders():
     assert names_of([{"a.b": 1, "c.b": 2}, {"a.b": 1, "c.b": 3}]) == ["a.b=1,c.b=2", "a.b=1,c.b=3"]
     assert names_of([{"pretrain.data.sources": ("../x", "y z")}]) == ["sources=__.._x____y_z__"]
-    with pytest.raises(ValueError, match=r"get_sweep\(\) has the point seed=1 twice"):
+    alike = names_of([{"a.b": "x y"}, {"a.b": "x/y"}, {"a.b": "x" * 400}, {"a.b": "z"}])
+    assert len(set(alike)) == 4 and alike[0].startswith("b=x_y,") and alike[3] == "b=z" and max(map(len, alike)) < 200
+    with pytest.raises(ValueError, match=r"get_sweep\(\) has the point {'pretrain.seed': 1} twice"):
         names_of([{"pretrain.seed": 1}, {"pretrain.seed": 1}])
 
 
@@ -74,9 +76,9 @@ def test_workloads_of_gke_are_commands_of_xpk(tmp_path):
     tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={tame}"])
     [command] = prepare("gke", tasks, SETTINGS, workdir=tmp_path).commands
     assert command[:3] == ["xpk", "workload", "create"] and "--tpu-type=v5litepod-256" in command
-    assert {"--workload=siglip-b16", "--restart-on-exit-codes=75", "--num-slices=1"} <= set(command)
+    assert {"--workload=siglip-b16", "--restart-on-exit-codes=75,76", "--num-slices=1"} <= set(command)
     [line] = [word.removeprefix("--command=") for word in command if word.startswith("--command=")]
-    assert shlex.split(line)[:4] == ["cd", "/app", "&&", "python3"]
+    assert shlex.split(line)[:5] == ["cd", "/app", "&&", "exec", "python3"]
     assert shlex.split(line)[-1] == f"--config.data_dir={tame}"
     with pytest.raises(ValueError, match="xpk writes the command between double quotes"):
         prepare("gke", tasks_of("pretrain", overrides=[f"--config.x={HOSTILE}"]), SETTINGS, workdir=tmp_path)
@@ -106,7 +108,9 @@ def test_a_task_of_skypilot_is_a_file(tmp_path):
     [(path, text)] = prepared.files.items()
     assert path == pathlib.Path("runs/submit/siglip-b16.yaml")  # here, wherever the workdir of the run is
     page = yaml.safe_load(text)
-    assert page["num_nodes"] == 2 and page["resources"] == {"accelerators": "H100:8", "use_spot": True}
+    recovery = {"recover_on_exit_codes": [75]}
+    asked = {"accelerators": "H100:8", "use_spot": True, "job_recovery": recovery}
+    assert page["num_nodes"] == 2 and page["resources"] == asked
     assert page["file_mounts"] == {"/runs": {"source": "s3://b/runs", "mode": "MOUNT"}}
     assert words_after(page["run"], "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
     assert 'if [ "$SKYPILOT_NODE_RANK" = 0 ]; then python3 launch.py export' in page["run"]
@@ -136,6 +140,12 @@ def test_what_cannot_be_submitted_is_told(tmp_path):
         tasks_of("pretrain", parts=2)
     with pytest.raises(ValueError, match="has a line break"):
         tasks_of("pretrain", overrides=["--config.x=a\nrm -r /"])
+    with pytest.raises(ValueError, match=r"--shard is set for each part of an evaluation; write --parts=N"):
+        tasks_of("evaluate", arguments={"evaluate": ["--shard=0/2"]})
+    with pytest.raises(ValueError, match=r"submit\.slurm\.partition is 'a\\nrm -r /'; no line"):
+        SubmitSettings(slurm=SlurmSettings(partition="a\nrm -r /"))
+    with pytest.raises(ValueError, match=r"submit\.slurm\.options is .*; no line"):
+        SubmitSettings(slurm=SlurmSettings(options=(("reservation", "a\nb"),)))
     with pytest.raises(ValueError, match=r"submit\.name is 'A B'"):
         SubmitSettings(name="A B")
 
@@ -192,6 +202,50 @@ def test_a_sweep_runs_here_one_after_another(project, tmp_path, capfd):
 )
 def test_wrong_settings_are_told_before_anything_is_written(project, tmp_path, capsys, arguments, message):
     assert launch.main(["submit", "--target=slurm", "--dry_run", *project, *arguments]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez'"),
+        (["--config.evaluate.shotz=3"], "unknown config key 'evaluate.shotz'"),
+        (["--methods=knnn"], "unknown adapter 'knnn'"),
+        (["--shots=many"], "evaluate.shots is ('many',); write numbers, such as 1,2,4"),
+    ],
+)
+def test_settings_of_jobs_without_a_config_are_checked_too(tmp_path, capsys, arguments, message):
+    given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path / 'runs'}"]
+    assert launch.main(["submit", "--target=slurm", "--dry_run", *given, *arguments]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_settings_of_submit_need_no_config(tmp_path):
+    given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path}", "--config.submit.slurm.partition=gpu"]
+    assert launch.main(["submit", "--target=slurm", "--dry_run", *given]) == 0
+    assert "#SBATCH --partition=gpu\n" in (tmp_path / "submit" / "context.sbatch").read_text()
+
+
+def test_every_point_is_checked_whatever_the_jobs(project, tmp_path, capsys):
+    config_file = tmp_path / "config.py"
+    config_file.write_text(config_file.read_text().replace("{'pretrain.seed': 1}", "{'pretrain.sead': 1}"))
+    assert launch.main(["submit", "--target=slurm", "--dry_run", "--jobs=export", *project]) == 1
+    assert "unknown config key 'pretrain.sead'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "argument", "message"),
+    [
+        ("export", "--step=last", "argument --step: invalid int value: 'last'"),
+        ("export", "--format=zip", "argument --format: invalid choice: 'zip'"),
+        ("pretrain", "--processes=two", "argument --processes: invalid int value: 'two'"),
+    ],
+)
+def test_arguments_of_jobs_are_read_by_the_jobs_before_anything_is_written(
+    project, tmp_path, capsys, jobs, argument, message
+):
+    with pytest.raises(SystemExit):
+        launch.main(["submit", "--target=slurm", "--dry_run", f"--jobs={jobs}", argument, *project])
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
