@@ -28,10 +28,10 @@ from cluster.endings import (
     end_by_signal,
     has_others,
     in_a_sentence,
-    leave_out_echoes,
     lost_others,
+    on_unraisable,
 )
-from cluster.plan import plan_tasks
+from cluster.plan import names_of, plan_tasks
 from cluster.processes import find, join
 from cluster.settings import SECTIONS as SUBMIT_SECTIONS
 from cluster.settings import SubmitSettings
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         use_huge_pages()
         signal.signal(signal.SIGTERM, end_by_signal)
-        sys.unraisablehook = leave_out_echoes
+        sys.unraisablehook = on_unraisable
     set_defaults(os.environ)
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     try:
@@ -68,13 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(args, "config", None):
             config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         code = RUN[args.job](args, config)
-    except Terminated:
-        print("told to end; the same command goes on at what was saved last", file=sys.stderr)
-        return RUN_AGAIN
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on at what was saved last", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if Terminated.came:
+            print("told to end; the same command goes on at what was saved last", file=sys.stderr)
+            return RUN_AGAIN
+        if isinstance(error, KeyboardInterrupt):
+            print("\ninterrupted; the same command goes on at what was saved last", file=sys.stderr)
+            return 130
         lost = lost_others(error)
         if args.traceback or not (lost or isinstance(error, ValueError | OSError | FloatingPointError)):
             raise
@@ -302,11 +302,12 @@ def convert(args: argparse.Namespace, config: None) -> None:
 
 
 def report(args: argparse.Namespace, config: ConfigDict) -> None:
-    """Writes the report of one run, or of all that lie in a folder."""
+    """Writes the report of one run, or of all that lie in a folder; the config says which points a sweep has."""
     from adapt.findings import read_all_runs
     from adapt.report import write_report
 
-    runs = read_all_runs(args.workdir, say=say)
+    points = names_of(configs.load_sweep(args.config)) if args.config else []
+    runs = read_all_runs(args.workdir, say=say, expected=points)
     print(write_report(runs, args.workdir, title=f"Report of {args.workdir.resolve().name}"))
 
 

@@ -63,23 +63,27 @@ def read_runs(workdir: str | os.PathLike, *, name: str | None = None) -> list[Ru
     return runs
 
 
-def read_all_runs(workdir: str | os.PathLike, *, say: Callable[[str], None]) -> list[Run]:
+def read_all_runs(workdir: str | os.PathLike, *, say: Callable[[str], None], expected: Sequence[str] = ()) -> list[Run]:
     """Reads the run in a workdir, or else those in its folders, by their names, as a sweep leaves them.
 
-    A run that was not evaluated is told through `say`. Raises `FileNotFoundError` where none was.
+    A run whose evaluation is not there or not finished is told through `say`, as is one of the names that are
+    `expected` and have left nothing. Raises `FileNotFoundError` where none was evaluated.
     """
     workdir = pathlib.Path(workdir)
-    folders = sorted(path.parent for path in workdir.glob("*/pretrain.json"))
-    if (workdir / "evaluation").exists() or not folders:
+    found = {path.parent.name for path in workdir.glob("*/pretrain.json")}
+    found |= {path.parent.name for path in workdir.glob("*/evaluation")}
+    if (workdir / "evaluation").exists() or not found:
         return read_runs(workdir)
     runs = []
-    for folder in folders:
-        if (folder / "evaluation").exists():
-            runs += read_runs(folder, name=folder.name)
-        else:
-            say(f"note: {folder.name} was not evaluated and is left out")
+    for name in sorted({*found, *expected}):
+        try:
+            runs += read_runs(workdir / name, name=name)
+        except FileNotFoundError as error:
+            state = "was not evaluated" if name in found else "has left nothing"
+            why = f" ({error})" if (workdir / name / "evaluation").exists() else ""
+            say(f"note: {name} {state} and is left out{why}")
     if not runs:
-        raise FileNotFoundError(f"none of the {len(folders)} runs in {workdir} was evaluated")
+        raise FileNotFoundError(f"none of the {len({*found, *expected})} runs in {workdir} was evaluated")
     return runs
 
 

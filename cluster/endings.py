@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -15,15 +17,22 @@ LOST_OTHERS = ConnectionError(
     "at the last checkpoint"
 )
 
+_MOMENT = 0.05  # seconds
 _LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Bb]arrier|coordination service")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: it ends a job as an interruption does."""
+    """SIGTERM came: it ends a job as an interruption does.
+
+    `came` tells so where code that it ran into has made another error of it, as the import of a C++ library does.
+    """
+
+    came = False
 
 
 def end_by_signal(number: int, frame: FrameType | None) -> None:
     """Raises `Terminated`."""
+    Terminated.came = True
     raise Terminated
 
 
@@ -39,10 +48,18 @@ def lost_others(error: Exception) -> bool:
     return isinstance(error, sys.modules["jax"].errors.JaxRuntimeError) or bool(_LOST.search(str(error)))
 
 
-def leave_out_echoes(unraisable: object) -> None:
-    """A hook for `sys.unraisablehook` that leaves out what storage still reports after its error has been told."""
+def on_unraisable(unraisable: object) -> None:
+    """A hook for `sys.unraisablehook`, for what came where Python raises nothing, as in a garbage collection.
+
+    An interruption comes again in a moment. What storage still reports after its error has been told is left out.
+    """
     error = getattr(unraisable, "exc_value", None)
-    if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+    if isinstance(error, KeyboardInterrupt):
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        again = threading.Timer(_MOMENT, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    elif not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
         sys.__unraisablehook__(unraisable)  # type: ignore[arg-type]
 
 

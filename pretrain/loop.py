@@ -30,7 +30,7 @@ from pretrain.optimizer import create_schedule
 from pretrain.ownership import owned
 from pretrain.preemption import Preemption
 from pretrain.profile import Profile
-from pretrain.recovery import WATCHED, BadLossError, check_loss, read_skipped, skip
+from pretrain.recovery import WATCHED, BadLossError, check_loss, read_skipped, read_went_back_to, skip
 from pretrain.retention import Best
 from pretrain.settings import SETTINGS_FILE, PretrainSettings, claim_workdir, read_settings
 from pretrain.step import Metrics, TrainState, abstract_batch, training_of
@@ -126,7 +126,7 @@ class Session:
         if settings.keep_best is not None:
             path = workdir / METRICS_FILE
             self.best = Best(path, settings.keep_best, evaluate_every=settings.evaluate_every)
-        self._gone_back_to: list[int] = []
+        self._gone_back_to = read_went_back_to(workdir)
         parameters = count_parameters(self.training.abstract_state.parameters)
         epochs = self.steps * settings.batch_size / len(source)
         say(

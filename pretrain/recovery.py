@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 SKIPPED_FILE = "skipped.jsonl"
 WATCHED = ("loss", "gradient_norm")
@@ -55,12 +56,26 @@ def check_loss(values: Mapping[str, float], step: int, settings: RecoverySetting
 
 
 def read_skipped(workdir: pathlib.Path) -> tuple[tuple[int, int], ...]:
-    """Returns pairs (step, batches) as `data.plan.Plan` takes them; none where nothing was skipped."""
+    """Returns pairs (step, batches) as `data.plan.Plan` takes them; none where nothing was skipped.
+
+    Where the run went back beyond an earlier pair, that one's batches are among those that the later leaves out.
+    """
+    skipped: list[tuple[int, int]] = []
+    for line in _lines(workdir):
+        beyond = sum(batches for step, batches in skipped if step > line["after_step"])
+        skipped = [pair for pair in skipped if pair[0] <= line["after_step"]]
+        skipped.append((line["after_step"], line["batches"] + beyond))
+    return tuple(skipped)
+
+
+def read_went_back_to(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps that a run has gone back to so far, in all its calls."""
+    return [line["after_step"] for line in _lines(workdir)]
+
+
+def _lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
     path = workdir / SKIPPED_FILE
-    if not path.is_file():
-        return ()
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return tuple((line["after_step"], line["batches"]) for line in lines)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def skip(workdir: pathlib.Path, *, after_step: int, batches: int, reason: str) -> None:

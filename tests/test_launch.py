@@ -13,6 +13,7 @@ import pytest
 
 import arguments
 import launch
+from cluster.endings import Terminated, end_by_signal
 from models.checkpoint import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint
@@ -232,6 +233,19 @@ def test_a_workdir_that_cannot_be_written_is_named(project, tmp_path, capsys, wo
     assert launch.main(["pretrain", f"--config={project / 'config.py'}", f"--workdir={workdir}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and workdir.split("/")[1] in error and error.count("\n") == 1
+
+
+def test_sigterm_is_told_also_where_an_import_makes_another_error_of_it(project, tmp_path, monkeypatch, capsys):
+    def job(args, config):
+        try:
+            end_by_signal(signal.SIGTERM, None)
+        except Terminated as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setitem(launch.RUN, "export", job)
+    monkeypatch.setattr(Terminated, "came", False)
+    assert launch.main(["export", f"--config={project / 'config.py'}", f"--workdir={tmp_path}"]) == 75
+    assert capsys.readouterr().err == "told to end; the same command goes on at what was saved last\n"
 
 
 def test_a_shard_of_damaged_pictures_is_one_sentence(project, tmp_path):

@@ -114,10 +114,15 @@ def test_a_sweep_is_an_array_and_the_report_compares_its_runs(slurm, project, tm
     assert wait_for(job, slurm) == ["COMPLETED", "COMPLETED"], output_of(workdir)
     runs = ["seed=0,steps=4", "seed=1,steps=4"]
     assert sorted(path.name for path in workdir.iterdir() if path.name != "submit") == runs
+    swept.write_text(swept.read_text().replace("(0, 1)", "(0, 1, 2, 3, 4)"))
     (workdir / "seed=2,steps=4").mkdir()
     (workdir / "seed=2,steps=4" / "pretrain.json").write_text("{}")
-    assert launch.main(["report", f"--workdir={workdir}"]) == 0
-    assert "seed=2,steps=4 was not evaluated and is left out" in capsys.readouterr().out
+    (workdir / "seed=3,steps=4" / "evaluation").mkdir(parents=True)
+    assert launch.main(["report", f"--config={swept}", f"--workdir={workdir}"]) == 0
+    said = capsys.readouterr().out
+    assert "seed=2,steps=4 was not evaluated and is left out" in said
+    assert re.search(r"seed=3,steps=4 was not evaluated and is left out \(.* holds no results.jsonl yet", said)
+    assert "seed=4,steps=4 has left nothing and is left out" in said
     page = (workdir / "report.html").read_text()
     assert all(run in page for run in runs)
     rows = (workdir / "report.csv").read_text().splitlines()

@@ -16,7 +16,7 @@ from data.plan import Plan
 from pretrain.loop import pretrain
 from pretrain.metrics import read_metrics
 from pretrain.ownership import owned
-from pretrain.recovery import BadLossError, RecoverySettings, check_loss, read_skipped
+from pretrain.recovery import BadLossError, RecoverySettings, check_loss, read_skipped, read_went_back_to, skip
 from pretrain.throughput import Throughput, peak_tflops
 from pretrain.throughput import describe as describe_throughput
 from pretrain.watchdog import Watchdog
@@ -151,7 +151,20 @@ def test_each_checkpoint_is_gone_back_to_once_and_the_patience_ends(shard, tmp_p
     said = capsys.readouterr().out
     assert "going back to step 4 and on without the 2 batches since" in said
     assert "going back to step 2 and on without the 3 batches since" in said
-    assert read_skipped(tmp_path) == ((4, 2), (2, 3))
+    assert read_skipped(tmp_path) == ((2, 5),)  # the batches that the first left out are among those of the second
+    assert read_went_back_to(tmp_path) == [4, 2]
+
+
+def test_going_back_beyond_an_earlier_skip_leaves_out_each_bad_batch_and_no_later_one(tmp_path):
+    def plan():
+        return Plan(lengths=(500,), batch_size=4, seed=0, skipped=read_skipped(tmp_path))
+
+    for bad, target in ((33, 30), (37, 20), (52, 50), (45, 40)):  # the steps of bad losses, and of the checkpoints
+        place = plan().place(bad - 1)
+        earlier = [plan().place(step) for step in range(target)]
+        skip(tmp_path, after_step=target, batches=bad - target, reason="bad")
+        assert [plan().place(step) for step in range(target)] == earlier
+        assert [plan().place(step) for step in range(target, 100)] == list(range(place + 1, place + 101 - target))
 
 
 def test_before_the_first_checkpoint_a_run_goes_back_to_its_start(shard, tmp_path, monkeypatch):
