@@ -92,11 +92,13 @@ class SkyPilotSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubmitSettings:
     """How jobs are submitted. `name` is lower-case letters, digits and dashes; `python` is the program on the machines
-    that run them, by default this one for `local` and `slurm`, and `python3` elsewhere.
+    that run them, by default this one for `local` and `slurm`, and `python3` elsewhere. `beside` is how many tasks
+    `local` runs at a time, each on its share of the cores.
     """
 
     name: str = "context"
     python: str | None = None
+    beside: int = 1
     slurm: SlurmSettings = dataclasses.field(default_factory=SlurmSettings)
     gke: GkeSettings = dataclasses.field(default_factory=GkeSettings)
     tpu_vm: TpuVmSettings = dataclasses.field(default_factory=TpuVmSettings)
@@ -105,6 +107,8 @@ class SubmitSettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?", self.name):
             raise ValueError(f"submit.name is {self.name!r}; write up to 32 lower-case letters, digits and dashes")
+        if self.beside < 1:
+            raise ValueError(f"submit.beside is {self.beside}; it must be at least 1")
         check_lines(self)
 
 

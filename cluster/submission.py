@@ -13,11 +13,15 @@ from cluster.plan import shell_line
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """`files` by path, with their text; `commands` that are run in turn, and `hints`: what a user may want to run."""
+    """`files` by path, with their text; `commands` that are run in turn, and `hints`: what a user may want to run.
+
+    `run`, where it is given, runs the commands in another way; it is given what says lines, and returns an exit code.
+    """
 
     files: dict[pathlib.Path, str]
     commands: list[list[str]]
     hints: list[list[str]] = dataclasses.field(default_factory=list)
+    run: Callable[[Callable[[str], None]], int] | None = None
 
 
 def submit(submission: Submission, *, dry_run: bool, say: Callable[[str], None]) -> int:
@@ -37,13 +41,15 @@ def submit(submission: Submission, *, dry_run: bool, say: Callable[[str], None])
         say("— to look after it")
         for command in submission.hints:
             say(shell_line(command))
-    return 0 if dry_run else _run(submission.commands)
+    if dry_run:
+        return 0
+    for command in submission.commands:
+        if shutil.which(command[0]) is None:
+            raise ValueError(f"{command[0]} is not installed here; --dry_run writes what it would be given")
+    return submission.run(say) if submission.run else _run(submission.commands)
 
 
 def _run(commands: Sequence[list[str]]) -> int:
-    for command in commands:
-        if shutil.which(command[0]) is None:
-            raise ValueError(f"{command[0]} is not installed here; --dry_run writes what it would be given")
     for command in commands:
         code = subprocess.run(command, check=False).returncode
         if code:

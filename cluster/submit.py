@@ -23,7 +23,7 @@ def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, wor
     if target == "local":
         from cluster.local import local
 
-        return local(tasks, settings, program=program)
+        return local(tasks, settings, folder=folder, program=program)
     if target == "slurm":
         from cluster.slurm import slurm
 

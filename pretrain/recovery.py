@@ -58,13 +58,15 @@ def check_loss(values: Mapping[str, float], step: int, settings: RecoverySetting
 def read_skipped(workdir: pathlib.Path) -> tuple[tuple[int, int], ...]:
     """Returns pairs (step, batches) as `data.plan.Plan` takes them; none where nothing was skipped.
 
-    Where the run went back beyond an earlier pair, that one's batches are among those that the later leaves out.
+    Where the run went back beyond an earlier pair, that one's batches are among those that the later leaves out. A pair
+    that it had not come to again is forgotten: its batches come anew.
     """
     skipped: list[tuple[int, int]] = []
     for line in _lines(workdir):
-        beyond = sum(batches for step, batches in skipped if step > line["after_step"])
-        skipped = [pair for pair in skipped if pair[0] <= line["after_step"]]
-        skipped.append((line["after_step"], line["batches"] + beyond))
+        after, bad = line["after_step"], line["after_step"] + line["batches"]
+        beyond = sum(batches for step, batches in skipped if after < step < bad)
+        skipped = [pair for pair in skipped if pair[0] <= after]
+        skipped.append((after, line["batches"] + beyond))
     return tuple(skipped)
 
 

@@ -13,6 +13,7 @@ import gc, os, signal, sys, time
 from cluster.endings import Terminated, end_by_signal, on_unraisable
 
 signal.signal(signal.SIGTERM, end_by_signal)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start with & ignore it
 sys.unraisablehook = on_unraisable
 signals = [signal.{name}]
 gc.callbacks.append(lambda phase, info: signals and os.kill(os.getpid(), signals.pop()))

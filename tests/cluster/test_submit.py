@@ -1,6 +1,8 @@
 """What is submitted is written and shown word for word, whatever is in the words, and wrong input never gets there."""
 
+import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -253,3 +255,28 @@ def test_arguments_that_no_job_knows_are_usage_errors(project, capsys):
     with pytest.raises(SystemExit):
         launch.main(["submit", "--target=slurm", "--dry_run", "--shotz=3", *project])
     assert "unknown argument --shotz=3" in capsys.readouterr().err
+
+
+def test_tasks_run_beside_each_other_each_on_its_cores_and_all_of_them(tmp_path, capsys):
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/bash\n"
+        'echo "cores $(taskset -cp $$ | sed s/.*:.//) $*"\n'
+        "[[ $* == *seed=0* ]] && exit 3\n"  # at once; the others wait for each other
+        f"touch {tmp_path}/$PPID-$$\n"
+        f'for _ in $(seq 100); do [ "$(ls {tmp_path} | grep -c -- -)" -ge 2 ] && exit 0; sleep 0.1; done; exit 9\n'
+    )
+    program.chmod(0o755)
+    points = [{"pretrain.seed": seed} for seed in range(3)]
+    tasks = plan_tasks(["pretrain"], config="c.py", workdir=tmp_path / "runs", points=points)
+    prepared = prepare("local", tasks, SubmitSettings(python=str(program), beside=2), workdir=tmp_path / "runs")
+    said = []
+    assert submit(prepared, dry_run=False, say=said.append) == 3
+    assert any(line.startswith("seed=0: ended with 3 after") for line in said)
+    assert sum("done in" in line for line in said) == 2
+    logs = [(tmp_path / "runs" / "submit" / f"seed={seed}.log").read_text() for seed in range(3)]
+    assert all(f"--config.pretrain.seed={seed}" in log for seed, log in enumerate(logs))
+    if len(os.sched_getaffinity(0)) == 2:
+        assert all(re.match(r"cores \d ", log) for log in logs)
+    with pytest.raises(ValueError, match=r"submit\.beside is 0; it must be at least 1"):
+        SubmitSettings(beside=0)

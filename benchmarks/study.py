@@ -1,0 +1,319 @@
+"""The tables of docs/STUDY.md: trains what a table needs, exports and evaluates it, and writes what was found.
+
+    python benchmarks/study.py small --data=FOLDER       everything, about an hour on two cores
+    python benchmarks/study.py small                     once more from what is there; runs that are whole are kept
+    python benchmarks/study.py small --tables-only       only the tables, from the runs that are there
+
+FOLDER has `pretrain/SET/SPLIT-*.tar` and `targets/SET/SPLIT-*.tar`. The sweep of a table is `configs/study_TABLE.py`,
+its runs are in `runs/study/TABLE`, its rows in `docs/study/TABLE.csv`, and its summary stands in docs/STUDY.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import importlib.metadata
+import itertools
+import json
+import math
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import configs  # noqa: E402
+from adapt.findings import Findings, Question, Run, read_runs  # noqa: E402
+from adapt.statistics import Difference, mean_interval, shots_needed  # noqa: E402
+from benchmarks.machine import describe_machine  # noqa: E402
+from cluster.plan import names_of  # noqa: E402
+
+STUDY = ROOT / "runs" / "study"
+PAGE = ROOT / "docs" / "STUDY.md"
+SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"
+RESAMPLES = 10_000
+RETRIEVAL = (("image_to_text", "recall@10"), ("text_to_image", "recall@10"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=sorted(path.stem.removeprefix("study_") for path in find_sweeps()))
+    parser.add_argument("--data", type=pathlib.Path, help="folder with the shards, once; it is linked to")
+    parser.add_argument("--tables-only", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    link = STUDY / "data"
+    if args.data is not None:
+        if not (args.data / "targets").is_dir() or not (args.data / "pretrain").is_dir():
+            parser.error(f"--data={args.data} has no folders pretrain/ and targets/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(args.data.resolve())
+    sweep = ROOT / "configs" / f"study_{args.table}.py"
+    if not args.tables_only:
+        if not link.exists():
+            parser.error(f"{link} is not there; name the folder with the shards by --data=FOLDER")
+        command = [sys.executable, "launch.py", "submit", "--target=local", f"--config={sweep.relative_to(ROOT)}"]
+        command += [f"--workdir=runs/study/{args.table}", "--jobs=pretrain,export,evaluate"]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if code:
+            return code
+    arms = read_arms(sweep, STUDY / args.table)
+    write_rows(arms, ROOT / "docs" / "study" / f"{args.table}.csv")
+    text = summarize(arms, args.table)
+    print(text)
+    put(text, args.table)
+    return 0
+
+
+def find_sweeps() -> list[pathlib.Path]:
+    """Returns the config files of the tables."""
+    return sorted((ROOT / "configs").glob("study_*.py"))
+
+
+class Arm(NamedTuple):
+    """The runs of one setting, by seed; `point` is what a sweep sets but for the seed."""
+
+    point: dict[str, Any]
+    runs: dict[int, Run]
+
+    @property
+    def name(self) -> str:
+        """What differs from the config, in short."""
+        return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.point.items())
+
+
+def read_arms(sweep: pathlib.Path, folder: pathlib.Path) -> list[Arm]:
+    """Returns the arms of a sweep with the runs that are evaluated; those that are not are told."""
+    points, arms = configs.load_sweep(str(sweep)), {}
+    for point, name in zip(points, names_of(points), strict=True):
+        rest = {key: value for key, value in point.items() if key != SEED}
+        arm = arms.setdefault(json.dumps(rest, sort_keys=True), Arm(rest, {}))
+        try:
+            [run] = read_runs(folder / name, name=name)
+        except FileNotFoundError:
+            print(f"note: {name} was not evaluated yet", file=sys.stderr)
+            continue
+        arm.runs[point.get(SEED, 0)] = run
+    return [arm for arm in arms.values() if arm.runs]
+
+
+def find_plain(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
+    """Returns the arm without context that has all else in common with this one, so far as plain training has it."""
+    if not arm.point.get(CONTEXT, True):
+        return None
+    of_context = ("alpha", "self_mask", "stop_gradient", "normalized_values", "shared_logit_scale")
+    of_context += ("context_temperature", "buffer", "neighbours")
+    common = {key: value for key, value in arm.point.items() if key.rpartition(".")[2] not in (*of_context, "context")}
+    return next((each for each in arms if each.point == {**common, CONTEXT: False}), None)
+
+
+class Scores:
+    """What one run scored: mean over the draws, by dataset, method and shots."""
+
+    def __init__(self, run: Run):
+        self.found = Findings([run])
+        self.name = run.name
+
+    def few_shot(self, dataset: str, method: str, shots: int) -> float:
+        """Returns the accuracy, or NaN."""
+        found = self.found.interval(self.name, Question(dataset), method, shots)
+        return math.nan if found is None else found.mean
+
+    def zero_shot(self, dataset: str) -> float:
+        """Returns the accuracy of class names alone."""
+        return self.few_shot(dataset, "zero_shot", 0)
+
+    def retrieval(self) -> dict[str, float]:
+        """Returns recall at 10 by direction."""
+        rows = [row for rows in self.found._rows.values() for row in rows if row["task"] == "retrieval"]
+        return {row["metric"]: row["value"] for row in rows}
+
+
+class Gain(NamedTuple):
+    """A difference of two arms: mean, half-width over seeds, and a bootstrap interval over datasets."""
+
+    mean: float
+    over_seeds: float
+    over_datasets: Difference
+
+    def __str__(self) -> str:
+        seeds = "" if math.isnan(self.over_seeds) else f" ± {100 * self.over_seeds:.1f}"
+        return (
+            f"{100 * self.mean:+.1f}{seeds} [{100 * self.over_datasets.low:+.1f}, {100 * self.over_datasets.high:+.1f}]"
+        )
+
+
+def gain(first: Arm, second: Arm, score: Callable[[Scores, str], float], datasets: Sequence[str]) -> Gain:
+    """Returns how much more the second arm scores than the first, paired by seed and dataset."""
+    seeds = sorted(first.runs.keys() & second.runs.keys())
+    scores = [{seed: Scores(arm.runs[seed]) for seed in seeds} for arm in (first, second)]
+    table = np.array([[score(scores[1][s], d) - score(scores[0][s], d) for d in datasets] for s in seeds])
+    by_seed, by_dataset = table.mean(axis=1), table.mean(axis=0)
+    rng = np.random.default_rng(0)
+    means = by_dataset[rng.integers(len(datasets), size=(RESAMPLES, len(datasets)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    mean, half_width = mean_interval(by_seed.tolist())
+    return Gain(mean, half_width, Difference(mean, float(low), float(high)))
+
+
+def summarize(arms: Sequence[Arm], table: str) -> str:
+    """Returns what the page says of a table: every arm with context against its plain one."""
+    first = next(iter(arms[0].runs.values()))
+    found = Findings([first])
+    datasets, methods, shots = found.datasets(), found.methods(), found.shots()
+    lines = [f"`python benchmarks/study.py {table}`, {provenance(arms)}", ""]
+    lines += overview(arms, datasets, methods, shots)
+    for arm in arms:
+        plain = find_plain(arm, arms)
+        if plain is not None and arm.runs.keys() & plain.runs.keys():
+            lines += ["", f"**{arm.name}** against the same without context:", ""]
+            lines += compare(plain, arm, datasets, methods, shots)
+    return "\n".join(lines)
+
+
+def overview(arms: Sequence[Arm], datasets: Sequence[str], methods: Sequence[str], shots: Sequence[int]) -> list[str]:
+    """Returns a table with a row for each arm: means over datasets and seeds, in percent."""
+    most = shots[-1]
+    few = [method for method in methods if method != "zero_shot"]
+    heads = ["", "seeds", "zero-shot", *(f"{method}, {most} shots" for method in few), "text → image R@10"]
+    heads += ["temperature · √d", "attended"]
+    lines = [row(heads), row(["---"] * len(heads))]
+    for arm in arms:
+        scores = [Scores(run) for run in arm.runs.values()]
+        cells = [arm.name, str(len(scores)), percent(average(s.zero_shot(d) for s in scores for d in datasets))]
+        cells += [percent(average(s.few_shot(d, m, most) for s in scores for d in datasets)) for m in few]
+        cells.append(percent(average(s.retrieval()["text_to_image_recall@10"] for s in scores)))
+        last = [run.metrics[-1] for run in arm.runs.values() if run.metrics]
+        root = math.sqrt(embedding_size(arm))
+        for name, factor in (("context_temperature", root), ("effective_items", 1.0)):
+            values = [factor * line[name] for line in last if name in line]
+            cells.append(f"{average(values):.3g}" if values else "")
+        lines.append(row(cells))
+    return lines
+
+
+def compare(plain: Arm, arm: Arm, datasets: Sequence[str], methods: Sequence[str], shots: Sequence[int]) -> list[str]:
+    """Returns the gain over the plain arm by method and shots, by dataset, and in examples."""
+    few = [method for method in methods if method != "zero_shot"]
+    told = [count for count in shots if count in (1, 4, 16)] or list(shots)
+    lines = [row(["mean gain, points", *(f"{count} shots" for count in told)]), row(["---"] * (len(told) + 1))]
+    zero = gain(plain, arm, Scores.zero_shot, datasets)
+    lines.append(row(["zero-shot", str(zero), *[""] * (len(told) - 1)]))
+    for method in few:
+        cells = [gain(plain, arm, lambda s, d, m=method, k=k: s.few_shot(d, m, k), datasets) for k in told]
+        lines.append(row([method, *map(str, cells)]))
+    lines += ["", row(["dataset", "classes", "zero-shot", *(f"{method}, {shots[-1]} shots" for method in few)])]
+    lines.append(row(["---"] * (len(few) + 3)))
+    for dataset in sorted(datasets, key=lambda name: number_of_classes(arm, name)):
+        cells = [gain(plain, arm, Scores.zero_shot, [dataset])]
+        cells += [gain(plain, arm, lambda s, d, m=m: s.few_shot(d, m, shots[-1]), [dataset]) for m in few]
+        lines.append(row([dataset, str(number_of_classes(arm, dataset)), *map(of_seeds, cells)]))
+    lines += ["", *efficiency(plain, arm, datasets, few, shots)]
+    return lines
+
+
+def efficiency(
+    plain: Arm, arm: Arm, datasets: Sequence[str], methods: Sequence[str], shots: Sequence[int]
+) -> list[str]:
+    """Returns a sentence on how many examples the plain arm needs for what the other has at some shots."""
+    seeds = sorted(plain.runs.keys() & arm.runs.keys())
+    parts = []
+    for method in methods:
+        curves = []
+        for each in (plain, arm):
+            scores = [Scores(each.runs[seed]) for seed in seeds]
+            curves.append({k: average(s.few_shot(d, method, k) for s in scores for d in datasets) for k in shots})
+        ratios = [shots_needed(curves[0], curves[1][k]) / k for k in shots]
+        told = ", ".join("–" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios)
+        parts.append(f"{method} {told}")
+    return [
+        f"Examples that plain needs for each of context's at {', '.join(map(str, shots))} shots, on the mean curves "
+        f"(– where it has not got there or begins above): {'; '.join(parts)}."
+    ]
+
+
+def number_of_classes(arm: Arm, dataset: str) -> int:
+    """Returns the number of classes of a dataset."""
+    run = next(iter(arm.runs.values()))
+    return next(row["classes"] for row in run.results if row["dataset"] == dataset and row["task"] == "few_shot")
+
+
+def embedding_size(arm: Arm) -> int:
+    """Returns the number of dimensions of a run's embeddings."""
+    folder = next(iter(arm.runs.values())).folder
+    assert folder is not None
+    return json.loads((folder.parent / "pretrain.json").read_text(encoding="utf-8"))["vision"]["width"]
+
+
+def provenance(arms: Sequence[Arm]) -> str:
+    """Returns the day, the machine, the versions, and how long the runs took."""
+    seconds = [job["seconds"] for arm in arms for run in arm.runs.values() for job in run.jobs]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    runs = sum(len(arm.runs) for arm in arms)
+    return (
+        f"{datetime.date.today().isoformat()}, {describe_machine()}, {versions}; {runs} runs, "
+        f"{sum(seconds) / 60:.0f} minutes of jobs in all"
+    )
+
+
+def write_rows(arms: Sequence[Arm], path: pathlib.Path) -> None:
+    """Writes a line for each run, dataset, task, method and shots: the mean over its draws and their interval."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = list(dict.fromkeys(key for arm in arms for key in arm.point))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(
+            [*(key.rpartition(".")[2] for key in keys), "seed", "dataset", "method", "shots", "mean", "half_width"]
+        )
+        for arm in arms:
+            for seed, run in sorted(arm.runs.items()):
+                found = Findings([run])
+                given = [*(arm.point.get(key, "") for key in keys), seed]
+                for dataset, method in itertools.product(found.datasets(), found.methods()):
+                    for shots in [0] if method == "zero_shot" else found.shots():
+                        mean, half = found.interval(run.name, Question(dataset), method, shots) or (math.nan, math.nan)
+                        out.writerow([*given, dataset, method, shots, f"{mean:.5f}", f"{half:.5f}"])
+                for metric, value in Scores(run).retrieval().items():
+                    out.writerow([*given, "flickr8k", metric, "", f"{value:.5f}", ""])
+
+
+def put(text: str, table: str) -> None:
+    """Puts the summary between its marks in the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->\n"
+    if begin not in page or end not in page:
+        print(f"note: {PAGE.name} has no place for {table}", file=sys.stderr)
+        return
+    before, _, rest = page.partition(begin)
+    PAGE.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def of_seeds(found: Gain) -> str:
+    """Returns a gain with its interval over seeds alone."""
+    return f"{100 * found.mean:+.1f}" + ("" if math.isnan(found.over_seeds) else f" ± {100 * found.over_seeds:.1f}")
+
+
+def average(values: Any) -> float:
+    """Returns the mean; NaN of nothing."""
+    values = list(values)
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def percent(value: float) -> str:
+    """Returns 0.123 as 12.3."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def row(cells: Sequence[str]) -> str:
+    """Returns a row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
