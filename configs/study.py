@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     pretrain.augmentation = ConfigDict(dict(crop_area=(0.5, 1.0), crop_aspect=(0.8, 1.25), flip=0.5, keep_patches=0.5))
     pretrain.objective = ConfigDict(dict(base="sigmoid", context=True, alpha=0.9, logit_bias=-5.5))
     pretrain.objective.context_temperature = 0.1
-    pretrain.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup_steps=50, weight_decay=1e-4))
+    pretrain.optimizer = ConfigDict(dict(learning_rate=2e-3, warmup_steps=50, weight_decay=1e-4))
     pretrain.scan_unroll = 4
     pretrain.log_every = 20
     pretrain.checkpoint_every = 500

@@ -29,6 +29,10 @@ class Plan:
     No permutation is held: each position of an epoch is mapped to its sample by a keyed bijection. A batch may hold the
     end of one epoch and the start of the next.
 
+    With `group_size` above 1, samples come in groups: `order` `[samples]` has those of a group next to each other,
+    whole groups are shuffled, and each is within one batch. Up to `group_size` − 1 samples at the end of the order are
+    left out.
+
     Each pair (step, count) of `skipped` leaves out so many batches: from that step on every batch is a later one.
     """
 
@@ -37,10 +41,13 @@ class Plan:
     seed: int
     weights: tuple[float, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
+    group_size: int = 1
+    order: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_groups(self.group_size, self.batch_size, self.weights)
         check_weights(self.weights, len(self.lengths))
         if not self.lengths or min(self.lengths) < (1 if self.weights else 0) or not sum(self.lengths):
             raise ValueError(f"a plan needs samples; the sources have {', '.join(map(str, self.lengths))}")
@@ -56,6 +63,8 @@ class Plan:
         Attempts from 1 on give other samples, of the same source where there are weights, for one that cannot be used.
         """
         step = self.place(step)
+        if self.group_size > 1 and not attempt:
+            return self._of_group(step * self.batch_size + row)
         drawn = (
             self._mixture.draw(step * self.batch_size + row) if self.weights else _Draw(0, step * self.batch_size + row)
         )
@@ -65,6 +74,16 @@ class Plan:
         epoch, position = divmod(drawn.number, length)
         key = (self.seed, epoch, drawn.source) if self.weights else (self.seed, epoch)
         return first + shuffled(position, length, key)
+
+    def _of_group(self, number: int) -> int:
+        """Returns the sample of example `number`, which is one of a group."""
+        groups = self.num_samples // self.group_size
+        if not groups or self.order is None:
+            raise ValueError(f"{self.num_samples} samples make no group of {self.group_size}")
+        group, member = divmod(number, self.group_size)
+        epoch, position = divmod(group, groups)
+        place = shuffled(position, groups, (self.seed, epoch))
+        return int(self.order[place * self.group_size + member])
 
     def place(self, step: int) -> int:
         """Returns the place of batch `step` in the sequence of which nothing is skipped."""
@@ -90,6 +109,14 @@ class Plan:
     @functools.cached_property
     def _mixture(self) -> _Mixture:
         return _Mixture(self.weights, self.seed)
+
+
+def check_groups(group_size: int, batch_size: int, weights: Sequence[float]) -> None:
+    """Raises `ValueError` for groups that do not fill batches, or that weights would take apart."""
+    if group_size < 1 or batch_size % group_size:
+        raise ValueError(f"data.group_size {group_size} does not divide batch_size {batch_size}")
+    if group_size > 1 and weights:
+        raise ValueError(f"data.group_size {group_size} goes without data.weights {tuple(weights)}")
 
 
 def check_weights(weights: Sequence[float], sources: int) -> None:

@@ -10,7 +10,10 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+import numpy as np
+
 from data.batches import TrainingExamples
+from data.neighbours import group_by_texts
 from data.plan import Plan
 from data.records import BadRecord, Source
 from data.sources import Concatenation, open_sources
@@ -19,7 +22,7 @@ from models.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_to
 from pretrain.settings import PretrainSettings
 from pretrain.starting_point import CHECKPOINT_TOKENIZER
 
-DATA_FILE = "data.json"
+DATA_FILE, ORDER_FILE = "data.json", "groups.npy"
 _CAPTION_SAMPLES = 200_000
 _READERS = 16  # threads
 
@@ -30,13 +33,17 @@ def open_data(settings: PretrainSettings, data_dir: str | os.PathLike) -> Concat
     return open_sources(data.sources, data_dir, text_keys=data.text_keys, image_keys=data.image_keys)
 
 
-def create_examples(settings: PretrainSettings, source: Concatenation, tokenizer: Tokenizer) -> TrainingExamples:
-    """Returns what makes the rows of the run's batches."""
+def create_examples(
+    settings: PretrainSettings, source: Concatenation, tokenizer: Tokenizer, order: np.ndarray | None = None
+) -> TrainingExamples:
+    """Returns what makes the rows of the run's batches; `order` has samples of a group next to each other."""
     plan = Plan(
         lengths=tuple(map(len, source.sources)),
         weights=settings.data.weights,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        group_size=settings.data.group_size,
+        order=order,
     )
     return TrainingExamples(
         source=source,
@@ -76,8 +83,32 @@ def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSe
     return load_tokenizer(folder, length=length)
 
 
+def prepare_order(path: pathlib.Path, source: Source, settings: PretrainSettings) -> np.ndarray | None:
+    """Returns the order in which groups of similar samples follow each other, that in `path` or a new one, kept there.
+
+    None where the settings ask for no groups.
+    """
+    if settings.data.group_size == 1:
+        return None
+    if not path.is_file():
+        texts = [" ".join(found) for found in _read_texts(source, len(source))]
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            partial = pathlib.Path(temporary) / path.name
+            np.save(partial, group_by_texts(texts, settings.data.group_size))
+            os.replace(partial, path)
+    order = np.load(path, allow_pickle=False)
+    if len(order) != len(source):
+        raise ValueError(f"{path} is for {len(order):,} samples, and there are {len(source):,}; remove it")
+    return order
+
+
 def read_captions(source: Source, limit: int = _CAPTION_SAMPLES) -> Iterator[str]:
     """Yields the captions of all samples, or of `limit` of them at equal distances; bad records have none."""
+    yield from itertools.chain.from_iterable(_read_texts(source, min(len(source), limit)))
+
+
+def _read_texts(source: Source, count: int) -> Iterator[tuple[str, ...]]:
+    """Yields the texts of `count` samples at equal distances."""
     from tqdm import tqdm
 
     def texts(index: int) -> tuple[str, ...]:
@@ -86,11 +117,10 @@ def read_captions(source: Source, limit: int = _CAPTION_SAMPLES) -> Iterator[str
         except BadRecord:
             return ()
 
-    count = min(len(source), limit)
     chosen = (number * len(source) // count for number in range(count))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
         read = threads.map(texts, chosen)
-        yield from itertools.chain.from_iterable(tqdm(read, desc="reading captions", total=count, delay=2))
+        yield from tqdm(read, desc="reading captions", total=count, delay=2)
 
 
 def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: Concatenation) -> None:

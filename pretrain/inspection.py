@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.batches import FAILURES, TrainingExamples
 from data.records import REASONS
 from models.tokenizer import Tokenizer
-from pretrain.examples import create_examples, open_data, prepare_tokenizer
+from pretrain.examples import ORDER_FILE, create_examples, open_data, prepare_order, prepare_tokenizer
 from pretrain.settings import PretrainSettings, read_settings
 
 _TILE = 160  # pixels of a picture on the sheet
@@ -73,12 +73,11 @@ def inspect(
     workdir = pathlib.Path(workdir)
     source = open_data(settings, data_dir)
     with tempfile.TemporaryDirectory() as temporary:
-        kept = workdir / "tokenizer"
-        folder = (
-            kept if kept.is_dir() and (workdir / "pretrain.json").is_file() else pathlib.Path(temporary) / "tokenizer"
-        )
-        tokenizer = prepare_tokenizer(folder, source, settings)
-    examples = create_examples(settings, source, tokenizer)
+        begun = (workdir / "pretrain.json").is_file() and (workdir / "tokenizer").is_dir()
+        folder = workdir if begun else pathlib.Path(temporary)
+        tokenizer = prepare_tokenizer(folder / "tokenizer", source, settings)
+        order = prepare_order(folder / ORDER_FILE, source, settings)
+    examples = create_examples(settings, source, tokenizer, order)
     found = read_batches(examples, tokenizer, settings, step=step, steps=steps, shown=shown)
     folder = workdir / "inspect"
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from models.towers import count_parameters
 from pretrain import sharding
 from pretrain.checkpoint import Checkpoints
 from pretrain.evaluations import Evaluate, Evaluations
-from pretrain.examples import claim_data, create_examples, open_data, prepare_tokenizer
+from pretrain.examples import ORDER_FILE, claim_data, create_examples, open_data, prepare_order, prepare_tokenizer
 from pretrain.initial_state import start_from_checkpoint
 from pretrain.metrics import METRICS_FILE, MetricsWriter, Progress, format_duration, read_metrics
 from pretrain.optimizer import create_schedule
@@ -95,6 +95,7 @@ def _claim(workdir: pathlib.Path, settings: PretrainSettings, source: Concatenat
         claim_workdir(workdir, settings)
         claim_data(workdir, settings, source)
         tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
+        prepare_order(workdir / ORDER_FILE, source, settings)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir claimed")
     if not (workdir / SETTINGS_FILE).is_file():
@@ -120,7 +121,8 @@ class Session:
         self.workdir, self.settings, self.mesh, self.preemption = workdir, settings, mesh, preemption
         self.steps = settings.num_steps(len(source))
         self.training = training_of(settings, mesh, model=settings.model_for(tokenizer), num_samples=len(source))
-        self.examples = create_examples(settings, source, tokenizer)
+        order = prepare_order(workdir / ORDER_FILE, source, settings)
+        self.examples = create_examples(settings, source, tokenizer, order)
         self.schedule = create_schedule(settings.optimizer, self.steps)
         self.best = None
         if settings.keep_best is not None:

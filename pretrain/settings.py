@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from data.augmentation import Augmentation
 from data.batches import CAPTIONS
 from data.images import MAX_PIXELS
-from data.plan import check_weights
+from data.plan import check_groups, check_weights
 from data.sources import IMAGE_KEYS, TEXT_KEYS
 from models.canonicalize import CANONICALIZATIONS
 from models.preprocessing import Preprocessing
@@ -37,7 +37,9 @@ class DataSettings:
     Without `weights` all sources are one set, shuffled together; with them each has its share of the examples.
     `text_keys` and `image_keys` name the fields or columns that hold captions and pictures, the first found counts.
     `threads` make batches ahead, in each of `workers` processes, or here where that is 0. A picture of more than
-    `max_pixels` is not decoded. More than `max_bad_share` unusable records in a `bad_window` of them end the run.
+    `max_pixels` is not decoded. With `group_size` above 1, so many samples of similar texts come together in a batch,
+    in groups that are made once from all texts (`data/neighbours.py`); it goes without `weights`. More than
+    `max_bad_share` unusable records in a `bad_window` of them end the run.
     """
 
     sources: tuple[str, ...]
@@ -48,6 +50,7 @@ class DataSettings:
     threads: int = 2
     workers: int = 0
     max_pixels: int = MAX_PIXELS
+    group_size: int = 1
     max_bad_share: float = 0.05
     bad_window: int = 1000
 
@@ -174,6 +177,7 @@ class PretrainSettings:
         for name in ("evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
+        check_groups(self.data.group_size, self.batch_size, self.data.weights)
         if (self.keep_best or "").startswith("evaluation/") and not self.evaluate_every:
             raise ValueError(f"keep_best is {self.keep_best!r}, and evaluate_every is 0: nothing would tell it")
         if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:
