@@ -45,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=sorted(path.stem.removeprefix("study_") for path in find_sweeps()))
     parser.add_argument("--data", type=pathlib.Path, help="folder with the shards, once; it is linked to")
+    parser.add_argument("--beside", type=int, default=2, help="runs at a time, each on its share of the cores")
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
     args = parser.parse_args()
     link = STUDY / "data"
@@ -59,7 +60,11 @@ def main() -> int:
         if not link.exists():
             parser.error(f"{link} is not there; name the folder with the shards by --data=FOLDER")
         command = [sys.executable, "launch.py", "submit", "--target=local", f"--config={sweep.relative_to(ROOT)}"]
-        command += [f"--workdir=runs/study/{args.table}", "--jobs=pretrain,export,evaluate"]
+        command += [
+            f"--workdir=runs/study/{args.table}",
+            "--jobs=pretrain,export,evaluate",
+            f"--config.submit.beside={args.beside}",
+        ]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         if code:
             return code

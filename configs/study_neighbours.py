@@ -1,0 +1,12 @@
+"""Batches in which each sample has neighbours, with and without context, for docs/STUDY.md."""
+
+from configs import grid
+from configs.study import get_config
+
+__all__ = ["get_config", "get_sweep"]
+
+
+def get_sweep() -> list[dict]:
+    return grid(
+        {"pretrain.seed": (0, 1), "pretrain.data.group_size": (4, 16), "pretrain.objective.context": (False, True)}
+    )
