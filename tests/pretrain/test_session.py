@@ -1,5 +1,6 @@
 """What happens to a run while it goes: it is told to end, goes bad, stands still, is watched, or is not alone."""
 
+import errno
 import json
 import os
 import signal
@@ -93,6 +94,17 @@ def test_a_workdir_belongs_to_one_run_at_a_time(tmp_path):
     holder.wait()
     with owned(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch):
+    def lockf(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    said = []
+    with owned(tmp_path, say=said.append):
+        assert (tmp_path / "run.lock").read_text().startswith(f"process {os.getpid()} ")
+    assert said == [f"{tmp_path} is on a file system without locks; see to it that no second run is started there"]
 
 
 def poison(monkeypatch, places):
