@@ -102,7 +102,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         args.arguments, rest = split_by_job(args.jobs.split(","), rest)
     unknown = [argument for argument in rest if not (overridable and argument.startswith("--config."))]
     if unknown:
-        parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones")
+        one_word = "; those of its jobs are written --name=VALUE, in one word" if args.job == "submit" else ""
+        parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones{one_word}")
     return args, rest
 
 
@@ -151,7 +152,11 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
     quick = name == "quickstart"
     if name == "submit":
         job.add_argument("--target", required=True, help="local, slurm, gke, tpu-vm or skypilot")
-        job.add_argument("--jobs", default="pretrain", help="of each run, in turn; default: pretrain")
+        job.add_argument(
+            "--jobs",
+            default="pretrain",
+            help="of each run, in turn, with their arguments as --name=VALUE; default: pretrain",
+        )
         job.add_argument("--parts", type=int, default=1, help="jobs that an evaluation is split over; default: 1")
         job.add_argument("--dry_run", action="store_true", help="write and show it, and run nothing")
     default = {"quickstart": str(QUICKSTART_CONFIG), "evaluate": str(EVALUATE_CONFIG)}.get(name)

@@ -169,7 +169,7 @@ def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
     )
     for task in tasks:
         for command in task.commands:
-            check_command(command.arguments)
+            check_command(command.arguments, elsewhere=args.target not in ("local", "slurm"))
     if config is None:  # jobs that need none may be submitted with settings all the same
         own = [each for each in args.overrides if each.startswith("--config.submit.")]
         config = load_config(str(EVALUATE_CONFIG), own)
@@ -179,15 +179,23 @@ def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
     return run(prepared, dry_run=args.dry_run, say=say)
 
 
-def check_command(arguments: Sequence[str]) -> None:
-    """Raises `ValueError` where a job's command line names unknown or wrong settings; usage errors exit as ever."""
+def check_command(arguments: Sequence[str], *, elsewhere: bool) -> None:
+    """Raises `ValueError` where a job's command line names unknown or wrong settings; usage errors exit as ever.
+
+    A checkpoint that a run begins with may lie `elsewhere`, where only the job sees it.
+    """
     from adapt.evaluate import EvaluateSettings
     from pretrain.settings import read_settings
 
     args, overrides = parse(list(arguments))
     config = load_config(args.config, [*overrides, *evaluate_overrides(args)]) if args.config else None
     if args.job == "pretrain":
-        read_settings(config.pretrain)
+        try:
+            read_settings(config.pretrain, args.workdir)
+        except FileNotFoundError as error:
+            if not elsewhere:
+                raise
+            say(f"settings that go with the checkpoint are not checked here ({in_a_sentence(error)})")
         evaluation_settings(config)
     if args.job == "evaluate":
         typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))

@@ -34,6 +34,9 @@ class SlurmSettings:
     setup: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        check_pairs("submit.slurm.options", self.options, '(("reservation", "mine"),)')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GkeSettings:
@@ -78,7 +81,7 @@ class SkyPilotSettings:
     """A managed job of SkyPilot; `accelerators` such as "H100:8".
 
     `mounts` are pairs (folder, bucket), such as ("/runs", "s3://mine/runs"): what a job leaves there outlives its
-    machines.
+    machines. `setup` installs the packages, by default those for NVIDIA's GPUs.
     """
 
     accelerators: str | None = None
@@ -86,7 +89,10 @@ class SkyPilotSettings:
     num_nodes: int = 1
     use_spot: bool = False
     mounts: tuple[tuple[str, str], ...] = ()
-    setup: tuple[str, ...] = ("pip install -r requirements.txt",)
+    setup: tuple[str, ...] = ('pip install -r requirements.txt "jax[cuda12]"',)
+
+    def __post_init__(self) -> None:
+        check_pairs("submit.skypilot.mounts", self.mounts, '(("/runs", "s3://mine/runs"),)')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +126,13 @@ def check_lines(settings: object, section: str = "submit") -> None:
             check_lines(value, name)
         elif field.name != "setup" and any(sign in str(each) for each in _parts(value) for sign in "\n\r\0"):
             raise ValueError(f"{name} is {value!r}; no line of a script holds a line break")
+
+
+def check_pairs(name: str, pairs: object, example: str) -> None:
+    """Raises `ValueError` for what are no pairs of a name and a value."""
+    whole = isinstance(pairs, tuple | list)
+    if not whole or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"{name} is {pairs!r}; write pairs, such as {example}")
 
 
 def _parts(value: object) -> Iterator[object]:

@@ -20,7 +20,7 @@ def skypilot(
     """Returns the submission of tasks, a file in `folder` each; the project is what lies in `root`."""
     asked, python = settings.skypilot, settings.python or "python3"
     require("skypilot", asked, "accelerators")
-    files, commands = {}, []
+    files, commands, hints = {}, [], [["sky", "jobs", "queue"]]
     for number, task in enumerate(tasks):
         name = settings.name if len(tasks) == 1 else f"{settings.name}-{number}"
         resources: dict[str, Any] = {"accelerators": asked.accelerators, "use_spot": asked.use_spot}
@@ -39,10 +39,9 @@ def skypilot(
         page["run"] = "\n".join(["set -e", *_lines(task, python)]) + "\n"
         path = folder / f"{name}.yaml"
         files[path] = yaml.safe_dump(page, sort_keys=False, allow_unicode=True)
-        commands.append(
-            ["sky", "jobs", "launch", "--yes", "--detach-run", f"--name={name}", str(folder / f"{name}.yaml")]
-        )
-    return Submission(files, commands, [["sky", "jobs", "queue"], ["sky", "jobs", "cancel", "--name", settings.name]])
+        commands.append(["sky", "jobs", "launch", "--yes", "--detach-run", f"--name={name}", str(path)])
+        hints.append(["sky", "jobs", "cancel", "--name", name])
+    return Submission(files, commands, hints)
 
 
 def _lines(task: Task, python: str) -> list[str]:

@@ -82,7 +82,7 @@ def pretrain(
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         if _is_first():
-            stack.enter_context(owned(workdir))
+            stack.enter_context(owned(workdir, say=say))
         tokenizer = _claim(workdir, settings, source)
         session = Session(workdir, settings, mesh, source, tokenizer, preemption)
         return session.run(evaluate)

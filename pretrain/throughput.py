@@ -145,7 +145,8 @@ def describe(values: Mapping[str, float]) -> list[str]:
     """Returns the parts of a progress line."""
     shown = [f"{values['pairs_per_second']:.0f} pairs/s"]
     if values["pairs_per_second_per_device"] < values["pairs_per_second"]:
-        shown.append(f"{values['pairs_per_second_per_device']:.3g} a device")
+        each = values["pairs_per_second_per_device"]
+        shown.append(f"{each:.0f} a device" if each >= 100 else f"{each:.3g} a device")
     if "model_flops_share" in values:
         shown.append(f"MFU {values['model_flops_share']:.1%}")
     shown.append(f"waiting {values['data_wait_share']:.0%}")

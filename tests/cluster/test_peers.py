@@ -39,7 +39,7 @@ def test_skypilot_reads_its_tasks(tmp_path, monkeypatch):
         [resources] = task.resources
         assert resources.accelerators == {"H100": 8} and resources.use_spot
         assert resources.job_recovery["recover_on_exit_codes"] == [75]
-        assert task.setup == "pip install -r requirements.txt\n"
+        assert task.setup == 'pip install -r requirements.txt "jax[cuda12]"\n'
 
 
 def test_xpk_reads_its_commands(tmp_path):

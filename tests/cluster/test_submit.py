@@ -13,7 +13,7 @@ import yaml
 import configs
 import launch
 from cluster.plan import names_of, plan_tasks
-from cluster.settings import SlurmSettings, SubmitSettings
+from cluster.settings import SkyPilotSettings, SlurmSettings, SubmitSettings
 from cluster.submission import Submission, submit
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS
@@ -116,7 +116,10 @@ def test_a_task_of_skypilot_is_a_file(tmp_path):
     assert page["file_mounts"] == {"/runs": {"source": "s3://b/runs", "mode": "MOUNT"}}
     assert words_after(page["run"], "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
     assert 'if [ "$SKYPILOT_NODE_RANK" = 0 ]; then python3 launch.py export' in page["run"]
-    assert prepared.commands[0][-1] == str(path)
+    assert prepared.commands[0][-1] == str(path) and "jax[cuda12]" in page["setup"]
+    several = prepare("skypilot", tasks_of("evaluate", parts=2), SETTINGS, workdir=tmp_path)
+    cancelled = [hint[-1] for hint in several.hints if "cancel" in hint]
+    assert cancelled == [yaml.safe_load(text)["name"] for text in several.files.values()]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,10 @@ def test_what_cannot_be_submitted_is_told(tmp_path):
         SubmitSettings(slurm=SlurmSettings(partition="a\nrm -r /"))
     with pytest.raises(ValueError, match=r"submit\.slurm\.options is .*; no line"):
         SubmitSettings(slurm=SlurmSettings(options=(("reservation", "a\nb"),)))
+    with pytest.raises(ValueError, match=r"submit\.slurm\.options is \('reservation', 'mine'\); write pairs, such as"):
+        SubmitSettings(slurm=SlurmSettings(options=("reservation", "mine")))
+    with pytest.raises(ValueError, match=r"submit\.skypilot\.mounts is \('/runs', 's3://b'\); write pairs, such as"):
+        SkyPilotSettings(mounts=("/runs", "s3://b"))
     with pytest.raises(ValueError, match=r"submit\.name is 'A B'"):
         SubmitSettings(name="A B")
 
@@ -255,6 +262,20 @@ def test_arguments_that_no_job_knows_are_usage_errors(project, capsys):
     with pytest.raises(SystemExit):
         launch.main(["submit", "--target=slurm", "--dry_run", "--shotz=3", *project])
     assert "unknown argument --shotz=3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        launch.main(["submit", "--target=slurm", "--dry_run", "--jobs=export", "--license", "mit", *project])
+    assert "those of its jobs are written --name=VALUE, in one word" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_only_other_machines_see_is_no_reason_not_to_submit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [f"--config={configs.FOLDER / 'post_train_siglip.py'}", "--workdir=/mnt/runs/x", "--dry_run"]
+    given += ["--config.pretrain.initial_checkpoint=/mnt/checkpoint"]
+    given += [f"--config.submit.tpu_vm.{name}=a" for name in ("zone", "accelerator_type", "runtime_version")]
+    assert launch.main(["submit", "--target=tpu-vm", *given]) == 0
+    assert "are not checked here (/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().out
+    assert launch.main(["submit", "--target=slurm", *given]) == 1
+    assert "/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().err
 
 
 def test_tasks_run_beside_each_other_each_on_its_cores_and_all_of_them(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What happens to a run while it goes: it is told to end, goes bad, stands still, is watched, or is not alone."""
 
+import errno
 import json
 import os
 import signal
@@ -93,6 +94,17 @@ def test_a_workdir_belongs_to_one_run_at_a_time(tmp_path):
     holder.wait()
     with owned(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch):
+    def lockf(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    said = []
+    with owned(tmp_path, say=said.append):
+        assert (tmp_path / "run.lock").read_text().startswith(f"process {os.getpid()} ")
+    assert said == [f"{tmp_path} is on a file system without locks; see to it that no second run is started there"]
 
 
 def poison(monkeypatch, places):
@@ -276,7 +288,7 @@ def test_rates_become_shares_of_the_devices_peak_memory_and_cost(shard, monkeypa
     assert found["pairs_per_second_per_device"] == 2000 and found["device_memory_gb"] == 61
     assert found["run_seconds"] == pytest.approx(3600, abs=5) and found["cost"] == pytest.approx(60, abs=0.1)
     line = "  ".join(describe_throughput(found | {"pairs_per_second": 8000.0, "data_wait_share": 0.02}))
-    assert line.startswith("8000 pairs/s  2e+03 a device  MFU 0.0%  waiting 2%  memory 61.0 of 80 GB  cost 60.0")
+    assert line.startswith("8000 pairs/s  2000 a device  MFU 0.0%  waiting 2%  memory 61.0 of 80 GB  cost 60.0")
     unknown = read_settings(config(shard, monitor={"peak_tflops": 0.5}))
     assert peak_tflops("cpu") is None and "model_flops_share" in Throughput(unknown, [Device()]).read(1.0)
 
