@@ -17,6 +17,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as launch.py has it
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+_LONGEST = ("test_faults.py", "test_slurm.py", "test_session.py", "test_launch.py")  # files that take minutes
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the files that take longest, so that none of several workers ends long after the others."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Lets go of a module's compiled programs: each takes mappings of memory, of which a process may have 65,530."""
