@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from pretrain.base_losses import RULES, Scales, base_loss
 from pretrain.blocks import DTYPES, Layout, inverse_norms
-from pretrain.context import Attention, contextualize
+from pretrain.context import Attention, Context, contextualize
 
 Scalars = Mapping[str, jax.Array]
 
@@ -103,14 +103,8 @@ class Objective:
         views, names, weights = (image_embeddings,), ("",), (1.0,)
         metrics = {}
         if self.context:
-            attention = Attention(
-                self_mask=self.self_mask,
-                stop_gradient=self.stop_gradient,
-                normalized_values=self.normalized_values,
-                buffer=self.buffer,
-            )
             temperature = scalars["context_temperature"]
-            context = contextualize(image_embeddings, temperature, attention=attention, layout=layout)
+            context = self.contextualize(image_embeddings, text_embeddings, temperature, layout)
             views, weights = (image_embeddings, context.embeddings), (self.alpha, 1 - self.alpha)
             names = ("", "" if self.shared_logit_scale else "context_")
             metrics["context_temperature"] = jnp.exp(temperature)
@@ -126,6 +120,18 @@ class Objective:
             metrics[f"{name}positive_logit"] = jnp.exp(scales.logit_scale[k]) * positive + shift
             metrics[f"{name}negative_logit"] = jnp.exp(scales.logit_scale[k]) * negative + shift
         return Loss(value, jax.lax.stop_gradient({"loss": value} | metrics))
+
+    def contextualize(
+        self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: Layout
+    ) -> Context:
+        """Returns what stands for the images in the second loss: here mixtures by the images' own similarities."""
+        attention = Attention(
+            self_mask=self.self_mask,
+            stop_gradient=self.stop_gradient,
+            normalized_values=self.normalized_values,
+            buffer=self.buffer,
+        )
+        return contextualize(image_embeddings, temperature, attention=attention, layout=layout)
 
 
 def mean_cosines(image_embeddings: jax.Array, text_embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
