@@ -38,7 +38,6 @@ STUDY = ROOT / "runs" / "study"
 PAGE = ROOT / "docs" / "STUDY.md"
 SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"
 RESAMPLES = 10_000
-RETRIEVAL = (("image_to_text", "recall@10"), ("text_to_image", "recall@10"))
 
 
 def main() -> int:
@@ -124,6 +123,7 @@ class Scores:
     def __init__(self, run: Run):
         self.found = Findings([run])
         self.name = run.name
+        self.retrieval = [row for row in run.results if row["task"] == "retrieval"]
 
     def few_shot(self, dataset: str, method: str, shots: int) -> float:
         """Returns the accuracy, or NaN."""
@@ -134,10 +134,9 @@ class Scores:
         """Returns the accuracy of class names alone."""
         return self.few_shot(dataset, "zero_shot", 0)
 
-    def retrieval(self) -> dict[str, float]:
-        """Returns recall at 10 by direction."""
-        rows = [row for rows in self.found._rows.values() for row in rows if row["task"] == "retrieval"]
-        return {row["metric"]: row["value"] for row in rows}
+    def recall(self) -> float:
+        """Returns the share of texts whose picture is among the ten nearest, of the first set that was asked."""
+        return next((row["value"] for row in self.retrieval if row["metric"] == "text→image recall@10"), math.nan)
 
 
 class Gain(NamedTuple):
@@ -193,7 +192,7 @@ def overview(arms: Sequence[Arm], datasets: Sequence[str], methods: Sequence[str
         scores = [Scores(run) for run in arm.runs.values()]
         cells = [arm.name, str(len(scores)), percent(average(s.zero_shot(d) for s in scores for d in datasets))]
         cells += [percent(average(s.few_shot(d, m, most) for s in scores for d in datasets)) for m in few]
-        cells.append(percent(average(s.retrieval()["text_to_image_recall@10"] for s in scores)))
+        cells.append(percent(average(s.recall() for s in scores)))
         last = [run.metrics[-1] for run in arm.runs.values() if run.metrics]
         root = math.sqrt(embedding_size(arm))
         for name, factor in (("context_temperature", root), ("effective_items", 1.0)):
@@ -284,8 +283,9 @@ def write_rows(arms: Sequence[Arm], path: pathlib.Path) -> None:
                     for shots in [0] if method == "zero_shot" else found.shots():
                         mean, half = found.interval(run.name, Question(dataset), method, shots) or (math.nan, math.nan)
                         out.writerow([*given, dataset, method, shots, f"{mean:.5f}", f"{half:.5f}"])
-                for metric, value in Scores(run).retrieval().items():
-                    out.writerow([*given, "flickr8k", metric, "", f"{value:.5f}", ""])
+                for each in Scores(run).retrieval:
+                    name = pathlib.Path(each["dataset"]).parent.name or each["dataset"]
+                    out.writerow([*given, name, each["metric"], "", f"{each['value']:.5f}", ""])
 
 
 def put(text: str, table: str) -> None:

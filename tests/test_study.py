@@ -1,0 +1,90 @@
+"""The tables of docs/STUDY.md are those of the runs: pairs by seed, means over datasets, what differs named."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import study
+
+SWEEP = """
+from configs import grid
+def get_config():
+    raise AssertionError("nothing is run")
+def get_sweep():
+    return grid({"pretrain.seed": (0, 1), "pretrain.objective.context": (False, True)})
+"""
+DATASETS = {"few": 2, "many": 10}
+
+
+def write_run(folder, value):
+    """Writes an evaluated run whose few-shot accuracy is `value(dataset, shots)`."""
+    (folder / "evaluation").mkdir(parents=True)
+    rows = []
+    for dataset, classes in DATASETS.items():
+        given = {"checkpoint": "export", "dataset": dataset, "classes": classes, "metric": "accuracy"}
+        rows.append({**given, "task": "few_shot", "method": "zero_shot", "shots": 0, "value": 0.5})
+        for shots in (1, 4, 16):
+            for noise in (-0.01, 0.01):
+                score = value(dataset, shots) + noise
+                rows.append({**given, "task": "few_shot", "method": "knn", "shots": shots, "value": score})
+    retrieval = {"checkpoint": "export", "dataset": "photos", "task": "retrieval", "method": "zero_shot", "shots": 0}
+    for metric in ("text→image recall@10", "image→text recall@10"):
+        rows.append({**retrieval, "metric": metric, "value": 0.25, "examples": "none"})
+    (folder / "evaluation" / "examples").mkdir()
+    (folder / "evaluation" / "examples" / "none.json").write_text("[]")
+    (folder / "evaluation" / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "pretrain.json").write_text(json.dumps({"vision": {"width": 16}}))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "context_temperature": 0.02, "effective_items": 3}))
+    (folder / "jobs.jsonl").write_text(json.dumps({"name": "pretrain", "seconds": 60}) + "\n")
+
+
+@pytest.fixture
+def arms(tmp_path):
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    gains = {("few", 0): 0.02, ("many", 0): 0.06, ("few", 1): 0.04, ("many", 1): 0.08}
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed={seed},context=False", lambda dataset, shots: 0.1 * np.log2(2 * shots))
+        write_run(
+            tmp_path / f"seed={seed},context=True",
+            lambda dataset, shots, seed=seed: 0.1 * np.log2(2 * shots) + gains[dataset, seed],
+        )
+    return study.read_arms(tmp_path / "sweep.py", tmp_path)
+
+
+def test_gains_are_paired_by_seed_and_dataset(arms):
+    plain, context = arms
+    assert study.find_plain(context, arms) is plain and study.find_plain(plain, arms) is None
+    found = study.gain(plain, context, lambda scores, dataset: scores.few_shot(dataset, "knn", 4), list(DATASETS))
+    assert found.mean == pytest.approx(0.05) and found.over_seeds == pytest.approx(12.706 * 0.01, rel=1e-3)
+    assert (found.over_datasets.low, found.over_datasets.high) == pytest.approx((0.03, 0.07))
+    assert str(found) == "+5.0 ± 12.7 [+3.0, +7.0]"
+
+
+def test_the_summary_and_the_rows_hold_every_number(arms, tmp_path):
+    text = study.summarize(arms, "small")
+    assert "| context True | 2 | 50.0 | 55.0 | 25.0 | 0.08 | 3 |" in text
+    assert "| knn | +5.0 ± 12.7 [+3.0, +7.0] |" in text and "4 runs, 4 minutes" in text
+    assert text.index("| few | 2 |") < text.index("| many | 10 |")
+    assert "knn 1.41, 1.41, –" in text  # two to the power of a half
+    study.write_rows(arms, tmp_path / "rows.csv")
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
+    assert len(rows) == 4 * (2 * (1 + 3) + 2)
+    [row] = [r for r in rows if (r["context"], r["seed"], r["dataset"], r["shots"]) == ("True", "1", "many", "16")]
+    assert float(row["mean"]) == pytest.approx(0.58)
+
+
+def test_a_run_that_is_missing_is_told_and_left_out(arms, tmp_path, capsys):
+    (tmp_path / "seed=1,context=True" / "evaluation" / "results.jsonl").unlink()
+    [plain, context] = study.read_arms(tmp_path / "sweep.py", tmp_path)
+    assert list(plain.runs) == [0, 1] and list(context.runs) == [0]
+    assert "seed=1,context=True was not evaluated yet" in capsys.readouterr().err
+
+
+def test_the_summary_takes_its_place_in_the_page(tmp_path, monkeypatch):
+    page = tmp_path / "STUDY.md"
+    page.write_text("a\n<!-- small -->\nold\n<!-- end of small -->\nb\n")
+    monkeypatch.setattr(study, "PAGE", page)
+    study.put("new", "small")
+    assert page.read_text() == "a\n<!-- small -->\nnew\n<!-- end of small -->\nb\n"
