@@ -20,7 +20,11 @@ class Profile:
         """Begins where this is the first step; `metrics` are those of the step before, which is waited for."""
         if self._steps and step == self._steps[0]:
             jax.block_until_ready(metrics)
-            jax.profiler.start_trace(self._folder)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = (
+                0  # it follows all threads, of which some begin and end meanwhile: it can crash
+            )
+            jax.profiler.start_trace(self._folder, profiler_options=options)
             self._running = True
 
     def after(self, step: int, metrics: Any) -> None:

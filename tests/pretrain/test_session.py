@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from pretrain.watchdog import Watchdog
 from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.test_loop import final_checkpoints, same_parameters, without_times
 from tests.pretrain.tiny import config
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +241,13 @@ def test_a_run_that_stands_still_can_be_ended(tmp_path):
     assert ended.returncode == 1 and "time.sleep" not in ended.stderr.decode() and (tmp_path / "s.txt").exists()
 
 
-def test_steps_are_traced_into_a_folder_that_tensorboard_opens(shard, tmp_path, capsys):
-    pretrain(config(shard, monitor={"profile": (3, 4)}), tmp_path, data_dir=tmp_path)
-    assert f"steps 3 to 4 are traced in {tmp_path / 'profile'}" in capsys.readouterr().out
+def test_steps_are_traced_into_a_folder_that_tensorboard_opens(shard, tmp_path):
+    program = (
+        "import sys\nfrom pretrain.loop import pretrain\nfrom tests.pretrain.tiny import config\n"
+        "pretrain(config(sys.argv[1], monitor={'profile': (3, 4)}), sys.argv[2], data_dir=sys.argv[2])"
+    )  # in a process of its own: profilers reach into all of a process
+    ended = subprocess.run([sys.executable, "-c", program, shard, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert f"steps 3 to 4 are traced in {tmp_path / 'profile'}" in ended.stdout, ended.stderr
     [trace] = (tmp_path / "profile").rglob("*.xplane.pb")
     assert b"XlaModule" in trace.read_bytes() or trace.stat().st_size > 10_000
 
