@@ -63,6 +63,7 @@ class GkeSettings:
 class TpuVmSettings:
     """A queued resource of TPU VMs, all of which run `setup` and then the job when they start, or start again.
 
+    One of `spot` that is taken away does not come back: it is deleted and submitted again.
     `setup` are lines of shell that bring the project into `folder` and install its packages.
     """
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
+from cluster.endings import LOST, RUN_AGAIN
 from cluster.plan import Task, shell_line
 from cluster.settings import SubmitSettings, require
 from cluster.submission import Submission
+
+_OTHERS_END = 60  # seconds after which those that have lost a process have ended too
 
 
 def tpu_vm(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.Path) -> Submission:
@@ -43,6 +46,18 @@ def tpu_vm(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.P
 
 
 def _script(task: Task, python: str, folder: str, setup: Sequence[str]) -> str:
-    """Returns the script; where it is run again, the job goes on at its last checkpoint."""
-    lines = ["#!/bin/bash", f"# {task.name}", "set -eu", *setup, shell_line(["cd", folder])]
-    return "\n".join([*lines, *(shell_line(command.argv(python)) for command in task.commands)]) + "\n"
+    """Returns the script; a job that was told to end, or lost others, is run again, as all do where a host restarts.
+
+    It goes on at its last checkpoint.
+    """
+    lines = ["#!/bin/bash", f"# {task.name}", "set -eu", *setup, shell_line(["cd", folder]), "set +e"]
+    for command in task.commands:
+        lines += [
+            shell_line(command.argv(python)),
+            f'while code=$?; [ "$code" -eq {RUN_AGAIN} ] || [ "$code" -eq {LOST} ]; do',
+            f"sleep {_OTHERS_END}",
+            shell_line(command.argv(python)),
+            "done",
+            'if [ "$code" -ne 0 ]; then exit "$code"; fi',
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What is submitted is written and shown word for word, whatever is in the words, and wrong input never gets there."""
 
+import dataclasses
 import pathlib
 import shlex
 import subprocess
@@ -100,6 +101,22 @@ def test_tpu_vms_get_a_script_that_runs_whenever_they_start(tmp_path):
     assert words_after(text, "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     assert any("delete" in hint for hint in prepared.hints)
+
+
+@pytest.mark.parametrize(("codes", "ends_with"), [((75, 76, 0), 0), ((75, 1, 0), 1), ((0,), 0)])
+def test_a_tpu_vm_runs_a_job_again_that_was_told_to_end_or_lost_others(tmp_path, codes, ends_with):
+    for number, code in enumerate(codes):
+        (tmp_path / f"code-{number}").write_text(str(code))
+    job = "n=$(cat ran 2>/dev/null | wc -l); echo $2 >> ran; exit $(cat code-$n)"
+    (tmp_path / "python").write_text(f"#!/bin/bash\n{job}\n")
+    (tmp_path / "sleep").write_text("#!/bin/bash\n")  # no time is lost here
+    for name in ("python", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    settings = dataclasses.replace(SETTINGS.tpu_vm, folder=str(tmp_path), setup=(f"export PATH={tmp_path}:$PATH",))
+    own = dataclasses.replace(SETTINGS, python=str(tmp_path / "python"), tpu_vm=settings)
+    [text] = prepare("tpu-vm", tasks_of("pretrain"), own, workdir=tmp_path).files.values()
+    assert subprocess.run(["bash"], input=text, text=True).returncode == ends_with
+    assert (tmp_path / "ran").read_text().split() == ["pretrain"] * (codes.index(ends_with) + 1)
 
 
 def test_a_task_of_skypilot_is_a_file(tmp_path):
