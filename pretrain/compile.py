@@ -86,6 +86,7 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
         )
     slice_, _, slices = topology.partition("*")
     jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: there is none
+    jax.config.update("jax_enable_compilation_cache", False)  # a kept program could not be opened without one either
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": f"{kind}-1"}
     quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for name, value in quiet.items():

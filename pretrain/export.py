@@ -111,7 +111,8 @@ def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> d
 
 
 def _describe(objective: Objective) -> str:
-    base = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}[objective.base]
+    known = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}
+    base = known.get(objective.base, f"{objective.base} loss")
     if not objective.context:
         return base
     return f"{base} with the context objective (LIxP, arXiv 2411.15099), alpha {objective.alpha:g}"

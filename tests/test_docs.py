@@ -44,6 +44,8 @@ def test_a_loss_of_ones_own_trains_and_has_the_derivative_of_its_dense_form(show
     given += ["--config.pretrain.optimizer.warmup_steps=1", "--config.pretrain.batch_size=8"]
     assert launch.main(["pretrain", *given, "--config.pretrain.tokenizer.name=train:60"]) == 0
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 2
+    assert launch.main(["export", *given]) == 0
+    assert "hinge loss with the context objective" in (tmp_path / "run" / "export" / "README.md").read_text()
 
     def dense(u, v):
         x, t = (rows / jnp.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
