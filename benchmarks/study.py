@@ -30,7 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 import configs  # noqa: E402
 from adapt.findings import Findings, Question, Run, read_runs  # noqa: E402
+from adapt.results import RESULTS_FILE  # noqa: E402
 from adapt.statistics import Difference, mean_interval, shots_needed  # noqa: E402
+from adapt.tables import Cell, Table  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from cluster.plan import names_of  # noqa: E402
 
@@ -187,7 +189,7 @@ def overview(arms: Sequence[Arm], datasets: Sequence[str], methods: Sequence[str
     few = [method for method in methods if method != "zero_shot"]
     heads = ["", "seeds", "zero-shot", *(f"{method}, {most} shots" for method in few), "text → image R@10"]
     heads += ["temperature · √d", "attended"]
-    lines = [row(heads), row(["---"] * len(heads))]
+    rows = []
     for arm in arms:
         scores = [Scores(run) for run in arm.runs.values()]
         cells = [arm.name, str(len(scores)), percent(average(s.zero_shot(d) for s in scores for d in datasets))]
@@ -198,26 +200,26 @@ def overview(arms: Sequence[Arm], datasets: Sequence[str], methods: Sequence[str
         for name, factor in (("context_temperature", root), ("effective_items", 1.0)):
             values = [factor * line[name] for line in last if name in line]
             cells.append(f"{average(values):.3g}" if values else "")
-        lines.append(row(cells))
-    return lines
+        rows.append(cells)
+    return markdown(heads, rows)
 
 
 def compare(plain: Arm, arm: Arm, datasets: Sequence[str], methods: Sequence[str], shots: Sequence[int]) -> list[str]:
     """Returns the gain over the plain arm by method and shots, by dataset, and in examples."""
     few = [method for method in methods if method != "zero_shot"]
     told = [count for count in shots if count in (1, 4, 16)] or list(shots)
-    lines = [row(["mean gain, points", *(f"{count} shots" for count in told)]), row(["---"] * (len(told) + 1))]
     zero = gain(plain, arm, Scores.zero_shot, datasets)
-    lines.append(row(["zero-shot", str(zero), *[""] * (len(told) - 1)]))
+    rows = [["zero-shot", str(zero), *[""] * (len(told) - 1)]]
     for method in few:
         cells = [gain(plain, arm, lambda s, d, m=method, k=k: s.few_shot(d, m, k), datasets) for k in told]
-        lines.append(row([method, *map(str, cells)]))
-    lines += ["", row(["dataset", "classes", "zero-shot", *(f"{method}, {shots[-1]} shots" for method in few)])]
-    lines.append(row(["---"] * (len(few) + 3)))
+        rows.append([method, *map(str, cells)])
+    lines = markdown(["mean gain, points", *(f"{count} shots" for count in told)], rows)
+    heads, rows = ["dataset", "classes", "zero-shot", *(f"{method}, {shots[-1]} shots" for method in few)], []
     for dataset in sorted(datasets, key=lambda name: number_of_classes(arm, name)):
         cells = [gain(plain, arm, Scores.zero_shot, [dataset])]
         cells += [gain(plain, arm, lambda s, d, m=m: s.few_shot(d, m, shots[-1]), [dataset]) for m in few]
-        lines.append(row([dataset, str(number_of_classes(arm, dataset)), *map(of_seeds, cells)]))
+        rows.append([dataset, str(number_of_classes(arm, dataset)), *map(of_seeds, cells)])
+    lines += ["", *markdown(heads, rows)]
     lines += ["", *efficiency(plain, arm, datasets, few, shots)]
     return lines
 
@@ -256,12 +258,13 @@ def embedding_size(arm: Arm) -> int:
 
 
 def provenance(arms: Sequence[Arm]) -> str:
-    """Returns the day, the machine, the versions, and how long the runs took."""
+    """Returns the day of the last evaluation, this machine, the versions, and how long the runs took."""
     seconds = [job["seconds"] for arm in arms for run in arm.runs.values() for job in run.jobs]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
     runs = sum(len(arm.runs) for arm in arms)
+    ended = max((run.folder / RESULTS_FILE).stat().st_mtime for arm in arms for run in arm.runs.values() if run.folder)
     return (
-        f"{datetime.date.today().isoformat()}, {describe_machine()}, {versions}; {runs} runs, "
+        f"{datetime.date.fromtimestamp(ended).isoformat()}, {describe_machine()}, {versions}; {runs} runs, "
         f"{sum(seconds) / 60:.0f} minutes of jobs in all"
     )
 
@@ -315,9 +318,9 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def row(cells: Sequence[str]) -> str:
-    """Returns a row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table."""
+    return Table("", "", heads, [[Cell(text) for text in row] for row in rows]).to_markdown().splitlines()
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ def gke(tasks: Sequence[Task], settings: SubmitSettings) -> Submission:
     for number, task in enumerate(tasks):
         name = settings.name if len(tasks) == 1 else f"{settings.name}-{number}"
         *before, last = [shell_line(command.argv(python)) for command in task.commands]
-        line = " && ".join(
-            [shell_line(["cd", asked.folder]), *before, f"exec {last}"]
-        )  # SIGTERM goes to the job itself
+        parts = [shell_line(["cd", asked.folder]), *before, f"exec {last}"]  # so that SIGTERM goes to the job itself
+        line = " && ".join(parts)
         if '"' in line or "\\" in line:
             raise ValueError(
                 f"xpk writes the command between double quotes, and {line} has one, a single one or a backslash"

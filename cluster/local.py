@@ -28,7 +28,7 @@ class _Chain(NamedTuple):
 
 
 def local(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.Path, program: str) -> Submission:
-    """Returns the submission of tasks to `program`, at `settings.beside` of a time.
+    """Returns the submission of tasks to `program`, `settings.beside` at a time.
 
     One after another, they show what they say, and the first that fails ends all. Beside each other, each has its share
     of the cores and writes to `folder/TASK.log`; where one fails, the others are still run.

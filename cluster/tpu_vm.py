@@ -53,10 +53,11 @@ def _script(task: Task, python: str, folder: str, setup: Sequence[str]) -> str:
     lines = ["#!/bin/bash", f"# {task.name}", "set -eu", *setup, shell_line(["cd", folder]), "set +e"]
     for command in task.commands:
         lines += [
+            "while true; do",
             shell_line(command.argv(python)),
-            f'while code=$?; [ "$code" -eq {RUN_AGAIN} ] || [ "$code" -eq {LOST} ]; do',
+            "code=$?",
+            f'[ "$code" -eq {RUN_AGAIN} ] || [ "$code" -eq {LOST} ] || break',
             f"sleep {_OTHERS_END}",
-            shell_line(command.argv(python)),
             "done",
             'if [ "$code" -ne 0 ]; then exit "$code"; fi',
         ]

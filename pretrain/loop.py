@@ -289,7 +289,7 @@ class Session:
         recovery = self.settings.recovery
         if recovery.on_bad_loss == "stop":
             raise bad
-        if len(self._gone_back_to) == recovery.max_go_backs:
+        if len(self._gone_back_to) >= recovery.max_go_backs:  # also of earlier calls
             raise FloatingPointError(
                 f"{bad.reason} at step {bad.step}, after going back {recovery.max_go_backs} times "
                 "(recovery.max_go_backs); lower optimizer.learning_rate"

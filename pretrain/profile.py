@@ -21,9 +21,7 @@ class Profile:
         if self._steps and step == self._steps[0]:
             jax.block_until_ready(metrics)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = (
-                0  # it follows all threads, of which some begin and end meanwhile: it can crash
-            )
+            options.python_tracer_level = 0  # it crashed where threads begin and end meanwhile
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._running = True
 

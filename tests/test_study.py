@@ -65,7 +65,7 @@ def test_gains_are_paired_by_seed_and_dataset(arms):
 def test_the_summary_and_the_rows_hold_every_number(arms, tmp_path):
     text = study.summarize(arms, "small")
     assert "| context True | 2 | 50.0 | 55.0 | 25.0 | 0.08 | 3 |" in text
-    assert "| knn | +5.0 ± 12.7 [+3.0, +7.0] |" in text and "4 runs, 4 minutes" in text
+    assert r"| knn | +5.0 ± 12.7 \[+3.0, +7.0] |" in text and "4 runs, 4 minutes" in text
     assert text.index("| few | 2 |") < text.index("| many | 10 |")
     assert "knn 1.41, 1.41, –" in text  # two to the power of a half
     study.write_rows(arms, tmp_path / "rows.csv")
