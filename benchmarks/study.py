@@ -39,6 +39,7 @@ from cluster.plan import names_of  # noqa: E402
 STUDY = ROOT / "runs" / "study"
 PAGE = ROOT / "docs" / "STUDY.md"
 SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"
+START = "pretrain.initial_checkpoint"
 RESAMPLES = 10_000
 
 
@@ -95,10 +96,22 @@ class Arm(NamedTuple):
 
 
 def read_arms(sweep: pathlib.Path, folder: pathlib.Path) -> list[Arm]:
-    """Returns the arms of a sweep with the runs that are evaluated; those that are not are told."""
+    """Returns the arms of a sweep with the runs that are evaluated; those that are not are told.
+
+    What all points of a sweep set alike is no part of an arm, nor is the seed in the name of a run that is continued.
+    """
     points, arms = configs.load_sweep(str(sweep)), {}
-    for point, name in zip(points, names_of(points), strict=True):
-        rest = {key: value for key, value in point.items() if key != SEED}
+    names = names_of(points)
+    points = [
+        {
+            key: str(value).replace(f"seed={point.get(SEED)}", "seed") if key == START else value
+            for key, value in point.items()
+        }
+        for point in points
+    ]
+    alike = {key for key, value in points[0].items() if all(point.get(key) == value for point in points)} - {CONTEXT}
+    for point, name in zip(points, names, strict=True):
+        rest = {key: value for key, value in point.items() if key not in (SEED, *alike)}
         arm = arms.setdefault(json.dumps(rest, sort_keys=True), Arm(rest, {}))
         try:
             [run] = read_runs(folder / name, name=name)
@@ -114,7 +127,7 @@ def find_plain(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     if not arm.point.get(CONTEXT, True):
         return None
     of_context = ("alpha", "self_mask", "stop_gradient", "normalized_values", "shared_logit_scale")
-    of_context += ("context_temperature", "buffer", "neighbours")
+    of_context += ("context_temperature", "context_temperature_learning_rate", "buffer", "neighbours")
     common = {key: value for key, value in arm.point.items() if key.rpartition(".")[2] not in (*of_context, "context")}
     return next((each for each in arms if each.point == {**common, CONTEXT: False}), None)
 

@@ -1,8 +1,8 @@
-"""What each part of the context objective is worth in docs/STUDY.md: one change at a time, two seeds."""
+"""What each part of the context objective is worth in docs/STUDY.md: one change at a time, small towers, two seeds."""
 
-from configs.study import get_config
+from ml_collections import ConfigDict
 
-__all__ = ["get_config", "get_sweep"]
+from configs.study_tiny import get_config as tiny
 
 CHANGES = (
     {},
@@ -14,13 +14,21 @@ CHANGES = (
     {"normalized_values": True},
     {"context_temperature": 0.03},
     {"context_temperature": 0.3},
+    {"alpha": 0.5, "context_temperature": 0.03},
 )
+LARGE = {"pretrain.batch_size": 1024, "pretrain.objective.logit_bias": -6.9}
+
+
+def get_config() -> ConfigDict:
+    config = tiny()
+    config.evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")
+    config.evaluate.shots = (1, 4, 16)
+    return config
 
 
 def get_sweep() -> list[dict]:
     arms = [{"context": False}, *({"context": True, **change} for change in CHANGES)]
-    return [
-        {"pretrain.seed": seed, **{f"pretrain.objective.{key}": value for key, value in arm.items()}}
-        for seed in (0, 1)
-        for arm in arms
-    ]
+    arms = [{f"pretrain.objective.{key}": value for key, value in arm.items()} for arm in arms]
+    arms.append({"pretrain.objective.context": True, "pretrain.optimizer.context_temperature_learning_rate": 10.0})
+    arms += [{**LARGE, "pretrain.objective.context": context} for context in (False, True)]
+    return [{"pretrain.seed": seed, **arm} for seed in (0, 1) for arm in arms]

@@ -33,6 +33,8 @@ class Plan:
     whole groups are shuffled, and each is within one batch. Up to `group_size` − 1 samples at the end of the order are
     left out.
 
+    With `views` above 1, each sample comes so many times in a row, all within one batch.
+
     Each pair (step, count) of `skipped` leaves out so many batches: from that step on every batch is a later one.
     """
 
@@ -42,12 +44,13 @@ class Plan:
     weights: tuple[float, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
     group_size: int = 1
+    views: int = 1
     order: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        check_groups(self.group_size, self.batch_size, self.weights)
+        check_groups(self.group_size, self.views, self.batch_size, self.weights)
         check_weights(self.weights, len(self.lengths))
         if not self.lengths or min(self.lengths) < (1 if self.weights else 0) or not sum(self.lengths):
             raise ValueError(f"a plan needs samples; the sources have {', '.join(map(str, self.lengths))}")
@@ -63,11 +66,10 @@ class Plan:
         Attempts from 1 on give other samples, of the same source where there are weights, for one that cannot be used.
         """
         step = self.place(step)
+        number = (step * self.batch_size + row) // self.views
         if self.group_size > 1 and not attempt:
-            return self._of_group(step * self.batch_size + row)
-        drawn = (
-            self._mixture.draw(step * self.batch_size + row) if self.weights else _Draw(0, step * self.batch_size + row)
-        )
+            return self._of_group(number)
+        drawn = self._mixture.draw(number) if self.weights else _Draw(0, number)
         first, length = self._spans[drawn.source]
         if attempt:
             return first + int(generator(self.seed, step, row, attempt).integers(length))
@@ -111,10 +113,13 @@ class Plan:
         return _Mixture(self.weights, self.seed)
 
 
-def check_groups(group_size: int, batch_size: int, weights: Sequence[float]) -> None:
-    """Raises `ValueError` for groups that do not fill batches, or that weights would take apart."""
-    if group_size < 1 or batch_size % group_size:
-        raise ValueError(f"data.group_size {group_size} does not divide batch_size {batch_size}")
+def check_groups(group_size: int, views: int, batch_size: int, weights: Sequence[float]) -> None:
+    """Raises `ValueError` for groups or views that do not fill batches, or groups that weights would take apart."""
+    if views < 1 or batch_size % views:
+        raise ValueError(f"data.views {views} does not divide batch_size {batch_size}")
+    if group_size < 1 or batch_size // views % group_size:
+        times = f" times data.views {views}" if views > 1 else ""
+        raise ValueError(f"data.group_size {group_size}{times} does not divide batch_size {batch_size}")
     if group_size > 1 and weights:
         raise ValueError(f"data.group_size {group_size} goes without data.weights {tuple(weights)}")
 

@@ -43,6 +43,7 @@ def create_examples(
         batch_size=settings.batch_size,
         seed=settings.seed,
         group_size=settings.data.group_size,
+        views=settings.data.views,
         order=order,
     )
     return TrainingExamples(

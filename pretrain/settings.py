@@ -38,8 +38,9 @@ class DataSettings:
     `text_keys` and `image_keys` name the fields or columns that hold captions and pictures, the first found counts.
     `threads` make batches ahead, in each of `workers` processes, or here where that is 0. A picture of more than
     `max_pixels` is not decoded. With `group_size` above 1, so many samples of similar texts come together in a batch,
-    in groups that are made once from all texts (`data/neighbours.py`); it goes without `weights`. More than
-    `max_bad_share` unusable records in a `bad_window` of them end the run.
+    in groups that are made once from all texts (`data/neighbours.py`); it goes without `weights`. With `views`
+    above 1, each sample comes so many times in a batch, with a caption and an augmentation of its own each time (batch
+    augmentation, arXiv 1901.09335). More than `max_bad_share` unusable records in a `bad_window` of them end the run.
     """
 
     sources: tuple[str, ...]
@@ -51,6 +52,7 @@ class DataSettings:
     workers: int = 0
     max_pixels: int = MAX_PIXELS
     group_size: int = 1
+    views: int = 1
     max_bad_share: float = 0.05
     bad_window: int = 1000
 
@@ -177,7 +179,7 @@ class PretrainSettings:
         for name in ("evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
-        check_groups(self.data.group_size, self.batch_size, self.data.weights)
+        check_groups(self.data.group_size, self.data.views, self.batch_size, self.data.weights)
         if (self.keep_best or "").startswith("evaluation/") and not self.evaluate_every:
             raise ValueError(f"keep_best is {self.keep_best!r}, and evaluate_every is 0: nothing would tell it")
         if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:

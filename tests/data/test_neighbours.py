@@ -41,7 +41,19 @@ def test_groups_are_whole_within_a_batch_and_each_comes_once_an_epoch(samples, s
     assert sorted(first) == sorted(second) == sorted(order[:whole]) and not np.array_equal(first, second)
 
 
+@pytest.mark.parametrize(("weights", "size"), [((), 1), ((1.0, 2.0), 1), ((), 2)])
+def test_views_are_next_to_each_other_and_are_else_the_samples_of_a_smaller_batch(weights, size):
+    given = {"lengths": (7, 9), "seed": 3, "weights": weights, "group_size": size, "order": np.arange(16)}
+    plan, once = Plan(batch_size=12, views=3, **given), Plan(batch_size=4, **given)
+    for step in range(9):
+        assert plan.sample_ids(step).tolist() == np.repeat(once.sample_ids(step), 3).tolist()
+
+
 def test_groups_that_do_not_fill_batches_are_refused():
+    with pytest.raises(ValueError, match="views 3 does not divide batch_size 8"):
+        Plan(lengths=(9,), batch_size=8, seed=0, views=3)
+    with pytest.raises(ValueError, match=r"group_size 4 times data\.views 4 does not divide batch_size 8"):
+        Plan(lengths=(9,), batch_size=8, seed=0, views=4, group_size=4)
     with pytest.raises(ValueError, match="group_size 3 does not divide batch_size 8"):
         Plan(lengths=(9,), batch_size=8, seed=0, group_size=3)
     with pytest.raises(ValueError, match=r"group_size 2 goes without data\.weights"):
