@@ -180,6 +180,9 @@ def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
         job.add_argument("--step", type=int, help="checkpoint that is exported; default: the newest")
         formats = ("huggingface", "big_vision")
         job.add_argument("--format", choices=formats, default=formats[0], help=f"default: {formats[0]}")
+        job.add_argument(
+            "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; default: float32, as trained"
+        )
         job.add_argument("--license", help="licence in the model card, for example apache-2.0")
         job.add_argument("--out", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
     if name == "evaluate":

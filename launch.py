@@ -207,7 +207,8 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
 
     target = args.out or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
     with job(args.workdir, "export") as done:
-        folder = write(args.workdir, target, step=args.step, format=args.format, license=args.license, say=say)
+        options = {"step": args.step, "format": args.format, "dtype": args.dtype, "license": args.license}
+        folder = write(args.workdir, target, **options, say=say)
         done(f"to {folder}")
     print(f"exported to {folder}", flush=True)
     if args.format == "big_vision":

@@ -183,7 +183,8 @@ def save_checkpoint(
 
     The weights are written in `dtype`, by default the checkpoint's. The directory appears under its final name only
     when it is complete; a checkpoint that was there is replaced. `card` is the text of its README.md. Raises
-    `ValueError` for towers that neither class can hold, and `FileExistsError` where anything else is there.
+    `ValueError` for towers that neither class can hold and for numbers too large for float16, and `FileExistsError`
+    where anything else is there.
     """
     from safetensors.numpy import save_file
 
@@ -200,7 +201,11 @@ def save_checkpoint(
         dtype=dtype,
     )
     layout = huggingface.layout_of(checkpoint.settings, config["model_type"])
-    tensors = to_tensors(layout, checkpoint.parameters, scalars=checkpoint.scalars, dtype=_numpy_dtype(dtype))
+    with np.errstate(over="ignore"):
+        tensors = to_tensors(layout, checkpoint.parameters, scalars=checkpoint.scalars, dtype=_numpy_dtype(dtype))
+    too_large = [name for name, tensor in tensors.items() if dtype == "float16" and np.isinf(tensor).any()]
+    if too_large:
+        raise ValueError(f"{too_large[0]} has values above 65,504, which float16 cannot hold; write bfloat16")
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.partial-*"):  # by one that was killed
         shutil.rmtree(left, ignore_errors=True)

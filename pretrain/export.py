@@ -29,6 +29,7 @@ def export(
     *,
     step: int | None = None,
     format: str = "huggingface",
+    dtype: str | None = None,
     license: str | None = None,
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
@@ -36,15 +37,15 @@ def export(
 
     "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
     `license`; of a card that was there its licence is kept, and what was measured with the same weights. "big_vision"
-    is one `.npz` file. The contextual branch and its scalars end here: they serve training
-    only. Raises `FileNotFoundError` for a workdir without a checkpoint.
+    is one `.npz` file. Weights are written in `dtype`, by default float32, as they were trained. The contextual branch
+    and its scalars end here: they serve training only. Raises `FileNotFoundError` for a workdir without a checkpoint.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     workdir = pathlib.Path(workdir)
     load_settings(workdir)  # tells what is not there
     step, parameters = restore_parameters(workdir / "checkpoints", step=step, say=say)
-    return export_parameters(workdir, folder, step, parameters, format=format, license=license)
+    return export_parameters(workdir, folder, step, parameters, format=format, dtype=dtype, license=license)
 
 
 def export_parameters(
@@ -54,6 +55,7 @@ def export_parameters(
     parameters: Mapping[str, Any],
     *,
     format: str = "huggingface",
+    dtype: str | None = None,
     license: str | None = None,
 ) -> pathlib.Path:
     """Writes parameters of the run in `workdir` at a step, NumPy arrays, as `export` does those of a checkpoint."""
@@ -63,6 +65,8 @@ def export_parameters(
     scalars = {name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")}
     if format == "big_vision" and license is not None:
         raise ValueError("an .npz has no model card to name a licence in; leave --license out")
+    if format == "big_vision" and dtype not in (None, "float32"):
+        raise ValueError(f"an .npz holds float32; leave --dtype={dtype} out")
     if format == "big_vision":
         return save_big_vision(folder, model, parameters["model"], scalars)
     folder = pathlib.Path(folder)
@@ -78,7 +82,7 @@ def export_parameters(
         training=_training(workdir, settings, step),
     )
     checkpoint = Checkpoint(model, parameters["model"], scalars, settings.entering(), tokenizer)
-    save_checkpoint(folder, checkpoint, card=card)
+    save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
     if kept_results is not None and fingerprint_of_files([folder / WEIGHTS_FILE]) == same:
         keep_results(folder, kept_results)
     return folder

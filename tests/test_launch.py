@@ -14,7 +14,7 @@ import pytest
 import arguments
 import launch
 from cluster.endings import Terminated, end_by_signal
-from models.checkpoint import save_checkpoint
+from models.checkpoint import describe_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint
 from tests.pretrain.tiny import config
@@ -80,6 +80,9 @@ def test_the_model_card_says_what_was_trained_and_measured(project, finished):
         assert run("export", given, f"--workdir={finished}", *license).returncode == 0
         licensed = (finished / "export" / "README.md").read_text()
         assert "license: apache-2.0" in licensed and "accuracy of knn" in licensed
+    half = finished / "half"
+    assert run("export", given, f"--workdir={finished}", "--dtype=float16", f"--out={half}").returncode == 0
+    assert describe_checkpoint(half).files.float_dtype == "float16"
     refused = run("export", given, f"--workdir={finished}", f"--out={finished}")
     assert refused.returncode == 1 and "is there and is no checkpoint; it is left as it is" in refused.stderr
     assert "pipeline_tag: zero-shot-image-classification" in card and "model = SiglipModel.from_pretrained" in card

@@ -48,7 +48,7 @@ def copy(siglip, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["siglip", "clip"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_what_is_saved_opens_as_what_it_was(tmp_path, family, dtype):
     saved = tiny_checkpoint(family)
     rounded = jax.tree.map(lambda array: array.astype(jnp.dtype(dtype)), saved.parameters)
@@ -58,6 +58,14 @@ def test_what_is_saved_opens_as_what_it_was(tmp_path, family, dtype):
     assert opened.scalars == (saved.scalars if family == "siglip" else {"logit_scale": 2.5, "logit_bias": 0.0})
     again = open_checkpoint(tmp_path / "export", dtype=dtype).parameters
     assert {leaf.dtype.name for leaf in jax.tree.leaves(again)} == {dtype} and same(again, rounded)
+
+
+def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
+    saved = tiny_checkpoint("siglip")
+    large = jax.tree.map(lambda array: array + 7e4, saved.parameters)
+    with pytest.raises(ValueError, match="which float16 cannot hold; write bfloat16"):
+        save_checkpoint(tmp_path / "export", saved._replace(parameters=large), dtype="float16")
+    assert not (tmp_path / "export").exists()
 
 
 def test_a_checkpoint_in_several_files_opens_as_the_one_in_one_file(copy, siglip):
