@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import matplotlib
 
 # Replaced by `currentColor`, so that axes and labels take the colour of the page around them.
 _INK = "#010203"
+_LINE = 9.0  # points that a name takes
 _LEGEND = 5  # lines that are named within the chart, more below it
 COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c8a9e", "#8c5a2b", "#3aa6b9")
 
@@ -80,20 +82,40 @@ def point_chart(
     def draw(axes: Any) -> None:
         if zero:
             axes.axhline(0, color=_INK, alpha=0.5, linewidth=0.8)
+        values = [y for group in points for y in (*group.y, *itertools.chain(*group.bars))]
+        span = max(values) - min(values)
         for group in points:
             color = COLORS[group.color % len(COLORS)]
             if len(group.bars):
                 ends = [(y - low, high - y) for y, (low, high) in zip(group.y, group.bars, strict=True)]
                 axes.errorbar(group.x, group.y, yerr=list(zip(*ends, strict=True)), fmt="none", ecolor=color, alpha=0.5)
             axes.plot(group.x, group.y, "o", color=color, label=group.label or None, markersize=5)
-            for x, y, name in zip(group.x, group.y, group.names, strict=True):
-                note = axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            for x, y, name, lift in zip(group.x, group.y, group.names, _lifts(group, span), strict=True):
+                note = axes.annotate(name, (x, y), xytext=(4, lift), textcoords="offset points", fontsize=8)
                 note.set_parse_math(False)
         axes.margins(0.15)  # room for the names
         if log_x:
             _log_axis(axes, sorted({x for group in points for x in group.x}))
 
     return _chart(draw, x_label=x_label, y_label=y_label, legend=any(group.label for group in points))
+
+
+def _lifts(points: Points, span: float) -> list[float]:
+    """Returns how far each name stands above its point, so that names of neighbours are lines of their own.
+
+    `span` is the difference of y between the outermost points of the chart.
+    """
+    height = 150 / (span or 1.0)  # between them, about
+    lifts, placed = [4.0] * len(points.y), []
+    for number in sorted(range(len(lifts)), key=lambda number: points.y[number]):
+        x, y = points.x[number], height * points.y[number]
+        line = y + 4
+        for other, taken in sorted(placed, key=lambda each: each[1]):
+            if abs(x - other) <= 0.45 * max(abs(x), abs(other)) and abs(line - taken) < _LINE:
+                line = taken + _LINE
+        placed.append((x, line))
+        lifts[number] = line - y
+    return lifts
 
 
 def _log_axis(axes: Any, ticks: Sequence[float]) -> None:

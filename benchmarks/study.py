@@ -15,32 +15,26 @@ import csv
 import datetime
 import importlib.metadata
 import itertools
-import json
 import math
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import configs  # noqa: E402
-from adapt.findings import Findings, Question, Run, read_runs  # noqa: E402
+from adapt.findings import Findings, Question  # noqa: E402
 from adapt.results import RESULTS_FILE  # noqa: E402
-from adapt.statistics import Difference, mean_interval, shots_needed  # noqa: E402
+from adapt.statistics import shots_needed  # noqa: E402
 from adapt.tables import Cell, Table  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
-from cluster.plan import names_of  # noqa: E402
+from benchmarks.study_arms import Arm, Gain, Scores, average, find_plain, gain, number_of_classes, read_arms  # noqa: E402
+from benchmarks.study_figures import draw  # noqa: E402
 
+IN_FULL = 2  # comparisons that are told dataset by dataset; of more, their means
 STUDY = ROOT / "runs" / "study"
 PAGE = ROOT / "docs" / "STUDY.md"
-SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"
-START = "pretrain.initial_checkpoint"
-RESAMPLES = 10_000
 
 
 def main() -> int:
@@ -72,7 +66,7 @@ def main() -> int:
             return code
     arms = read_arms(sweep, STUDY / args.table)
     write_rows(arms, ROOT / "docs" / "study" / f"{args.table}.csv")
-    text = summarize(arms, args.table)
+    text = "\n\n".join([summarize(arms, args.table), *draw(arms, args.table, ROOT / "docs" / "study")])
     print(text)
     put(text, args.table)
     return 0
@@ -83,104 +77,6 @@ def find_sweeps() -> list[pathlib.Path]:
     return sorted((ROOT / "configs").glob("study_*.py"))
 
 
-class Arm(NamedTuple):
-    """The runs of one setting, by seed; `point` is what a sweep sets but for the seed."""
-
-    point: dict[str, Any]
-    runs: dict[int, Run]
-
-    @property
-    def name(self) -> str:
-        """What differs from the config, in short."""
-        return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.point.items())
-
-
-def read_arms(sweep: pathlib.Path, folder: pathlib.Path) -> list[Arm]:
-    """Returns the arms of a sweep with the runs that are evaluated; those that are not are told.
-
-    What all points of a sweep set alike is no part of an arm, nor is the seed in the name of a run that is continued.
-    """
-    points, arms = configs.load_sweep(str(sweep)), {}
-    names = names_of(points)
-    points = [
-        {
-            key: str(value).replace(f"seed={point.get(SEED)}", "seed") if key == START else value
-            for key, value in point.items()
-        }
-        for point in points
-    ]
-    alike = {key for key, value in points[0].items() if all(point.get(key) == value for point in points)} - {CONTEXT}
-    for point, name in zip(points, names, strict=True):
-        rest = {key: value for key, value in point.items() if key not in (SEED, *alike)}
-        arm = arms.setdefault(json.dumps(rest, sort_keys=True), Arm(rest, {}))
-        try:
-            [run] = read_runs(folder / name, name=name)
-        except FileNotFoundError:
-            print(f"note: {name} was not evaluated yet", file=sys.stderr)
-            continue
-        arm.runs[point.get(SEED, 0)] = run
-    return [arm for arm in arms.values() if arm.runs]
-
-
-def find_plain(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
-    """Returns the arm without context that has all else in common with this one, so far as plain training has it."""
-    if not arm.point.get(CONTEXT, True):
-        return None
-    of_context = ("alpha", "self_mask", "stop_gradient", "normalized_values", "shared_logit_scale")
-    of_context += ("context_temperature", "context_temperature_learning_rate", "buffer", "neighbours")
-    common = {key: value for key, value in arm.point.items() if key.rpartition(".")[2] not in (*of_context, "context")}
-    return next((each for each in arms if each.point == {**common, CONTEXT: False}), None)
-
-
-class Scores:
-    """What one run scored: mean over the draws, by dataset, method and shots."""
-
-    def __init__(self, run: Run):
-        self.found = Findings([run])
-        self.name = run.name
-        self.retrieval = [row for row in run.results if row["task"] == "retrieval"]
-
-    def few_shot(self, dataset: str, method: str, shots: int) -> float:
-        """Returns the accuracy, or NaN."""
-        found = self.found.interval(self.name, Question(dataset), method, shots)
-        return math.nan if found is None else found.mean
-
-    def zero_shot(self, dataset: str) -> float:
-        """Returns the accuracy of class names alone."""
-        return self.few_shot(dataset, "zero_shot", 0)
-
-    def recall(self) -> float:
-        """Returns the share of texts whose picture is among the ten nearest, of the first set that was asked."""
-        return next((row["value"] for row in self.retrieval if row["metric"] == "text→image recall@10"), math.nan)
-
-
-class Gain(NamedTuple):
-    """A difference of two arms: mean, half-width over seeds, and a bootstrap interval over datasets."""
-
-    mean: float
-    over_seeds: float
-    over_datasets: Difference
-
-    def __str__(self) -> str:
-        seeds = "" if math.isnan(self.over_seeds) else f" ± {100 * self.over_seeds:.1f}"
-        return (
-            f"{100 * self.mean:+.1f}{seeds} [{100 * self.over_datasets.low:+.1f}, {100 * self.over_datasets.high:+.1f}]"
-        )
-
-
-def gain(first: Arm, second: Arm, score: Callable[[Scores, str], float], datasets: Sequence[str]) -> Gain:
-    """Returns how much more the second arm scores than the first, paired by seed and dataset."""
-    seeds = sorted(first.runs.keys() & second.runs.keys())
-    scores = [{seed: Scores(arm.runs[seed]) for seed in seeds} for arm in (first, second)]
-    table = np.array([[score(scores[1][s], d) - score(scores[0][s], d) for d in datasets] for s in seeds])
-    by_seed, by_dataset = table.mean(axis=1), table.mean(axis=0)
-    rng = np.random.default_rng(0)
-    means = by_dataset[rng.integers(len(datasets), size=(RESAMPLES, len(datasets)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    mean, half_width = mean_interval(by_seed.tolist())
-    return Gain(mean, half_width, Difference(mean, float(low), float(high)))
-
-
 def summarize(arms: Sequence[Arm], table: str) -> str:
     """Returns what the page says of a table: every arm with context against its plain one."""
     first = next(iter(arms[0].runs.values()))
@@ -188,12 +84,33 @@ def summarize(arms: Sequence[Arm], table: str) -> str:
     datasets, methods, shots = found.datasets(), found.methods(), found.shots()
     lines = [f"`python benchmarks/study.py {table}`, {provenance(arms)}", ""]
     lines += overview(arms, datasets, methods, shots)
-    for arm in arms:
-        plain = find_plain(arm, arms)
-        if plain is not None and arm.runs.keys() & plain.runs.keys():
-            lines += ["", f"**{arm.name}** against the same without context:", ""]
-            lines += compare(plain, arm, datasets, methods, shots)
+    pairs = [(plain, arm) for arm in arms if (plain := find_plain(arm, arms)) and plain.runs.keys() & arm.runs.keys()]
+    if len(pairs) > IN_FULL:
+        return "\n".join([*lines, "", *gains(pairs, datasets, methods, shots)])
+    for plain, arm in pairs:
+        lines += ["", f"**{arm.name}** against the same without context:", ""]
+        lines += compare(plain, arm, datasets, methods, shots)
     return "\n".join(lines)
+
+
+def gains(
+    pairs: Sequence[tuple[Arm, Arm]], datasets: Sequence[str], methods: Sequence[str], shots: Sequence[int]
+) -> list[str]:
+    """Returns a table with a row for each arm that has a plain one: what it gains over that."""
+    most = shots[-1]
+    few = [method for method in methods if method != "zero_shot"]
+    columns = [("zero_shot", 0), *((method, k) for method in few for k in dict.fromkeys((min(shots, key=near), most)))]
+    heads = ["gain, points", *("zero-shot" if k == 0 else f"{method}, {k} shots" for method, k in columns)]
+    rows = []
+    for plain, arm in pairs:
+        found = [gain(plain, arm, lambda s, d, m=m, k=k: s.few_shot(d, m, k), datasets) for m, k in columns]
+        rows.append([arm.name, *map(str, found)])
+    return markdown(heads, rows)
+
+
+def near(shots: int) -> int:
+    """Returns how far a number of shots is from the four that are told beside the most."""
+    return abs(shots - 4)
 
 
 def overview(arms: Sequence[Arm], datasets: Sequence[str], methods: Sequence[str], shots: Sequence[int]) -> list[str]:
@@ -209,7 +126,7 @@ def overview(arms: Sequence[Arm], datasets: Sequence[str], methods: Sequence[str
         cells += [percent(average(s.few_shot(d, m, most) for s in scores for d in datasets)) for m in few]
         cells.append(percent(average(s.recall() for s in scores)))
         last = [run.metrics[-1] for run in arm.runs.values() if run.metrics]
-        root = math.sqrt(embedding_size(arm))
+        root = math.sqrt(arm.settings["vision"]["width"])
         for name, factor in (("context_temperature", root), ("effective_items", 1.0)):
             values = [factor * line[name] for line in last if name in line]
             cells.append(f"{average(values):.3g}" if values else "")
@@ -255,19 +172,6 @@ def efficiency(
         f"Examples that plain needs for each of context's at {', '.join(map(str, shots))} shots, on the mean curves "
         f"(– where it has not got there or begins above): {'; '.join(parts)}."
     ]
-
-
-def number_of_classes(arm: Arm, dataset: str) -> int:
-    """Returns the number of classes of a dataset."""
-    run = next(iter(arm.runs.values()))
-    return next(row["classes"] for row in run.results if row["dataset"] == dataset and row["task"] == "few_shot")
-
-
-def embedding_size(arm: Arm) -> int:
-    """Returns the number of dimensions of a run's embeddings."""
-    folder = next(iter(arm.runs.values())).folder
-    assert folder is not None
-    return json.loads((folder.parent / "pretrain.json").read_text(encoding="utf-8"))["vision"]["width"]
 
 
 def provenance(arms: Sequence[Arm]) -> str:
@@ -318,12 +222,6 @@ def put(text: str, table: str) -> None:
 def of_seeds(found: Gain) -> str:
     """Returns a gain with its interval over seeds alone."""
     return f"{100 * found.mean:+.1f}" + ("" if math.isnan(found.over_seeds) else f" ± {100 * found.over_seeds:.1f}")
-
-
-def average(values: Any) -> float:
-    """Returns the mean; NaN of nothing."""
-    values = list(values)
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def percent(value: float) -> str:

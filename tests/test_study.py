@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import study
+from benchmarks import study, study_arms, study_figures
 
 SWEEP = """
 from configs import grid
@@ -14,6 +14,13 @@ def get_config():
     raise AssertionError("nothing is run")
 def get_sweep():
     return grid({"pretrain.seed": (0, 1), "pretrain.objective.context": (False, True)})
+"""
+MANY = """
+def get_sweep():
+    contexts = [{"pretrain.objective.context": False}]
+    contexts += [{"pretrain.objective.context": True, "pretrain.objective.alpha": alpha} for alpha in (0.5, 0.7, 0.9)]
+    start = "pretrain.initial_checkpoint"
+    return [{"pretrain.seed": s, start: f"runs/seed={s}/export", **context} for s in (0, 1) for context in contexts]
 """
 DATASETS = {"few": 2, "many": 10}
 
@@ -35,7 +42,7 @@ def write_run(folder, value):
     (folder / "evaluation" / "examples").mkdir()
     (folder / "evaluation" / "examples" / "none.json").write_text("[]")
     (folder / "evaluation" / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "pretrain.json").write_text(json.dumps({"vision": {"width": 16}}))
+    (folder / "pretrain.json").write_text(json.dumps({"batch_size": 8, "vision": {"width": 16}}))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "context_temperature": 0.02, "effective_items": 3}))
     (folder / "jobs.jsonl").write_text(json.dumps({"name": "pretrain", "seconds": 60}) + "\n")
 
@@ -50,13 +57,13 @@ def arms(tmp_path):
             tmp_path / f"seed={seed},context=True",
             lambda dataset, shots, seed=seed: 0.1 * np.log2(2 * shots) + gains[dataset, seed],
         )
-    return study.read_arms(tmp_path / "sweep.py", tmp_path)
+    return study_arms.read_arms(tmp_path / "sweep.py", tmp_path)
 
 
 def test_gains_are_paired_by_seed_and_dataset(arms):
     plain, context = arms
-    assert study.find_plain(context, arms) is plain and study.find_plain(plain, arms) is None
-    found = study.gain(plain, context, lambda scores, dataset: scores.few_shot(dataset, "knn", 4), list(DATASETS))
+    assert study_arms.find_plain(context, arms) is plain and study_arms.find_plain(plain, arms) is None
+    found = study_arms.gain(plain, context, lambda scores, dataset: scores.few_shot(dataset, "knn", 4), list(DATASETS))
     assert found.mean == pytest.approx(0.05) and found.over_seeds == pytest.approx(12.706 * 0.01, rel=1e-3)
     assert (found.over_datasets.low, found.over_datasets.high) == pytest.approx((0.03, 0.07))
     assert str(found) == "+5.0 ± 12.7 [+3.0, +7.0]"
@@ -75,9 +82,32 @@ def test_the_summary_and_the_rows_hold_every_number(arms, tmp_path):
     assert float(row["mean"]) == pytest.approx(0.58)
 
 
+def test_the_figures_show_the_arms_and_are_pictures_by_themselves(arms, tmp_path):
+    shown = study_figures.draw(arms, "small", tmp_path / "study")
+    names = ["shots", "classes", "temperature", "attended"]
+    assert [line.partition("](study/small-")[2] for line in shown] == [f"{name}.svg)" for name in names]
+    drawn = {name: (tmp_path / "study" / f"small-{name}.svg").read_text() for name in names}
+    assert all(svg.startswith('<svg style="background:#fff') for svg in drawn.values())
+    assert all(name in drawn["classes"] for name in DATASETS) and "knn, plain" in drawn["shots"]
+    plain, _ = arms
+    assert study_figures.draw([plain], "small", tmp_path / "study") == []
+
+
+def test_many_arms_are_told_in_one_table_and_of_a_continued_run_the_seed_is_no_setting(tmp_path):
+    (tmp_path / "sweep.py").write_text(MANY)
+    for seed in (0, 1):
+        for name in ("context=False", "context=True,alpha=0.5", "context=True,alpha=0.7", "context=True,alpha=0.9"):
+            folder = tmp_path / f"seed={seed},initial_checkpoint=runs_seed={seed}_export,{name}"
+            write_run(folder, lambda dataset, shots, name=name: 0.3 + 0.1 * ("True" in name))
+    arms = study_arms.read_arms(tmp_path / "sweep.py", tmp_path)
+    assert [(arm.name, len(arm.runs)) for arm in arms][:2] == [("context False", 2), ("context True, alpha 0.5", 2)]
+    text = study.summarize(arms, "many")
+    assert r"| context True, alpha 0.7 | +0.0 ± 0.0 \[+0.0, +0.0] | +10.0" in text and "| few |" not in text
+
+
 def test_a_run_that_is_missing_is_told_and_left_out(arms, tmp_path, capsys):
     (tmp_path / "seed=1,context=True" / "evaluation" / "results.jsonl").unlink()
-    [plain, context] = study.read_arms(tmp_path / "sweep.py", tmp_path)
+    [plain, context] = study_arms.read_arms(tmp_path / "sweep.py", tmp_path)
     assert list(plain.runs) == [0, 1] and list(context.runs) == [0]
     assert "seed=1,context=True was not evaluated yet" in capsys.readouterr().err
 
