@@ -39,9 +39,14 @@ def draw(arms: Sequence[Arm], table: str, folder: pathlib.Path) -> list[str]:
     for name, (what, svg) in charts.items():
         path = folder / f"{table}-{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(svg.replace("<svg ", '<svg style="background:#fff;color:#222" ', 1) + "\n", encoding="utf-8")
+        path.write_text(framed(svg), encoding="utf-8")
         shown.append(f"![{arm.name or table}: {what}](study/{path.name})")
     return shown
+
+
+def framed(svg: str) -> str:
+    """Returns a chart as a file of its own, dark on white whatever page shows it."""
+    return svg.replace("<svg ", '<svg style="background:#fff;color:#222" ', 1) + "\n"
 
 
 def by_shots(plain: Arm, arm: Arm) -> str:

@@ -35,14 +35,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import adapt  # noqa: E402
+from adapt.charts import Points, point_chart  # noqa: E402
 from adapt.statistics import mean_interval  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import markdown, put  # noqa: E402
+from benchmarks.study_figures import framed  # noqa: E402
 from configs.study_variants import Variant  # noqa: E402
 from pretrain.blocks import Layout  # noqa: E402
 from pretrain.context import Context  # noqa: E402
 
 ROWS, TRIALS = ROOT / "docs" / "study" / "heads.csv", ROOT / "runs" / "study" / "heads.jsonl"
+SHARES = ROOT / "docs" / "study" / "heads-shares.svg"
 DIM, HELD_OUT, STEPS, WARMUP = 512, 5, 300, 20  # every fifth class is held out
 RATE = 1e-3
 SEEDS, DRAWS, SHOTS = 5, 5, (1, 4, 16)
@@ -350,6 +353,29 @@ def summarize(trials: Trials, before: Mapping) -> str:
     return "\n".join(lines)
 
 
+def draw_shares(trials: Trials, path: pathlib.Path) -> None:
+    """Draws what context brings on average over methods and shots against where its attention goes."""
+    groups: dict[float, list[tuple[float, float, float]]] = {}
+    for given in dict.fromkeys(each for each, _ in trials):
+        shares = [trials[given, seed].last.get("companions", math.nan) for seed in given.seeds]
+        if given == given.plain or math.isnan(shares[0]):
+            continue
+        gains = [
+            np.mean([mean_of(scores, *what) - mean_of(plain, *what) for what in columns()[1:]])
+            for seed in given.seeds
+            for scores, plain in [(trials[given, seed].scores, trials[given.plain, seed].scores)]
+        ]
+        mean, half = mean_interval(gains)
+        groups.setdefault(dict(given.objective).get("alpha", 0.9), []).append((np.mean(shares), mean, half))
+    points = []
+    for color, (alpha, found) in enumerate(sorted(groups.items(), reverse=True)):
+        x, y, half = (100 * np.array(found).T).tolist()
+        bars = [(mean - width, mean + width) for mean, width in zip(y, half, strict=True)]
+        points.append(Points(f"alpha {alpha:g}", x, y, [""] * len(x), bars, color))
+    labels = {"x_label": "attention to pictures of the same class, %", "y_label": "few-shot gain, points"}
+    path.write_text(framed(point_chart(points, **labels, zero=True)), encoding="utf-8")
+
+
 LOGGED = ("context_temperature", "effective_items", "companions")
 
 
@@ -397,9 +423,10 @@ def main() -> int:
     trials = run(list(dict.fromkeys(arms)), data)
     before = score({"image": np.eye(DIM, dtype=np.float32), "text": np.eye(DIM, dtype=np.float32)}, data)
     write_rows(trials)
+    draw_shares(trials, SHARES)
     text = summarize(trials, before)
     print(text)
-    put(text, "heads")
+    put(text + "\n\n" + f"![heads: few-shot gain by where attention goes](study/{SHARES.name})", "heads")
     return 0
 
 

@@ -87,6 +87,7 @@ def test_trials_are_kept_compared_with_their_plain_arm_and_written(tmp_path, mon
         "SEEDS": 2,
         "DRAWS": 1,
         "ROWS": tmp_path / "heads.csv",
+        "SHARES": tmp_path / "shares.svg",
         "TRIALS": tmp_path / "runs" / "heads.jsonl",
     }.items():
         monkeypatch.setattr(study_heads, name, value)
@@ -100,6 +101,7 @@ def test_trials_are_kept_compared_with_their_plain_arm_and_written(tmp_path, mon
     assert "7 together, batch 14, alpha 0.5 |" in text and "as they come, batch 14, memory 20 |" in text
     rows = (tmp_path / "heads.csv").read_text().splitlines()
     assert len(rows) == 1 + 4 * 2 * (1 + 9)  # two arms and their plain ones, two seeds
+    assert "alpha 0.5" in (tmp_path / "shares.svg").read_text()
     monkeypatch.setattr(study_heads, "train", None)  # nothing is trained again
     assert study_heads.main() == 0 and page.read_text() == text
 
