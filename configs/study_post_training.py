@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.pretrain.initial_checkpoint = BEFORE.format(0)
     for given_by_checkpoint in ("vision", "text", "tokenizer"):
         del config.pretrain[given_by_checkpoint]
+    del config.pretrain.objective["logit_bias"]
     config.pretrain.optimizer.learning_rate = 5e-4
     return config
 

@@ -1,4 +1,4 @@
-"""A second size and a second budget for docs/STUDY.md: 0.5 million parameters, 100,000 and 400,000 pairs."""
+"""A second size and a second budget for docs/STUDY.md: 0.6 million parameters, 100,000 and 400,000 pairs."""
 
 from ml_collections import ConfigDict
 
