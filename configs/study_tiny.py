@@ -1,8 +1,7 @@
-"""A second size and a second budget for docs/STUDY.md: 0.6 million parameters, 100,000 and 400,000 pairs."""
+"""A second size and a second budget for docs/STUDY.md: 0.6 million parameters, 100,000 and 400,000 pairs, three and two seeds."""
 
 from ml_collections import ConfigDict
 
-from configs import grid
 from configs.study import get_config as study
 
 
@@ -14,10 +13,9 @@ def get_config() -> ConfigDict:
 
 
 def get_sweep() -> list[dict]:
-    return grid(
-        {
-            "pretrain.examples": (100_000, 400_000),
-            "pretrain.seed": (0, 1, 2),
-            "pretrain.objective.context": (False, True),
-        }
-    )
+    return [
+        {"pretrain.examples": examples, "pretrain.seed": seed, "pretrain.objective.context": context}
+        for examples, seeds in ((100_000, 3), (400_000, 2))
+        for seed in range(seeds)
+        for context in (False, True)
+    ]
