@@ -1,4 +1,4 @@
-"""A second size and budget for docs/STUDY.md: 100,000 and 400,000 pairs, three and two seeds."""
+"""A second size and budget for docs/STUDY.md: small towers, 100,000 and 400,000 pairs, three and two seeds."""
 
 from ml_collections import ConfigDict
 
