@@ -139,8 +139,11 @@ def tables() -> dict[str, list[Arm]]:
         + [arm(4, alpha=0.5, context_temperature=temperature) for temperature in (0.01, 0.3)],
         "What the paper does not have": [
             arm(4, **best, neighbours="texts"),
+            arm(4, alpha=0.0, context_temperature=0.03, neighbours="texts"),
+            arm(**best, neighbours="texts"),
             arm(memory=2560, **best),
             arm(memory=2560, alpha=0.9, context_temperature=0.03),
+            arm(memory=2560, alpha=0.0, context_temperature=0.03),
             arm(4, alpha=0.5, context_temperature=0.1, final_temperature=0.01),
             arm(alpha=0.5, context_temperature=0.1, final_temperature=0.01),
         ],
