@@ -1,4 +1,4 @@
-"""Batches in which samples have neighbours by text or come as two views, for docs/STUDY.md: small towers, two seeds."""
+"""Batches of two views, three seeds, or of neighbours by text, one seed, for docs/STUDY.md: small towers."""
 
 from configs.study_ablations import get_config
 
@@ -19,7 +19,7 @@ def get_sweep() -> list[dict]:
             f"pretrain.data.{together}": number,
             **{f"pretrain.objective.{key}": value for key, value in context.items()},
         }
-        for seed in (0, 1)
-        for together, number in (("views", 2), ("group_size", 4))
+        for together, number, seeds in (("views", 2, 3), ("group_size", 4, 1))
+        for seed in range(seeds)
         for context in CONTEXTS
     ]
