@@ -144,6 +144,7 @@ def tables() -> dict[str, list[Arm]]:
             arm(memory=2560, **best),
             arm(memory=2560, alpha=0.9, context_temperature=0.03),
             arm(memory=2560, alpha=0.0, context_temperature=0.03),
+            arm(4, memory=2560, alpha=0.0, context_temperature=0.03),
             arm(4, alpha=0.5, context_temperature=0.1, final_temperature=0.01),
             arm(alpha=0.5, context_temperature=0.1, final_temperature=0.01),
         ],
