@@ -16,14 +16,15 @@ DRAWN = ("prototypes", "knn", "tip_adapter")  # methods
 
 
 def draw(arms: Sequence[Arm], table: str, folder: pathlib.Path) -> list[str]:
-    """Writes TABLE-FIGURE.svg into the folder for the last arm that has a plain one; returns the lines that show them.
+    """Writes TABLE-FIGURE.svg into the folder for one arm and its plain one; returns the lines that show them.
 
-    Accuracy by shots, gain by number of classes, and, of all arms with context, temperature and attended items by step.
+    The pair is that of the most seeds, of several the last. Drawn are accuracy by shots, gain by number of classes, and,
+    of all arms with context, temperature and attended items by step.
     """
     pairs = [(plain, arm) for arm in arms if (plain := find_plain(arm, arms)) and plain.runs.keys() & arm.runs.keys()]
     if not pairs:
         return []
-    plain, arm = pairs[-1]
+    plain, arm = max(reversed(pairs), key=lambda pair: len(pair[0].runs.keys() & pair[1].runs.keys()))
     charts = {
         "shots": ("accuracy by examples a class, means over datasets", by_shots(plain, arm)),
         "classes": ("gain at most shots by number of classes", by_classes(plain, arm)),
