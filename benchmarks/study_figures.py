@@ -18,8 +18,8 @@ DRAWN = ("prototypes", "knn", "tip_adapter")  # methods
 def draw(arms: Sequence[Arm], table: str, folder: pathlib.Path) -> list[str]:
     """Writes TABLE-FIGURE.svg into the folder for one arm and its plain one; returns the lines that show them.
 
-    The pair is that of the most seeds, of several the last. Drawn are accuracy by shots, gain by number of classes, and,
-    of all arms with context, temperature and attended items by step.
+    The pair is that of the most seeds, of several the last. There are accuracy by shots, gain by number of classes,
+    and, of all arms with context, temperature and attended items by step.
     """
     pairs = [(plain, arm) for arm in arms if (plain := find_plain(arm, arms)) and plain.runs.keys() & arm.runs.keys()]
     if not pairs:
