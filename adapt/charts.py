@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import matplotlib
 _INK = "#010203"
 _LINE = 9.0  # points that a name takes
 _LEGEND = 5  # lines that are named within the chart, more below it
+_HALF = 32  # letters that half of the chart is wide
 COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c8a9e", "#8c5a2b", "#3aa6b9")
 
 
@@ -150,10 +152,12 @@ def _chart(
         axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if legend:
-            many = len(axes.get_legend_handles_labels()[0]) > _LEGEND
-            where = figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9) if many else None
-            if where is not None:
-                figure.set_figheight(3.4 + 0.1 * len(where.get_texts()))
+            labels = axes.get_legend_handles_labels()[1]
+            columns = 2 if max(map(len, labels), default=0) <= _HALF else 1
+            where = None
+            if len(labels) > _LEGEND:
+                where = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+                figure.set_figheight(3.4 + 0.2 * math.ceil(len(labels) / columns))
             for text in (where or axes.legend(frameon=False, fontsize=9)).get_texts():
                 text.set_parse_math(False)  # a "$" in a name is a dollar
         buffer = io.StringIO()
