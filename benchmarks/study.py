@@ -1,6 +1,6 @@
 """The tables of docs/STUDY.md: trains what a table needs, exports and evaluates it, and writes what was found.
 
-    python benchmarks/study.py small --data=FOLDER       everything, about an hour on two cores
+    python benchmarks/study.py small --data=FOLDER       everything, half an hour on two cores
     python benchmarks/study.py small                     once more from what is there; runs that are whole are kept
     python benchmarks/study.py small --tables-only       only the tables, from the runs that are there
 
@@ -67,6 +67,8 @@ def main() -> int:
         if code:
             return code
     arms = read_arms(sweep, STUDY / args.table)
+    if not arms:
+        parser.error(f"no run of {args.table} is evaluated yet; leave --tables-only out")
     write_rows(arms, ROOT / "docs" / "study" / f"{args.table}.csv")
     text = "\n\n".join([summarize(arms, args.table), *draw(arms, args.table, ROOT / "docs" / "study")])
     print(text)
