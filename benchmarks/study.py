@@ -70,7 +70,8 @@ def main() -> int:
     if not arms:
         parser.error(f"no run of {args.table} is evaluated yet; leave --tables-only out")
     write_rows(arms, ROOT / "docs" / "study" / f"{args.table}.csv")
-    text = "\n\n".join([summarize(arms, args.table), *draw(arms, args.table, ROOT / "docs" / "study")])
+    figures = "\n".join(draw(arms, args.table, ROOT / "docs" / "study"))
+    text = "\n\n".join([summarize(arms, args.table), figures]).rstrip()
     print(text)
     put(text, args.table)
     return 0

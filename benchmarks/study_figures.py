@@ -41,7 +41,7 @@ def draw(arms: Sequence[Arm], table: str, folder: pathlib.Path) -> list[str]:
         path = folder / f"{table}-{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(framed(svg), encoding="utf-8")
-        shown.append(f"![{arm.name or table}: {what}](study/{path.name})")
+        shown.append(f'<img src="study/{path.name}" width="49%" alt="{arm.name or table}: {what}">')
     return shown
 
 

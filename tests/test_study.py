@@ -85,7 +85,7 @@ def test_the_summary_and_the_rows_hold_every_number(arms, tmp_path):
 def test_the_figures_show_the_arms_and_are_pictures_by_themselves(arms, tmp_path):
     shown = study_figures.draw(arms, "small", tmp_path / "study")
     names = ["shots", "classes", "temperature", "attended"]
-    assert [line.partition("](study/small-")[2] for line in shown] == [f"{name}.svg)" for name in names]
+    assert [line.partition(' width="49%"')[0] for line in shown] == [f'<img src="study/small-{n}.svg"' for n in names]
     drawn = {name: (tmp_path / "study" / f"small-{name}.svg").read_text() for name in names}
     assert all(svg.startswith('<svg style="background:#fff') for svg in drawn.values())
     assert all(name in drawn["classes"] for name in DATASETS) and "knn, plain" in drawn["shots"]
