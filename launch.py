@@ -217,7 +217,7 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
 
 def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
     """Evaluates the exported directory of the run, and nothing else of it, or the checkpoints that are named."""
-    from adapt.evaluate import EvaluateSettings, Share, checkpoint_names
+    from adapt.evaluate import EvaluateSettings, Share, checkpoint_names, split_checkpoints
     from adapt.evaluate import evaluate as run
     from adapt.report import card_results
     from models.model_card import write_results
@@ -226,7 +226,7 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
     checkpoints = {args.workdir.name: args.workdir / "export"}
     if args.checkpoint:
-        checkpoints = checkpoint_names(args.checkpoint.split(","))
+        checkpoints = checkpoint_names(split_checkpoints(args.checkpoint))
     index, slash, count = args.shard.partition("/")
     if not (slash and index.isdigit() and count.isdigit()):
         raise ValueError(f"--shard={args.shard} is no part of the work; write i/n, such as 0/4")

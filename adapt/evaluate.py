@@ -80,6 +80,19 @@ def embed(
         each.embed(job.encoder, cache, job.hosts, job.progress)
 
 
+def split_checkpoints(text: str) -> list[str]:
+    """Returns the checkpoints, each PATH or NAME=PATH, of a list with commas; a path that is there may have some too."""
+    pieces, found = text.split(","), []
+    while pieces:
+        for count in range(len(pieces), 0, -1):
+            one = ",".join(pieces[:count])
+            if count == 1 or os.path.exists(one) or os.path.exists(one.partition("=")[2]):
+                break
+        found.append(one)
+        pieces = pieces[count:]
+    return found
+
+
 def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:
     """Returns a short name for each checkpoint: the last part of its path, of an `export` folder that before it.
 
@@ -88,7 +101,7 @@ def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for path in paths:
         name, equals, rest = path.partition("=")
-        if not equals or os.sep in name:
+        if not equals or os.sep in name or os.path.exists(path):
             parts = [part for part in path.rstrip("/").split("/") if part]
             name, rest = (parts[-2] if len(parts) > 1 and parts[-1] == "export" else parts[-1]), path
         if name in named:

@@ -37,17 +37,14 @@ Scores = Mapping[tuple[str, str, str, int], float]  # by checkpoint, dataset, me
 
 
 def main() -> int:
-    links = STUDY / "exports"  # a list of checkpoints is parted by commas, which the names of runs have
-    links.mkdir(parents=True, exist_ok=True)
     arms = {table: read_arms(ROOT / "configs" / f"study_{table}.py", STUDY / table) for table in TABLES}
-    names = []
-    for table, found in arms.items():
-        for number, arm in enumerate(found):
-            for seed, run in arm.runs.items():
-                assert run.folder is not None
-                names.append(name_of(table, number, seed))
-                (links / names[-1]).unlink(missing_ok=True)
-                (links / names[-1]).symlink_to(run.folder.parent / "export")
+    checkpoints = [
+        f"{name_of(table, number, seed)}={(run.folder.parent / 'export').relative_to(ROOT)}"
+        for table, found in arms.items()
+        for number, arm in enumerate(found)
+        for seed, run in arm.runs.items()
+        if run.folder
+    ]
     command = [
         sys.executable,
         "launch.py",
@@ -55,7 +52,7 @@ def main() -> int:
         "--config=configs/study_settings.py",
         "--workdir=runs/study/near",
     ]
-    command.append("--checkpoint=" + ",".join(f"{name}={links / name}" for name in names))
+    command.append(f"--checkpoint={','.join(checkpoints)}")
     command += [f"--methods=zero_shot,{','.join(METHODS)}", f"--shots={','.join(map(str, SHOTS))}"]
     code = subprocess.run([*command, "--config.evaluate.retrieval=()"], cwd=ROOT, check=False).returncode
     if code:
