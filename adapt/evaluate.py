@@ -81,7 +81,7 @@ def embed(
 
 
 def split_checkpoints(text: str) -> list[str]:
-    """Returns the checkpoints, each PATH or NAME=PATH, of a list with commas; a path that is there may have some too."""
+    """Returns the checkpoints, PATH or NAME=PATH each, of a list with commas; paths that are there may have commas."""
     pieces, found = text.split(","), []
     while pieces:
         for count in range(len(pieces), 0, -1):
