@@ -34,7 +34,7 @@ def draw(arms: Sequence[Arm], table: str, folder: pathlib.Path) -> list[str]:
         label = {"temperature": "temperature · √d", "attended": "attended items"}[name]
         lines = [line for k, (_, each) in enumerate(pairs) if (line := by_step(each, metric, factor, k))]
         if lines:
-            svg = line_chart(lines, x_label="pairs", y_label=label)
+            svg = line_chart(lines, x_label="thousand pairs", y_label=label)
             charts[name] = (f"{label} by pairs seen", svg)
     shown = []
     for name, (what, svg) in charts.items():
@@ -87,7 +87,11 @@ def drawn(arm: Arm) -> list[str]:
 def by_step(arm: Arm, metric: str, factor: float, color: int) -> Line | None:
     """Returns a line of the mean over seeds of what was logged, against pairs; None where nothing was."""
     curves = [
-        [(line["step"] * arm.settings["batch_size"], factor * line[metric]) for line in run.metrics if metric in line]
+        [
+            (line["step"] * arm.settings["batch_size"] / 1000, factor * line[metric])
+            for line in run.metrics
+            if metric in line
+        ]
         for run in arm.runs.values()
     ]
     if not curves or not all(curves):
