@@ -34,10 +34,8 @@ class Variant(Objective):
         return Context(attention @ image_embeddings.astype(jnp.float32), jax.lax.stop_gradient(jnp.exp(entropy)))
 
 
-pretrain.settings.SECTIONS["objective"] = Variant
-
-
 def get_config():
+    pretrain.settings.SECTIONS["objective"] = Variant  # what the section `objective` is read as
     config = study()
     config.pretrain.data.group_size = 4
     config.pretrain.objective.neighbours = "images"
