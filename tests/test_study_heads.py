@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import study, study_heads
-from benchmarks.study_heads import Data, Features, Trial, arm
+from benchmarks import study, study_head_runs, study_heads
+from benchmarks.study_head_runs import DIM, Data, Features, Trial, arm
 from pretrain.blocks import Layout
 
 LABELS = np.repeat(np.arange(6), 7)
@@ -17,7 +17,7 @@ LABELS = np.repeat(np.arange(6), 7)
 
 @pytest.mark.parametrize("together", [1, 2, 3, 7])
 def test_batches_have_so_many_of_a_class_side_by_side(together):
-    rows = study_heads.batches(LABELS, 21 if together != 2 else 20, together, seed=0)
+    rows = study_head_runs.batches(LABELS, 21 if together != 2 else 20, together, seed=0)
     drawn = np.stack(list(itertools.islice(rows, 50)))
     groups = LABELS[drawn].reshape(len(drawn), -1, min(together, drawn.shape[1]))
     assert together == 1 or (groups == groups[..., :1]).all()
@@ -28,10 +28,10 @@ def test_batches_have_so_many_of_a_class_side_by_side(together):
 
 def test_a_memory_is_attended_to_as_the_formula_says_and_what_is_empty_is_not():
     rng = np.random.default_rng(0)
-    u, memory = rng.normal(size=(5, study_heads.DIM)), rng.normal(size=(4, study_heads.DIM))
-    remembered = np.concatenate([memory, np.zeros((3, study_heads.DIM))])
+    u, memory = rng.normal(size=(5, DIM)), rng.normal(size=(4, DIM))
+    remembered = np.concatenate([memory, np.zeros((3, DIM))])
     trial = Trial(memory=7, remembered=jnp.asarray(remembered, jnp.float32))
-    temperature = math.log(0.1 / math.sqrt(study_heads.DIM))
+    temperature = math.log(0.1 / math.sqrt(DIM))
     found = trial.contextualize(jnp.asarray(u, jnp.float32), None, jnp.asarray(temperature), Layout())
     values = np.concatenate([u, memory])
     keys = values / np.linalg.norm(values, axis=1, keepdims=True)
@@ -46,21 +46,21 @@ def test_a_memory_is_attended_to_as_the_formula_says_and_what_is_empty_is_not():
 
 def test_a_temperature_that_is_given_goes_from_the_first_to_the_last():
     rng = np.random.default_rng(1)
-    u = jnp.asarray(rng.normal(size=(6, study_heads.DIM)), jnp.float32)
+    u = jnp.asarray(rng.normal(size=(6, DIM)), jnp.float32)
     learned = jnp.asarray(5.0)  # is not looked at
     for progress, temperature in ((0.0, 0.1), (0.5, math.sqrt(0.1 * 0.01)), (1.0, 0.01)):
         trial = Trial(context_temperature=0.1, final_temperature=0.01, progress=jnp.asarray(progress))
         found = trial.contextualize(u, None, learned, Layout())
-        log = jnp.asarray(math.log(temperature / math.sqrt(study_heads.DIM)))
+        log = jnp.asarray(math.log(temperature / math.sqrt(DIM)))
         np.testing.assert_allclose(
             found.embeddings, Trial().contextualize(u, None, log, Layout()).embeddings, rtol=1e-3
         )
 
 
 def test_the_share_of_the_same_class_is_that_of_the_attention():
-    u, labels = np.eye(4, study_heads.DIM, dtype=np.float32), np.array([0, 0, 1, 2])
-    assert study_heads.companions(u, labels, 1.0, True) == pytest.approx((1 / 3 + 1 / 3 + 0 + 0) / 4)
-    assert study_heads.companions(u, labels, 1e-4, False) == pytest.approx(1.0)
+    u, labels = np.eye(4, DIM, dtype=np.float32), np.array([0, 0, 1, 2])
+    assert study_head_runs.companions(u, labels, 1.0, True) == pytest.approx((1 / 3 + 1 / 3 + 0 + 0) / 4)
+    assert study_head_runs.companions(u, labels, 1e-4, False) == pytest.approx(1.0)
 
 
 def test_trials_are_kept_compared_with_their_plain_arm_and_written(tmp_path, monkeypatch):
@@ -68,13 +68,13 @@ def test_trials_are_kept_compared_with_their_plain_arm_and_written(tmp_path, mon
 
     def features(classes, each):
         return Features(
-            study_heads.unit(rng.normal(size=(classes * each, study_heads.DIM))), np.repeat(np.arange(classes), each)
+            study_head_runs.unit(rng.normal(size=(classes * each, DIM))), np.repeat(np.arange(classes), each)
         )
 
     train, held = features(10, 7), features(5, 7)
     data = Data(
         train,
-        study_heads.unit(rng.normal(size=(10, study_heads.DIM))),
+        study_head_runs.unit(rng.normal(size=(10, DIM))),
         held,
         {"caltech101": (features(3, 16), features(3, 2))},
     )
@@ -90,7 +90,9 @@ def test_trials_are_kept_compared_with_their_plain_arm_and_written(tmp_path, mon
         "SHARES": tmp_path / "shares.svg",
         "TRIALS": tmp_path / "runs" / "heads.jsonl",
     }.items():
-        monkeypatch.setattr(study_heads, name, value)
+        for module in (study_head_runs, study_heads):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(study_heads, "tables", lambda: {"All": arms})
     monkeypatch.setattr(study_heads, "open_data", lambda folder: data)
     (tmp_path / "features").mkdir()
@@ -109,12 +111,12 @@ def test_trials_are_kept_compared_with_their_plain_arm_and_written(tmp_path, mon
 def test_the_plain_step_is_that_of_the_base_loss_alone():
     """With alpha 1 the context has no weight: the same gradient but for rounding."""
     rng = np.random.default_rng(3)
-    images, texts = (jnp.asarray(study_heads.unit(rng.normal(size=(8, study_heads.DIM)))) for _ in range(2))
+    images, texts = (jnp.asarray(study_head_runs.unit(rng.normal(size=(8, DIM)))) for _ in range(2))
     heads = []
     for given in (arm().plain, arm(alpha=1.0)):
-        step, start, state = study_heads.make_step(given.create(), 1e-3)
+        step, start, state = study_head_runs.make_step(given.create(), 1e-3)
         for number in range(3):
             start, state, _ = step(start, state, images, texts, jnp.asarray(number, jnp.float32))
         heads.append(start["image"])
     np.testing.assert_allclose(*heads, atol=1e-5)
-    assert not jax.numpy.allclose(heads[0], jnp.eye(study_heads.DIM), atol=1e-5)
+    assert not jax.numpy.allclose(heads[0], jnp.eye(DIM), atol=1e-5)

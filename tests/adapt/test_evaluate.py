@@ -12,7 +12,7 @@ import pytest
 
 import adapt
 from adapt.encoder import Encoder
-from adapt.evaluate import EvaluateSettings, Share, checkpoint_names, evaluate, split_checkpoints
+from adapt.evaluate import EvaluateSettings, Share, evaluate
 from adapt.evaluation_job import _score
 from adapt.findings import Findings, Question, Run
 from adapt.results import read_results
@@ -392,22 +392,3 @@ def test_a_set_of_too_small_classes_is_refused(evaluated, tmp_path):
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no results\.jsonl"):
         read_results(tmp_path)
-
-
-def test_checkpoints_are_called_by_their_folder_or_as_they_are_named(tmp_path, monkeypatch):
-    assert checkpoint_names(["runs/a/export", "b=x/export/", "google/siglip", "/m/c.npz"]) == {
-        "a": "runs/a/export",
-        "b": "x/export/",
-        "siglip": "google/siglip",
-        "c.npz": "/m/c.npz",
-    }
-    monkeypatch.chdir(tmp_path)
-    for name in ("seed=0,context=True", "b"):
-        (tmp_path / "runs" / name / "export").mkdir(parents=True)
-    paths = ["runs/seed=0,context=True/export", "x=runs/seed=0,context=True/export", "google/siglip", "runs/b/export"]
-    assert split_checkpoints(",".join(paths)) == paths  # the folders of a sweep's runs have commas in their names
-    assert list(checkpoint_names(paths)) == ["seed=0,context=True", "x", "siglip", "b"]
-    monkeypatch.chdir(tmp_path / "runs")
-    assert checkpoint_names(["seed=0,context=True"]) == {"seed=0,context=True": "seed=0,context=True"}
-    with pytest.raises(ValueError, match="two checkpoints are called 'a'; write NAME=other/a for one"):
-        checkpoint_names(["runs/a/export", "other/a"])

@@ -1,0 +1,213 @@
+"""The runs of benchmarks/study_heads.py: linear heads on CLIP's features, their objective, batches and scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import adapt
+from configs.study_variants import Variant
+from pretrain.blocks import Layout
+from pretrain.context import Context
+
+DIM, HELD_OUT, STEPS, WARMUP = 512, 5, 300, 20  # every fifth class is held out
+RATE = 1e-3
+SEEDS, DRAWS, SHOTS = 5, 5, (1, 4, 16)
+WHOLE = 2800  # all pictures that are trained on, as one batch: no seed makes a difference
+METHODS = ("prototypes", "knn", "tip_adapter")
+TARGETS = ("caltech101", "oxford_flowers")
+
+
+class Arm(NamedTuple):
+    """What is trained: pictures of a class that come together, batch, learning rate, and the objective's settings."""
+
+    objective: tuple[tuple[str, Any], ...]
+    together: int = 1
+    batch_size: int = 256
+    rate: float = RATE
+
+    @property
+    def plain(self) -> Arm:
+        """The same without context."""
+        base = tuple((key, value) for key, value in self.objective if key == "base")
+        return self._replace(objective=(("context", False), *base))
+
+    @property
+    def seeds(self) -> range:
+        """The seeds that it is trained with."""
+        return range(1 if self.batch_size == WHOLE else SEEDS)
+
+    def create(self) -> Trial:
+        """Returns the objective."""
+        return Trial(**{"logit_scale": 10.0, "logit_bias": -10.0, **dict(self.objective)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial(Variant):
+    """The context objective with what its paper does not have.
+
+    With `memory`, pictures also attend to so many of earlier steps, as they were embedded then. With
+    `final_temperature`, the temperature is not learned but goes geometrically from `context_temperature` to that.
+    """
+
+    memory: int = 0
+    final_temperature: float | None = None
+    remembered: jax.Array | None = None
+    progress: jax.Array | None = None
+
+    def contextualize(
+        self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: Layout
+    ) -> Context:
+        """Returns softmax(u [u, memory]ᵀ / (temperature sqrt(dim)), own entry masked) [u, memory]."""
+        if self.final_temperature is not None:
+            ratio = math.log(self.final_temperature / self.context_temperature)
+            temperature = math.log(self.context_temperature / math.sqrt(DIM)) + self.progress * ratio
+        if not self.memory:
+            return super().contextualize(image_embeddings, text_embeddings, temperature, layout)
+        values = jnp.concatenate([image_embeddings, self.remembered])
+        norms = jnp.linalg.norm(values, axis=1, keepdims=True)
+        keys = values / jnp.maximum(norms, 1e-12)
+        size = len(image_embeddings)
+        logits = keys[:size] @ keys.T / (jnp.exp(temperature) * math.sqrt(DIM))
+        left_out = jnp.eye(*logits.shape, dtype=bool) | (norms[:, 0] == 0)  # what is not yet remembered is zero
+        attention = jax.nn.softmax(jnp.where(left_out, -jnp.inf, logits), axis=1)
+        entropy = -jnp.sum(jax.scipy.special.xlogy(attention, attention), axis=1)
+        return Context(attention @ values, jax.lax.stop_gradient(jnp.exp(entropy)))
+
+
+def arm(together: int = 1, batch_size: int = 256, rate: float = RATE, **objective: Any) -> Arm:
+    return Arm(tuple(objective.items()), together, batch_size, rate)
+
+
+class Features(NamedTuple):
+    """Unit features and labels of a set."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Data(NamedTuple):
+    """Training pictures and the texts of all ImageNet classes, pictures of held-out classes, and the target sets."""
+
+    train: Features
+    texts: np.ndarray
+    held_out: Features
+    targets: Mapping[str, tuple[Features, Features]]
+
+
+def open_data(folder: pathlib.Path) -> Data:
+    """Reads the features; "val" of the target sets is what examples are drawn from, "test" what is asked."""
+    with np.load(folder / "imagenet_a.npz") as file:
+        x = np.concatenate([unit(file[f"support_{k}"]) for k in (1, 2, 4)])
+        y = np.concatenate([file[f"support_labels_{k}"] for k in (1, 2, 4)])
+        texts = unit(file["text"])
+    held = y % HELD_OUT == 0
+    targets = {}
+    for name in TARGETS:
+        with np.load(folder / f"{name}.npz") as file:
+            targets[name] = tuple(Features(unit(file[part]), file[f"{part}_labels"]) for part in ("val", "test"))
+    return Data(Features(x[~held], y[~held]), texts, Features(x[held], y[held]), targets)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Returns the rows with norm 1, float32."""
+    x = np.asarray(x, np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@functools.lru_cache(maxsize=1)
+def make_step(objective: Trial, rate: float) -> tuple[Callable, Any, Any]:
+    """Returns the compiled step, the first parameters and the optimizer's first state."""
+    heads = {"image": jnp.eye(DIM), "text": jnp.eye(DIM), "scalars": objective.init(DIM)}
+    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, WARMUP, STEPS))
+
+    @jax.jit
+    def step(heads: Any, state: Any, images: jax.Array, texts: jax.Array, number: jax.Array) -> tuple[Any, Any, Any]:
+        adam, remembered = state
+
+        def loss(heads: Any) -> tuple[jax.Array, Any]:
+            embeddings = images @ heads["image"]
+            now = dataclasses.replace(objective, remembered=remembered, progress=number / STEPS)
+            found = now(heads["scalars"], embeddings, texts @ heads["text"])
+            return found.value, (found.metrics, embeddings)
+
+        gradient, (metrics, embeddings) = jax.grad(loss, has_aux=True)(heads)
+        change, adam = optimizer.update(gradient, adam)
+        remembered = jnp.concatenate([embeddings, remembered])[: objective.memory]
+        return optax.apply_updates(heads, change), (adam, remembered), metrics
+
+    return step, heads, (optimizer.init(heads), jnp.zeros((objective.memory, DIM)))
+
+
+def batches(labels: np.ndarray, size: int, together: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields rows of batches without end: all in a new order each epoch, or `together` of one class side by side."""
+    rng = np.random.default_rng(seed)
+    size = min(size, len(labels))
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    left = np.empty(0, int)
+    while True:
+        while len(left) < size:
+            groups = [rng.permutation(rows)[: len(rows) // together * together] for rows in classes]
+            groups = np.concatenate(groups).reshape(-1, together)
+            left = np.concatenate([left, rng.permutation(groups).ravel()])
+        yield left[:size]
+        left = left[size:]
+
+
+def train(given: Arm, data: Data, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Returns the two maps after training, and what was logged of the last step."""
+    step, heads, state = make_step(given.create(), given.rate)
+    images, labels = jnp.asarray(data.train.x), data.train.y
+    rows = batches(labels, given.batch_size, given.together, seed)
+    for number in range(STEPS):
+        chosen = next(rows)
+        texts = jnp.asarray(data.texts[labels[chosen]])
+        heads, state, metrics = step(heads, state, images[chosen], texts, jnp.asarray(number, jnp.float32))
+    last = {name: float(value) for name, value in metrics.items()}
+    objective = given.create()
+    if objective.final_temperature is not None:
+        last["context_temperature"] = objective.final_temperature / math.sqrt(DIM)
+    if objective.context and objective.neighbours == "images" and not objective.memory:
+        embeddings = np.asarray(images[chosen] @ heads["image"])
+        last["companions"] = companions(embeddings, labels[chosen], last["context_temperature"], objective.self_mask)
+    return {name: np.asarray(heads[name]) for name in ("image", "text")}, last
+
+
+def companions(embeddings: np.ndarray, labels: np.ndarray, temperature: float, self_mask: bool) -> float:
+    """Returns the share of a batch's attention that goes to pictures of the same class."""
+    u = unit(embeddings)
+    logits = u @ u.T / (temperature * math.sqrt(DIM))
+    if self_mask:
+        np.fill_diagonal(logits, -np.inf)
+    attention = np.exp(logits - logits.max(axis=1, keepdims=True))
+    attention /= attention.sum(axis=1, keepdims=True)
+    return float(np.mean(np.sum(attention * (labels[:, None] == labels), axis=1)))
+
+
+def score(heads: Mapping[str, np.ndarray], data: Data) -> dict[tuple[str, str, int], float]:
+    """Returns accuracies by (set, method, shots): means over the draws, the same for whatever heads."""
+    held, known = data.held_out, np.unique(data.held_out.y)
+    logits = unit(held.x @ heads["image"]) @ unit(data.texts[known] @ heads["text"]).T
+    found = {("imagenet", "zero_shot", 0): float(np.mean(known[logits.argmax(axis=1)] == held.y))}
+    for name, (support, query) in data.targets.items():
+        x, queries = (unit(part.x @ heads["image"]) for part in (support, query))
+        for shots, method in itertools.product(SHOTS, METHODS):
+            right = []
+            for draw in range(DRAWS):
+                rng = np.random.default_rng((draw, shots))
+                of = [rng.permutation(np.flatnonzero(support.y == label))[:shots] for label in np.unique(support.y)]
+                chosen = np.concatenate(of)
+                answer = adapt.create(method).fit(x[chosen], support.y[chosen])(queries)
+                right.append(np.mean(np.asarray(answer).argmax(axis=1) == query.y))
+            found[name, method, shots] = float(np.mean(right))
+    return found
