@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from adapt.in_training import EvaluationInTraining
 
 JOBS_FILE = "jobs.jsonl"
-QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "cache", "step"))
+QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "dtype", "cache", "step"))
 QUICKSTART_ARGUMENTS |= {"format": "huggingface", "shard": "0/1"}
 
 

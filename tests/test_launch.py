@@ -389,3 +389,9 @@ def test_no_worker_outlives_a_run(project, tmp_path, ending):
         while processes_of(process.pid):
             assert time.monotonic() < deadline, processes_of(process.pid)
             time.sleep(0.1)
+
+
+def test_the_quickstart_exports_with_the_defaults_of_the_job_itself():
+    given, _ = arguments.parse(["export", "--config=x", "--workdir=y"])
+    ours = vars(given).keys() - {"job", "config", "workdir", "traceback"}
+    assert {name: launch.QUICKSTART_ARGUMENTS[name] for name in ours} == {name: getattr(given, name) for name in ours}
