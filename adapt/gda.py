@@ -26,7 +26,7 @@ class Gda(Adapter):
 
     select_by_folds = True
     weights = ("alpha",)
-    grid = {"alpha": (0.03, 0.001, 0.003, 0.01, 0.1, 0.3, 1.0, 10.0)}
+    grid = {"alpha": (0.03, 0.001, 0.003, 0.01, 0.1, 0.3, 1.0, 10.0, 100.0, 1000.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "alpha")

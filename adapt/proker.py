@@ -22,7 +22,7 @@ class Proker(Adapter):
     ridge: float = 0.1
 
     select_by_folds = True
-    grid = {"ridge": (0.1, 0.01, 0.03, 0.3)}
+    grid = {"ridge": (0.1, 0.01, 0.03, 0.3, 1.0)}
 
     def check(self) -> None:
         check_at_least(self, 0, "beta")

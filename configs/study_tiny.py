@@ -1,7 +1,8 @@
-"""A second size and budget for docs/STUDY.md: small towers, 100,000 and 400,000 pairs, three seeds and one."""
+"""A second size and budget for docs/STUDY.md: small towers, 100,000 and 400,000 pairs, three seeds."""
 
 from ml_collections import ConfigDict
 
+from configs import grid
 from configs.study import get_config as study
 
 
@@ -13,9 +14,10 @@ def get_config() -> ConfigDict:
 
 
 def get_sweep() -> list[dict]:
-    return [
-        {"pretrain.examples": examples, "pretrain.seed": seed, "pretrain.objective.context": context}
-        for examples, seeds in ((100_000, 3), (400_000, 1))
-        for seed in range(seeds)
-        for context in (False, True)
-    ]
+    return grid(
+        {
+            "pretrain.examples": (100_000, 400_000),
+            "pretrain.seed": (0, 1, 2),
+            "pretrain.objective.context": (False, True),
+        }
+    )

@@ -1,4 +1,6 @@
-"""Variants of the context objective that its paper does not have, for docs/STUDY.md, in batches with neighbours.
+"""Variants of the context objective that its paper does not have, for docs/STUDY.md: small towers, two seeds.
+
+Batches have neighbours by text, four together.
 
 `texts`: an image is rewritten by the images whose texts are like its own, instead of those that look like it. It is
 computed for the whole batch on one device, so that it is a few lines; batches of thousands want blocks.
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import pretrain.settings
-from configs.study import get_config as study
+from configs.study_ablations import get_config as small_evaluation
 from pretrain.context import Context
 from pretrain.objective import Objective
 
@@ -36,17 +38,22 @@ class Variant(Objective):
 
 def get_config():
     pretrain.settings.SECTIONS["objective"] = Variant  # what the section `objective` is read as
-    config = study()
+    config = small_evaluation()
     config.pretrain.data.group_size = 4
     config.pretrain.objective.neighbours = "images"
+    config.pretrain.objective.context_temperature = 0.03
     return config
 
 
 def get_sweep() -> list[dict]:
     arms = [
         {"context": False},
-        {"context": True, "neighbours": "texts"},
         {"context": True, "neighbours": "images", "alpha": 0.5},
         {"context": True, "neighbours": "texts", "alpha": 0.5},
+        {"context": True, "neighbours": "texts", "alpha": 0.9},
     ]
-    return [{f"pretrain.objective.{key}": value for key, value in arm.items()} for arm in arms]
+    return [
+        {"pretrain.seed": seed, **{f"pretrain.objective.{key}": value for key, value in arm.items()}}
+        for seed in (0, 1)
+        for arm in arms
+    ]

@@ -158,6 +158,20 @@ def test_the_best_setting_is_chosen():
     assert adapt.select("gda", features, [0, 0, 0, 0, 1, 1]).selected_by == "4-fold cross-validation on the support"
 
 
+@pytest.mark.parametrize("name", ["gda", "proker"])
+def test_texts_of_other_things_are_outweighed_by_the_examples(name):
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=32) / 6 + 0.08 * rng.normal(size=(4, 32))
+    support_labels, labels = np.repeat(np.arange(4), 16), np.repeat(np.arange(4), 200)
+    support, queries = (means[y] + 0.1 * rng.normal(size=(len(y), 32)) for y in (support_labels, labels))
+    accuracies = []
+    for text in (None, rng.normal(size=(4, 32))):
+        chosen = adapt.select(name, support, support_labels, class_text_features=text).adapter
+        classifier = chosen.fit(support, support_labels, class_text_features=text)
+        accuracies.append(float(np.mean(np.argmax(classifier(queries), axis=1) == labels)))
+    assert accuracies[1] > accuracies[0] - 0.03 > 0.9
+
+
 @pytest.mark.parametrize("weights", [(0.0, 0.1), (0.1, 0.0)])
 def test_of_equals_the_first_is_chosen(weights):
     examples = np.repeat(np.eye(3), 2, 0), np.arange(6) // 2
