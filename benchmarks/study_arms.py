@@ -72,7 +72,7 @@ def find_plain(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     if not arm.point.get(CONTEXT, True):
         return None
     of_context = ("alpha", "self_mask", "stop_gradient", "normalized_values", "shared_logit_scale")
-    of_context += ("context_temperature", "context_temperature_learning_rate", "buffer", "neighbours")
+    of_context += ("context_temperature", "context_temperature_learning_rate", "buffer", "neighbours", "memory")
     common = {key: value for key, value in arm.point.items() if key.rpartition(".")[2] not in (*of_context, "context")}
     return next((each for each in arms if each.point == {**common, CONTEXT: False}), None)
 

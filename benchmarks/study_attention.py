@@ -28,6 +28,7 @@ from pretrain.examples import create_examples, open_data, prepare_order, prepare
 from pretrain.settings import load_settings  # noqa: E402
 
 BATCHES, ALIKE = 4, 0.5
+NEIGHBOURS, MEMORY = "pretrain.objective.neighbours", "pretrain.objective.memory"
 
 
 def main() -> int:
@@ -35,7 +36,8 @@ def main() -> int:
     for sweep in find_sweeps():
         table = sweep.stem.removeprefix("study_")
         for arm in read_arms(sweep, STUDY / table):
-            if arm.runs and arm.point.get(CONTEXT) and arm.point.get("pretrain.objective.neighbours") != "texts":
+            of_batch = arm.point.get(NEIGHBOURS) != "texts" and not arm.point.get(MEMORY)
+            if arm.runs and arm.point.get(CONTEXT) and of_batch:
                 found = [look_at(run.folder.parent, run.metrics[-1]) for run in arm.runs.values() if run.folder]
                 means = [average(values) for values in zip(*found, strict=True)]
                 rows.append([table, describe(arm), str(len(found)), *told(means)])

@@ -60,7 +60,6 @@ class Trial(Variant):
     `final_temperature`, the temperature is not learned but goes geometrically from `context_temperature` to that.
     """
 
-    memory: int = 0
     final_temperature: float | None = None
     remembered: jax.Array | None = None
     progress: jax.Array | None = None
@@ -68,21 +67,15 @@ class Trial(Variant):
     def contextualize(
         self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: Layout
     ) -> Context:
-        """Returns softmax(u [u, memory]ᵀ / (temperature sqrt(dim)), own entry masked) [u, memory]."""
+        """Returns the mixtures, at the temperature of the schedule where there is one."""
         if self.final_temperature is not None:
             ratio = math.log(self.final_temperature / self.context_temperature)
             temperature = math.log(self.context_temperature / math.sqrt(DIM)) + self.progress * ratio
-        if not self.memory:
-            return super().contextualize(image_embeddings, text_embeddings, temperature, layout)
-        values = jnp.concatenate([image_embeddings, self.remembered])
-        norms = jnp.linalg.norm(values, axis=1, keepdims=True)
-        keys = values / jnp.maximum(norms, 1e-12)
-        size = len(image_embeddings)
-        logits = keys[:size] @ keys.T / (jnp.exp(temperature) * math.sqrt(DIM))
-        left_out = jnp.eye(*logits.shape, dtype=bool) | (norms[:, 0] == 0)  # what is not yet remembered is zero
-        attention = jax.nn.softmax(jnp.where(left_out, -jnp.inf, logits), axis=1)
-        entropy = -jnp.sum(jax.scipy.special.xlogy(attention, attention), axis=1)
-        return Context(attention @ values, jax.lax.stop_gradient(jnp.exp(entropy)))
+        return super().contextualize(image_embeddings, text_embeddings, temperature, layout)
+
+    def recall(self, rows: jax.Array) -> jax.Array:
+        """Returns the memory, which `train` carries from step to step."""
+        return self.remembered
 
 
 def arm(together: int = 1, batch_size: int = 256, rate: float = RATE, **objective: Any) -> Arm:

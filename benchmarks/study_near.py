@@ -30,7 +30,7 @@ from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, markdown, put  # noqa: E402
 from benchmarks.study_arms import Arm, find_plain, read_arms  # noqa: E402
 
-TABLES = ("small", "tiny", "episodes", "softmax", "post_training", "drawings", "untrained")
+TABLES = ("small", "tiny", "ablations", "post_training", "episodes", "variants", "softmax", "drawings", "untrained")
 DATASETS, METHODS, SHOTS = ("emoji", "digits"), ("prototypes", "knn", "tip_adapter"), (4, 16)
 ROWS = ROOT / "docs" / "study" / "near.csv"
 Scores = Mapping[tuple[str, str, str, int], float]  # by checkpoint, dataset, method and shots

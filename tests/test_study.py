@@ -3,10 +3,14 @@
 import csv
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import study, study_arms, study_figures
+from configs import study_variants
+from pretrain.blocks import Layout
 
 SWEEP = """
 from configs import grid
@@ -118,3 +122,31 @@ def test_the_summary_takes_its_place_in_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "PAGE", page)
     study.put("new", "small")
     assert page.read_text() == "a\n<!-- small -->\nnew\n<!-- end of small -->\nb\n"
+
+
+def mixtures(queries, keys, values, temperature):
+    """Returns softmax(queries keysᵀ / temperature, own entry masked) values of unit vectors, in float64."""
+    x, y = (np.asarray(rows, np.float64) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, keys))
+    logits = x @ y.T / temperature
+    np.fill_diagonal(logits, -np.inf)
+    weights = np.exp(logits)
+    return weights / weights.sum(axis=1, keepdims=True) @ values
+
+
+def test_variants_attend_by_texts_and_to_earlier_batches(monkeypatch):
+    monkeypatch.setattr(study_variants, "_remembered", {})
+    rng = np.random.default_rng(0)
+    batches = rng.normal(size=(4, 2, 5, 3)).astype(np.float32)
+    temperature = jnp.log(0.1 / np.sqrt(3.0))
+    by_texts = study_variants.Variant(neighbours="texts").contextualize(*batches[0], temperature, Layout())
+    u, v = batches[0]
+    np.testing.assert_allclose(by_texts.embeddings, mixtures(v, v, u, 0.1), atol=1e-5)
+    remembering = study_variants.Variant(memory=8)
+    seen = np.zeros((0, 3))
+    for u, v in batches:
+        found = jax.jit(remembering.contextualize, static_argnums=3)(u, v, temperature, Layout())
+        keys = np.concatenate([u, seen[:8]])
+        np.testing.assert_allclose(found.embeddings, mixtures(u, keys, keys, 0.1), atol=1e-5)
+        seen = np.concatenate([u, seen])
+    with pytest.raises(ValueError, match="memory 8 is of images, not of texts"):
+        study_variants.Variant(memory=8, neighbours="texts")
