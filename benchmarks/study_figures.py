@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adapt.charts import Line, Points, line_chart, point_chart
+from adapt.charts import COLORS, Line, Points, line_chart, point_chart
 from adapt.statistics import mean_interval
 from benchmarks.study_arms import Arm, Scores, find_plain, gain, number_of_classes
 
@@ -51,7 +51,7 @@ def framed(svg: str) -> str:
 
 
 def by_shots(plain: Arm, arm: Arm) -> str:
-    """Returns a chart of the mean accuracy over datasets against shots, with bands over seeds."""
+    """Returns a chart of the mean accuracy over datasets against shots, with bands over seeds where there are three."""
     lines = []
     for color, method in enumerate(drawn(arm)):
         for each, name in ((plain, "plain"), (arm, "context")):
@@ -59,7 +59,7 @@ def by_shots(plain: Arm, arm: Arm) -> str:
             datasets, shots = scores[0].found.datasets(), scores[0].found.shots()
             means = [[np.mean([s.few_shot(d, method, k) for d in datasets]) for s in scores] for k in shots]
             found = [mean_interval(values) for values in means]
-            band = [] if len(scores) < 2 else [half for _, half in found]
+            band = [] if len(scores) < 3 else [half for _, half in found]
             lines.append(
                 Line(f"{method}, {name}", shots, [mean for mean, _ in found], band, color, dashed=each is plain)
             )
@@ -98,4 +98,5 @@ def by_step(arm: Arm, metric: str, factor: float, color: int) -> Line | None:
         return None
     length = min(map(len, curves))
     values = np.mean([[value for _, value in curve[:length]] for curve in curves], axis=0)
-    return Line(arm.name, [pairs for pairs, _ in curves[0][:length]], values.tolist(), color=color)
+    pairs = [pairs for pairs, _ in curves[0][:length]]
+    return Line(arm.name, pairs, values.tolist(), color=color, dashed=color >= len(COLORS))
