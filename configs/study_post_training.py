@@ -28,6 +28,6 @@ def get_sweep() -> list[dict]:
             "pretrain.initial_checkpoint": BEFORE.format(seed),
             **{f"pretrain.objective.{key}": value for key, value in context.items()},
         }
-        for seed in (0,)
+        for seed in (0, 1, 2)
         for context in contexts
     ]
