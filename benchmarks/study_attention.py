@@ -18,6 +18,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import configs  # noqa: E402
 from adapt.encoder import Encoder  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, find_sweeps, markdown, put  # noqa: E402
@@ -35,6 +36,7 @@ def main() -> int:
     rows = []
     for sweep in find_sweeps():
         table = sweep.stem.removeprefix("study_")
+        configs.load(str(sweep), (), dict)  # a config with a loss of its own registers it when it is read
         for arm in read_arms(sweep, STUDY / table):
             of_batch = arm.point.get(NEIGHBOURS) != "texts" and not arm.point.get(MEMORY)
             if arm.runs and arm.point.get(CONTEXT) and of_batch:
