@@ -22,8 +22,7 @@ sys.path.insert(0, str(ROOT))
 from adapt.findings import Findings, Question, Run, read_runs  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, markdown, percent, put  # noqa: E402
-from benchmarks.study_arms import CONTEXT, Arm, average, gain  # noqa: E402
-from benchmarks.study_arms import Scores as ScoresOfRun  # noqa: E402
+from benchmarks.study_arms import CONTEXT, Arm, Scores, average, gain  # noqa: E402
 
 METHODS = {
     "training-free": ("zero_shot", "prototypes", "knn", "tip_adapter", "tip_x", "ape", "gda", "proker"),
@@ -66,25 +65,20 @@ def main() -> int:
 
 def tell(runs: dict[str, Sequence[Run]]) -> list[str]:
     """Returns a table with a row for each method: what the plain one scores and what context gains over it."""
-    columns = [(name, k) for name, (shots, _) in JOBS.items() for k in shots]
-    heads = ["", "method"]
-    for name, k in columns:
-        count = len(Findings(runs[name]).datasets())
-        heads += [f"{k} shots, {count} sets", "gain, points"]
+    heads, columns = ["", "method"], []
+    for name, (shots, _) in JOBS.items():
+        arms = {run.name: Arm({CONTEXT: run.name == "context"}, {0: run}) for run in runs[name]}
+        datasets, scores = Findings(runs[name]).datasets(), Scores(arms["plain"].runs[0])
+        columns += [(arms["plain"], arms["context"], scores, datasets, k) for k in shots]
+        for k in shots:
+            heads += [f"{k} shots, {len(datasets)} sets", "gain, points"]
     rows = []
-    for kind, methods in METHODS.items():
-        for method in methods:
-            cells = [kind, method]
-            for name, k in columns:
-                plain, context = (
-                    Arm({CONTEXT: run.name == "context"}, {0: run})
-                    for run in sorted(runs[name], key=lambda run: run.name == "context")
-                )
-                datasets = Findings(runs[name]).datasets()
-                scores = ScoresOfRun(plain.runs[0])
-                cells.append(percent(average(scores.few_shot(d, method, k) for d in datasets)))
-                cells.append(str(gain(plain, context, lambda s, d, m=method, k=k: s.few_shot(d, m, k), datasets)))
-            rows.append(cells)
+    for kind, method in ((kind, method) for kind, methods in METHODS.items() for method in methods):
+        cells = [kind, method]
+        for plain, context, scores, datasets, k in columns:
+            cells.append(percent(average(scores.few_shot(d, method, k) for d in datasets)))
+            cells.append(str(gain(plain, context, lambda s, d, m=method, k=k: s.few_shot(d, m, k), datasets)))
+        rows.append(cells)
     return markdown(heads, rows)
 
 
