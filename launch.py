@@ -40,9 +40,9 @@ from cluster.startup import set_defaults, use_huge_pages
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from adapt.encoder import Encoder
-    from adapt.evaluate import EvaluateSettings
-    from adapt.in_training import EvaluationInTraining
+    from adapt.embedding.encoder import Encoder
+    from adapt.evaluation.online import EvaluationInTraining
+    from adapt.evaluation.run import EvaluateSettings
 
 JOBS_FILE = "jobs.jsonl"
 QUICKSTART_ARGUMENTS = dict.fromkeys(("checkpoint", "out", "license", "dtype", "cache", "step"))
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate_overrides(args: argparse.Namespace) -> list[str]:
     """Returns the arguments of `evaluate` that stand for settings of the config as such."""
-    from adapt.registry import METHODS, TRAINING_FREE
+    from adapt.adapters.registry import METHODS, TRAINING_FREE
 
     if args.job != "evaluate":
         return []
@@ -105,7 +105,7 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
 
 def known_settings() -> dict[tuple[str, ...], type]:
     """Returns the typed settings of each section of a config."""
-    from adapt.evaluate import EvaluateSettings
+    from adapt.evaluation.run import EvaluateSettings
     from models.settings import TextSettings
     from pretrain.settings import SECTIONS, PretrainSettings
 
@@ -131,7 +131,7 @@ def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
 
 def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
     """Returns what evaluates the run while it trains, where the config asks for it: what both know is a folder."""
-    from adapt.in_training import EvaluationInTraining
+    from adapt.evaluation.online import EvaluationInTraining
     from pretrain.loop import say
 
     settings = evaluation_settings(config)
@@ -140,7 +140,7 @@ def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
 
 def evaluation_settings(config: ConfigDict) -> EvaluateSettings | None:
     """Returns how the run is evaluated while it trains, or None where it is not."""
-    from adapt.evaluate import EvaluateSettings
+    from adapt.evaluation.run import EvaluateSettings
 
     every = config.pretrain.get("evaluate_every")
     if not every:
@@ -184,7 +184,7 @@ def check_command(arguments: Sequence[str], *, elsewhere: bool) -> None:
 
     A checkpoint that a run begins with may lie `elsewhere`, where only the job sees it.
     """
-    from adapt.evaluate import EvaluateSettings
+    from adapt.evaluation.run import EvaluateSettings
     from pretrain.settings import read_settings
 
     args, overrides = parse(list(arguments))
@@ -217,9 +217,9 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
 
 def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
     """Evaluates the exported directory of the run, and nothing else of it, or the checkpoints that are named."""
-    from adapt.evaluate import EvaluateSettings, Share, checkpoint_names, split_checkpoints
-    from adapt.evaluate import evaluate as run
-    from adapt.report import card_results
+    from adapt.evaluation.run import EvaluateSettings, Share, checkpoint_names, split_checkpoints
+    from adapt.evaluation.run import evaluate as run
+    from adapt.report.html_report import card_results
     from models.model_card import write_results
     from pretrain.metrics import CollectionsProgress
 
@@ -248,8 +248,8 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
 
 def sort_photos(args: argparse.Namespace, config: None) -> None:
     """Sorts pictures into classes of which a few examples are given."""
-    from adapt.photos import DEFAULT_TEMPLATE, Task
-    from adapt.photos import sort_photos as run
+    from adapt.photos.pipeline import DEFAULT_TEMPLATE, Task
+    from adapt.photos.pipeline import sort_photos as run
     from pretrain.metrics import CollectionsProgress
 
     templates = tuple(args.template or (DEFAULT_TEMPLATE,))
@@ -266,7 +266,7 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
 
 def embed(args: argparse.Namespace, config: None) -> None:
     """Writes the embeddings of images and texts."""
-    from adapt.embed import check_inputs, embed_collections
+    from adapt.embedding.export import check_inputs, embed_collections
     from pretrain.metrics import CollectionsProgress
 
     check_inputs(args.images, args.texts, args.data_dir)
@@ -281,7 +281,7 @@ def open_encoder(args: argparse.Namespace) -> Encoder:
     """Returns the checkpoint of the arguments, opened to embed."""
     import jax
 
-    from adapt.encoder import Encoder
+    from adapt.embedding.encoder import Encoder
 
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     encoder = Encoder(args.checkpoint, dtype=dtype, image_size=args.image_size, tokenizer=args.tokenizer, say=say)
@@ -312,8 +312,8 @@ def convert(args: argparse.Namespace, config: None) -> None:
 
 def report(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the report of one run, or of all that lie in a folder; the config says which points a sweep has."""
-    from adapt.findings import read_all_runs
-    from adapt.report import write_report
+    from adapt.report.html_report import write_report
+    from adapt.report.results_index import read_all_runs
 
     points = names_of(configs.load_sweep(args.config)) if args.config else []
     runs = read_all_runs(args.workdir, say=say, expected=points)
@@ -337,8 +337,8 @@ def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
 
 def quickstart(args: argparse.Namespace, config: ConfigDict) -> int:
     """Runs all jobs in turn; with `--compare` once more without the context objective."""
-    from adapt.findings import read_runs
-    from adapt.report import write_report
+    from adapt.report.html_report import write_report
+    from adapt.report.results_index import read_runs
 
     runs = {"with context": args.workdir / "context"}
     if args.compare:

@@ -5,10 +5,11 @@ classifier = adapter.fit(support_features, support_labels, class_text_features=c
 logits = classifier(query_features)
 """
 
-from adapt.adapter import Adapter, Classifier, Support
-from adapt.registry import METHODS, TRAINING_FREE, create, find, methods
-from adapt.saving import load
-from adapt.selection import Selection, select
+from adapt.adapters.base import Adapter, Classifier
+from adapt.adapters.registry import METHODS, TRAINING_FREE, create, find, methods
+from adapt.adapters.serialization import load
+from adapt.adapters.support import Support
+from adapt.model_selection.hyperparameters import Selection, select
 
 __all__ = [
     "METHODS",

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import adapt
-from adapt.adapter import Support
-from adapt.features import normalize
-from adapt.selection import Grid
-from adapt.statistics import mean_interval
+from adapt.adapters.ops import normalize
+from adapt.adapters.support import Support
+from adapt.model_selection.hyperparameters import Grid
+from adapt.report.statistics import mean_interval
 from benchmarks.machine import describe_machine
 
 SHOTS = {"caltech101": (1, 2, 4, 8, 16), "oxford_flowers": (1, 2, 4, 8, 16), "imagenet_a": (1, 2, 4)}

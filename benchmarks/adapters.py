@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import adapt
-from adapt.features import class_means, normalize
+from adapt.adapters.ops import class_means, normalize
 from benchmarks.adapter_accuracy import Cases, accuracies, cases
 from benchmarks.machine import describe_machine, measure_peak
 

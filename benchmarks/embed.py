@@ -190,7 +190,7 @@ def ours(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[s
     import jax
     import jax.numpy as jnp
 
-    from adapt.encoder import Encoder
+    from adapt.embedding.encoder import Encoder
     from data.folders import Pictures
     from data.images import decode
     from models.flops import count_image_flops

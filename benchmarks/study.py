@@ -24,10 +24,10 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adapt.findings import Findings, Question  # noqa: E402
-from adapt.results import RESULTS_FILE  # noqa: E402
-from adapt.statistics import shots_needed  # noqa: E402
-from adapt.tables import Cell, Table  # noqa: E402
+from adapt.evaluation.results import RESULTS_FILE  # noqa: E402
+from adapt.report.results_index import Findings, Question  # noqa: E402
+from adapt.report.statistics import shots_needed  # noqa: E402
+from adapt.report.tables import Cell, Table  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study_arms import Arm, Gain, Scores, average, find_plain, gain, number_of_classes, read_arms  # noqa: E402
 from benchmarks.study_figures import draw  # noqa: E402

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import configs
-from adapt.findings import Findings, Question, Run, read_runs
-from adapt.statistics import Difference, mean_interval
+from adapt.report.results_index import Findings, Question, Run, read_runs
+from adapt.report.statistics import Difference, mean_interval
 from cluster.plan import names_of
 
 SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import configs  # noqa: E402
-from adapt.encoder import Encoder  # noqa: E402
+from adapt.embedding.encoder import Encoder  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, find_sweeps, markdown, put  # noqa: E402
 from benchmarks.study_arms import CONTEXT, Arm, average, read_arms  # noqa: E402

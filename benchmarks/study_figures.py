@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adapt.charts import COLORS, Line, Points, line_chart, point_chart
-from adapt.statistics import mean_interval
+from adapt.report.charts import COLORS, Line, Points, line_chart, point_chart
+from adapt.report.statistics import mean_interval
 from benchmarks.study_arms import Arm, Scores, find_plain, gain, number_of_classes
 
 DRAWN = ("prototypes", "knn", "tip_adapter")  # methods

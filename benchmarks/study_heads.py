@@ -29,8 +29,8 @@ from tqdm import tqdm
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adapt.charts import Points, point_chart  # noqa: E402
-from adapt.statistics import mean_interval  # noqa: E402
+from adapt.report.charts import Points, point_chart  # noqa: E402
+from adapt.report.statistics import mean_interval  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import markdown, put  # noqa: E402
 from benchmarks.study_figures import framed  # noqa: E402

@@ -24,8 +24,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adapt.results import RESULTS_FILE  # noqa: E402
-from adapt.statistics import mean_interval  # noqa: E402
+from adapt.evaluation.results import RESULTS_FILE  # noqa: E402
+from adapt.report.statistics import mean_interval  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, markdown, put  # noqa: E402
 from benchmarks.study_arms import Arm, find_plain, read_arms  # noqa: E402

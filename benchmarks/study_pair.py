@@ -19,7 +19,7 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adapt.findings import Findings, Question, Run, read_runs  # noqa: E402
+from adapt.report.results_index import Findings, Question, Run, read_runs  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, markdown, percent, put  # noqa: E402
 from benchmarks.study_arms import CONTEXT, Arm, Scores, average, gain  # noqa: E402

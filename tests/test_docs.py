@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import launch
-from adapt.registry import METHODS
+from adapt.adapters.registry import METHODS
 from models.checkpoint import save_checkpoint
 from pretrain.base_losses import RULES, Scales, base_loss
 from pretrain.metrics import read_metrics
@@ -87,7 +87,7 @@ def headings():
             for text in (each for part in found for each in ast.walk(part)):
                 if isinstance(text, ast.Constant) and str(text.value)[:1].isupper():
                     yield text.value.partition(":")[0].strip()
-    yield from re.findall(r"<h2[^>]*>([^{<]+)</h2>", (ROOT / "adapt/report.html.j2").read_text(encoding="utf-8"))
+    yield from re.findall(r"<h2[^>]*>([^{<]+)</h2>", (ROOT / "adapt/report/report.html.j2").read_text(encoding="utf-8"))
 
 
 def test_every_heading_of_a_report_is_explained():

@@ -13,12 +13,12 @@ import yaml
 from PIL import EpsImagePlugin, Image
 
 import adapt
-from adapt.embed import _is_whole
-from adapt.embeddings import load_array
-from adapt.encoder import Encoder
-from adapt.findings import _open
-from adapt.photo_folders import embed_folder
-from adapt.saving import ARRAYS_FILE, JSON_FILE
+from adapt.adapters.serialization import ARRAYS_FILE, JSON_FILE
+from adapt.embedding.cache import load_array
+from adapt.embedding.encoder import Encoder
+from adapt.embedding.export import _is_whole
+from adapt.photos.folders import embed_folder
+from adapt.report.results_index import _open
 from data.images import FORMATS, Picture
 from data.labelled import read_labels
 from data.records import BadRecord

@@ -191,22 +191,23 @@ def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     from jax.sharding import NamedSharding, PartitionSpec
 
-    import adapt.embeddings
-    import adapt.evaluation_job
-    from adapt.in_training import EvaluationInTraining
+    import adapt.embedding.cache
+    import adapt.evaluation.checkpoint_evaluator
+    from adapt.evaluation.online import EvaluationInTraining
     from pretrain import sharding
     from pretrain.evaluations import Evaluations
     from pretrain.metrics import MetricsWriter
     from pretrain.settings import load_settings
 
     made, fitted = [], []
-    save, grid = adapt.embeddings.save_array, adapt.evaluation_job.run_grid
-    adapt.embeddings.save_array = lambda path, array: (
+    cache, evaluator = adapt.embedding.cache, adapt.evaluation.checkpoint_evaluator
+    save, grid = cache.save_array, evaluator.run_grid
+    cache.save_array = lambda path, array: (
         made.append(f"{path.parent.name}/{path.name}"),
         save(path, array),
     )
-    adapt.evaluation_job.run_grid = lambda *args, **named: (fitted.append(args[0]), grid(*args, **named))[1]
-    adapt.embeddings.PIECE = 20  # rows
+    evaluator.run_grid = lambda *args, **named: (fitted.append(args[0]), grid(*args, **named))[1]
+    cache.PIECE = 20  # rows
     workdir = pathlib.Path(workdir)
     mesh = sharding.create_mesh(fsdp=2)
 

@@ -10,7 +10,7 @@ import pytest
 
 import adapt
 import launch
-from adapt.encoder import Encoder
+from adapt.embedding.encoder import Encoder
 from data.images import decode
 from data.sources import open_source
 from models.checkpoint import describe_checkpoint

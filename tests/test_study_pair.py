@@ -2,7 +2,7 @@
 
 import csv
 
-from adapt.findings import Run
+from adapt.report.results_index import Run
 from benchmarks import study_pair
 
 SETS = ("few", "many")

@@ -4,7 +4,7 @@ import pytest
 
 import configs
 import launch
-from adapt.evaluate import EvaluateSettings
+from adapt.evaluation.run import EvaluateSettings
 from models.checkpoint import save_checkpoint
 from pretrain import sharding
 from pretrain.settings import SECTIONS, read_settings

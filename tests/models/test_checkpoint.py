@@ -125,7 +125,7 @@ def test_an_npz_of_bfloat16_as_numpy_writes_it_opens(tmp_path, siglip):
 def test_images_need_no_tokenizer(tmp_path):
     from PIL import Image
 
-    from adapt.encoder import Encoder
+    from adapt.embedding.encoder import Encoder
 
     square = tiny("siglip", vision={"image_size": 15})
     encoder = Encoder(save_big_vision(tmp_path / "siglip.npz", square, random_parameters(square), SCALARS))

@@ -22,7 +22,7 @@ from transformers import (
     SiglipModel,
 )
 
-from adapt.encoder import Encoder
+from adapt.embedding.encoder import Encoder
 from data.sources import open_source
 from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
 from models.layout import set_path

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, SiglipModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from adapt.encoder import Encoder
+from adapt.embedding.encoder import Encoder
 from data.images import decode
 from data.sources import open_source
 from models.checkpoint import Checkpoint, save_checkpoint

@@ -1,0 +1,371 @@
+"""The adapters against float64 loops, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import adapt
+from adapt.adapters.support import Support, make_support
+from tests.adapt.adapters import references
+
+VARIANTS = [
+    ("zero_shot", {}),
+    *(("prototypes", {"centering": c, "text_weight": w}) for c in ("l2", "cl2n", "raw") for w in (0.0, 0.3, 1.0)),
+    *(("knn", {"votes": v, "k": k}) for v in ("softmax", "plurality", "distance", "rank") for k in (1, 3, 100)),
+    ("knn", {"temperature": 0.2}),
+    ("tip_adapter", {}),
+    ("tip_adapter", {"alpha": 30.0, "beta": 1.0}),
+    ("tip_x", {}),
+    ("tip_adapter", {"alpha": 30.0, "class_weight": "none"}),
+    ("tip_x", {"gamma": 20.0, "temperature": 0.1}),
+    ("tip_x", {"gamma": 20.0, "class_weight": "none"}),
+    ("ape", {}),
+    ("ape", {"channels": 0.4, "gamma": 0.5}),
+    ("ape", {"alpha": 30.0, "class_weight": "none"}),
+    ("gda", {}),
+    ("gda", {"alpha": 1.0}),
+    ("proker", {}),
+    ("proker", {"beta": 5.5, "ridge": 1.0}),
+    ("local", {}),
+    ("local", {"inner": "gda", "alpha": 1.0, "rbf": -3.0, "damp": 0.7}),
+    ("local", {"inner": "prototypes", "centering": "cl2n", "rbf": -0.5}),
+]
+NEEDS_TEXT = [name for name, method in adapt.METHODS.items() if method.needs_text]
+FEATURES, LABELS, TEXT, QUERIES = references.example()
+
+
+def fit(name, settings, features=FEATURES, labels=LABELS, text=TEXT, **more):
+    return adapt.create(name, **settings).fit(features, labels, class_text_features=text, **more)
+
+
+def assert_equal(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@jax.jit
+def fit_and_apply(adapter, support, queries):
+    return adapter.fit_support(support)(queries)
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS)
+def test_logits_equal_float64_loops(name, settings):
+    ours = fit(name, settings, logit_scale=30.0)(QUERIES)
+    assert ours.dtype == jnp.float32
+    assert_equal(ours, references.logits(name, settings, FEATURES, LABELS, TEXT, QUERIES, scale=30.0))
+
+
+@pytest.mark.parametrize(("name", "settings"), [variant for variant in VARIANTS if variant[0] not in NEEDS_TEXT])
+def test_logits_without_text_equal_float64_loops(name, settings):
+    ours = fit(name, settings, text=None, num_classes=6, logit_scale=30.0)(QUERIES)
+    assert_equal(ours, references.logits(name, settings, FEATURES, LABELS, None, QUERIES, scale=30.0, num_classes=6))
+
+
+@pytest.mark.parametrize(("classes", "shots"), [(2, 1), (2, 64), (3, 5), (100, 3), (1000, 1)])
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
+def test_logits_equal_float64_loops_at_many_sizes(name, classes, shots):
+    if name in ("tip_x", "ape") and classes == 1000:
+        classes, shots = 40, 2  # their loops take minutes
+    features, labels, text, queries = references.large_example(classes, shots)
+    ours = fit(name, {}, features, labels, text)(queries)
+    assert_equal(ours, references.logits(name, {}, features, labels, text, queries))
+
+
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
+def test_a_single_example_and_examples_that_are_all_the_same_give_finite_logits(name):
+    for labels in ([0], [0, 0, 0], [0, 1, 1]):
+        features = np.repeat(FEATURES[:1], len(labels), axis=0)
+        assert np.isfinite(fit(name, {}, features, labels, TEXT[:2])(QUERIES)).all()
+
+
+def test_covariance_of_fewer_examples_than_dimensions_is_inverted_right():
+    features, labels, text, queries = references.large_example(5, 4, dim=300)
+    ours = fit("gda", {}, features, labels, text)(queries)
+    assert_equal(ours, references.logits("gda", {}, features, labels, text, queries))
+
+
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
+def test_lengths_of_vectors_do_not_matter(name):
+    rng = np.random.default_rng(1)
+    features, text, queries = (v * 10 ** rng.uniform(-3, 3, (len(v), 1)) for v in (FEATURES, TEXT, QUERIES))
+    plain = fit(name, {}, references.unit(FEATURES), text=references.unit(TEXT))(references.unit(QUERIES))
+    assert_equal(fit(name, {}, features, text=text)(queries), plain)
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS[::2])
+def test_rows_that_are_not_there_change_nothing(name, settings):
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
+    there = np.delete(np.arange(len(LABELS) + 4), [0, 7, 8, 20])
+    features = jnp.asarray(references.unit(np.resize(QUERIES, (len(LABELS) + 4, 7))), jnp.float32)
+    padded = Support(
+        features.at[there].set(support.features),
+        jnp.full(len(LABELS) + 4, -1).at[there].set(support.labels),
+        support.class_text_features,
+        support.logit_scale,
+        num_classes=6,
+    )
+    adapter = adapt.create(name, **settings)
+    assert_equal(fit_and_apply(adapter, padded, QUERIES), fit_and_apply(adapter, support, QUERIES))
+
+
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
+def test_supports_can_be_mapped_over(name):
+    supports = [
+        make_support(FEATURES, np.roll(LABELS, shift), class_text_features=np.roll(TEXT, shift)) for shift in range(3)
+    ]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *supports)
+    together = jax.vmap(fit_and_apply, in_axes=(None, 0, None))(adapt.create(name), stack, QUERIES)
+    for logits, support in zip(together, supports, strict=True):
+        assert_equal(logits, fit_and_apply(adapt.create(name), support, QUERIES))
+
+
+@pytest.mark.parametrize("name", [name for name in adapt.METHODS if name not in ("knn", "llu")])
+def test_a_class_without_examples_keeps_its_text(name):
+    scaled = 100 * references.unit(QUERIES) @ references.unit(TEXT)[4]
+    np.testing.assert_allclose(fit(name, {})(QUERIES)[:, 4], scaled, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in adapt.METHODS if name not in NEEDS_TEXT])
+def test_without_text_a_class_without_examples_is_never_the_likeliest(name):
+    logits = fit(name, {}, text=None, num_classes=7)(QUERIES)
+    assert not np.isin(np.argmax(logits, axis=1), [4, 6]).any()
+
+
+@pytest.mark.parametrize("cosines", [[0.92, 0.93, 0.95], [0.5, 0.9, 0.5, 0.91, 0.91, 0.5]])
+def test_of_classes_with_equal_votes_that_of_the_nearest_wins(cosines):
+    features = [[c, np.sqrt(1 - c * c)] for c in cosines]
+    labels = np.arange(len(cosines)) % 3
+    expected = labels[np.argmax(cosines)]
+    assert fit("knn", {"votes": "plurality", "k": 6}, features, labels, None)([[1.0, 0.0]]).argmax() == expected
+
+
+def test_the_number_of_classes_is_that_of_texts_or_told_or_the_largest_label():
+    assert fit("knn", {})(QUERIES).shape == (11, 6)
+    assert fit("knn", {}, text=None, num_classes=9)(QUERIES).shape == (11, 9)
+    assert fit("prototypes", {}, labels=np.minimum(LABELS, 3), text=None)(QUERIES).shape == (11, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("svm", {}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter, "),
+        ("knn", {"n": 3}, "unknown setting 'n' of knn; known: temperature, k, votes"),
+        ("zero_shot", {"k": 3}, "unknown setting 'k' of zero_shot; known: none"),
+        ("knn", {"k": 0}, "k 0 is less than 1"),
+        ("knn", {"k": 2.5}, r"k 2\.5 is not a whole number"),
+        ("knn", {"votes": "most"}, "unknown votes 'most'; known: softmax, plurality, distance, rank"),
+        ("knn", {"temperature": 0.0}, r"temperature 0\.0 is not positive"),
+        ("prototypes", {"centering": "l1"}, "unknown centering 'l1'; known: l2, cl2n, raw"),
+        ("prototypes", {"text_weight": 1.1}, r"text_weight 1\.1 is not within \[0, 1\]"),
+        ("prototypes", {"text_weight": float("nan")}, "text_weight nan is not finite"),
+        ("tip_adapter", {"alpha": -1.0}, r"alpha -1\.0 is less than 0"),
+        ("tip_adapter", {"beta": -0.5}, r"beta -0\.5 is less than 0"),
+        ("tip_adapter", {"alpha": float("inf")}, "alpha inf is not finite in float32"),
+        ("tip_adapter", {"alpha": "3"}, "alpha '3' is not a number"),
+        ("knn", {"votes": 3}, "votes 3 is not a string"),
+        ("tip_adapter", {"class_weight": "equal"}, "unknown class_weight 'equal'; known: balanced, none"),
+        ("local", {"rbf": 1.0}, r"rbf 1\.0 is above 0; the gate would grow"),
+        ("local", {"damp": 1.5}, r"damp 1\.5 is not within \[0, 1\]"),
+        ("local", {"inner": "svm"}, "unknown adapter 'svm'"),
+        ("local", {"inner": "local"}, "inner Local is local itself"),
+        ("local", {"inner": "gda", "beta": 1.0}, "unknown setting 'beta' of local; known: inner, rbf, damp, alpha"),
+        ("local", {"inner": 3}, "inner 3 is no adapter"),
+        ("llu", {"rbf": 0.1}, r"rbf 0\.1 is above 0"),
+        ("llu", {"towers": "none"}, "unknown towers 'none'; known: both, image, text"),
+        ("llu", {"damping": "learned"}, r"damp 1\.0 is not within \(0, 1\), where a learned one begins"),
+        ("llu", {"steps": 2.5}, r"steps 2\.5 is not a whole number"),
+        ("tip_x", {"temperature": 0}, r"temperature 0\.0 is not positive"),
+        ("ape", {"channels": 0.0}, r"channels 0\.0 is not within \(0, 1\]"),
+        ("gda", {"alpha": -1}, r"alpha -1\.0 is less than 0"),
+        ("proker", {"ridge": 0.0}, r"ridge 0\.0 is not positive"),
+    ],
+)
+def test_unknown_names_and_settings_outside_their_range_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        adapt.create(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.where(np.arange(len(LABELS))[:, None] == 3, np.nan, FEATURES)}, "row 3 .* not finite"),
+        ({"features": FEATURES[0]}, r"features \[7\] and labels \[23\]"),
+        ({"features": FEATURES[:9]}, r"features \[9, 7\] and labels \[23\]"),
+        ({"features": FEATURES[:, :5]}, r"support features \[23, 5\] are not \[n, 7\]"),
+        ({"features": FEATURES[:0], "labels": LABELS[:0]}, "the support is empty"),
+        ({"labels": LABELS + 1}, r"support label 6 is not within \[0, 6\)"),
+        ({"labels": LABELS - 1}, r"support label -1 is not within \[0, 6\)"),
+        ({"labels": LABELS * 1.0}, "support labels are float64"),
+        ({"text": TEXT[0]}, r"class text features \[7\]"),
+        ({"text": TEXT * np.inf}, "row 0 of the class text features is not finite"),
+        ({"text": None}, "TipX needs class_text_features"),
+        ({"features": FEATURES.astype(str)}, "support features are <U32; they must be numbers"),
+        ({"labels": LABELS * 0, "text": TEXT[:1]}, "there is one class only, and nothing to choose between"),
+        ({"logit_scale": 0.0}, r"logit_scale 0\.0 is not a positive number"),
+        ({"num_classes": 5}, "num_classes 5 is not the number of class text features, 6"),
+    ],
+)
+def test_input_that_does_not_fit_together_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        fit("tip_x", {}, **change)
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (QUERIES[:, :5], r"query features \[11, 5\] are not \[n, 7\]"),
+        (QUERIES[0], r"query features \[7\] are not \[n, 7\]"),
+        (np.where(np.arange(11)[:, None] == 2, np.inf, QUERIES), "row 2 of the query features is not finite"),
+        (jnp.full((3, 7), jnp.nan), "row 0 of the query features is not finite"),
+    ],
+)
+def test_queries_that_cannot_be_classified_are_refused(queries, message):
+    with pytest.raises(ValueError, match=message):
+        fit("tip_adapter", {})(queries)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int32"])
+def test_features_of_every_kind_of_number_come_in(dtype):
+    features, text, queries = (jnp.asarray(8 * v, dtype) for v in (FEATURES, TEXT, QUERIES))
+    plain = fit("gda", {}, *(np.asarray(v, np.float32) for v in (features,)), text=np.asarray(text, np.float32))
+    logits = fit("gda", {}, features, text=text)(queries)
+    assert logits.dtype == jnp.float32
+    assert_equal(logits, plain(np.asarray(queries, np.float32)))
+
+
+def test_vectors_too_long_or_too_short_for_their_square_are_normalised():
+    for length in (1e-30, 1e30):
+        assert_equal(fit("tip_adapter", {}, FEATURES * length)(QUERIES * length), fit("tip_adapter", {})(QUERIES))
+
+
+@pytest.mark.parametrize("name", adapt.TRAINING_FREE)
+def test_many_queries_are_classified_as_few(name):
+    queries = np.random.default_rng(0).normal(size=(20_001, 7))
+    classifier = fit(name, {}, np.tile(FEATURES, (40, 1)), np.tile(LABELS, 40))
+    logits = classifier(queries)
+    assert logits.shape == (20_001, 6)
+    for rows in (slice(0, 50), slice(18_200, 18_250), slice(-50, None)):
+        assert_equal(logits[rows], classifier(queries[rows]))
+
+
+def test_settings_can_be_mapped_over():
+    alphas = jnp.array([1.0, 3.0, 10.0])
+    support = make_support(FEATURES, LABELS, class_text_features=TEXT)
+    together = jax.vmap(lambda alpha: adapt.create("gda", alpha=alpha).fit_support(support)(QUERIES))(alphas)
+    for logits, alpha in zip(together, alphas, strict=True):
+        assert_equal(logits, fit("gda", {"alpha": float(alpha)})(QUERIES))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [(name, text) for name in adapt.TRAINING_FREE for text in (True, False) if text or name not in NEEDS_TEXT],
+)
+def test_an_extended_classifier_is_that_of_all_examples(name, text):
+    some = LABELS < 3
+    classes = int(LABELS[some].max()) + 1
+    classifier = fit(name, {}, FEATURES[some], LABELS[some], TEXT[:classes] if text else None)
+    extended = classifier.extend(FEATURES[~some], LABELS[~some], class_text_features=TEXT[classes:] if text else None)
+    ordered = np.concatenate([FEATURES[some], FEATURES[~some]]), np.concatenate([LABELS[some], LABELS[~some]])
+    whole = fit(name, {}, *ordered, TEXT if text else None)
+    assert extended.support.num_classes == whole.support.num_classes == 6
+    assert_equal(extended(QUERIES), whole(QUERIES))
+    again = extended.extend(FEATURES[:2], LABELS[:2])
+    assert_equal(again(QUERIES), whole.extend(FEATURES[:2], LABELS[:2])(QUERIES))
+
+
+def test_what_does_not_fit_a_classifier_does_not_extend_it():
+    classifier, without = fit("tip_adapter", {}), fit("tip_adapter", {}, text=None)
+    with pytest.raises(ValueError, match=r"class 6 is new and classes have text; give class_text_features \[new"):
+        classifier.extend(FEATURES[:1], [6])
+    with pytest.raises(ValueError, match=r"support features \[1, 5\] are not \[n, 7\]"):
+        classifier.extend(FEATURES[:1, :5], [0])
+    with pytest.raises(ValueError, match="class_text_features are for classifiers that have text"):
+        without.extend(FEATURES[:1], [6], class_text_features=TEXT[:1])
+    assert without.extend(FEATURES[:1], [8])(QUERIES).shape == (11, 9)
+
+
+def test_every_method_is_described_and_its_grid_begins_with_the_defaults():
+    described = adapt.methods()
+    assert list(described) == list(adapt.METHODS)
+    for name, method in described.items():
+        assert set(method) == {"training_free", "local", "needs_text", "settings"}
+        assert adapt.create(name, **method["settings"]) == adapt.create(name)
+        assert all(
+            method["settings"][key] == values[0]
+            for key, values in adapt.create(name).grid.items()
+            if key in method["settings"]
+        )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("labels", [[0, 0, 1, 2, 3], [0, 0, 1, 1, 2, 2, 3, 3]])
+def test_leaving_out_all_that_has_a_spread_leaves_no_rounding(labels, seed):
+    features = np.random.default_rng(seed).normal(size=(len(labels), 64))
+    features[3::2] = features[2:-1:2] if len(labels) == 8 else features[3::2]  # all classes but 0 are duplicates
+    support, adapter = make_support(features, np.array(labels)), adapt.create("gda", alpha=1.0)
+    ours = jax.jit(lambda adapter, support: adapter.logits(adapter.left_out(support, key=None)))(adapter, support)
+    for row in range(len(labels)):
+        others = np.delete(features, row, 0), np.delete(labels, row)
+        theirs = references.logits("gda", {"alpha": 1.0}, *others, None, features[row][None], num_classes=4)[0]
+        np.testing.assert_allclose(ours[row], theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_numbers_that_float32_cannot_hold_are_normalised_in_float64():
+    for length in (1e-60, 1e100):
+        assert_equal(fit("gda", {}, FEATURES * length)(QUERIES * length), fit("gda", {})(QUERIES))
+
+
+def test_votes_of_a_sharp_softmax_do_not_vanish():
+    votes = fit("knn", {"temperature": 1e-4, "k": 1})(QUERIES)
+    nearest = LABELS[np.argmax(references.unit(QUERIES) @ references.unit(FEATURES).T, axis=1)]
+    np.testing.assert_array_equal(np.argmax(votes, axis=1), nearest)
+
+
+def test_whole_numbers_may_come_as_floats_and_as_numpy_scalars():
+    for k in (3.0, np.int64(3), np.float32(3)):
+        assert adapt.create("knn", k=k) == adapt.create("knn", k=3)
+
+
+def test_settings_beside_an_array_are_checked_all_the_same():
+    array = jnp.array([1.0, 2.0])
+    for settings, message in [
+        ({"alpha": array, "class_weight": "blanced"}, "unknown class_weight 'blanced'"),
+        ({"beta": -1.0, "alpha": array}, r"beta -1\.0 is less than 0"),
+        ({"class_weight": np.array("none")}, "class_weight of tip_adapter cannot be an array"),
+        ({"alpha": np.array("a")}, "alpha of tip_adapter cannot be an array"),
+        ({"alpha": 1e300}, r"alpha 1e\+300 is not finite in float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            adapt.create("tip_adapter", **settings)
+
+
+def test_stacks_are_mapped_over_and_not_called():
+    with pytest.raises(ValueError, match=r"settings of TipAdapter are stacked here; map over them with jax\.vmap"):
+        fit("tip_adapter", {"alpha": jnp.array([1.0, 2.0])})
+    stacked = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * 2), fit("gda", {}))
+    for use in (lambda: stacked(QUERIES), lambda: stacked.extend(FEATURES, LABELS), lambda: stacked.save("nowhere")):
+        with pytest.raises(ValueError, match="2 classifiers are stacked here"):
+            use()
+
+
+def test_a_class_can_be_added_by_its_text_alone():
+    extended = fit("tip_adapter", {}).extend(FEATURES[:0], LABELS[:0], class_text_features=QUERIES[:1])
+    expected = 100 * references.unit(QUERIES) @ references.unit(QUERIES[0])
+    np.testing.assert_allclose(extended(QUERIES)[:, 6], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="the support is empty"):
+        extended.extend(FEATURES[:0], LABELS[:0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_classes": "3"}, "num_classes '3' is not a number"),
+        ({"num_classes": -2}, "num_classes -2 is not positive"),
+        ({"logit_scale": None}, "logit_scale None is not a number"),
+        ({"labels": [[0], [1, 2]]}, "rows of different lengths"),
+        ({"text": TEXT[:0]}, "there are no class text features"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_in_a_sentence(given, message):
+    with pytest.raises(ValueError, match=message):
+        fit("prototypes", {}, **({"text": None} | given))

@@ -1,0 +1,87 @@
+"""The job `evaluate` as a process: on other numbers of devices, and killed again and again, it gives the same bytes."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from models.checkpoint import save_checkpoint
+from tests.data.shard_files import labelled, write_shard
+from tests.models.towers_of import tiny_checkpoint
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    """Arguments of a job on a tiny checkpoint and shards of more pictures than a batch, without the workdir."""
+    folder = tmp_path_factory.mktemp("job")
+    checkpoint = save_checkpoint(folder / "export", tiny_checkpoint("siglip"))
+    samples = labelled(341)
+    (folder / "things").mkdir()
+    write_shard(folder / "things/train-00000.tar", samples[:300])
+    write_shard(folder / "things/test-00000.tar", samples[300:])
+    found = ["evaluate", f"--checkpoint=tiny={checkpoint}", f"--datasets={folder / 'things'}", f"--data_dir={folder}"]
+    return [*found, "--methods=prototypes,knn", "--shots=1,2", "--seeds=2"]
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory):
+    """The folder of an evaluation that nothing stopped, on one device."""
+    workdir = tmp_path_factory.mktemp("whole")
+    end(start(arguments, workdir, devices=1))
+    return workdir / "evaluation"
+
+
+def start(arguments, workdir, *, devices):
+    """Starts the job on so many devices that the processor pretends to be."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
+    command = [sys.executable, "launch.py", *arguments, f"--workdir={workdir}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
+
+
+def end(process):
+    """Waits for a job that must succeed."""
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()
+
+
+def contents(folder, pattern):
+    """Returns the bytes of the files that match, by their path in the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
+
+
+def test_another_number_of_devices_gives_the_same_bytes(arguments, whole, tmp_path):
+    end(start(arguments, tmp_path, devices=8))
+    embeddings = contents(whole, "embeddings/*/*.npy")
+    assert len(embeddings) == 3 and contents(tmp_path / "evaluation", "embeddings/*/*.npy") == embeddings
+    assert contents(tmp_path / "evaluation", "results.jsonl") == contents(whole, "results.jsonl")
+
+
+def test_killed_after_any_unit_it_goes_on_to_the_same_bytes_and_does_none_again(arguments, whole, tmp_path):
+    folder = tmp_path / "evaluation"
+
+    def finished():
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("units/*.jsonl")}
+
+    done, killed = {}, 0
+    while killed < 2:
+        process = start(arguments, tmp_path, devices=1)
+        wanted = time.monotonic() + 120
+        while len(finished()) == len(done) and process.poll() is None and time.monotonic() < wanted:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        now = finished()
+        assert len(now) > len(done) and done.items() <= now.items()
+        done, killed = now, killed + 1
+    end(start(arguments, tmp_path, devices=1))
+    assert done.items() <= finished().items()  # equal where the last two units ended side by side
+    for pattern in ("results.jsonl", "units/*.jsonl", "predictions/*.npy", "embeddings/*/*.npy"):
+        assert contents(folder, pattern) == contents(whole, pattern), pattern

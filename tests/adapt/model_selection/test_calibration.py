@@ -1,0 +1,101 @@
+"""Probabilities from logits of any scale, against a fine grid in float64; and what is far from every example."""
+
+import numpy as np
+import pytest
+
+from adapt.model_selection.calibration import UNTESTED_CONFIDENCE, factor_of_examples, factor_of_left_out, probabilities
+from adapt.photos.outliers import FAR_SHARE, far_below, nearest
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 40)
+LOGITS = RNG.normal(size=(40, 3)) + 1.5 * np.eye(3)[LABELS]
+
+
+def loss(factor, logits, labels):
+    """The mean cross-entropy against Platt's targets, term by term."""
+    total, (count, classes) = 0.0, logits.shape
+    for row, label in zip(np.asarray(logits, np.float64), labels, strict=True):
+        p = np.exp(factor * row - np.logaddexp.reduce(factor * row))
+        for c in range(classes):
+            target = ((c == label) * count + 2 / classes) / (count + 2)
+            total -= target * np.log(p[c])
+    return total / count
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 250.0])
+def test_the_factor_has_the_least_loss_of_a_fine_grid(scale):
+    logits = scale * LOGITS
+    found = factor_of_left_out(logits, LABELS)
+    grid = np.geomspace(0.1, 10, 401) / scale
+    best = min(grid, key=lambda factor: loss(factor, logits, LABELS))
+    assert found == pytest.approx(best, rel=0.012)
+    assert loss(found, logits, LABELS) <= loss(best, logits, LABELS) + 1e-12
+
+
+def test_probabilities_do_not_depend_on_the_scale_or_the_offset_of_logits():
+    one = probabilities(LOGITS, factor_of_left_out(LOGITS, LABELS))
+    other_logits = 300 * LOGITS - 1e4
+    other = probabilities(other_logits, factor_of_left_out(other_logits, LABELS))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    np.testing.assert_allclose(one.sum(axis=1), 1)
+
+
+def test_where_every_example_is_right_the_mean_confidence_is_that_of_two_more_unknown_ones():
+    logits = 10 * np.eye(3)[LABELS]
+    found = probabilities(logits, factor_of_left_out(logits, LABELS))[np.arange(40), LABELS]
+    assert found == pytest.approx((40 + 2 / 3) / 42, abs=1e-6)
+
+
+def test_logits_that_tell_nothing_give_equal_probabilities():
+    wrong = -LOGITS
+    assert probabilities(wrong, factor_of_left_out(wrong, LABELS)) == pytest.approx(1 / 3, abs=1e-3)
+    assert factor_of_left_out(np.ones((4, 3)), LABELS[:4]) == 1.0
+
+
+def test_untested_examples_are_believed_by_nine_tenths():
+    logits = 40 * (np.eye(4) + 0.3 * RNG.random((4, 4)))
+    found = probabilities(logits, factor_of_examples(logits, np.arange(4)))
+    assert np.diagonal(found).mean() == pytest.approx(UNTESTED_CONFIDENCE, abs=1e-6)
+
+
+def test_logits_that_are_missing_or_not_finite_are_refused():
+    for logits in (np.empty((0, 3)), np.full((2, 3), np.nan)):
+        with pytest.raises(ValueError, match="nothing to calibrate with"):
+            factor_of_left_out(logits, np.zeros(len(logits), int))
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_far_is_below_the_percentile_of_the_nearest_other_example():
+    examples = unit(RNG.normal(size=(30, 5)))
+    closest = [max(examples[i] @ examples[j] for j in range(30) if j != i) for i in range(30)]
+    assert far_below(examples) == pytest.approx(np.percentile(closest, FAR_SHARE), abs=1e-6)
+
+
+def test_copies_of_an_example_do_not_make_everything_else_far():
+    examples = unit(RNG.normal(size=(8, 5)))
+    closest = [max(examples[i] @ examples[j] for j in range(8) if j != i) for i in range(8)]
+    twice = np.concatenate([examples, examples])
+    assert far_below(twice) == pytest.approx(np.percentile(closest + closest, FAR_SHARE), abs=1e-6)
+    assert far_below(np.ones((4, 1))) == -1
+
+
+def test_of_pictures_like_the_examples_about_one_in_twenty_is_far():
+    middles = unit(RNG.normal(size=(5, 32)))
+    draw = lambda count: unit(middles[RNG.integers(0, 5, count)] + RNG.normal(0, 0.1, (count, 32)))  # noqa: E731
+    examples = draw(400)
+    _, cosines = nearest(draw(2000), examples)
+    assert 0.03 < np.mean(cosines < far_below(examples)) < 0.07
+    _, cosines = nearest(unit(RNG.normal(size=(100, 32))), examples)
+    assert np.mean(cosines < far_below(examples)) > 0.95
+
+
+def test_the_nearest_example_is_found_in_blocks(monkeypatch):
+    monkeypatch.setattr("adapt.photos.outliers._ROWS", 4)
+    features, examples = unit(RNG.normal(size=(11, 5))), unit(RNG.normal(size=(7, 5)))
+    numbers, cosines = nearest(features, examples)
+    expected = [max(range(7), key=lambda j, i=i: features[i] @ examples[j]) for i in range(11)]
+    assert numbers.tolist() == expected
+    np.testing.assert_allclose(cosines, (features * examples[expected]).sum(axis=1), atol=1e-6)

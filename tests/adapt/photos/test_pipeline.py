@@ -1,0 +1,235 @@
+"""Pictures of plain colours, sorted by a few examples a colour."""
+
+import csv
+import html
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import adapt
+from adapt.embedding.encoder import Encoder
+from adapt.model_selection.calibration import probabilities
+from adapt.photos.pipeline import Task, sort_photos
+from models.checkpoint import save_checkpoint
+from tests.models.towers_of import tiny_checkpoint
+
+COLORS = {"blue_birds": (30, 30, 220), "green_tree": (20, 180, 40), "red_fish": (220, 30, 30)}
+METHODS = ("zero_shot", "prototypes", "knn", "tip_adapter", "gda")  # a few, to compile less
+
+
+def paint(path, color, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).normal(0, 18, (30, 40, 3))
+    Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+def make(folder: pathlib.Path, shots: int) -> pathlib.Path:
+    """Makes a support of `shots` examples a colour, and queries."""
+    for number, (name, color) in enumerate(COLORS.items()):
+        for i in range(shots):
+            paint(folder / "support" / name / f"{i}.png", color, 100 * number + i)
+        for i in range(5):
+            paint(folder / "query" / "deep" / f"{name}-{i}.png", color, 100 * number + 50 + i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return Encoder(save_checkpoint(tmp_path_factory.mktemp("run") / "export", tiny_checkpoint("siglip")))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = make(tmp_path_factory.mktemp("photos"), 4)
+    (folder / "support" / "nothing").mkdir()
+    (folder / "support" / "nothing" / "IMG_1.HEIC").write_bytes(b"x")
+    (folder / "support" / "red_fish" / "broken.jpg").write_bytes(b"nothing")
+    shutil.copy(folder / "support" / "red_fish" / "0.png", folder / "support" / "loose.png")
+    whole = (folder / "query" / "deep" / "red_fish-0.png").read_bytes()
+    (folder / "query" / "cut.png").write_bytes(whole[:300])
+    (folder / "query" / ".DS_Store").write_bytes(b"x")
+    return folder
+
+
+def task(folder, out, **changes):
+    return Task(support=str(folder / "support"), query=str(folder / "query"), out=out, **changes)
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def sorted_photos(encoder, photos, tmp_path_factory):
+    out, said = tmp_path_factory.mktemp("sorted") / "out", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adapt.model_selection.methods.TRAINING_FREE", METHODS)
+        outcome = sort_photos(encoder, task(photos, out), say=said.append)
+    return out, outcome, said
+
+
+def test_pictures_are_sorted_by_their_color(sorted_photos):
+    out, _, _ = sorted_photos
+    found = rows(out / "predictions.csv")
+    assert list(found[0]) == ["path", "class", "probability", "nearest", "cosine", "far"]
+    assert [row["path"] for row in found] == sorted(f"deep/{name}-{i}.png" for name in COLORS for i in range(5))
+    for row in found:
+        assert row["path"].startswith(f"deep/{row['class']}-") and row["nearest"].startswith(f"{row['class']}/")
+        assert 0.6 < float(row["probability"]) <= 1 and float(row["cosine"]) > 0.999 and row["far"] in ("yes", "no")
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(sorted_photos, photos):
+    out, _, said = sorted_photos
+    found = {
+        pathlib.Path(row["path"]).relative_to(photos).as_posix(): row["reason"] for row in rows(out / "left_out.csv")
+    }
+    assert set(found) == {
+        "support/nothing/IMG_1.HEIC",
+        "support/red_fish/broken.jpg",
+        "support/loose.png",
+        "query/cut.png",
+    }
+    assert found["support/nothing/IMG_1.HEIC"].startswith("not a picture: .HEIC is not read; .jpg, .jpeg")
+    assert found["support/red_fish/broken.jpg"].startswith("not an image") and "truncated" in found["query/cut.png"]
+    assert found["support/loose.png"] == "no example: it lies in no class folder"
+    assert "class folder nothing holds no readable picture; the class is left out" in said
+    assert any("12 examples of 3 classes, 15 pictures to sort; 4 files left out" in line for line in said)
+
+
+def test_auto_takes_the_first_of_the_best_methods_and_shows_the_table(sorted_photos):
+    _, outcome, said = sorted_photos
+    accuracy = {one.method: one.accuracy for one in outcome.choice.candidates}
+    assert tuple(accuracy) == METHODS and accuracy["zero_shot"] < 1 and accuracy["prototypes"] == 1
+    assert outcome.choice.chosen.method == "prototypes"
+    for method, right in accuracy.items():
+        (line,) = [line for line in said if line.startswith(f"{method:<12} ")]
+        assert f"{right:.1%} right" in line and "on the support, " in line
+    assert "taken: prototypes (leave-one-out on the support)" in said
+
+
+def test_the_saved_classifier_gives_the_same_predictions(sorted_photos, encoder, photos):
+    out, outcome, _ = sorted_photos
+    described = json.loads((out / "classifier" / "classes.json").read_text())
+    assert described["classes"] == list(COLORS) and described["templates"] == ["a photo of a {}."]
+    assert described["method"] == "prototypes" and described["checkpoint_fingerprint"] == encoder.fingerprint
+    features = encoder.embed_images(
+        lambda number: Image.open(photos / "query" / outcome.query.paths[number]).convert("RGB"), 15
+    )
+    logits = np.asarray(adapt.load(out / "classifier")(features))
+    np.testing.assert_allclose(probabilities(logits, described["calibration"]), outcome.probabilities, atol=1e-4)
+
+
+def test_the_page_holds_its_pictures(sorted_photos):
+    out, _, _ = sorted_photos
+    page = (out / "predictions.html").read_text()
+    assert page.count("data:image/webp;base64,") >= 30 and '<img src="data:' in page
+    assert "http" not in page.replace("http-equiv", "") and "prefers-color-scheme: dark" in page
+    for words in ("blue birds", "tip_adapter", "Least certain", "Far from every example", "broken.jpg"):
+        assert words in page
+
+
+def test_names_that_are_html_are_text_on_the_page(encoder, tmp_path):
+    folder, hostile = make(tmp_path, 2), """<script>alert(1)<&" onerror='x' שלום"""
+    (folder / "support" / "red_fish").rename(folder / "support" / hostile)
+    (folder / "query" / "deep" / "red_fish-0.png").rename(folder / "query" / "deep" / f"{hostile}.png")
+    (folder / "query" / f"{hostile}.jpg").write_bytes(b"nothing")  # listed as left out
+    sort_photos(encoder, task(folder, tmp_path / "out", method="prototypes"), say=lambda line: None)
+    page = (tmp_path / "out" / "predictions.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert not any(re.search(r"\bonerror=", re.sub(r'"[^"]*"', "", tag)) for tag in re.findall(r"<[^>]*>", page))
+    for shown in (f"{hostile}.png", f"{hostile}.jpg", f">{hostile}<"):
+        assert shown in html.unescape(page)
+
+
+def test_a_second_run_embeds_nothing_and_says_the_same(sorted_photos, encoder, photos, monkeypatch):
+    out, _, _ = sorted_photos
+    before = {name: (out / name).read_bytes() for name in ("predictions.csv", "left_out.csv")}
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "embed_pixels", None)
+        patch.setattr(encoder, "embed_tokens", None)
+        patch.setattr("adapt.model_selection.methods.TRAINING_FREE", METHODS)
+        sort_photos(encoder, task(photos, out), say=lambda line: None)
+    assert before == {name: (out / name).read_bytes() for name in before}
+    (folder,) = (out / "embeddings").glob("query-*")
+    assert {path.name for path in out.iterdir()} == {
+        "predictions.csv",
+        "left_out.csv",
+        "predictions.html",
+        "classifier",
+        "embeddings",
+    }
+    whole = (folder / "images.npy").read_bytes()
+    (folder / "images.npy").write_bytes(whole[:-7])
+    with pytest.raises(ValueError, match=r"are damaged; remove it to embed these pictures again"):
+        sort_photos(encoder, task(photos, out), say=lambda line: None)
+    (folder / "images.npy").write_bytes(whole)
+
+
+def test_pictures_unlike_every_example_are_far(encoder, tmp_path):
+    folder = make(tmp_path, 3)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "query" / "odd.png")
+    sort_photos(encoder, task(folder, tmp_path / "out", method="knn"), say=lambda line: None)
+    found = {row["path"]: row["far"] for row in rows(tmp_path / "out" / "predictions.csv")}
+    assert found["odd.png"] == "yes" and list(found.values()).count("no") > 8
+    assert "Far from every example" in (tmp_path / "out" / "predictions.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("templates", "method", "source"),
+    [(("a {}",), "tip_adapter", "the scale of the text logits"), ((), "prototypes", "the examples themselves")],
+)
+def test_one_example_a_class_falls_back_on_defaults(encoder, tmp_path, templates, method, source):
+    folder, said = make(tmp_path, 1), []
+    outcome = sort_photos(encoder, task(folder, tmp_path / "out", templates=templates), say=said.append)
+    assert outcome.choice.chosen.method == method and outcome.choice.chosen.selected_by == "defaults"
+    assert outcome.calibration.source == source and np.isnan(outcome.choice.chosen.accuracy)
+    assert any(line.startswith("no class has two examples") for line in said)
+    described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
+    assert described["left_out_accuracy"] is None and (described["calibration"] == 1.0) == bool(templates)
+    if not templates:
+        assert [row["class"] for row in rows(tmp_path / "out" / "predictions.csv")] == [
+            n for n in COLORS for _ in "12345"
+        ]
+
+
+def test_without_tokenizer_pictures_alone_decide(photos, tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+    bare = Encoder(path)
+    with pytest.raises(ValueError, match=r"class names need a tokenizer .*--tokenizer=FOLDER, or .*--template=none"):
+        sort_photos(bare, task(photos, tmp_path / "out"))
+    monkeypatch.setattr("adapt.model_selection.methods.TRAINING_FREE", ("zero_shot", "tip_x", "prototypes", "ape"))
+    outcome = sort_photos(bare, task(photos, tmp_path / "out", templates=()), say=lambda line: None)
+    assert [one.method for one in outcome.choice.candidates] == ["prototypes"]
+    assert outcome.choice.chosen.accuracy == 1
+
+
+def test_a_broken_checkpoint_is_one_sentence(photos, tmp_path):
+    made = tiny_checkpoint("siglip")
+    parameters = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), made.parameters)
+    broken = Encoder(save_checkpoint(tmp_path / "export", made._replace(parameters=parameters)))
+    with pytest.raises(
+        ValueError, match=r"the embedding of .* is not finite, as are 13 of 13; the checkpoint is broken"
+    ):
+        sort_photos(broken, task(photos, tmp_path / "out"))
+
+
+def test_a_name_that_is_not_utf_8_is_told_and_sorted(encoder, tmp_path):
+    folder = make(tmp_path, 2)
+    source = os.fsencode(folder / "query" / "deep" / "red_fish-0.png")
+    try:
+        os.rename(source, source.replace(b"red_fish-0", b"caf\xe9"))
+    except OSError:
+        pytest.skip("this file system has only names in UTF-8")
+    sort_photos(encoder, task(folder, tmp_path / "out", method="zero_shot"), say=lambda line: None)
+    assert rows(tmp_path / "out" / "predictions.csv")[0]["path"] in ("deep/caf\\xe9.png", "deep/blue_birds-0.png")
+    assert "caf\\xe9.png" in (tmp_path / "out" / "predictions.csv").read_text()

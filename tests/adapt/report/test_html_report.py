@@ -1,0 +1,203 @@
+"""The page and the table behind it."""
+
+import csv
+import html
+import json
+import re
+
+import pytest
+
+from adapt.report.charts import Line, line_chart
+from adapt.report.html_report import CSV_FIELDS, write_report
+from adapt.report.results_index import Run, read_runs
+from adapt.report.statistics import mean_interval
+
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the page's font draws them, not matplotlib's
+HOSTILE = """<script>alert("x")</script> & 'one' "two" $\\frac{$ שלום 👩‍🚀 </style>"""
+SHOTS = (1, 2, 4)
+PLAIN_FIELDS = set(CSV_FIELDS) - {"run", "settings", "value"}
+
+
+def few_shot(method, shots, seed, value):
+    return {
+        "task": "few_shot",
+        "dataset": f"set {HOSTILE}",
+        "dataset_fingerprint": "d0",
+        "method": method,
+        "shots": shots,
+        "seed": seed,
+        "metric": "accuracy",
+        "k": None,
+        "value": value,
+        "settings": {} if method == "zero_shot" else {"k": shots},
+        "selection": "none",
+        "logit_scale": 100.0,
+        "classes": 4,
+        "queries": 50,
+        "support": None if method == "zero_shot" else f"s{shots}{seed}",
+        "checkpoint_fingerprint": "c0",
+    }
+
+
+def retrieval(k):
+    row = few_shot("zero_shot", 0, None, k / 20) | {"task": "retrieval", "metric": f"text→image recall@{k}", "k": k}
+    return row | {"settings": {"caption": "all"}, "logit_scale": None, "queries": 8, "classes": 8, "examples": "e0"}
+
+
+def run(name, shift=0.0, seeds=3):
+    results = [
+        few_shot(method, shots, seed, round(0.2 + 0.1 * shots + 0.013 * seed**2 + 0.02 * len(method) - shift, 4))
+        for method, at in (("zero_shot", (0,)), ("knn", SHOTS))
+        for shots in at
+        for seed in range(seeds)
+    ]
+    image = {"uri": "data:image/webp;base64,AAAA", "text": HOSTILE, "match": True}
+    metrics = [{"step": step, "loss": 3.0 / step, "context_temperature": 10.0**-step} for step in (1, 2, 3)]
+    jobs = [{"job": "evaluate", "what": HOSTILE, "seconds": 1.25}]
+    examples = {HOSTILE: [{"text": HOSTILE, "images": [image]}]}
+    return Run(name, [*results, retrieval(1), retrieval(10)], examples, metrics, jobs)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return [run(f"first {HOSTILE}"), run("second", shift=0.07)]
+
+
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory):
+    return write_report(runs, tmp_path_factory.mktemp("report"), title=f"Report {HOSTILE}")
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return written.read_text(encoding="utf-8")
+
+
+def tables(page):
+    """Returns the cells of every table of the page, as text."""
+    return [
+        [
+            [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)]
+            for line in re.findall(r"<tr>(.*?)</tr>", table)
+        ]
+        for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL)
+    ]
+
+
+def tables_of(page, title):
+    """Returns the tables of the section whose heading begins so."""
+    sections = re.findall(r"<section[^>]*>.*?</section>", page, re.DOTALL)
+    return tables(next(each for each in sections if html.unescape(each).partition("<h2>")[2].startswith(title)))
+
+
+def test_the_page_loads_nothing(page):
+    assert page.count("<script") == 1 and "<script>" in page
+    assert not re.search(r"<(link|iframe|object|embed|base|image)\b|@import|url\((?!#)|srcset|\son\w+=", page)
+    assert set(re.findall(r"""<img src="(.{11})""", page)) == {"data:image/"}
+    targets = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'> ]*)""", page)
+    assert all(target.startswith(("#", "data:image/")) or target == "report.csv" for target in targets)
+
+
+def test_hostile_names_are_shown_as_they_are(page):
+    assert HOSTILE not in page
+    shown = html.unescape(re.sub(r"<[^>]*>", "", page))
+    for name in (f"Report {HOSTILE}", f"set {HOSTILE}", f"knn, first {HOSTILE}", f"Texts of {HOSTILE}"):
+        assert name in shown
+    for attribute in ("alt", "title"):
+        assert HOSTILE in map(html.unescape, re.findall(rf'{attribute}="([^"]*)"', page))
+
+
+def test_every_mean_is_that_of_its_rows(page, runs):
+    head, *lines = tables_of(page, "Few-shot classification")[0]
+    assert head == ["accuracy, %", "1 shot", "2 shots", "4 shots"]
+    expected = []
+    for one in runs:
+        for method in ("zero_shot", "knn"):
+            cells = []
+            for shots in SHOTS:
+                at = (method, 0 if method == "zero_shot" else shots)
+                values = [row["value"] for row in one.results[:-2] if (row["method"], row["shots"]) == at]
+                mean, half_width = mean_interval(values)
+                cells.append(f"{100 * mean:.1f} ± {100 * half_width:.1f}")
+            expected.append([f"{method}, {one.name}", *cells])
+    assert lines == expected
+
+
+def test_the_best_of_each_column_is_marked(page):
+    section = page[page.index("<h2>Few-shot classification") :]
+    cells = re.findall(r'<td class="best">(.*?) ±', section[: section.index("</section>")])
+    assert cells == ["40.2", "48.2", "68.2"]  # zero_shot 0.38, knn 0.26 + 0.1 · shots, and both 0.013 · 5 / 3 more
+
+
+def test_retrieval_is_listed_and_chance_is_never_above_one(page, runs):
+    lines = next(table for table in tables(page) if table[0][2] == "measure")[1:]
+    assert [line[3:5] for line in lines] == [["5.0%", "12.5%"], ["50.0%", "100.0%"]] * 2
+
+
+def test_the_csv_has_every_row_and_field(written, runs):
+    with open(written.parent / "report.csv", encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = [(one.name, row) for one in runs for row in one.results]
+    assert len(lines) == len(rows)
+    for line, (name, row) in zip(lines, rows, strict=True):
+        assert tuple(line) == CSV_FIELDS
+        assert line["run"] == name and json.loads(line["settings"]) == row["settings"]
+        assert float(line["value"]) == row["value"]
+        assert all(line[field] == ("" if row.get(field) is None else str(row[field])) for field in PLAIN_FIELDS)
+
+
+def test_charts_take_the_colour_of_the_page(page):
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) == 3  # accuracy by shots, and two learning curves
+    for chart in charts:
+        assert "#010203" not in chart and "#000000" not in chart and "black" not in chart
+        assert "currentColor" in chart
+        texts = re.findall(r"<(?:text|g) [^>]*style=\"([^\"]*font[^\"]*)\"", chart)
+        assert texts and all("fill: currentColor" in style for style in texts)
+
+
+def test_charts_without_a_band_or_with_one_point_are_drawn():
+    svg = line_chart([Line("a < b", [4], [0.5], [0.0])], x_label="x", y_label="y", x_ticks=[4], percent=True)
+    assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>") and "a &lt; b" in svg
+
+
+@pytest.mark.parametrize("left", ["retrieval", "few_shot", "zero_shot", "metrics", "nothing"])
+def test_a_run_that_lacks_something_is_still_shown(tmp_path, left):
+    whole = run("only", seeds=1)
+    kept = {
+        "retrieval": whole._replace(results=whole.results[-2:], metrics=[]),
+        "few_shot": whole._replace(results=whole.results[:-2], examples={}),
+        "zero_shot": whole._replace(results=whole.results[:1], examples={}),
+        "metrics": whole._replace(results=[], examples={}),
+        "nothing": Run("only", [], {}, [], []),
+    }[left]
+    page = write_report([kept], tmp_path, title="t").read_text(encoding="utf-8")
+    assert ("Few-shot classification" in page) == (left in ("few_shot", "zero_shot"))
+    assert ("<h2>Retrieval" in page) == (left == "retrieval")
+    assert ("Learning curves" in page) == (left not in ("retrieval", "nothing"))
+    assert "±" not in "".join(cell for table in tables(page) for line in table for cell in line)
+    if left == "zero_shot":
+        assert tables_of(page, "Few-shot classification")[0][1] == ["zero_shot", "38.0"]
+    assert ("Examples are drawn at random, 1 times" in page) == (left == "few_shot")
+
+
+def test_methods_with_different_shots_leave_gaps(tmp_path):
+    other = Run("other", [few_shot("prototypes", 8, seed, 0.5) for seed in (0, 1)], {}, [], [])
+    page = write_report([run("one"), other], tmp_path, title="t").read_text(encoding="utf-8")
+    head, *lines = tables_of(page, "Few-shot classification")[0]
+    assert head[-1] == "8 shots" and lines[1][-1] == "–"
+    assert lines[-1] == ["prototypes, other", "–", "–", "–", "50.0 ± 0.0"]
+
+
+def test_a_report_is_read_from_what_the_jobs_left(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no results\.jsonl"):
+        read_runs(tmp_path)
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    rows = [row | {"checkpoint": "c"} for row in run("r").results]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "examples").mkdir()
+    (folder / "examples" / "e0.json").write_text("[]", encoding="utf-8")
+    expected = Run("r", rows, {rows[-1]["dataset"]: []}, [], [], [], folder)
+    assert read_runs(tmp_path, name="r") == [expected]
+    assert read_runs(tmp_path) == [expected._replace(name="c")]
