@@ -107,7 +107,7 @@ def known_settings() -> dict[tuple[str, ...], type]:
     """Returns the typed settings of each section of a config."""
     from adapt.evaluation.run import EvaluateSettings
     from models.settings import TextSettings
-    from pretrain.settings import SECTIONS, PretrainSettings
+    from pretrain.config.run import SECTIONS, PretrainSettings
 
     sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
     evaluations = dict.fromkeys([("evaluate",), ("evaluate_in_training",)], EvaluateSettings)
@@ -120,7 +120,7 @@ def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
     given = {name: getattr(args, name, None) for name in ("coordinator", "processes", "process")}
     join(find(os.environ, **given))
 
-    from pretrain.loop import pretrain as train
+    from pretrain.train import pretrain as train
 
     with job(args.workdir, "pretrain") as done:
         evaluate = evaluation_in_training(config)
@@ -132,7 +132,7 @@ def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
 def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
     """Returns what evaluates the run while it trains, where the config asks for it: what both know is a folder."""
     from adapt.evaluation.online import EvaluationInTraining
-    from pretrain.loop import say
+    from pretrain.train import say
 
     settings = evaluation_settings(config)
     return settings and EvaluationInTraining(settings, config.data_dir, say=say)
@@ -185,7 +185,7 @@ def check_command(arguments: Sequence[str], *, elsewhere: bool) -> None:
     A checkpoint that a run begins with may lie `elsewhere`, where only the job sees it.
     """
     from adapt.evaluation.run import EvaluateSettings
-    from pretrain.settings import read_settings
+    from pretrain.config.run import read_settings
 
     args, overrides = parse(list(arguments))
     config = load_config(args.config, [*overrides, *evaluate_overrides(args)]) if args.config else None
@@ -203,7 +203,7 @@ def check_command(arguments: Sequence[str], *, elsewhere: bool) -> None:
 
 def export(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the exported directory."""
-    from pretrain.export import export as write
+    from pretrain.checkpointing.export import export as write
 
     target = args.out or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
     with job(args.workdir, "export") as done:
@@ -221,7 +221,7 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
     from adapt.evaluation.run import evaluate as run
     from adapt.report.html_report import card_results
     from models.model_card import write_results
-    from pretrain.metrics import CollectionsProgress
+    from pretrain.monitoring.metric_writer import CollectionsProgress
 
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
     checkpoints = {args.workdir.name: args.workdir / "export"}
@@ -250,7 +250,7 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
     """Sorts pictures into classes of which a few examples are given."""
     from adapt.photos.pipeline import DEFAULT_TEMPLATE, Task
     from adapt.photos.pipeline import sort_photos as run
-    from pretrain.metrics import CollectionsProgress
+    from pretrain.monitoring.metric_writer import CollectionsProgress
 
     templates = tuple(args.template or (DEFAULT_TEMPLATE,))
     task = Task(
@@ -267,7 +267,7 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
 def embed(args: argparse.Namespace, config: None) -> None:
     """Writes the embeddings of images and texts."""
     from adapt.embedding.export import check_inputs, embed_collections
-    from pretrain.metrics import CollectionsProgress
+    from pretrain.monitoring.metric_writer import CollectionsProgress
 
     check_inputs(args.images, args.texts, args.data_dir)
     inputs = {"images": args.images, "texts": args.texts, "data_dir": args.data_dir}
@@ -322,7 +322,7 @@ def report(args: argparse.Namespace, config: ConfigDict) -> None:
 
 def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
     """Writes the pages of a batch; leaves the run in the workdir as it is."""
-    from pretrain.inspection import inspect
+    from pretrain.tools.inspect_batches import inspect
 
     counts = {"step": args.step, "steps": args.steps, "shown": args.rows}
     print(inspect(config.pretrain, args.workdir, data_dir=config.data_dir, say=say, **counts))
@@ -330,7 +330,7 @@ def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
 
 def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
     """Compiles for described devices; the exit code is 1 where the step does not fit them."""
-    from pretrain.compile import compile_job
+    from pretrain.tools.aot_compile import compile_job
 
     return 0 if compile_job(config.pretrain, args.topology, say=say) else 1
 

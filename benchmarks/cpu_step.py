@@ -150,8 +150,8 @@ def describe(
 
 def pair_flops(config: ConfigDict, *, context: bool) -> int:
     """Returns the operations of a pair's matrix products in a training step, with all patches kept."""
-    from pretrain.settings import read_settings
-    from pretrain.throughput import count_pair_flops
+    from pretrain.config.run import read_settings
+    from pretrain.monitoring.throughput import count_pair_flops
 
     settings = read_settings(config)
     objective = dataclasses.replace(settings.objective, base="sigmoid", context=context)
@@ -184,9 +184,9 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     import jax.numpy as jnp
 
     from models.towers import count_parameters
-    from pretrain import sharding
-    from pretrain.settings import read_settings
-    from pretrain.step import training_of
+    from pretrain.config.run import read_settings
+    from pretrain.distributed import sharding
+    from pretrain.train_step import training_of
 
     settings = read_settings(config)
     objective = dataclasses.replace(settings.objective, base="sigmoid", context=child == "context")

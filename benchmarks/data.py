@@ -117,7 +117,7 @@ def print_rate(args: argparse.Namespace) -> int:
     from data.plan import Plan
     from data.sources import open_source
     from models.tokenizer import train_tokenizer
-    from pretrain.examples import read_captions
+    from pretrain.input_pipeline import read_captions
 
     with tempfile.TemporaryDirectory() as cache:
         source = open_source(args.shards, cache)

@@ -28,9 +28,9 @@ import numpy as np
 import optax
 
 from benchmarks.machine import describe_machine, measure_peak, seconds_of
-from pretrain.objective import Objective
-from pretrain.throughput import count_products
-from tests.pretrain import dense
+from pretrain.losses.context_objective import Objective
+from pretrain.monitoring.throughput import count_products
+from tests.pretrain.losses import dense
 
 CHECKED = 2048  # the largest batch that is compared with float64
 DEFAULT = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576)

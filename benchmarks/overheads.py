@@ -65,14 +65,14 @@ def overheads(args: argparse.Namespace) -> None:
 
     import configs
     from launch import known_settings
-    from pretrain import sharding
-    from pretrain.checkpoint import Checkpoints
-    from pretrain.metrics import MetricsWriter
-    from pretrain.recovery import WATCHED, check_loss
-    from pretrain.settings import read_settings
-    from pretrain.step import abstract_batch, training_of
-    from pretrain.throughput import Throughput
-    from pretrain.watchdog import Watchdog
+    from pretrain.checkpointing.manager import Checkpoints
+    from pretrain.config.run import read_settings
+    from pretrain.distributed import sharding
+    from pretrain.loss_rollback import WATCHED, check_loss
+    from pretrain.monitoring.metric_writer import MetricsWriter
+    from pretrain.monitoring.throughput import Throughput
+    from pretrain.monitoring.watchdog import Watchdog
+    from pretrain.train_step import abstract_batch, training_of
 
     settings = read_settings(configs.load(args.config, [], known_settings).pretrain)
     mesh = sharding.create_mesh(settings.mesh.fsdp)

@@ -76,7 +76,7 @@ def start(name: str, child: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def settings_of(name: str, args: argparse.Namespace, *, context: bool) -> Any:
     """Returns the settings of our run."""
-    from pretrain.settings import read_settings
+    from pretrain.config.run import read_settings
 
     width, depth, heads, size, patch, tokens = MODELS[name]
     tower = dict(width=width, depth=depth, heads=heads, mlp_width=4 * width)
@@ -106,9 +106,9 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from models.towers import count_parameters
-    from pretrain import sharding
-    from pretrain.step import abstract_batch, training_of
-    from pretrain.throughput import count_pair_flops
+    from pretrain.distributed import sharding
+    from pretrain.monitoring.throughput import count_pair_flops
+    from pretrain.train_step import abstract_batch, training_of
 
     settings = settings_of(name, args, context=args.child == "context")
     mesh = sharding.create_mesh()

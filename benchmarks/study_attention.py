@@ -25,11 +25,11 @@ from benchmarks.study import STUDY, find_sweeps, markdown, put  # noqa: E402
 from benchmarks.study_arms import CONTEXT, Arm, average, read_arms  # noqa: E402
 from data.neighbours import to_points  # noqa: E402
 from data.records import Source  # noqa: E402
-from pretrain.examples import create_examples, open_data, prepare_order, prepare_tokenizer  # noqa: E402
-from pretrain.settings import load_settings  # noqa: E402
+from pretrain.config.run import load_settings  # noqa: E402
+from pretrain.input_pipeline import create_examples, open_data, prepare_order, prepare_tokenizer  # noqa: E402
 
 BATCHES, ALIKE = 4, 0.5
-NEIGHBOURS, MEMORY = "pretrain.objective.neighbours", "pretrain.objective.memory"
+NEIGHBOURS, MEMORY = "pretrain.losses.context_objective.neighbours", "pretrain.losses.context_objective.memory"
 
 
 def main() -> int:

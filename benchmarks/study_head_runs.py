@@ -17,8 +17,8 @@ import optax
 
 import adapt
 from configs.study_variants import Variant
-from pretrain.blocks import Layout
-from pretrain.context import Context
+from pretrain.losses.contextual_attention import Context
+from pretrain.losses.pairwise_blocks import Layout
 
 DIM, HELD_OUT, STEPS, WARMUP = 512, 5, 300, 20  # every fifth class is held out
 RATE = 1e-3

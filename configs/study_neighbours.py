@@ -8,5 +8,9 @@ __all__ = ["get_config", "get_sweep"]
 
 def get_sweep() -> list[dict]:
     return grid(
-        {"pretrain.seed": (0,), "pretrain.data.group_size": (4, 16), "pretrain.objective.context": (False, True)}
+        {
+            "pretrain.seed": (0,),
+            "pretrain.data.group_size": (4, 16),
+            "pretrain.losses.context_objective.context": (False, True),
+        }
     )

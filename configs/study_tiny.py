@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
 def get_sweep() -> list[dict]:
     return grid(
         {
-            "pretrain.examples": (100_000, 400_000),
+            "pretrain.input_pipeline": (100_000, 400_000),
             "pretrain.seed": (0, 1, 2),
-            "pretrain.objective.context": (False, True),
+            "pretrain.losses.context_objective.context": (False, True),
         }
     )

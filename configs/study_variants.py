@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
-import pretrain.settings
+import pretrain.config.run
 from configs.study_ablations import get_config as small_evaluation
-from pretrain.context import Context
-from pretrain.objective import Objective
+from pretrain.losses.context_objective import Objective
+from pretrain.losses.contextual_attention import Context
 
 _remembered: dict[int, np.ndarray] = {}  # of this process's run, by the size of the memory
 
@@ -71,7 +71,7 @@ def remember(size, rows):
 
 
 def get_config():
-    pretrain.settings.SECTIONS["objective"] = Variant  # what the section `objective` is read as
+    pretrain.config.run.SECTIONS["objective"] = Variant  # what the section `objective` is read as
     config = small_evaluation()
     config.pretrain.objective.neighbours = "images"
     config.pretrain.objective.memory = 0
@@ -90,7 +90,7 @@ def get_sweep() -> list[dict]:
         {
             "pretrain.seed": seed,
             "pretrain.data.group_size": group_size,
-            **{f"pretrain.objective.{key}": value for key, value in arm.items()},
+            **{f"pretrain.losses.context_objective.{key}": value for key, value in arm.items()},
         }
         for seed in (0,)
         for group_size, arms in ((1, as_they_come), (4, together))

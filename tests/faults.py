@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from models.checkpoint import open_checkpoint
-from pretrain.metrics import read_metrics
-from pretrain.rules import path_name
+from pretrain.monitoring.metric_writer import read_metrics
+from pretrain.optim.param_rules import path_name
 from tests.flaky_proxy import FlakyProxy
 from tests.trials import (
     ROOT,

@@ -12,8 +12,8 @@ import pytest
 import launch
 from adapt.adapters.registry import METHODS
 from models.checkpoint import save_checkpoint
-from pretrain.base_losses import RULES, Scales, base_loss
-from pretrain.metrics import read_metrics
+from pretrain.losses.contrastive import RULES, Scales, base_loss
+from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
 from tests.models.towers_of import tiny_checkpoint
 

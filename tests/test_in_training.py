@@ -18,11 +18,11 @@ import launch
 from models.checkpoint import open_checkpoint
 from models.huggingface import layout_of
 from models.layout import to_tensors
-from pretrain.checkpoint import restore_parameters
-from pretrain.loop import pretrain
-from pretrain.metrics import read_metrics
+from pretrain.checkpointing.manager import restore_parameters
+from pretrain.monitoring.metric_writer import read_metrics
+from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
-from tests.pretrain.test_loop import fail_at, same_parameters, without_times
+from tests.pretrain.test_train import fail_at, same_parameters, without_times
 from tests.pretrain.tiny import config
 
 
@@ -90,7 +90,7 @@ def test_a_run_is_evaluated_beside_the_training_which_comes_to_the_same_bits(sha
 
 def open_settings(workdir):
     from models.tokenizer import load_tokenizer
-    from pretrain.settings import load_settings
+    from pretrain.config.run import load_settings
 
     settings = load_settings(workdir)
     return settings.model_for(load_tokenizer(workdir / "tokenizer", length=settings.text["length"]))
@@ -104,7 +104,7 @@ def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
             raise OSError("the disk is full\nand more")
 
     with monkeypatch.context() as broken:
-        broken.setattr("pretrain.loop.check_loss", fail_at(8))
+        broken.setattr("pretrain.train.check_loss", fail_at(8))
         with pytest.raises(OSError, match="it broke"):
             train(shard, tmp_path, Stub(fails))  # an evaluation that fails beside the training does not end it
     said = capsys.readouterr().out
@@ -194,10 +194,10 @@ def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
     import adapt.embedding.cache
     import adapt.evaluation.checkpoint_evaluator
     from adapt.evaluation.online import EvaluationInTraining
-    from pretrain import sharding
-    from pretrain.evaluations import Evaluations
-    from pretrain.metrics import MetricsWriter
-    from pretrain.settings import load_settings
+    from pretrain.config.run import load_settings
+    from pretrain.distributed import sharding
+    from pretrain.monitoring.metric_writer import MetricsWriter
+    from pretrain.online_evaluation import Evaluations
 
     made, fitted = [], []
     cache, evaluator = adapt.embedding.cache, adapt.evaluation.checkpoint_evaluator

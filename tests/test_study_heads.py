@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import study, study_head_runs, study_heads
 from benchmarks.study_head_runs import DIM, Data, Features, Trial, arm
-from pretrain.blocks import Layout
+from pretrain.losses.pairwise_blocks import Layout
 
 LABELS = np.repeat(np.arange(6), 7)
 

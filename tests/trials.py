@@ -14,8 +14,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from pretrain.checkpoint import restore_parameters
-from pretrain.metrics import read_metrics
+from pretrain.checkpointing.manager import restore_parameters
+from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.tiny import config
 

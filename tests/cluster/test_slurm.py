@@ -13,12 +13,12 @@ import pytest
 
 import launch
 from models.checkpoint import save_checkpoint
-from pretrain.checkpoint import restore_parameters
-from pretrain.metrics import read_metrics
+from pretrain.checkpointing.manager import restore_parameters
+from pretrain.monitoring.metric_writer import read_metrics
 from tests.cluster.slurm_node import free_port, missing, slurm_node, wait_for
 from tests.data.shard_files import labelled, write_shard
 from tests.models.towers_of import tiny_checkpoint
-from tests.pretrain.test_processes import named
+from tests.pretrain.distributed.test_two_processes import named
 from tests.pretrain.tiny import config
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))

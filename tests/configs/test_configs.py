@@ -6,9 +6,9 @@ import configs
 import launch
 from adapt.evaluation.run import EvaluateSettings
 from models.checkpoint import save_checkpoint
-from pretrain import sharding
-from pretrain.settings import SECTIONS, read_settings
-from pretrain.step import training_of
+from pretrain.config.run import SECTIONS, read_settings
+from pretrain.distributed import sharding
+from pretrain.train_step import training_of
 from tests.models.towers_of import tiny_checkpoint
 
 
@@ -25,7 +25,7 @@ def test_values_take_the_type_of_the_setting():
 
 @pytest.mark.parametrize("name", configs.known_configs())
 def test_every_config_that_comes_along_is_valid(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.settings.SECTIONS", dict(SECTIONS))  # one with a loss of its own adds it there
+    monkeypatch.setattr("pretrain.config.run.SECTIONS", dict(SECTIONS))  # one with a loss of its own adds it there
     config = launch.load_config(str(configs.FOLDER / name), [])
     if "pretrain" not in config:  # an evaluation of its own; what it evaluates is named on the command line
         config.evaluate.datasets = ("digits",)

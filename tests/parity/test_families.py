@@ -30,7 +30,7 @@ from models.settings import ModelSettings
 from models.towers import create_model
 from tests.models.families import FAMILIES, TEXTS
 from tests.parity.test_huggingface import close
-from tests.pretrain.dense import normalize
+from tests.pretrain.losses.dense import normalize
 
 SHARED = pathlib.Path(__file__).parents[2] / "../shared/data/pretrain/flickr8k/dev-00000.tar"
 CAPTIONS = [*TEXTS, "a dog " * 200, "日本語 и русский 👩‍🚀" * 9]

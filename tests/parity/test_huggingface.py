@@ -22,10 +22,10 @@ from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings
 from models.tokenizer import train_tokenizer
 from models.towers import create_model
-from pretrain.base_losses import Scales, base_loss
-from pretrain.objective import Objective
+from pretrain.losses.context_objective import Objective
+from pretrain.losses.contrastive import Scales, base_loss
 from tests.models.towers_of import GOLDEN, open_golden
-from tests.pretrain.dense import normalize
+from tests.pretrain.losses.dense import normalize
 
 SIZES = {
     "three image layers": (
@@ -238,7 +238,7 @@ def test_the_context_objective_and_its_gradients_equal_its_equations_in_float64(
 
 
 def context_objective(base, alpha, *, u, v, logit_scale, logit_bias, context_temperature, **context):
-    """Returns the loss of raw embeddings by the equations in pretrain/objective.py."""
+    """Returns the loss of raw embeddings by the equations in pretrain/losses/reference.py."""
 
     def loss(images, scale, bias):
         logits = scale.exp() * torch.nn.functional.normalize(images) @ torch.nn.functional.normalize(v).T

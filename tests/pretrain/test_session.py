@@ -15,15 +15,15 @@ import pytest
 
 from data.batches import TrainingExamples
 from data.plan import Plan
-from pretrain.loop import pretrain
-from pretrain.metrics import read_metrics
-from pretrain.ownership import owned
-from pretrain.recovery import BadLossError, RecoverySettings, check_loss, read_skipped, read_went_back_to, skip
-from pretrain.throughput import Throughput, peak_tflops
-from pretrain.throughput import describe as describe_throughput
-from pretrain.watchdog import Watchdog
+from pretrain.checkpointing.run_lock import owned
+from pretrain.loss_rollback import BadLossError, RecoverySettings, check_loss, read_skipped, read_went_back_to, skip
+from pretrain.monitoring.metric_writer import read_metrics
+from pretrain.monitoring.throughput import Throughput, peak_tflops
+from pretrain.monitoring.throughput import describe as describe_throughput
+from pretrain.monitoring.watchdog import Watchdog
+from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
-from tests.pretrain.test_loop import final_checkpoints, same_parameters, without_times
+from tests.pretrain.test_train import final_checkpoints, same_parameters, without_times
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,9 +78,7 @@ def test_a_run_that_is_told_to_end_saves_within_a_step_and_goes_on_to_the_same_b
 
 
 def test_a_workdir_belongs_to_one_run_at_a_time(tmp_path):
-    program = (
-        "import pathlib, sys; from pretrain.ownership import owned\nwith owned(pathlib.Path(sys.argv[1])): input()"
-    )
+    program = "import pathlib, sys; from pretrain.checkpointing.run_lock import owned\nwith owned(pathlib.Path(sys.argv[1])): input()"
     arguments = [sys.executable, "-c", program, str(tmp_path)]
     with owned(tmp_path):
         other = subprocess.run(arguments, capture_output=True, text=True, input="\n")
@@ -126,7 +124,7 @@ def poison(monkeypatch, places):
         return batches(self, *args, **named)
 
     monkeypatch.setattr(TrainingExamples, "batches", noting)
-    monkeypatch.setattr("pretrain.loop.check_loss", bad)
+    monkeypatch.setattr("pretrain.train.check_loss", bad)
 
 
 def test_a_bad_loss_ends_the_run_at_its_step(shard, tmp_path, monkeypatch):
@@ -234,7 +232,7 @@ def stands_still(waiting: threading.Event) -> None:
 
 def test_a_run_that_stands_still_can_be_ended(tmp_path):
     program = (
-        "import pathlib, sys, time; from pretrain.watchdog import Watchdog\n"
+        "import pathlib, sys, time; from pretrain.monitoring.watchdog import Watchdog\n"
         "w = Watchdog(pathlib.Path(sys.argv[1]), seconds=0.2, end=True, say=print); w.beat(); time.sleep(60)"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path / "s.txt")], timeout=50, capture_output=True)
@@ -243,7 +241,7 @@ def test_a_run_that_stands_still_can_be_ended(tmp_path):
 
 def test_steps_are_traced_into_a_folder_that_tensorboard_opens(shard, tmp_path):
     program = (
-        "import sys\nfrom pretrain.loop import pretrain\nfrom tests.pretrain.tiny import config\n"
+        "import sys\nfrom pretrain.train import pretrain\nfrom tests.pretrain.tiny import config\n"
         "pretrain(config(sys.argv[1], monitor={'profile': (3, 4)}), sys.argv[2], data_dir=sys.argv[2])"
     )  # in a process of its own: profilers reach into all of a process
     ended = subprocess.run([sys.executable, "-c", program, shard, tmp_path], capture_output=True, text=True, cwd=ROOT)
@@ -287,8 +285,8 @@ class Device:
 
 
 def test_rates_become_shares_of_the_devices_peak_memory_and_cost(shard, monkeypatch):
-    from pretrain.settings import read_settings
-    from pretrain.throughput import count_pair_flops
+    from pretrain.config.run import read_settings
+    from pretrain.monitoring.throughput import count_pair_flops
 
     settings = read_settings(config(shard, monitor={"price_per_hour": 60.0}))
     found = Throughput(settings, [Device()] * 4, spent=3600.0).read(8000.0)

@@ -6,8 +6,8 @@ import pytest
 from data.records import BadRecord
 from models.settings import build
 from models.tokenizer import open_tokenizer, train_tokenizer
-from pretrain.examples import prepare_tokenizer, read_captions
-from pretrain.settings import TokenizerSettings, read_settings
+from pretrain.config.run import TokenizerSettings, read_settings
+from pretrain.input_pipeline import prepare_tokenizer, read_captions
 from tests.models.families import CAPTIONS, FAMILIES, TEXTS
 from tests.pretrain import tiny
 

@@ -23,6 +23,6 @@ def config(shards: str, **changes) -> dict:
 
 
 if __name__ == "__main__":
-    from pretrain.loop import pretrain
+    from pretrain.train import pretrain
 
     pretrain(config(sys.argv[1], steps=int(sys.argv[3])), sys.argv[2], data_dir=sys.argv[2])

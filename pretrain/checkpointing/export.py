@@ -1,0 +1,131 @@
+"""From a run's newest checkpoint to files that the ecosystem opens."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data.fingerprint import fingerprint_of_files
+from models.big_vision import save_big_vision
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.huggingface import CLIP, WEIGHTS_FILE, family_of
+from models.model_card import keep_results, model_card, read_card, shortened
+from models.tokenizer import load_tokenizer
+from pretrain.checkpointing.manager import restore_parameters
+from pretrain.config.run import PretrainSettings, load_settings
+from pretrain.input_pipeline import DATA_FILE
+from pretrain.losses.context_objective import Objective
+from pretrain.monitoring.metric_writer import read_metrics
+
+FORMATS = ("huggingface", "big_vision")
+
+
+def export(
+    workdir: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    step: int | None = None,
+    format: str = "huggingface",
+    dtype: str | None = None,
+    license: str | None = None,
+    say: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """Writes the checkpoint of a step of `workdir`, or the newest that can be read, to `folder`; returns it.
+
+    "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
+    `license`; of a card that was there its licence is kept, and what was measured with the same weights. "big_vision"
+    is one `.npz` file. Weights are written in `dtype`, by default float32, as they were trained. The contextual branch
+    and its scalars end here: they serve training only. Raises `FileNotFoundError` for a workdir without a checkpoint.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    workdir = pathlib.Path(workdir)
+    load_settings(workdir)  # tells what is not there
+    step, parameters = restore_parameters(workdir / "checkpoints", step=step, say=say)
+    return export_parameters(workdir, folder, step, parameters, format=format, dtype=dtype, license=license)
+
+
+def export_parameters(
+    workdir: pathlib.Path,
+    folder: str | os.PathLike,
+    step: int,
+    parameters: Mapping[str, Any],
+    *,
+    format: str = "huggingface",
+    dtype: str | None = None,
+    license: str | None = None,
+) -> pathlib.Path:
+    """Writes parameters of the run in `workdir` at a step, NumPy arrays, as `export` does those of a checkpoint."""
+    settings = load_settings(workdir)
+    tokenizer = load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
+    model = settings.model_for(tokenizer)
+    scalars = {name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")}
+    if format == "big_vision" and license is not None:
+        raise ValueError("an .npz has no model card to name a licence in; leave --license out")
+    if format == "big_vision" and dtype not in (None, "float32"):
+        raise ValueError(f"an .npz holds float32; leave --dtype={dtype} out")
+    if format == "big_vision":
+        return save_big_vision(folder, model, parameters["model"], scalars)
+    folder = pathlib.Path(folder)
+    kept_license, kept_results = read_card(folder)
+    before = folder / WEIGHTS_FILE
+    same = fingerprint_of_files([before]) if before.is_file() else None
+    card = model_card(
+        model,
+        name=workdir.resolve().name,
+        architecture="CLIPModel" if family_of(model) == CLIP else "SiglipModel",
+        license=license or kept_license,
+        base_model=_hub_id(settings.initial_checkpoint),
+        training=_training(workdir, settings, step),
+    )
+    checkpoint = Checkpoint(model, parameters["model"], scalars, settings.entering(), tokenizer)
+    save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
+    if kept_results is not None and fingerprint_of_files([folder / WEIGHTS_FILE]) == same:
+        keep_results(folder, kept_results)
+    return folder
+
+
+def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> dict[str, str]:
+    """Returns what the run was, as lines of its model card."""
+    lines = {}
+    if settings.initial_checkpoint is not None:
+        lines["continues"] = shortened(settings.initial_checkpoint)
+    lines["data"] = "; ".join(
+        f"{shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
+        for part in _read_json(workdir / DATA_FILE)
+    )
+    lines["steps"] = f"{step:,} of {settings.batch_size:,} pairs, {step * settings.batch_size:,} pairs in all"
+    lines["objective"] = _describe(settings.objective)
+    optimizer = settings.optimizer
+    lines["optimizer"] = (
+        f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}, "
+        f"weight decay {optimizer.weight_decay:g}"
+        + (f", layer decay {optimizer.layer_decay:g}" if optimizer.layer_decay < 1 else "")
+        + (f", frozen: {', '.join(optimizer.frozen)}" if optimizer.frozen else "")
+    )
+    lines["computed in"] = settings.dtype
+    lines["seed"] = str(settings.seed)
+    measured = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step and "loss" in line]
+    if measured:
+        lines["loss at the end"] = f"{measured[-1]['loss']:.4g}"
+    return lines
+
+
+def _describe(objective: Objective) -> str:
+    known = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}
+    base = known.get(objective.base, f"{objective.base} loss")
+    if not objective.context:
+        return base
+    return f"{base} with the context objective (LIxP, arXiv 2411.15099), alpha {objective.alpha:g}"
+
+
+def _hub_id(name: str | None) -> str | None:
+    """Returns an initial checkpoint that is no path here."""
+    return None if name is None or pathlib.Path(name).exists() or name.count("/") != 1 else name
+
+
+def _read_json(path: pathlib.Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

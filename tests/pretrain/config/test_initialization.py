@@ -1,0 +1,238 @@
+"""Runs that continue a checkpoint: SigLIP and CLIP, with the context objective, from any format."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from models.checkpoint import open_checkpoint, save_checkpoint
+from models.layout import flatten
+from pretrain.checkpointing.export import export
+from pretrain.config.run import load_settings, read_settings
+from pretrain.train import pretrain
+from tests.data.shard_files import labelled, write_shard
+from tests.models.towers_of import tiny_checkpoint
+from tests.pretrain.tiny import config
+
+ROOT = pathlib.Path(__file__).parents[3]
+MEAN = (0.4, 0.5, 0.6)
+STILL = {"learning_rate": 0.0, "weight_decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return str(write_shard(tmp_path_factory.mktemp("data") / "s.tar", labelled(21)))
+
+
+@pytest.fixture(scope="module", params=["siglip", "clip"])
+def start(request, tmp_path_factory):
+    """A checkpoint of one family, and the base loss that goes with it."""
+    folder = tmp_path_factory.mktemp(request.param) / "export"
+    return save_checkpoint(folder, tiny_checkpoint(request.param, mean=MEAN)), {"siglip": "sigmoid", "clip": "softmax"}[
+        request.param
+    ]
+
+
+def continuing(checkpoint, shards, base="sigmoid", **changes):
+    """Returns the config of a run that continues a checkpoint and says nothing of towers and tokenizer."""
+    values = config(shards, steps=2, initial_checkpoint=str(checkpoint), objective={"base": base}, **changes)
+    del values["vision"], values["text"], values["tokenizer"]
+    return values
+
+
+def test_a_run_that_learns_nothing_exports_the_bytes_that_it_began_with(start, shards, tmp_path):
+    checkpoint, base = start
+    pretrain(continuing(checkpoint, shards, base, optimizer=STILL), tmp_path, data_dir=tmp_path)
+    folder = export(tmp_path, tmp_path / "export", license="apache-2.0")
+    before, after = (load_file(path / "model.safetensors") for path in (checkpoint, folder))
+    scalars = {name for name in before if name.startswith("logit_")}
+    assert set(before) == set(after)
+    assert all(before[name].tobytes() == after[name].tobytes() for name in set(before) - scalars)
+    for name in scalars:  # which the config has as they act, and not as logarithms
+        np.testing.assert_allclose(before[name], after[name], rtol=1e-6)
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
+        assert json.loads((checkpoint / name).read_text()) == json.loads((folder / name).read_text()), name
+    card = (folder / "README.md").read_text()
+    assert "license: apache-2.0" in card and "context objective" in card and "s.tar: 21 samples" in card
+
+
+def test_a_run_that_learns_changes_both_towers_and_says_where_it_began(start, shards, tmp_path, capsys):
+    checkpoint, base = start
+    pretrain(continuing(checkpoint, shards, base), tmp_path, data_dir=tmp_path)
+    bias = -3.5 if base == "sigmoid" else -10
+    assert f"starting from {checkpoint}: logit_scale 12.18, logit_bias {bias}" in capsys.readouterr().out
+    before = dict(flatten(open_checkpoint(checkpoint).parameters))
+    after = dict(flatten(open_checkpoint(export(tmp_path, tmp_path / "export")).parameters))
+    for tower in ("vision", "text"):
+        path = f"{tower}/encoder/layers/mlp/up/kernel"
+        assert not np.array_equal(before[path], after[path])
+        assert np.abs(before[path] - after[path]).max() < 0.1
+
+
+def test_a_scale_of_the_config_is_taken_and_told(shards, tmp_path, capsys):
+    folder = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip"))
+    values = continuing(folder, shards)
+    values["objective"] |= {"logit_bias": -4.0}
+    pretrain(values, tmp_path / "run", data_dir=tmp_path)
+    told = capsys.readouterr().out
+    assert "logit_scale 12.18, logit_bias -4" in told
+    assert "note: the checkpoint's logit_bias is -3.5; the config's objective.logit_bias is taken" in told
+
+
+def test_images_of_another_size_continue_with_resampled_positions(start, shards, tmp_path, capsys):
+    checkpoint, base = start
+    values = continuing(checkpoint, shards, base, optimizer=STILL) | {"vision": {"image_size": 27}}
+    pretrain(values, tmp_path, data_dir=tmp_path)
+    assert "position embeddings of 2 × 2 patches resampled to 5 × 5" in capsys.readouterr().out
+    expected = open_checkpoint(checkpoint, image_size=27, say=lambda line: None)
+    opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
+    assert opened.settings == expected.settings and opened.preprocessing == expected.preprocessing
+    ours, theirs = dict(flatten(opened.parameters)), dict(flatten(expected.parameters))
+    assert set(ours) == set(theirs)
+    assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, tmp_path):
+    checkpoint = pathlib.Path(shutil.copytree(start[0], tmp_path / "given"))
+    values = continuing(checkpoint, shards, start[1])
+    pretrain(values, tmp_path / "whole", data_dir=tmp_path)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(checkpoint)
+    assert read_settings(values, tmp_path / "half") == load_settings(tmp_path / "half")
+    assert pretrain(values, tmp_path / "half", data_dir=tmp_path).step == 2
+    with pytest.raises(FileNotFoundError, match=r"given is no exported checkpoint"):
+        pretrain(values, tmp_path / "new", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision": {"width": 32}}, r"vision.width is 32 in the config and 24 in .*; leave it out"),
+        ({"text": {"length": 64}}, r"text.length is 64 in the config and 9 in"),
+        ({"variant": "B/16"}, r"vision.width is 768 in the config and 24 in"),
+        ({"vision": {"hight": 3}}, r"unknown key vision.hight"),
+        ({"tokenizer": {"name": "train:60"}}, r"tokenizer.name 'train:60' would give the text tower of .* set it to"),
+        ({"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}}, r"goes with the checkpoint's tokenizer"),
+        (
+            {"preprocessing": {"size": (16, 16)}},
+            r"preprocessing makes images of \(16, 16\) pixels, and vision.image_size",
+        ),
+        ({"initial_checkpoint": "./nowhere"}, r"./nowhere is no exported checkpoint"),
+    ],
+)
+def test_what_does_not_go_with_the_checkpoint_is_refused(tmp_path_factory, changes, message):
+    folder = save_checkpoint(tmp_path_factory.mktemp("siglip") / "export", tiny_checkpoint("siglip"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_settings(continuing(folder, "none.tar") | changes)
+
+
+def test_towers_come_from_a_family_and_a_variant_and_what_is_set_beside_them():
+    base = config("none.tar")
+    named = {"family": "clip", "variant": "B/32", "vision": {"image_size": 64, "depth": 2}, "text": {"length": 20}}
+    model = read_settings(base | named).model(vocab_size=99, end_id=7)
+    assert (model.vision.width, model.vision.depth, model.vision.pooling, model.dim) == (768, 2, "class", 512)
+    assert (model.text.width, model.text.causal, model.text.end_id) == (512, True, 7)
+    with pytest.raises(ValueError, match=r"unknown family 'blip'; known: siglip, clip"):
+        read_settings(base | {"family": "blip"})
+    with pytest.raises(ValueError, match=r"the tokenizer has 99 ids, and text.vocab_size is 50"):
+        read_settings(base | {"text": {**base["text"], "vocab_size": 50}}).model(vocab_size=99)
+
+
+def test_pooling_at_the_end_needs_a_tokenizer_that_ends_texts():
+    from models.tokenizer import Tokenizer
+    from tests.models.families import FAMILIES
+
+    settings = read_settings(config("none.tar", family="clip"))
+    assert settings.model_for(Tokenizer(FAMILIES["clip"](), length=6)).text.end_id is not None
+    with pytest.raises(ValueError, match=r"text.pooling 'end' needs a tokenizer that ends its texts"):
+        settings.model_for(Tokenizer(FAMILIES["gpt2"](), length=6))
+
+
+def test_a_clip_is_trained_from_scratch_and_exported(shards, tmp_path):
+    towers = {"vision": {**config("")["vision"], "projection": 12}}
+    values = config(shards, steps=3, family="clip", objective={"base": "softmax"}, **towers)
+    pretrain(values, tmp_path, data_dir=tmp_path)
+    opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["architectures"] == ["CLIPModel"]
+    assert opened.settings.text.end_id == opened.tokenizer.end_id and opened.settings.dim == 12
+    with pytest.raises(ValueError, match=r"big_vision's .npz holds SigLIP towers"):
+        export(tmp_path, tmp_path / "export.npz", format="big_vision")
+    with pytest.raises(ValueError, match=r"unknown format 'onnx'; known: huggingface, big_vision"):
+        export(tmp_path, tmp_path / "export.onnx", format="onnx")
+
+
+START_ON_EIGHT = """
+import sys
+import jax
+from pretrain.train import pretrain
+from tests.pretrain.config.test_initialization import STILL, continuing
+assert jax.device_count() == 8
+placed = {"fsdp": 4, "rules": (("token_embedding$", (None, "fsdp")),)}
+values = continuing(sys.argv[1], sys.argv[2], optimizer=STILL, batch_size=16, microbatch_size=8, mesh=placed)
+pretrain(values, sys.argv[3], data_dir=sys.argv[3])
+"""
+
+
+def test_a_checkpoint_is_read_in_pieces_onto_eight_devices(shards, tmp_path):
+    start = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip", vision={"patch_size": 4}))
+    run_on_eight(START_ON_EIGHT, start, shards, tmp_path / "run")
+    before, after = (
+        load_file(path / "model.safetensors") for path in (start, export(tmp_path / "run", tmp_path / "e"))
+    )
+    towers = {name for name in before if not name.startswith("logit_")}
+    assert all(before[name].tobytes() == after[name].tobytes() for name in towers)
+
+
+def run_on_eight(code, *arguments):
+    """Runs a program on eight fake devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
+    assert result.returncode == 0, result.stderr
+
+
+ON_EIGHT = """
+import sys
+import numpy as np
+import jax
+from models.layout import flatten
+from pretrain import train as loop
+from tests.pretrain.config.test_initialization import eight
+saved = loop.Checkpoints.save
+def save(self, state):
+    np.savez(sys.argv[2] + "/state.npz", **dict(flatten(jax.device_get(state.parameters))))
+    saved(self, state)
+loop.Checkpoints.save = save
+assert jax.device_count() == 8
+loop.pretrain(eight(sys.argv[1]), sys.argv[2], data_dir=sys.argv[2])
+"""
+
+
+def eight(shards):
+    """Returns the config of a run on eight devices, with gradient caching and parameters in pieces."""
+    return config(shards, steps=3, batch_size=16, microbatch_size=8, mesh={"fsdp": 4}, checkpoint_every=9)
+
+
+def test_eight_devices_with_gradient_caching_and_fsdp_export_the_bytes_of_their_parameters_on_one(shards, tmp_path):
+    run_on_eight(ON_EIGHT, shards, tmp_path)
+    assert jax.device_count() == 1
+    opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
+    held = np.load(tmp_path / "state.npz")
+    towers = {name.removeprefix("model/"): held[name] for name in held.files if name.startswith("model/")}
+    scalars = {name: float(held[f"objective/{name}"]) for name in ("logit_scale", "logit_bias")}
+    parameters: dict = {}
+    for path, array in towers.items():
+        tree = parameters
+        for key in path.split("/")[:-1]:
+            tree = tree.setdefault(key, {})
+        tree[path.split("/")[-1]] = array
+    again = save_checkpoint(tmp_path / "again", opened._replace(parameters=parameters, scalars=scalars))
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "export", again))
+    assert one == other

@@ -1,0 +1,72 @@
+"""Two real processes, joined over loopback, train as one does."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from pretrain.distributed import sharding
+from pretrain.optim.param_rules import path_name
+from tests.pretrain.test_train_step import batch, trained, training
+
+STEPS = 20
+
+
+def named(parameters):
+    leaves = jax.tree_util.tree_leaves_with_path(parameters)
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def train_a_part(process: int, port: int, out: str) -> None:
+    """One of two processes: it has its own rows of each batch, and writes what it sees in the end."""
+    from jax.experimental import multihost_utils
+
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+    assert jax.device_count() == 4 and jax.local_device_count() == 2
+    mesh = sharding.create_mesh(fsdp=2)
+    compiled = training(mesh, microbatches=2)
+    state, losses = compiled.init(), []
+    rows = sharding.local_rows(16)
+    for step in range(STEPS):
+        mine = {name: array[rows] for name, array in batch(step).items()}
+        state, metrics = compiled.step(state, sharding.place_batch(mine, mesh))
+        losses.append(float(metrics["loss"]))
+    gathered = multihost_utils.process_allgather(state.parameters, tiled=True)
+    np.savez(pathlib.Path(out) / f"{process}.npz", losses=losses, **named(gathered))
+
+
+def test_two_processes_over_loopback_give_the_parameters_of_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"from tests.pretrain.test_processes import train_a_part as f; f({k}, {port}, '{tmp_path}')",
+            ],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+    state, metrics = trained(sharding.create_mesh(), steps=STEPS)
+    for k in range(2):
+        found = np.load(tmp_path / f"{k}.npz")
+        np.testing.assert_allclose(found["losses"], [each["loss"] for each in metrics], rtol=1e-5)
+        one = named(state.parameters)
+        assert set(one) | {"losses"} == set(found)
+        # A softmax does not feel its keys' bias, whose gradient is rounding alone, which Adam blows up.
+        felt = [name for name in one if not name.endswith("attention/key/bias")]
+        errors = {name: np.linalg.norm(found[name] - one[name]) / np.linalg.norm(one[name]) for name in felt}
+        assert len(felt) > 40 and max(errors.values()) < 1e-5, errors

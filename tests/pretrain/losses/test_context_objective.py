@@ -1,0 +1,294 @@
+"""The objective against its dense float64 definition, and that against plain loops."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from pretrain.losses.context_objective import Objective, mean_cosines
+from pretrain.losses.contextual_attention import contextualize
+from pretrain.losses.contrastive import Scales, base_loss
+from pretrain.losses.pairwise_blocks import Layout
+from tests.pretrain.losses import dense
+
+GATHER, RING = Layout.gather_limit, 0
+SCALARS = {
+    "logit_scale": 1.3,
+    "logit_bias": -2.1,
+    "context_logit_scale": 0.7,
+    "context_logit_bias": -1.4,
+    "context_temperature": math.log(0.2),
+}
+
+
+def embeddings(count, dim):
+    """Returns image and text embeddings of various lengths, in float64, of which pairs resemble each other."""
+    rng = np.random.default_rng(count + dim)
+    u = rng.normal(size=(count, dim)) * rng.uniform(0.5, 3, size=(count, 1))
+    return u, 1.3 * rng.normal(size=(count, dim)) + u
+
+
+def loops(base, alpha, scalars, u, v):
+    """Returns the loss of raw embeddings by the equations of the docstrings, in float64 loops."""
+    n, dim = u.shape
+
+    def unit(rows):
+        return np.stack([row / math.sqrt(sum(value * value for value in row)) for row in rows])
+
+    def loss(x, t, scale, bias):
+        z = [[math.exp(scale) * float(x[i] @ t[j]) for j in range(n)] for i in range(n)]
+        if base == "sigmoid":
+            signs = [[1 if i == j else -1 for j in range(n)] for i in range(n)]
+            return sum(math.log1p(math.exp(-signs[i][j] * (z[i][j] + bias))) for i in range(n) for j in range(n)) / n
+        rows = [math.log(sum(math.exp(z[i][j]) for j in range(n))) - z[i][i] for i in range(n)]
+        columns = [math.log(sum(math.exp(z[i][j]) for i in range(n))) - z[j][j] for j in range(n)]
+        return sum(rows) / (2 * n) + sum(columns) / (2 * n)
+
+    x, t = unit(u), unit(v)
+    context = []
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        divisor = math.exp(scalars["context_temperature"]) * math.sqrt(dim)
+        weights = [math.exp(float(x[i] @ x[j]) / divisor) for j in others]
+        context.append(sum(w * u[j] for w, j in zip(weights, others, strict=True)) / sum(weights))
+    return alpha * loss(x, t, scalars["logit_scale"], scalars["logit_bias"]) + (1 - alpha) * loss(
+        unit(context), t, scalars["context_logit_scale"], scalars["context_logit_bias"]
+    )
+
+
+def reference(objective, scalars, u, v, devices=1):
+    """Returns the value of the dense definition and its gradients by scalars, u and v, in float64."""
+    with jax.enable_x64(True):
+        arguments = (
+            {name: jnp.asarray(np.float64(value)) for name, value in scalars.items()},
+            *map(jnp.asarray, (u, v)),
+        )
+        found = jax.value_and_grad(lambda *at: dense.loss(objective, *at, devices), argnums=(0, 1, 2))(*arguments)
+        return jax.tree.map(np.asarray, found)
+
+
+def errors(objective, u, v, devices=1):
+    """Returns the relative errors of the value and of each gradient on so many devices."""
+    scalars = {name: jnp.float32(value) for name, value in SCALARS.items() if name in objective.init(u.shape[1])}
+    mesh = jax.make_mesh(
+        (devices // min(devices, 2), min(devices, 2)),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[:devices],
+    )
+    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    arguments = (scalars, *(jax.device_put(np.float32(rows), place) for rows in (u, v)))
+    ours = jax.jit(jax.value_and_grad(lambda *at: objective(*at, mesh=mesh).value, argnums=(0, 1, 2)))(*arguments)
+    theirs = reference(objective, {name: SCALARS[name] for name in scalars}, u, v, devices)
+    found = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: float(np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-2)),
+        dict(zip(("value", "gradients"), ours, strict=True)),
+        dict(zip(("value", "gradients"), theirs, strict=True)),
+    )
+    return {"value": found["value"], "gradients": max(jax.tree.leaves(found["gradients"]))}
+
+
+@pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+def test_the_dense_definition_equals_loops(base):
+    u, v = embeddings(7, 5)
+    value, _ = reference(Objective(base=base, alpha=0.6), SCALARS, u, v)
+    assert value == pytest.approx(loops(base, 0.6, SCALARS, u, v), rel=1e-12)
+
+
+@pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(
+    ("count", "dim", "block_size"), [(2, 3, None), (7, 24, 3), (33, 40, 8), (65, 1152, 32), (16, 64, 1)]
+)
+def test_blocks_equal_the_dense_definition_for_uneven_tails(base, count, dim, block_size):
+    found = errors(Objective(base=base, alpha=0.6, block_size=block_size), *embeddings(count, dim))
+    assert found["value"] < 1e-6 and found["gradients"] < 1e-5, found
+
+
+@pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+def test_bfloat16_operands_stay_within_two_percent(base):
+    objective = Objective(base=base, alpha=0.6, dtype="bfloat16", block_size=16)
+    found = errors(objective, *embeddings(40, 96))
+    assert found["value"] < 2e-2 and 1e-5 < found["gradients"] < 2e-2, found
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"context": False},
+        {"self_mask": False},
+        {"stop_gradient": ("values",)},
+        {"stop_gradient": ("keys",)},
+        {"stop_gradient": ("keys", "values")},
+        {"normalized_values": True},
+        {"normalized_values": True, "stop_gradient": ("values",)},
+        {"shared_logit_scale": True},
+        {"buffer": "device", "base": "softmax"},
+    ],
+    ids=str,
+)
+def test_each_switch_equals_the_dense_definition(switches):
+    found = errors(Objective(**{"alpha": 0.5, "block_size": 5, **switches}), *embeddings(13, 24))
+    assert found["value"] < 1e-6 and found["gradients"] < 1e-5, found
+
+
+def errors_on_devices():
+    """Prints the errors of each way to spread a batch over the devices there are."""
+    cases = [
+        (Objective(base=base, alpha=0.6, block_size=block, gather_limit=limit), devices, rows * devices)
+        for base, devices, rows, block in (
+            ("sigmoid", 2, 7, 3),
+            ("sigmoid", 8, 1, None),
+            ("sigmoid", 8, 5, 2),
+            ("softmax", 8, 5, 2),
+        )
+        for limit in (GATHER, RING)
+    ]
+    cases += [(Objective(alpha=0.6, buffer="device", gather_limit=limit), 8, 24) for limit in (GATHER, RING)]
+    cases += [(Objective(alpha=0.6, dtype="bfloat16", gather_limit=limit), 8, 24) for limit in (GATHER, RING)]
+    for objective, devices, count in cases:
+        found = errors(objective, *embeddings(count, 24), devices)
+        name = f"{objective.base} {objective.buffer} {objective.gather_limit} {devices}x{count // devices}"
+        print(json.dumps({"case": name, "dtype": objective.dtype, **found}))
+
+
+def test_devices_equal_the_dense_definition_gathered_and_around_a_ring():
+    program = "from tests.pretrain.test_objective import errors_on_devices; errors_on_devices()"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert output.returncode == 0, output.stderr
+    lines = [json.loads(line) for line in output.stdout.splitlines()]
+    assert len(lines) == 12
+    for line in lines:
+        exact = line["dtype"] == "float32"
+        assert line["value"] < (1e-6 if exact else 2e-2) and line["gradients"] < (1e-5 if exact else 2e-2), line
+
+
+def temporary_memory(batch, dim=768, **settings):
+    """Returns the bytes that value, metrics and gradient take beside their inputs and results, as compiled."""
+    objective = Objective(**settings)
+    rows = jax.ShapeDtypeStruct((batch, dim), jnp.float32)
+    function = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))
+    return function.lower(objective.init(dim), rows, rows).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():
+    half, whole = (temporary_memory(batch, base="sigmoid") for batch in (16384, 32768))
+    assert whole < 400e6
+    assert whole < 2.1 * half
+    assert temporary_memory(32768, base="softmax") < 400e6
+    assert temporary_memory(32768, base="sigmoid", context=False) < 50e6
+
+
+def test_a_million_pairs_compile():
+    assert temporary_memory(1 << 20, dim=512, base="sigmoid") < 9e9  # in and out are 8.6 GB
+
+
+@pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+def test_a_perfect_match_costs_nothing_at_a_large_scale(base):
+    x, scales = jnp.eye(5), Scales(jnp.log(jnp.array([200.0])), jnp.array([-100.0]))
+    assert base_loss(base, (x,), x, scales).value < 1e-5
+    assert base_loss(base, (x,), x[::-1], scales).value > 10
+
+
+def test_without_context_only_the_base_loss_and_its_scalars_are_left():
+    objective = Objective(context=False)
+    u, v = map(jnp.float32, embeddings(4, 6))
+    scalars = objective.init(6)
+    loss = objective(scalars, u, v)
+    assert set(scalars) == {"logit_scale", "logit_bias"}
+    assert set(loss.metrics) == {
+        "loss", "base_loss", "logit_scale", "logit_bias", "positive_logit", "negative_logit"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+def test_the_metrics_say_what_the_loss_is_made_of(base):
+    objective = Objective(base=base, alpha=0.7)
+    u, v = embeddings(9, 8)
+    metrics = objective(
+        {name: jnp.float32(value) for name, value in SCALARS.items()}, *map(jnp.float32, (u, v))
+    ).metrics
+    total = 0.7 * metrics["base_loss"] + 0.3 * metrics["context_loss"]
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)
+    x, t = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
+    logits = math.exp(1.3) * x @ t.T + (-2.1 if base == "sigmoid" else 0.0)
+    np.testing.assert_allclose(metrics["positive_logit"], np.diagonal(logits).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["negative_logit"], logits[~np.eye(9, dtype=bool)].mean(), rtol=1e-5)
+    _, effective = dense.contextualize(jnp.float32(u), SCALARS["context_temperature"], objective)
+    np.testing.assert_allclose(metrics["effective_items"], effective.mean(), rtol=1e-5)
+    assert metrics["context_temperature"] == pytest.approx(0.2)
+    assert metrics["context_logit_scale"] == pytest.approx(math.exp(0.7))
+
+
+def test_one_pair_has_no_negatives():
+    assert all(map(np.isfinite, mean_cosines(jnp.ones((1, 3)), jnp.ones((1, 3)))))
+
+
+def test_no_item_attends_to_itself_and_values_are_raw():
+    u = jnp.array([[3.0, 0.0], [0.0, 5.0]])
+    np.testing.assert_allclose(contextualize(u, jnp.float32(0.0)).embeddings, u[::-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("temperature", "items"), [(1e3, 9.0), (1e-4, 1.0)])
+def test_effective_items_run_from_one_to_all_others(temperature, items):
+    u = jnp.asarray(np.random.default_rng(0).normal(size=(10, 6)), jnp.float32)
+    effective = contextualize(u, jnp.log(temperature), layout=Layout(block_size=4)).effective_items
+    np.testing.assert_allclose(effective, np.full(10, items), rtol=1e-3)
+
+
+def test_initial_scalars_are_stored_as_logarithms():
+    scalars = Objective(logit_scale=10.0, logit_bias=-7.0, context_temperature=0.1).init(64)
+    np.testing.assert_allclose(scalars["logit_scale"], math.log(10), rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(scalars["context_temperature"]) * 8, 0.1, rtol=1e-5)
+    assert scalars["logit_bias"] == scalars["context_logit_bias"] == -7.0
+
+
+@pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("logit_scale", [1e-3, 1e3])
+@pytest.mark.parametrize("context_temperature", [1e-3, 10.0])
+def test_extremes_duplicates_and_zero_rows_stay_finite(base, logit_scale, context_temperature):
+    objective = Objective(base=base, logit_scale=logit_scale, context_temperature=context_temperature, block_size=4)
+    u = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    u[1], u[2] = u[0], 0.0
+
+    def loss(scalars, u, v):
+        return objective(scalars, u, v).value
+
+    results = jax.value_and_grad(loss, argnums=(0, 1, 2))(objective.init(8), jnp.asarray(u), jnp.zeros((6, 8)) + u[3])
+    zeros = jax.grad(loss, argnums=(1, 2))(objective.init(8), jnp.zeros((6, 8)), jnp.zeros((6, 8)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((results, zeros)))
+
+
+def test_a_batch_of_one_cannot_attend():
+    with pytest.raises(ValueError, match="batch of at least 2"):
+        contextualize(jnp.ones((1, 4)), jnp.float32(0.0))
+    with pytest.raises(ValueError, match="batch_size 1 leaves the context objective nothing to attend to"):
+        Objective().check_batch(1, 1)
+    with pytest.raises(ValueError, match="batch_size 8 on 8 devices, per device 1 leaves"):
+        Objective(buffer="device").check_batch(8, 8)
+    Objective(context=False).check_batch(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base": "triplet"}, "known: sigmoid, softmax"),
+        ({"alpha": 1.5}, "objective.alpha 1.5"),
+        ({"context_temperature": 0.0}, "objective.context_temperature 0.0 is not positive"),
+        ({"stop_gradient": "values"}, "objective.stop_gradient 'values' is not a list"),
+        ({"stop_gradient": ("queries",)}, "unknown objective.stop_gradient 'queries'; known: values, keys"),
+        ({"buffer": "host"}, "unknown objective.buffer 'host'; known: global, device"),
+        ({"dtype": "float16"}, "known: float32, bfloat16"),
+        ({"block_size": 0}, "objective.block_size 0"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**settings)

@@ -1,0 +1,44 @@
+"""A run whose batches are made of groups of samples with similar texts."""
+
+import numpy as np
+import pytest
+
+from pretrain.config.run import read_settings
+from pretrain.input_pipeline import open_data, prepare_order
+from pretrain.train import pretrain
+from tests.data.shard_files import labelled, write_shard
+from tests.pretrain.tiny import config
+
+
+def shard_of(folder):
+    samples = [(key, image, {"texts": [f"thing {number % 4}"]}) for number, (key, image, _) in enumerate(labelled(16))]
+    return str(write_shard(folder / "s.tar", samples))
+
+
+def settings_of(shard, **changes):
+    return config(shard, data={"sources": (shard,), "group_size": 4}, **changes)
+
+
+def test_groups_are_made_once_and_are_those_of_the_run(tmp_path):
+    settings = read_settings(settings_of(shard_of(tmp_path)))
+    source = open_data(settings, tmp_path)
+    order = prepare_order(tmp_path / "groups.npy", source, settings)
+    groups = [{source.texts(int(index)) for index in group} for group in order.reshape(-1, 4)]
+    assert all(len(group) == 1 for group in groups) and len(set.union(*groups)) == 4
+    np.save(tmp_path / "groups.npy", order[::-1])
+    assert list(prepare_order(tmp_path / "groups.npy", source, settings)) == list(order[::-1])
+    np.save(tmp_path / "groups.npy", order[1:])
+    with pytest.raises(ValueError, match=r"groups\.npy is for 15 samples, and there are 16; remove it"):
+        prepare_order(tmp_path / "groups.npy", source, settings)
+    assert prepare_order(tmp_path / "none.npy", source, read_settings(config(shard_of(tmp_path)))) is None
+
+
+def test_a_run_trains_on_groups(tmp_path):
+    given = settings_of(shard_of(tmp_path), steps=3)
+    result = pretrain(given, tmp_path / "run", data_dir=tmp_path)
+    assert result.step == 3 and (tmp_path / "run" / "groups.npy").is_file()
+
+
+def test_groups_that_do_not_fill_batches_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.group_size 4 does not divide batch_size 6"):
+        read_settings(settings_of(shard_of(tmp_path), batch_size=6))

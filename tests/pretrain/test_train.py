@@ -1,0 +1,303 @@
+"""Runs: bitwise repeatable, bitwise continued after any interruption, and clear when they cannot go on."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from models.checkpoint import open_checkpoint
+from models.huggingface import layout_of
+from models.layout import to_tensors
+from pretrain.checkpointing.export import export
+from pretrain.checkpointing.manager import restore_parameters
+from pretrain.monitoring.metric_writer import read_metrics
+from pretrain.train import pretrain
+from tests.data.shard_files import labelled, png, write_shard
+from tests.pretrain.tiny import config
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return str(write_shard(tmp_path_factory.mktemp("data") / "s.tar", labelled(21)))
+
+
+@pytest.fixture(scope="module")
+def finished(shards, tmp_path_factory):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("run")
+    pretrain(config(shards), workdir, data_dir=workdir)
+    return workdir
+
+
+def same_parameters(one: pathlib.Path, other: pathlib.Path) -> bool:
+    (step, a), (again, b) = (restore_parameters(workdir / "checkpoints") for workdir in (one, other))
+    return step == again and all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+
+
+def without_times(workdir: pathlib.Path) -> list[dict]:
+    times = ("seconds", "pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "replaced_records")
+    times += ("run_seconds", "host_memory_gb")
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in times} for line in lines]
+
+
+def test_the_same_seed_gives_the_same_parameters_bit_by_bit(shards, finished, tmp_path):
+    pretrain(config(shards), tmp_path, data_dir=tmp_path)
+    assert same_parameters(finished, tmp_path)
+    assert without_times(finished) == without_times(tmp_path)
+    pretrain(config(shards, seed=1), tmp_path / "other", data_dir=tmp_path)
+    assert not same_parameters(finished, tmp_path / "other")
+
+
+@pytest.mark.parametrize("fails_at", [2, 3, 8])
+def test_a_run_that_broke_off_continues_to_the_same_bits(shards, finished, tmp_path, monkeypatch, fails_at):
+    import data.batches
+
+    make = data.batches.TrainingExamples.rows
+
+    def rows(self, step, rows):
+        if step == fails_at:
+            raise OSError("the disk went away")
+        return make(self, step, rows)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(data.batches.TrainingExamples, "rows", rows)
+        with pytest.raises(OSError, match="the disk went away"):
+            pretrain(config(shards), tmp_path, data_dir=tmp_path)
+    result = pretrain(config(shards), tmp_path, data_dir=tmp_path)
+    assert result.start_step == fails_at // 2 * 2 and result.step == 9
+    assert same_parameters(finished, tmp_path)
+    assert without_times(finished) == without_times(tmp_path)
+
+
+def test_a_run_that_was_killed_continues_to_the_same_bits(shards, tmp_path):
+    steps = 60
+    arguments = [sys.executable, "-m", "tests.pretrain.tiny", shards]
+    subprocess.run([*arguments, str(tmp_path / "whole"), str(steps)], check=True, capture_output=True)
+    for lines in (3, 12):
+        process = subprocess.Popen([*arguments, str(tmp_path / "killed"), str(steps)], stdout=subprocess.DEVNULL)
+        while process.poll() is None and len(read_metrics(tmp_path / "killed" / "metrics.jsonl")) < lines:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([*arguments, str(tmp_path / "killed"), str(steps)], check=True, capture_output=True)
+    assert same_parameters(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_finished_run_is_left_as_it_is(shards, finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert pretrain(config(shards), finished, data_dir=finished)[:2] == (9, 9)
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_is_not_continued(shards, finished):
+    with pytest.raises(ValueError, match=r"a run with steps = 9, and this config says 12"):
+        pretrain(config(shards, steps=12), finished, data_dir=finished)
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate = 0.01"):
+        pretrain(config(shards, optimizer={"learning_rate": 0.02, "warmup_steps": 2}), finished, data_dir=finished)
+    assert pretrain(config(shards, log_every=3), finished, data_dir=finished).step == 9
+
+
+def test_metrics_are_json_lines_and_tensorboard_events(finished):
+    lines = read_metrics(finished / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
+    assert {"loss", "logit_scale", "context_temperature", "effective_items", "pairs_per_second"} <= set(lines[0])
+    assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_an_export_holds_the_newest_checkpoint(finished, tmp_path):
+    opened = open_checkpoint(export(finished, tmp_path / "export"))
+    step, parameters = restore_parameters(finished / "checkpoints")
+    ours, theirs = (
+        to_tensors(layout_of(opened.settings, "siglip"), p) for p in (parameters["model"], opened.parameters)
+    )
+    assert step == 9 and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert opened.scalars["logit_scale"] == pytest.approx(float(parameters["objective"]["logit_scale"]))
+
+
+def test_an_export_without_a_checkpoint_names_the_job_that_makes_one(shards, finished, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run; `launch.py pretrain"):
+        export(tmp_path, tmp_path / "export")
+    (tmp_path / "pretrain.json").write_bytes((finished / "pretrain.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint; run `launch.py pretrain`"):
+        export(tmp_path, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
+    wild = {"learning_rate": 1e30, "clip_norm": 1e30}
+    with pytest.raises(FloatingPointError, match=r"lower optimizer.learning_rate"):
+        pretrain(config(shards, optimizer=wild), tmp_path, data_dir=tmp_path)
+
+
+def with_a_broken_picture(folder: pathlib.Path, count: int) -> str:
+    samples = labelled(count)
+    samples[5] = ("0005", png(5)[:50], samples[5][2])
+    return str(write_shard(folder / "s.tar", samples))
+
+
+def test_a_broken_picture_is_replaced_and_told_and_the_run_continues_to_the_same_bits(tmp_path, monkeypatch, capsys):
+    data = {"sources": (with_a_broken_picture(tmp_path, 30),), "max_bad_share": 0.2}
+    pretrain(config("", data=data), tmp_path / "whole", data_dir=tmp_path)
+    assert "replaced s.tar/0005: corrupt image" in capsys.readouterr().out
+    [line] = [json.loads(line) for line in (tmp_path / "whole" / "bad_records.jsonl").read_text().splitlines()]
+    assert (line["key"], line["reason"]) == ("s.tar/0005", "corrupt image")
+    with monkeypatch.context() as broken:
+        broken.setattr("pretrain.train.check_loss", fail_at(6))
+        with pytest.raises(OSError, match="it broke"):
+            pretrain(config("", data=data), tmp_path / "broken", data_dir=tmp_path)
+    data["workers"] = 1
+    assert pretrain(config("", data=data), tmp_path / "broken", data_dir=tmp_path).start_step == 4
+    assert same_parameters(tmp_path / "whole", tmp_path / "broken")
+    assert (tmp_path / "broken" / "bad_records.jsonl").read_text().count("s.tar/0005") == 1
+
+
+def fail_at(broken_step: int):
+    def check(values, step, settings):
+        if step == broken_step:
+            raise OSError("it broke")
+
+    return check
+
+
+def test_too_many_bad_records_stop_the_run(tmp_path):
+    data = {"sources": (with_a_broken_picture(tmp_path, 12),), "bad_window": 60}
+    with pytest.raises(ValueError, match=r"4 of the last \d+ records cannot be used \(4 corrupt image\)"):
+        pretrain(config("", steps=90, data=data), tmp_path / "run", data_dir=tmp_path)
+
+
+def test_a_run_whose_data_changed_is_not_continued(tmp_path):
+    path = write_shard(tmp_path / "s.tar", labelled(12))
+    pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
+    write_shard(path, labelled(13))
+    with pytest.raises(ValueError, match=r"s\.tar had 12 samples \(fingerprint .*\) when this run began, and has 13"):
+        pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("length", "steps"), [({"examples": 17}, 3), ({"epochs": 1.5}, 4), ({"epochs": 0.8}, 3)])
+def test_a_run_is_as_long_as_its_examples_or_epochs(shards, tmp_path, length, steps):
+    values = {name: value for name, value in config(shards).items() if name != "steps"} | length
+    assert pretrain(values, tmp_path, data_dir=tmp_path).step == steps  # of 8 pairs; an epoch has 21
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == steps
+
+
+def test_a_mixture_trains_and_continues(shards, tmp_path):
+    other = str(write_shard(tmp_path / "other.tar", labelled(3)))
+    data = {"sources": (shards, other), "weights": (3, 1)}
+    assert pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path).step == 2
+    assert pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path).start_step == 2
+    data["weights"] = (1, 1)
+    with pytest.raises(ValueError, match=r"data\.weights = \[3, 1\]"):
+        pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 3}, r"unknown key pretrain\.stepz; known: seed, batch_size"),
+        ({"objective": {"bass": "sigmoid"}}, r"unknown key objective\.bass; known: base"),
+        ({"text": {"length": 6}}, r"the config lacks text\."),
+        ({"batch_size": 1}, "batch_size 1 leaves the context objective nothing"),
+        ({"steps": 0}, "steps is 0"),
+        ({"data": {"sources": ()}}, r"data\.sources is empty"),
+        ({"data": {"sources": ("x",), "threads": 0}}, r"data\.threads is 0; it must be at least 1"),
+        ({"data": {"sources": ("x",), "weights": (1, 2)}}, r"data\.weights has 2 numbers for 1 sources"),
+        ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is empty"),
+        ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share 5 is not within \[0, 1\]"),
+        ({"data": {"sources": ("x",), "caption": "frist"}}, "unknown data.caption 'frist'; known: first"),
+        ({"epochs": 3}, "is one of steps, examples and epochs; the config has steps=9, epochs=3"),
+        ({"steps": None}, "the config has none of them"),
+    ],
+)
+def test_a_bad_config_is_refused_before_anything_is_written(shards, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(config(shards, **change), tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_that_are_not_there_leave_no_trace(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        pretrain(config(str(tmp_path / "none-*.tar")), tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def launch_pretrain(shards, folder, workdir, prelude=""):
+    """Runs `launch.py pretrain` in a process of its own, after a line of Python."""
+    folder.mkdir(exist_ok=True)
+    sections = {"data_dir": str(folder), "pretrain": config(shards)}
+    (folder / "config.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
+    )
+    program = f"{prelude}\nimport launch, sys; sys.exit(launch.main(sys.argv[1:]))"
+    arguments = ["pretrain", f"--config={folder / 'config.py'}", f"--workdir={workdir}"]
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
+
+
+def final_checkpoints(workdir):
+    return [path.name for path in (workdir / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
+
+
+def test_a_file_that_cannot_be_written_leaves_no_checkpoint_under_a_final_name(shards, tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    run = launch_pretrain(shards, tmp_path / "config", tmp_path / "run", prelude=limit)
+    assert run.returncode == 1
+    assert run.stderr.count("error: a checkpoint could not be written to") == 1 and "(File too large)" in run.stderr
+    assert final_checkpoints(tmp_path / "run") == []
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_continues_when_there_is_room(shards, finished, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk needs more rights than this process has: {mounted.stderr.strip()}")
+    try:
+        (disk / "filler").write_bytes(b"0" * 9_000_000)
+        run = launch_pretrain(shards, tmp_path / "config", disk / "run")
+        assert run.returncode == 1
+        assert run.stderr.count("\n") == 1 and "a checkpoint needs 4.1 MB" in run.stderr, run.stderr
+        assert final_checkpoints(disk / "run") == []
+        (disk / "filler").unlink()
+        run = launch_pretrain(shards, tmp_path / "config", disk / "run")
+        assert run.returncode == 0, run.stderr
+        assert same_parameters(finished, disk / "run")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_rule_that_matches_nothing_leaves_no_trace(shards, tmp_path):
+    wrong = {"learning_rate": 1e-2, "frozen": ("model/visoin/",)}
+    with pytest.raises(
+        ValueError, match=r"optimizer\.frozen rule 'model/visoin/' matches no parameter; nearest: model/vis"
+    ):
+        pretrain(config(shards, optimizer=wrong), tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_continues_with_other_microbatches_and_remat(shards, tmp_path):
+    pretrain(config(shards, steps=4), tmp_path, data_dir=tmp_path)
+    changed = {"microbatch_size": 4, "remat": "full", "objective": {"base": "sigmoid", "block_size": 3}}
+    result = pretrain(config(shards, steps=4, **changed), tmp_path, data_dir=tmp_path)
+    assert result.start_step == 4
+    with pytest.raises(ValueError, match=r"objective\.alpha = 0\.9, and this config says 0.5"):
+        pretrain(config(shards, steps=4, objective={"alpha": 0.5}), tmp_path, data_dir=tmp_path)
+
+
+def test_a_run_with_rules_continues_and_exports(shards, tmp_path):
+    changed = {
+        "optimizer": {"learning_rate": 1e-2, "learning_rate_rules": (("text/", 0.1),), "frozen": ("vision/head/",)},
+        "mesh": {"rules": (("token_embedding$", (None, "fsdp")),)},
+    }
+    pretrain(config(shards, steps=2, **changed), tmp_path, data_dir=tmp_path)
+    assert pretrain(config(shards, steps=2, **changed), tmp_path, data_dir=tmp_path).start_step == 2
+    assert open_checkpoint(export(tmp_path, tmp_path / "export")).settings.text.length == 6

@@ -1,0 +1,319 @@
+"""The training step: pure, sharded, and the same on any number of devices."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from models.preprocessing import Preprocessing
+from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.towers import create_model
+from pretrain.distributed import sharding
+from pretrain.losses.context_objective import Objective
+from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, create_schedule
+from pretrain.optim.param_rules import path_name
+from pretrain.train_step import create_training
+
+SETTINGS = ModelSettings(
+    vision=VisionSettings(image_size=8, patch_size=4, width=16, depth=2, heads=2, mlp_width=32),
+    text=TextSettings(vocab_size=40, length=5, width=16, depth=1, heads=2, mlp_width=32),
+)
+
+
+def training(mesh, *, base="sigmoid", microbatches=1, settings=SETTINGS, rules=(), **optimizer):
+    return create_training(
+        create_model(settings, mesh=mesh),
+        Objective(base=base),
+        OptimizerSettings(**{"learning_rate": 1e-2, **optimizer}),
+        steps=20,
+        dim=16,
+        preprocessing=Preprocessing(size=(8, 8)),
+        mesh=mesh,
+        seed=0,
+        microbatches=microbatches,
+        rules=rules,
+    )
+
+
+def batch(step):
+    rng = np.random.default_rng(step)
+    images = rng.integers(0, 256, (16, 8, 8, 3), np.uint8)
+    return {"images": images, "tokens": rng.integers(0, 40, (16, 5), np.int32)}
+
+
+def trained(mesh, steps=5, **settings):
+    """Returns the state and the metrics of all steps."""
+    compiled = training(mesh, **settings)
+    state, found = compiled.init(), []
+    for step in range(steps):
+        state, metrics = compiled.step(state, sharding.place_batch(batch(step), mesh))
+        found.append({name: float(value) for name, value in metrics.items()})
+    return state, found
+
+
+def losses(fsdp, microbatches=1, **settings):
+    """Trains on the devices there are; returns the losses and the norm of the parameters."""
+    mesh = sharding.create_mesh(fsdp)
+    state, found = trained(mesh, microbatches=microbatches, **settings)
+    norm = float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(state.parameters))))
+    kernel = state.parameters["model"]["vision"]["encoder"]["layers"]["mlp"]["up"]["kernel"]
+    shard = list(kernel.addressable_shards[0].data.shape)
+    return {"losses": [metrics["loss"] for metrics in found], "norm": norm, "shard": shard}
+
+
+def test_eight_devices_give_the_losses_of_one():
+    cases = [("sigmoid", 1, 1), ("sigmoid", 4, 1), ("softmax", 4, 2)]  # base loss, fsdp, microbatches
+    program = (
+        "import json; from tests.pretrain.test_step import losses;"
+        f"print(json.dumps([losses(fsdp, parts, base=base) for base, fsdp, parts in {cases}]))"
+    )
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    output = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    eights = json.loads(output.stdout.splitlines()[-1])
+    single = {base: losses(1, base=base) for base in ("sigmoid", "softmax")}
+    for (base, fsdp, _), eight in zip(cases, eights, strict=True):
+        np.testing.assert_allclose(eight["losses"], single[base]["losses"], rtol=1e-5)
+        np.testing.assert_allclose(eight["norm"], single[base]["norm"], rtol=1e-5)
+        assert single[base]["losses"][-1] < single[base]["losses"][0]
+        assert eight["shard"] == [2, 16 // fsdp, 32]
+
+
+def test_a_step_leaves_no_trace_but_its_result():
+    mesh = sharding.create_mesh()
+    compiled = training(mesh)
+    placed = sharding.place_batch(batch(0), mesh)
+    first, _ = compiled.step(compiled.init(), placed)
+    second, _ = compiled.step(compiled.init(), placed)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, second)))
+    assert int(first.step) == 1
+
+
+@functools.cache
+def parameters():
+    return {"model": create_model(SETTINGS).init(0), "objective": Objective().init(16)}
+
+
+def updates(gradient=0.0, steps=4, **settings):
+    """Returns the first update of all parameters by name, for a gradient that is the same everywhere."""
+    optimizer = create_optimizer(OptimizerSettings(**{"learning_rate": 1.0, **settings}), steps, parameters())
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), parameters())
+    found, _ = optimizer.update(gradients, optimizer.init(parameters()), parameters())
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def test_weight_decay_spares_norms_biases_and_scalars():
+    decayed = {name.rsplit("/", 1)[-1] for name, leaf in updates(weight_decay=0.5).items() if np.any(leaf != 0)}
+    assert decayed == {"kernel", "probe", "position_embedding", "token_embedding"}
+
+
+def test_weight_decay_rules_go_before_the_default():
+    rules = (("token_embedding$", 0.0), ("norm/scale$", 2.0))
+    plain, ruled = updates(weight_decay=0.5), updates(weight_decay=0.5, weight_decay_rules=rules)
+    assert not ruled["model/text/token_embedding"].any()
+    np.testing.assert_allclose(ruled["model/text/encoder/norm/scale"], -1.0)
+    same = [name for name in plain if not name.endswith(("token_embedding", "norm/scale"))]
+    assert all(np.array_equal(plain[name], ruled[name]) for name in same)
+
+
+def test_learning_rate_rules_and_the_scalars_own_rates():
+    settings = dict(scalar_learning_rate=3.0, context_temperature_learning_rate=5.0, weight_decay=0.0)
+    found = updates(1.0, **settings, learning_rate_rules=(("vision/.*kernel$", 0.1), ("vision/", 0.2)))
+    rates = {name: -float(leaf.mean()) for name, leaf in found.items()}
+    unit = rates["model/text/head/kernel"]
+    for name, rate in (
+        ("model/vision/head/mlp/up/kernel", 0.1),
+        ("model/vision/head/mlp/up/bias", 0.2),
+        ("objective/logit_bias", 3.0),
+        ("objective/context_temperature", 15.0),
+    ):
+        assert rates[name] == pytest.approx(rate * unit, rel=1e-5), name
+
+
+def test_layer_decay_lets_lower_layers_learn_less():
+    found = updates(1.0, layer_decay=0.5, weight_decay=0.0, learning_rate_rules=(("probe$", 3.0),))
+    unit = found["model/text/head/kernel"].mean()
+    for name, rates in (
+        ("model/vision/encoder/layers/mlp/up/kernel", [0.25, 0.5]),
+        ("model/vision/encoder/layers/norm1/bias", [0.25, 0.5]),
+        ("model/text/encoder/layers/attention/key/kernel", [0.5]),
+        ("model/vision/patch_embedding/kernel", 0.125),
+        ("model/vision/position_embedding", 0.125),
+        ("model/text/token_embedding", 0.25),
+        ("model/vision/encoder/norm/scale", 1.0),
+        ("model/vision/head/mlp/up/kernel", 1.0),
+        ("model/vision/head/probe", 3.0),
+        ("objective/logit_scale", 1.0),
+    ):
+        leaf = found[name]
+        each = leaf.reshape(len(leaf), -1).mean(axis=1) if "/layers/" in name else leaf.mean()
+        np.testing.assert_allclose(each / unit, rates, rtol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match=r"optimizer.layer_decay 1.5 is not within \[0, 1\]"):
+        OptimizerSettings(layer_decay=1.5)
+
+
+@pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
+def test_a_locked_tower_keeps_its_bits_and_has_no_optimizer_state(tower, other):
+    mesh = sharding.create_mesh()
+    before = training(mesh).init()
+    after, _ = trained(mesh, steps=2, frozen=(f"model/{tower}/",), weight_decay=0.1)
+    old, new = before.parameters["model"], after.parameters["model"]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, old[tower], new[tower])))
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), old[other], new[other])
+    assert np.mean(jax.tree.leaves(moved)) > 0.9
+    locked, whole = (sum(leaf.size for leaf in jax.tree.leaves(state.optimizer_state)) for state in (after, before))
+    assert whole - locked == 2 * sum(leaf.size for leaf in jax.tree.leaves(old[tower]))
+
+
+def test_frozen_towers_are_not_differentiated():
+    def flops(**settings):
+        compiled = training(sharding.create_mesh(), **settings)
+        placed = sharding.place_batch(batch(0), sharding.create_mesh())
+        return compiled.step.lower(compiled.abstract_state, placed).compile().cost_analysis()["flops"]
+
+    assert flops(frozen=("model/vision/",)) < 0.75 * flops()
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
+def test_every_optimizer_learns(name):
+    _, found = trained(sharding.create_mesh(), steps=8, name=name, learning_rate=3e-3)
+    assert found[-1]["loss"] < found[0]["loss"]
+
+
+def test_adafactor_keeps_little():
+    def floats(name):
+        wide = {"model": {"kernel": jnp.zeros((64, 128))}, "objective": {}}
+        state = create_optimizer(OptimizerSettings(name=name), 4, wide).init(wide)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / (4 * 64 * 128)
+
+    assert floats("adamw") > 2 and 1 < floats("lion") < 1.01 and 0.5 < floats("adafactor") < 0.6
+
+
+def test_cosine_warms_up_then_falls_to_zero():
+    schedule = create_schedule(OptimizerSettings(learning_rate=2.0, warmup_steps=4), 20)
+    assert [float(schedule(step)) for step in (0, 2, 4)] == [0.0, 1.0, 2.0]
+    assert float(schedule(12)) == pytest.approx(1.0) and float(schedule(20)) == pytest.approx(0.0)
+
+
+def test_rsqrt_halves_in_three_timescales_and_cools_down():
+    settings = OptimizerSettings(schedule="rsqrt", learning_rate=2.0, warmup_steps=10, timescale=100, cooldown_steps=50)
+    schedule = create_schedule(settings, 1000)
+    assert [float(schedule(step)) for step in (0, 5, 10, 310)] == pytest.approx([0.0, 1.0, 2.0, 1.0])
+    assert float(schedule(975)) == pytest.approx(float(schedule(950)) / 2, rel=0.02)
+    assert float(schedule(1000)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup_steps": 30}, "optimizer.warmup_steps 30 does not fit a run of 20 steps"),
+        (
+            {"schedule": "rsqrt", "warmup_steps": 15, "cooldown_steps": 15},
+            "optimizer.warmup_steps 15 and cooldown_steps 15 together do not fit a run of 20 steps",
+        ),
+        ({"timescale": 0}, "optimizer.timescale 0 is not a positive"),
+        ({"name": "sgd"}, "unknown optimizer.name 'sgd'; known: adamw, lion, adafactor"),
+        ({"schedule": "linear"}, "unknown optimizer.schedule 'linear'; known: cosine, rsqrt"),
+        ({"frozen": "model/"}, "optimizer.frozen 'model/' is not a list"),
+        ({"frozen": ("model/visual/",)}, "rule 'model/visual/' matches no parameter; nearest: model/vision/"),
+        ({"learning_rate_rules": (("tokens", 0.0),)}, "learning_rate_rules rule 'tokens' matches no parameter"),
+        ({"learning_rate_rules": ("tokens",)}, "is not a pair of a pattern and a factor"),
+        ({"weight_decay_rules": (("(", 0.0),)}, "is not a regular expression"),
+    ],
+)
+def test_optimizer_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        settings = OptimizerSettings(**settings)
+        create_schedule(settings, 20)
+        create_optimizer(settings, 20, parameters())
+
+
+def equations(jaxpr):
+    """Yields the equations of a program and of the programs in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: hasattr(value, "eqns")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def test_bfloat16_towers_multiply_bfloat16_and_keep_float32_parameters():
+    settings = dataclasses.replace(SETTINGS, dtype="bfloat16", attention="xla")
+    model = create_model(settings)
+    shapes = jax.eval_shape(lambda: model.init(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
+    images, tokens = jnp.zeros((2, 8, 8, 3)), jnp.zeros((2, 5), jnp.int32)
+    products = [
+        {variable.aval.dtype.name for variable in equation.invars}
+        for equation in equations(jax.make_jaxpr(model.embed)(shapes, images, tokens).jaxpr)
+        if equation.primitive.name == "dot_general"
+    ]
+    assert len(products) > 10 and all(dtypes == {"bfloat16"} for dtypes in products)
+    assert {leaf.dtype.name for leaf in jax.eval_shape(model.embed, shapes, images, tokens)} == {"bfloat16"}
+
+
+def test_full_remat_takes_less_memory():
+    def memory(remat):
+        deep = dataclasses.replace(SETTINGS.vision, depth=8, image_size=32)
+        compiled = create_training(
+            create_model(dataclasses.replace(SETTINGS, vision=deep, remat=remat), mesh=sharding.create_mesh()),
+            Objective(),
+            OptimizerSettings(),
+            steps=20,
+            dim=16,
+            preprocessing=Preprocessing(size=(32, 32)),
+            mesh=sharding.create_mesh(),
+            seed=0,
+        )
+        shapes = {"images": ((16, 32, 32, 3), np.uint8), "tokens": ((16, 5), np.int32)}
+        placed = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+        analysis = compiled.step.lower(compiled.abstract_state, placed).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    assert memory("full") < 0.6 * memory("none")
+
+
+def test_a_batch_or_mesh_that_does_not_fit_names_what_does():
+    class Eight:
+        size = 8
+
+    with pytest.raises(ValueError, match="batch_size 1001 is not divisible by 8 devices; nearest: 1000 or 1008"):
+        sharding.check_batch_size(1001, Eight)
+    with pytest.raises(ValueError, match="nearest: 8"):
+        sharding.check_batch_size(5, Eight)
+    with pytest.raises(ValueError, match=r"mesh\.fsdp 3 does not divide the 1 devices here; it can be 1"):
+        sharding.create_mesh(3)
+
+
+def test_a_microbatch_that_does_not_fit_names_what_does():
+    class Eight:
+        size = 8
+
+    sharding.check_batch_size(64, Eight, 16)
+    with pytest.raises(ValueError, match=r"microbatch_size 24 does not split batch_size 64 .*; nearest: 16 or 32"):
+        sharding.check_batch_size(64, Eight, 24)
+    with pytest.raises(ValueError, match=r"microbatch_size 4 .*; nearest: 8 or 16"):
+        sharding.check_batch_size(64, Eight, 4)
+
+
+def test_sharding_rules_go_before_the_default_and_must_fit():
+    mesh = sharding.create_mesh()
+    shapes = {"a": {"kernel": jnp.ones((2, 4))}, "b": jnp.ones(3)}
+    specs = sharding.parameter_shardings(shapes, mesh, ((r"a/kernel", (None, "fsdp")),))
+    assert specs["a"]["kernel"].spec == PartitionSpec(None, "fsdp") and specs["b"].spec == PartitionSpec()
+    for rules, message in (
+        ((("c/kernel", ()),), "mesh.rules rule 'c/kernel' matches no parameter; nearest: a/kernel, b"),
+        ((("b", (None, "fsdp")),), "more axes than b with shape"),
+        ((("b", ("model",)),), "names an unknown axis 'model'; known: data, fsdp"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sharding.parameter_shardings(shapes, mesh, rules)
