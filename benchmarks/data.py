@@ -112,10 +112,10 @@ def print_rate(args: argparse.Namespace) -> int:
     """The child that measures the loader here."""
     import jax
 
-    from data.augmentation import Augmentation
-    from data.batches import TrainingExamples
-    from data.plan import Plan
-    from data.sources import open_source
+    from data.pipeline.augmentation import Augmentation
+    from data.pipeline.loader import TrainingExamples
+    from data.pipeline.sampler import Plan
+    from data.sources.open import open_source
     from models.tokenizer import train_tokenizer
     from pretrain.input_pipeline import read_captions
 
@@ -191,8 +191,8 @@ def decode_seconds(pattern: str) -> float:
 
 def measure_opening(pattern: str, folder: pathlib.Path) -> None:
     """Prints how fast shards are indexed, and what it takes to open a large data set that is."""
-    from data.storage import find_files
-    from data.tar_index import build_index, ensure_indexes, index_path, write_index
+    from data.io.storage import find_files
+    from data.sources.tar_index import build_index, ensure_indexes, index_path, write_index
 
     photos = list(read_photos(pattern, 2000))
     for name, samples, content in (
@@ -245,7 +245,7 @@ def resident_megabytes() -> float:
 
 def print_memory(pattern: str) -> int:
     """The child that opens the simulated data set and looks samples up all over it."""
-    from data.sources import open_source
+    from data.sources.open import open_source
 
     before = resident_megabytes()
     began = time.perf_counter()

@@ -191,8 +191,8 @@ def ours(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[s
     import jax.numpy as jnp
 
     from adapt.embedding.encoder import Encoder
-    from data.folders import Pictures
-    from data.images import decode
+    from data.pipeline.image_ops import decode
+    from data.sources.image_folders import Pictures
     from models.flops import count_image_flops
 
     encoder = Encoder(args.folder / "export", dtype=args.dtype)

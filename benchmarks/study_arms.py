@@ -16,7 +16,7 @@ from adapt.report.results_index import Findings, Question, Run, read_runs
 from adapt.report.statistics import Difference, mean_interval
 from cluster.plan import names_of
 
-SEED, CONTEXT = "pretrain.seed", "pretrain.losses.context_objective.context"
+SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"
 START = "pretrain.initial_checkpoint"
 RESAMPLES = 10_000
 

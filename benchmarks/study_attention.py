@@ -23,13 +23,13 @@ from adapt.embedding.encoder import Encoder  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study import STUDY, find_sweeps, markdown, put  # noqa: E402
 from benchmarks.study_arms import CONTEXT, Arm, average, read_arms  # noqa: E402
-from data.neighbours import to_points  # noqa: E402
-from data.records import Source  # noqa: E402
+from data.pipeline.caption_groups import to_points  # noqa: E402
+from data.sources.base import Source  # noqa: E402
 from pretrain.config.run import load_settings  # noqa: E402
 from pretrain.input_pipeline import create_examples, open_data, prepare_order, prepare_tokenizer  # noqa: E402
 
 BATCHES, ALIKE = 4, 0.5
-NEIGHBOURS, MEMORY = "pretrain.losses.context_objective.neighbours", "pretrain.losses.context_objective.memory"
+NEIGHBOURS, MEMORY = "pretrain.objective.neighbours", "pretrain.objective.memory"
 
 
 def main() -> int:

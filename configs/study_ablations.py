@@ -16,7 +16,7 @@ CHANGES = (
     {"context_temperature": 0.3},
     {"alpha": 0.5, "context_temperature": 0.03},
 )
-LARGE = {"pretrain.batch_size": 1024, "pretrain.losses.context_objective.logit_bias": -6.9}
+LARGE = {"pretrain.batch_size": 1024, "pretrain.objective.logit_bias": -6.9}
 
 
 def get_config() -> ConfigDict:
@@ -28,12 +28,12 @@ def get_config() -> ConfigDict:
 
 def get_sweep() -> list[dict]:
     arms = [{"context": False}, *({"context": True, **change} for change in CHANGES)]
-    arms = [{f"pretrain.losses.context_objective.{key}": value for key, value in arm.items()} for arm in arms]
+    arms = [{f"pretrain.objective.{key}": value for key, value in arm.items()} for arm in arms]
     arms.append(
         {
-            "pretrain.losses.context_objective.context": True,
-            "pretrain.optim.optimizer.context_temperature_learning_rate": 10.0,
+            "pretrain.objective.context": True,
+            "pretrain.optimizer.context_temperature_learning_rate": 10.0,
         }
     )
-    arms += [{**LARGE, "pretrain.losses.context_objective.context": context} for context in (False, True)]
+    arms += [{**LARGE, "pretrain.objective.context": context} for context in (False, True)]
     return [{"pretrain.seed": seed, **arm} for seed in (0, 1) for arm in arms]

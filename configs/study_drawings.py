@@ -22,4 +22,4 @@ def get_config() -> ConfigDict:
 
 
 def get_sweep() -> list[dict]:
-    return grid({"pretrain.losses.context_objective.context": (False, True)})
+    return grid({"pretrain.objective.context": (False, True)})

@@ -17,7 +17,7 @@ def get_sweep() -> list[dict]:
         {
             "pretrain.seed": seed,
             f"pretrain.data.{together}": number,
-            **{f"pretrain.losses.context_objective.{key}": value for key, value in context.items()},
+            **{f"pretrain.objective.{key}": value for key, value in context.items()},
         }
         for together, number, seeds in (("views", 2, 3), ("group_size", 4, 1))
         for seed in range(seeds)

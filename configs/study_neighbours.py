@@ -11,6 +11,6 @@ def get_sweep() -> list[dict]:
         {
             "pretrain.seed": (0,),
             "pretrain.data.group_size": (4, 16),
-            "pretrain.losses.context_objective.context": (False, True),
+            "pretrain.objective.context": (False, True),
         }
     )

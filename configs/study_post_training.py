@@ -26,7 +26,7 @@ def get_sweep() -> list[dict]:
         {
             "pretrain.seed": seed,
             "pretrain.initial_checkpoint": BEFORE.format(seed),
-            **{f"pretrain.losses.context_objective.{key}": value for key, value in context.items()},
+            **{f"pretrain.objective.{key}": value for key, value in context.items()},
         }
         for seed in (0, 1, 2)
         for context in contexts

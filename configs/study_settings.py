@@ -21,9 +21,9 @@ def get_sweep() -> list[dict]:
     return [
         {
             "pretrain.batch_size": batch_size,
-            "pretrain.optim.optimizer.learning_rate": rate,
-            "pretrain.losses.context_objective.logit_bias": {128: -4.8, 256: -5.5, 1024: -6.9}[batch_size],
-            "pretrain.losses.context_objective.context": False,
+            "pretrain.optimizer.learning_rate": rate,
+            "pretrain.objective.logit_bias": {128: -4.8, 256: -5.5, 1024: -6.9}[batch_size],
+            "pretrain.objective.context": False,
         }
         for batch_size, rate in rates
     ]

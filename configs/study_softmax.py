@@ -13,4 +13,4 @@ def get_config() -> ConfigDict:
 
 
 def get_sweep() -> list[dict]:
-    return grid({"pretrain.seed": (0, 1), "pretrain.losses.context_objective.context": (False, True)})
+    return grid({"pretrain.seed": (0, 1), "pretrain.objective.context": (False, True)})

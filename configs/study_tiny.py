@@ -18,6 +18,6 @@ def get_sweep() -> list[dict]:
         {
             "pretrain.input_pipeline": (100_000, 400_000),
             "pretrain.seed": (0, 1, 2),
-            "pretrain.losses.context_objective.context": (False, True),
+            "pretrain.objective.context": (False, True),
         }
     )

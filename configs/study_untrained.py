@@ -15,4 +15,4 @@ def get_config() -> ConfigDict:
 
 
 def get_sweep() -> list[dict]:
-    return grid({"pretrain.seed": (0, 1, 2), "pretrain.losses.context_objective.context": (False,)})
+    return grid({"pretrain.seed": (0, 1, 2), "pretrain.objective.context": (False,)})

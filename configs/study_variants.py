@@ -90,7 +90,7 @@ def get_sweep() -> list[dict]:
         {
             "pretrain.seed": seed,
             "pretrain.data.group_size": group_size,
-            **{f"pretrain.losses.context_objective.{key}": value for key, value in arm.items()},
+            **{f"pretrain.objective.{key}": value for key, value in arm.items()},
         }
         for seed in (0,)
         for group_size, arms in ((1, as_they_come), (4, together))

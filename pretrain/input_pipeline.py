@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data.batches import TrainingExamples
-from data.neighbours import group_by_texts
-from data.plan import Plan
-from data.records import BadRecord, Source
-from data.sources import Concatenation, open_sources
+from data.pipeline.caption_groups import group_by_texts
+from data.pipeline.loader import TrainingExamples
+from data.pipeline.sampler import Plan
+from data.sources.base import BadRecord, Source
+from data.sources.open import Concatenation, open_sources
 from models.checkpoint import describe_checkpoint
 from models.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
@@ -28,7 +28,7 @@ _READERS = 16  # threads
 
 
 def open_data(settings: PretrainSettings, data_dir: str | os.PathLike) -> Concatenation:
-    """Opens the sources of a run; raises as `data.sources.open_source` does."""
+    """Opens the sources of a run; raises as `data.sources.open.open_source` does."""
     data = settings.data
     return open_sources(data.sources, data_dir, text_keys=data.text_keys, image_keys=data.image_keys)
 

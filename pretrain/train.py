@@ -15,9 +15,9 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from data.bad_records import BadRecords
-from data.batches import Batches
-from data.sources import Concatenation
+from data.pipeline.bad_records import BadRecords
+from data.pipeline.loader import Batches
+from data.sources.open import Concatenation
 from models.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import Best

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data.augmentation import count_kept_patches
+from data.pipeline.augmentation import count_kept_patches
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings
 from models.towers import Embeddings, Model, create_model

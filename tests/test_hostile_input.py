@@ -19,10 +19,10 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import _is_whole
 from adapt.photos.folders import embed_folder
 from adapt.report.results_index import _open
-from data.images import FORMATS, Picture
-from data.labelled import read_labels
-from data.records import BadRecord
-from data.sources import open_source
+from data.fewshot.labelled import read_labels
+from data.pipeline.image_ops import FORMATS, Picture
+from data.sources.base import BadRecord
+from data.sources.open import open_source
 from models.checkpoint import open_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint

@@ -11,8 +11,8 @@ import pytest
 import adapt
 import launch
 from adapt.embedding.encoder import Encoder
-from data.images import decode
-from data.sources import open_source
+from data.pipeline.image_ops import decode
+from data.sources.open import open_source
 from models.checkpoint import describe_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -91,7 +91,7 @@ def test_archives_are_never_extracted_and_yaml_is_read_and_written_safely():
 def test_pictures_from_elsewhere_are_opened_in_one_place():
     own = ("data/emoji", "benchmarks")  # their own pictures
     found = {str(path) for path, name, _ in calls() if name == "PIL.Image.open"}
-    assert {path for path in found if not path.startswith(own)} == {"data/images.py"}
+    assert {path for path in found if not path.startswith(own)} == {"data/pipeline/image_ops.py"}
 
 
 def test_every_page_escapes_what_it_shows():

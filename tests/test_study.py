@@ -17,12 +17,12 @@ from configs import grid
 def get_config():
     raise AssertionError("nothing is run")
 def get_sweep():
-    return grid({"pretrain.seed": (0, 1), "pretrain.losses.context_objective.context": (False, True)})
+    return grid({"pretrain.seed": (0, 1), "pretrain.objective.context": (False, True)})
 """
 MANY = """
 def get_sweep():
-    contexts = [{"pretrain.losses.context_objective.context": False}]
-    contexts += [{"pretrain.losses.context_objective.context": True, "pretrain.losses.context_objective.alpha": alpha} for alpha in (0.5, 0.7, 0.9)]
+    contexts = [{"pretrain.objective.context": False}]
+    contexts += [{"pretrain.objective.context": True, "pretrain.objective.alpha": alpha} for alpha in (0.5, 0.7, 0.9)]
     start = "pretrain.initial_checkpoint"
     return [{"pretrain.seed": s, start: f"runs/seed={s}/export", **context} for s in (0, 1) for context in contexts]
 """

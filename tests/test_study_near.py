@@ -8,7 +8,7 @@ import pytest
 from benchmarks import study_attention, study_near
 from benchmarks.study_arms import Arm
 
-CONTEXT, VIEWS = "pretrain.losses.context_objective.context", "pretrain.data.views"
+CONTEXT, VIEWS = "pretrain.objective.context", "pretrain.data.views"
 
 
 def test_the_share_of_attention_is_that_of_the_samples_whose_texts_are_alike():

@@ -12,8 +12,8 @@ import numpy as np
 
 from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
 from adapt.files import whole_file
-from data.fingerprint import fingerprint
-from data.labelled import LabelledImages
+from data.fewshot.labelled import LabelledImages
+from data.io.fingerprint import fingerprint
 
 VERSION = 3
 PIECE = 2048  # rows

@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from data.fingerprint import fingerprint, fingerprint_of_files
-from data.images import resize_and_crop
-from data.records import BadRecord
+from data.io.fingerprint import fingerprint, fingerprint_of_files
+from data.pipeline.image_ops import resize_and_crop
+from data.sources.base import BadRecord
 from models.checkpoint import describe_checkpoint
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings

@@ -16,11 +16,11 @@ from PIL import Image
 
 from adapt.embedding.encoder import Encoder
 from adapt.files import whole_file, write_text
-from data.fingerprint import fingerprint
-from data.folders import Pictures
-from data.images import decode
-from data.records import BadRecord, Source
-from data.sources import is_folder, open_source
+from data.io.fingerprint import fingerprint
+from data.pipeline.image_ops import decode
+from data.sources.base import BadRecord, Source
+from data.sources.image_folders import Pictures
+from data.sources.open import is_folder, open_source
 
 _NOTHING = "there is nothing to embed; name --images, --texts or both"
 _PARTS = 200  # pieces that a collection is saved in, more or less
@@ -48,8 +48,8 @@ def embed_collections(
 ) -> dict[str, Embedded]:
     """Embeds a collection of images, one of texts, or both; returns what was written for each.
 
-    `images` is a folder of pictures or what else `data.sources.open_source` opens, `texts` a file with a text a line,
-    or with JSON lines that are strings or objects with `text` and perhaps `id`. For each of "images" and "texts", `out`
+    `images` is a folder of pictures or what else `data.sources.open.open_source` opens, `texts` a file with a text a
+    line, or with JSON lines: strings, or objects with `text` and perhaps `id`. For each of "images" and "texts", `out`
     gets `NAME.safetensors` (`embeddings` `[rows, dim]` float32, raw), the same as `NAME.npy`, `NAME.ids.jsonl` with the
     id of each row, `NAME.bad.jsonl` with the pictures that cannot be embedded, if any, and why, and `NAME.json` with
     what it was made of. Stopped, the same call goes on where it was. `progress(name, done, total)` is called after

@@ -11,9 +11,9 @@ import numpy as np
 from adapt.embedding.cache import save_array
 from adapt.evaluation.results import PREDICTIONS
 from adapt.files import write_text
-from adapt.report.html import data_uri
-from data.fingerprint import fingerprint
-from data.labelled import LabelledImages
+from data.fewshot.labelled import LabelledImages
+from data.io.fingerprint import fingerprint
+from data.pipeline.thumbnails import data_uri
 
 CLASSES = "classes"
 _PIXELS = 64

@@ -27,8 +27,8 @@ from adapt.evaluation.retrieval import EXAMPLES, Captioned
 from adapt.evaluation.tasks import Case, Task, build_task, unseen
 from adapt.files import write_text
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
-from data.datasets import Dataset
-from data.fingerprint import fingerprint
+from data.fewshot.open import Dataset
+from data.io.fingerprint import fingerprint
 
 _THREADS = 2
 _NEVER_SEEN = -1  # what is predicted for a query that a case must not be asked

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapt.adapters.registry import TRAINING_FREE, find
 from adapt.evaluation.tasks import TASKS
-from data.labelled import DatasetSettings
+from data.fewshot.labelled import DatasetSettings
 
 CAPTIONS = ("first", "all", "each")
 
@@ -17,9 +17,9 @@ CAPTIONS = ("first", "all", "each")
 class EvaluateSettings:
     """What is evaluated and how.
 
-    `datasets` are names that `data.datasets.open_dataset` opens, `own` the settings of those that a config describes by
+    `datasets` are names that `open_dataset` opens, `own` the settings of those that a config describes by
     name, `retrieval` names of `data.sources`; classes with fewer than `min_examples` are left out. `tasks` are those of
-    `adapt.evaluation.tasks.TASKS`. Settings of the `methods`, by default all that need no training, are selected on the support
+    `TASKS`. Settings of the `methods`, by default all that need no training, are selected on the support
     alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are scaled by
     `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. A class with fewer examples than
     shots gives all it has (`few_examples` "cap"), or the number of shots is left out ("skip"). `transfer_from` is the

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.retrieval import Captioned, open_captioned
-from data.catalog import CATALOGUE, missing
-from data.datasets import Dataset, find_settings, open_dataset
+from data.fewshot.catalog import CATALOGUE, missing
+from data.fewshot.open import Dataset, find_settings, open_dataset
 
 
 class Inputs(NamedTuple):

@@ -11,8 +11,8 @@ import numpy as np
 from adapt.embedding.cache import Hosts, Progress, embed_classes, embed_images
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.tasks import Task
-from data.datasets import Dataset
-from data.labelled import LabelledImages
+from data.fewshot.labelled import LabelledImages
+from data.fewshot.open import Dataset
 
 
 class Features(NamedTuple):

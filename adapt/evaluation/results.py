@@ -13,7 +13,7 @@ import numpy as np
 
 from adapt.embedding.cache import save_array
 from adapt.files import write_text
-from data.fingerprint import fingerprint
+from data.io.fingerprint import fingerprint
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"
 UNITS, PREDICTIONS = "units", "predictions"

@@ -12,11 +12,11 @@ from PIL import Image
 from adapt.embedding.cache import Hosts, Progress, embed_images, embed_texts
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.retrieval_metrics import retrieval
-from adapt.report.html import data_uri
-from data.fingerprint import fingerprint
-from data.images import decode
-from data.labelled import LabelledImages
-from data.sources import open_source
+from data.fewshot.labelled import LabelledImages
+from data.io.fingerprint import fingerprint
+from data.pipeline.image_ops import decode
+from data.pipeline.thumbnails import data_uri
+from data.sources.open import open_source
 
 EXAMPLES = "examples"
 _SHOWN, _NEAREST = 12, 6

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.datasets import short_name
+from data.fewshot.open import short_name
 
 
 def scalars_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

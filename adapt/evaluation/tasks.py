@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from adapt.evaluation.sampling import draw_all, draw_coop, draw_nested
-from data.datasets import Dataset
-from data.fingerprint import fingerprint
-from data.labelled import LabelledImages
+from data.fewshot.labelled import LabelledImages
+from data.fewshot.open import Dataset
+from data.io.fingerprint import fingerprint
 
 TASKS = {
     "zero_shot": "no examples: the texts of the classes alone, an ensemble of templates and the single one",

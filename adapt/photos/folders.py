@@ -12,8 +12,8 @@ import numpy as np
 
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
-from data.fingerprint import fingerprint
-from data.folders import SUFFIXES, Pictures
+from data.io.fingerprint import fingerprint
+from data.sources.image_folders import SUFFIXES, Pictures
 
 Progress = Callable[[str, int, int], None]
 

@@ -13,9 +13,10 @@ import numpy as np
 from adapt.files import write_text
 from adapt.photos.folders import readable
 from adapt.photos.outcome import Outcome
-from adapt.report.html import data_uri, render
-from data.images import Picture
-from data.records import BadRecord
+from adapt.report.html import render
+from data.pipeline.image_ops import Picture
+from data.pipeline.thumbnails import data_uri
+from data.sources.base import BadRecord
 
 SHOWN = 24  # least certain pictures, and as many far ones
 STRIPS = 240  # pictures in the rows of the classes, all together

@@ -30,7 +30,7 @@ from adapt.photos.folders import (
 from adapt.photos.outcome import Outcome
 from adapt.photos.outliers import far_below, nearest
 from adapt.photos.page import write_page
-from data.folders import ClassFolders, Pictures
+from data.sources.image_folders import ClassFolders, Pictures
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PREDICTIONS_FILE, LEFT_OUT_FILE, PAGE_FILE, CLASSES_FILE = (

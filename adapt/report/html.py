@@ -1,13 +1,9 @@
-"""What the HTML pages have in common: templates of this folder, and pictures within the page."""
+"""What the HTML pages have in common: their templates."""
 
 from __future__ import annotations
 
-import base64
-import io
 import pathlib
 from typing import Any
-
-from PIL import Image
 
 
 def render(template: pathlib.Path, **values: Any) -> str:
@@ -22,11 +18,3 @@ def render(template: pathlib.Path, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template.name).render(**values)
-
-
-def data_uri(picture: Image.Image, pixels: int, *, quality: int) -> str:
-    """Returns a picture as a WebP within the page, at most `pixels` wide and high."""
-    picture.thumbnail((pixels, pixels))
-    buffer = io.BytesIO()
-    picture.save(buffer, "webp", quality=quality)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

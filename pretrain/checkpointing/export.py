@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data.fingerprint import fingerprint_of_files
+from data.io.fingerprint import fingerprint_of_files
 from models.big_vision import save_big_vision
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.huggingface import CLIP, WEIGHTS_FILE, family_of

@@ -13,11 +13,11 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from data.augmentation import Augmentation
-from data.batches import CAPTIONS
-from data.images import MAX_PIXELS
-from data.plan import check_groups, check_weights
-from data.sources import IMAGE_KEYS, TEXT_KEYS
+from data.pipeline.augmentation import Augmentation
+from data.pipeline.image_ops import MAX_PIXELS
+from data.pipeline.loader import CAPTIONS
+from data.pipeline.sampler import check_groups, check_weights
+from data.sources.open import IMAGE_KEYS, TEXT_KEYS
 from models.canonicalize import CANONICALIZATIONS
 from models.preprocessing import Preprocessing
 from models.settings import ModelSettings, TextSettings, VisionSettings, build
@@ -38,7 +38,7 @@ class DataSettings:
     `text_keys` and `image_keys` name the fields or columns that hold captions and pictures, the first found counts.
     `threads` make batches ahead, in each of `workers` processes, or here where that is 0. A picture of more than
     `max_pixels` is not decoded. With `group_size` above 1, so many samples of similar texts come together in a batch,
-    in groups that are made once from all texts (`data/neighbours.py`); it goes without `weights`. With `views`
+    in groups that are made once from all texts (`caption_groups.py`); it goes without `weights`. With `views`
     above 1, each sample comes so many times in a batch, with a caption and an augmentation of its own each time (batch
     augmentation, arXiv 1901.09335). More than `max_bad_share` unusable records in a `bad_window` of them end the run.
     """
@@ -106,7 +106,7 @@ class MeshSettings:
     """Parameters are split over `fsdp` devices and copied over the rest.
 
     `rules` are pairs of a regular expression over the paths of parameters and what each axis is split over, for example
-    `("token_embedding$", (None, "fsdp"))`; the first that is found decides, before those of `pretrain/distributed/sharding.py`.
+    `("token_embedding$", (None, "fsdp"))`; the first that is found decides, before those of `sharding.py`.
     """
 
     fsdp: int = 1

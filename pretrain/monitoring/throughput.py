@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from data.augmentation import count_kept_patches
+from data.pipeline.augmentation import count_kept_patches
 from models.flops import count_forward_flops
 from pretrain.config.run import PretrainSettings
 from pretrain.losses.contrastive import RULES

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import collections
 import concurrent.futures
 import dataclasses
-import io
 import os
 import pathlib
 import tempfile
@@ -16,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.batches import FAILURES, TrainingExamples
-from data.records import REASONS
+from data.pipeline.loader import FAILURES, TrainingExamples
+from data.pipeline.thumbnails import data_uri
+from data.sources.base import REASONS
 from models.tokenizer import Tokenizer
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.input_pipeline import ORDER_FILE, create_examples, open_data, prepare_order, prepare_tokenizer
@@ -231,16 +230,12 @@ def write_page(
     return environment.get_template("inspection.html.j2").render(
         step=step,
         facts=[fact.strip() for fact in facts],
-        rows=[(row, _data_uri(row.picture)) for row in found.rows],
+        rows=[
+            (row, data_uri(Image.fromarray(row.picture), max(row.picture.shape[:2]), quality=90)) for row in found.rows
+        ],
         lengths=[(tokens, found.lengths[tokens], found.lengths[tokens] / most) for tokens in range(1, longest + 1)],
         reasons=[(reason, found.reasons[reason]) for reason in REASONS if found.reasons[reason]],
         bad=[(key, *why) for key, why in list(found.bad.items())[:_LISTED]],
         unlisted=max(0, len(found.bad) - _LISTED),
         dropped=examples.augmentation.keep_patches < 1,
     )
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "webp", quality=90)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

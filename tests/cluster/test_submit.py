@@ -48,7 +48,7 @@ def test_the_script_of_slurm_has_the_commands_as_they_are(tmp_path):
 
 
 def test_points_and_parts_are_an_array(tmp_path):
-    points = configs.grid({"pretrain.seed": (0, 1), "pretrain.optim.optimizer.learning_rate": (1e-3, 3e-4)})
+    points = configs.grid({"pretrain.seed": (0, 1), "pretrain.optimizer.learning_rate": (1e-3, 3e-4)})
     tasks = tasks_of("pretrain", points=points)
     assert [task.name for task in tasks] == [
         "seed=0,learning_rate=0.001",

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from adapt.embedding.encoder import Encoder
-from data.sources import open_source
+from data.sources.open import open_source
 from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
 from models.layout import set_path
 from models.settings import ModelSettings

@@ -13,8 +13,8 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Sigli
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from adapt.embedding.encoder import Encoder
-from data.images import decode
-from data.sources import open_source
+from data.pipeline.image_ops import decode
+from data.sources.open import open_source
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.huggingface import layout_of
 from models.layout import to_tensors

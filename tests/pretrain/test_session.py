@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from data.batches import TrainingExamples
-from data.plan import Plan
+from data.pipeline.loader import TrainingExamples
+from data.pipeline.sampler import Plan
 from pretrain.checkpointing.run_lock import owned
 from pretrain.loss_rollback import BadLossError, RecoverySettings, check_loss, read_skipped, read_went_back_to, skip
 from pretrain.monitoring.metric_writer import read_metrics
@@ -78,7 +78,10 @@ def test_a_run_that_is_told_to_end_saves_within_a_step_and_goes_on_to_the_same_b
 
 
 def test_a_workdir_belongs_to_one_run_at_a_time(tmp_path):
-    program = "import pathlib, sys; from pretrain.checkpointing.run_lock import owned\nwith owned(pathlib.Path(sys.argv[1])): input()"
+    program = (
+        "import pathlib, sys; from pretrain.checkpointing.run_lock import owned\n"
+        "with owned(pathlib.Path(sys.argv[1])): input()"
+    )
     arguments = [sys.executable, "-c", program, str(tmp_path)]
     with owned(tmp_path):
         other = subprocess.run(arguments, capture_output=True, text=True, input="\n")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.records import BadRecord
+from data.sources.base import BadRecord
 from models.settings import build
 from models.tokenizer import open_tokenizer, train_tokenizer
 from pretrain.config.run import TokenizerSettings, read_settings

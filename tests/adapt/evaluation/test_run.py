@@ -18,7 +18,7 @@ from adapt.evaluation.run import EvaluateSettings, Share, evaluate
 from adapt.evaluation.sampling import draw_nested
 from adapt.model_selection.hyperparameters import Grid
 from adapt.report.results_index import Findings, Question, Run
-from data.labelled import METRICS
+from data.fewshot.labelled import METRICS
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
 from models.tokenizer import train_tokenizer

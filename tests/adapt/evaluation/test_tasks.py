@@ -5,9 +5,9 @@ import pytest
 
 from adapt.evaluation.sampling import draw_coop, draw_nested
 from adapt.evaluation.tasks import TASKS, build_task, unseen
-from data.datasets import Dataset
-from data.fingerprint import fingerprint
-from data.labelled import DatasetSettings, LabelledImages
+from data.fewshot.labelled import DatasetSettings, LabelledImages
+from data.fewshot.open import Dataset
+from data.io.fingerprint import fingerprint
 
 SUPPORT = [0, 1, 2, 3, 4] * 5 + [0, 1, 2]  # 6, 6, 6, 5 and 5
 QUERY = [4, 0, 1, 1, 2, 4, 0]  # none of class 3

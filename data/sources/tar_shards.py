@@ -1,0 +1,193 @@
+"""Image-text samples in `.tar` shards, as webdataset and img2dataset write them, read by offset and never extracted."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import pathlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.io.fingerprint import fingerprint
+from data.io.storage import File, read_range
+from data.sources.base import LARGEST_PART, BadRecord, Record, clean_texts, find_texts, to_label
+from data.sources.tar_index import LONGEST_HEADER, PARTS, ensure_indexes
+
+_OPEN_INDEXES = 256
+_GAP = 1 << 16  # bytes between the parts of a sample that are read rather than asked for apart
+_SHOWN = 5  # damaged shards that are named
+
+
+class Shards:
+    """The samples of shards, one shard after the other: a `Source`.
+
+    A sample is an image `KEY.jpg`, `.jpeg`, `.png`, `.webp` or `.avif` with `KEY.json`, `KEY.txt` or both beside it.
+    Its texts are those of the first of `text_keys` that the JSON has, a string or a list of them, where the name `txt`
+    stands for the `.txt` member; `label` and `class` of the JSON, or a number in `KEY.cls`, are its class.
+
+    Raises `ValueError` where no shard holds a sample. A shard that is cut off or damaged is told once, and the samples
+    before the damage are used.
+    """
+
+    def __init__(self, files: Sequence[File], *, cache_dir: str | os.PathLike, text_keys: tuple[str, ...]):
+        self._files, self._text_keys = list(files), text_keys
+        indexes = ensure_indexes(self._files, cache_dir)
+        self._indexes = [path for path, _ in indexes]
+        # Keys name shards from where their folders part.
+        self._folder = os.path.commonpath([os.path.dirname(file.path) for file in self._files])
+        self._ends = np.cumsum([summary.samples for _, summary in indexes], dtype=np.int64)
+        self.problems = {
+            file.path: summary.problem
+            for file, (_, summary) in zip(self._files, indexes, strict=True)
+            if summary.problem
+        }
+        if not len(self):
+            told = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_SHOWN])
+            raise ValueError(
+                f"no sample in {len(files)} shard(s) such as {files[0].path}" + (f" ({told})" if told else "")
+            )
+        if self.problems:
+            named = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_SHOWN])
+            logging.getLogger(__name__).warning(
+                "%d of %d shards are damaged, and the samples before the damage are used: %s%s",
+                len(self.problems), len(files), named, " …" if len(self.problems) > _SHOWN else "",
+            )  # fmt: skip
+        digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
+        self.fingerprint = fingerprint(*digests, *text_keys)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        file, sample = self._sample(index)
+        parts = _read_parts(file, sample)
+        if "image" not in parts:
+            raise BadRecord("no image", sample.key, f"it has no image, but {', '.join(sorted(parts))}")
+        fields = _parse(parts["json"], sample.key) if "json" in parts else {}
+        label, name = to_label(fields.get("label", parts.get("cls"))), fields.get("class")
+        return Record(
+            key=sample.key,
+            image=parts["image"],
+            texts=_texts(fields, parts.get("txt"), self._text_keys, sample.key),
+            label=label,
+            class_name=None if name is None else str(name),
+            metadata=fields,
+        )
+
+    def key(self, index: int) -> str:
+        """Returns `SHARD/KEY` of a sample."""
+        return self._sample(index)[1].key
+
+    def content_fingerprint(self) -> str:
+        """Returns a hash that changes when a shard may have: of names, sizes, and times or what a server tells."""
+        return fingerprint(self.fingerprint, *(file.stamp for file in self._files))
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Returns the texts of a sample, without reading its image."""
+        file, sample = self._sample(index)
+        parts = _read_parts(file, sample, ("json", "txt"))
+        fields = _parse(parts["json"], sample.key) if "json" in parts else {}
+        return _texts(fields, parts.get("txt"), self._text_keys, sample.key)
+
+    def _sample(self, index: int) -> tuple[File, _Sample]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        file, row = self._files[number], index - (int(self._ends[number - 1]) if number else 0)
+        opened = _open_index(self._indexes[number], file)
+        start = int(opened.name_ends[row - 1]) if row else 0
+        name = bytes(opened.names[start : int(opened.name_ends[row])]).decode("utf-8")
+        shard = file.path[len(self._folder) :].lstrip("/") if file.path.startswith(self._folder) else file.name
+        return file, _Sample(f"{shard}/{name}", opened.spans[row].tolist())
+
+
+class _Sample(NamedTuple):
+    key: str
+    spans: list[list[int]]
+
+
+class _OpenIndex(NamedTuple):
+    spans: np.ndarray
+    names: np.ndarray
+    name_ends: np.ndarray
+
+
+_lock = threading.Lock()
+
+
+def _open_index(path: pathlib.Path, file: File) -> _OpenIndex:
+    with _lock:
+        return _map_index(path, file)
+
+
+@functools.lru_cache(maxsize=_OPEN_INDEXES)
+def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
+    """Maps the arrays of an index file into memory; `file` is there so that a new index is opened anew."""
+    try:
+        with open(path, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, LONGEST_HEADER)))
+        content = np.memmap(path, np.uint8, "r", offset=8 + length).view(np.ndarray)
+        arrays = {}
+        for name, kind in (("spans", np.int64), ("names", np.uint8), ("name_ends", np.int64)):
+            start, stop = header[name]["data_offsets"]
+            arrays[name] = content[start:stop].view(kind).reshape(header[name]["shape"])
+        shapes = arrays["spans"].shape, arrays["name_ends"].shape
+        samples = int(header["__metadata__"]["samples"])
+        if shapes != ((samples, len(PARTS), 2), (samples,)):
+            raise ValueError(f"arrays of shapes {shapes} for {samples} samples")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise OSError(
+            f"the index {path} of {file.path} is damaged ({error}); remove it, and it is built again"
+        ) from error
+    return _OpenIndex(**arrays)
+
+
+def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) -> dict[str, bytes]:
+    """Returns the wanted parts of a sample that are there, in one read where they lie together."""
+    spans = {part: span for part, span in zip(PARTS, sample.spans, strict=True) if span[0] >= 0 and part in wanted}
+    if not spans:
+        return {}
+    for part, (offset, size) in spans.items():
+        if offset + size > file.size:
+            raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
+        if size > LARGEST_PART:  # before any memory is taken
+            raise BadRecord(
+                "too many bytes", sample.key, f"its {part} has {size:,}, and at most {LARGEST_PART:,} are read"
+            )
+    start = min(offset for offset, _ in spans.values())
+    stop = max(offset + size for offset, size in spans.values())
+    if stop - start <= sum(size for _, size in spans.values()) + _GAP:
+        content = read_range(file, start, stop)
+        parts = {part: content[offset - start : offset - start + size] for part, (offset, size) in spans.items()}
+    else:
+        parts = {part: read_range(file, offset, offset + size) for part, (offset, size) in spans.items()}
+    for part, (_, size) in spans.items():
+        if len(parts[part]) != size:
+            raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
+    return parts
+
+
+def _parse(text: bytes, key: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise BadRecord("text not UTF-8", key, f"its .json is not UTF-8 ({error.reason})") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("fields not readable", key, f"its .json cannot be read ({error})") from error
+    if not isinstance(fields, dict):
+        raise BadRecord("fields not readable", key, f"its .json is no object but {type(fields).__name__}")
+    return fields
+
+
+def _texts(fields: Mapping[str, Any], txt: bytes | None, keys: tuple[str, ...], key: str) -> tuple[str, ...]:
+    if txt is not None and "txt" in keys:
+        before = keys[: keys.index("txt")]
+        if not any(fields.get(name) is not None for name in before):
+            return clean_texts(txt, key)
+    return find_texts(fields, keys, key)

@@ -1,0 +1,262 @@
+"""The batches made from a plan: the same on any number of hosts, processes and threads, whatever the records are."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import tarfile
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+from data.pipeline.augmentation import Augmentation
+from data.pipeline.bad_records import BadRecords
+from data.pipeline.loader import TrainingExamples, choose_caption
+from data.pipeline.sampler import Plan
+from data.sources.base import BadRecord, Record
+from data.sources.open import open_source, open_sources
+from tests.data.pipeline.test_image_ops import bomb, encoded, photo
+from tests.data.shard_files import labelled, write_shard, write_tar
+
+
+def tokenize(texts: list[str]) -> np.ndarray:
+    """Stands for a tokenizer: the length of a text, and the number at its end."""
+    return np.array([(len(text), int(text.split()[-1])) for text in texts], np.int32)
+
+
+def make_examples(source, *, batch_size=4, seed=3, weights=(), lengths=None):
+    return TrainingExamples(
+        source=source,
+        plan=Plan(lengths=lengths or (len(source),), batch_size=batch_size, seed=seed, weights=weights),
+        image_shape=(8, 8),
+        num_patches=16,
+        augmentation=Augmentation(flip=0.5, color_jitter=0.2, keep_patches=0.5),
+        tokenize=tokenize,
+    )
+
+
+@pytest.fixture
+def examples(tmp_path):
+    return make_examples(open_source(str(write_shard(tmp_path / "s.tar", labelled(11))), tmp_path))
+
+
+def take(batches, count):
+    try:
+        return [{name: array.copy() for name, array in batch.items()} for batch in itertools.islice(batches, count)]
+    finally:
+        batches.close()
+
+
+def digest(batch):
+    content = b"".join(name.encode() + np.ascontiguousarray(batch[name]).tobytes() for name in sorted(batch))
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_batches_started_in_the_middle_are_those_of_the_whole_run(examples):
+    whole = take(examples.batches(0, rows=slice(0, 4)), 6)
+    late = take(examples.batches(4, rows=slice(0, 4), threads=1), 2)
+    assert [digest(batch) for batch in whole[4:]] == [digest(batch) for batch in late]
+    assert whole[0]["images"].shape == (4, 8, 8, 3) and whole[0]["tokens"].shape == (4, 2)
+    assert set(whole[0]) == {"images", "tokens", "kept_patches"}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Three sources of different length in a mixture, with bad records among them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    samples = labelled(17, size=(24, 18))
+    samples[3] = ("0003", b"no picture", samples[3][2])
+    samples[9] = ("0009", samples[9][1], {"texts": []})
+    paths = [write_shard(folder / "a.tar", samples), write_shard(folder / "b.tar", labelled(3))]
+    write_shard(folder / "c-0.tar", labelled(40))
+    write_shard(folder / "c-1.tar", labelled(5))
+    source = open_sources([*map(str, paths), str(folder / "c-*.tar")], folder)
+    return make_examples(source, batch_size=16, weights=(2, 1, 1.5), lengths=(17, 3, 45))
+
+
+@pytest.fixture(scope="module")
+def reference(mixture):
+    """Hashes of the first batches, made one example after the other."""
+    hashes = []
+    for step in range(8):
+        rows = [mixture.rows(step, range(row, row + 1)) for row in range(16)]
+        whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0] if name != "failures"}
+        hashes.append(digest(whole))
+    return hashes
+
+
+@pytest.mark.parametrize(
+    ("hosts", "workers"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+)  # fmt: skip
+def test_batches_hash_the_same_for_any_hosts_and_workers_after_any_interruption(mixture, reference, hosts, workers):
+    height = 16 // hosts
+    for start, count in ((0, 8),) if workers else ((0, 8), (3, 2), (7, 1)):
+        parts = [
+            take(mixture.batches(start, rows=slice(h * height, (h + 1) * height), workers=workers, threads=2), count)
+            for h in range(hosts)
+        ]
+        merged = [
+            {name: np.concatenate([p[name] for p in batch]) for name in batch[0]} for batch in zip(*parts, strict=True)
+        ]
+        assert [digest(batch) for batch in merged] == reference[start : start + count]
+
+
+def test_the_tokens_are_those_of_the_sample_in_the_plan(examples):
+    [_, _, batch] = take(examples.batches(0, rows=slice(0, 4)), 3)
+    assert np.array_equal(batch["tokens"][:, 1], examples.plan.sample_ids(2))
+
+
+def checksums(texts):
+    """Stands for a tokenizer of any texts: their checksums."""
+    return np.array([[0, zlib.crc32(text.encode()) & 0x7FFFFFFF] for text in texts], np.int32)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The members of the first 80 samples of a real shard, with their captions."""
+    folder = tmp_path_factory.mktemp("real")
+    source = open_source("emoji:noto", folder)
+    with tarfile.open(next(folder.rglob("*.tar"))) as shard:
+        parts = [(member.name, shard.extractfile(member).read()) for member in itertools.islice(shard, 160)]
+    return parts, [source.texts(index) for index in range(80)]
+
+
+def damage(parts):
+    """Returns members of which each sample from the 41st to the 49th is bad in a way of its own, and key → reason."""
+    damaged, picture = dict(parts), encoded(photo((64, 64)), "jpeg")
+    keys = [name.partition(".")[0] for name, _ in parts[80::2]]
+
+    def replace(key, suffix, content, other=None):
+        del damaged[f"{key}.{suffix}"]
+        damaged[f"{key}.{other or suffix}"] = content
+
+    replace(keys[0], "png", damaged[f"{keys[0]}.png"][:300])
+    replace(keys[1], "png", picture[:400], "jpg")
+    replace(keys[2], "png", b"<html>404 not found</html>")
+    replace(keys[3], "png", b"")
+    replace(keys[4], "png", bomb(30_000, 30_000))
+    replace(keys[5], "json", b'{"texts": ["", "  "]}')
+    replace(keys[6], "json", b"caf\xe9", "txt")
+    replace(keys[7], "json", damaged[f"{keys[7]}.json"][:40])
+    del damaged[f"{keys[8]}.png"]
+    del damaged[f"{keys[9]}.json"]
+    reasons = ["corrupt image", "corrupt image", "not an image", "empty image", "too many pixels", "no caption"]
+    reasons += ["text not UTF-8", "fields not readable", "no image", "no caption"]
+    return sorted(damaged.items()), dict(zip(keys, reasons, strict=False))
+
+
+def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_counted_and_named(tmp_path, real):
+    parts, captions = real
+    members, expected = damage(parts)
+    path = write_tar(tmp_path / "s.tar", members)
+    last = parts[-2][1]  # the picture of the last sample, in which the shard is cut
+    with open(path, "r+b") as shard:
+        shard.truncate(path.read_bytes().rindex(last) + 100)
+    expected[parts[-2][0].partition(".")[0]] = "cut off"
+    source = open_source(str(path), tmp_path)
+    examples = dataclasses.replace(make_examples(source, batch_size=16), tokenize=checksums)
+    good = {int(checksums([text])[0, 1]) for texts in captions[:40] + captions[50:79] for text in texts}
+    outcomes = []
+    for workers in (0, 2):
+        account = BadRecords(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl", say=lambda text: None)
+        batches = take(examples.batches(0, rows=slice(0, 16), workers=workers, bad_records=account), 12)
+        # What is made ahead is counted ahead: only what both have read is compared.
+        lines = [json.loads(line) for line in (tmp_path / f"bad-{workers}.jsonl").read_text().splitlines()]
+        outcomes.append(([digest(batch) for batch in batches], [line for line in lines if line["step"] < 12]))
+        assert all(set(batch["tokens"][:, 1].tolist()) <= good for batch in batches)
+    assert outcomes[0] == outcomes[1]
+    assert {line["key"]: line["reason"] for line in outcomes[0][1]} == {f"s.tar/{k}": r for k, r in expected.items()}
+
+
+def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
+    path = write_tar(tmp_path / "s.tar", damage(real[0])[0])
+    examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
+    examples = dataclasses.replace(examples, tokenize=checksums)
+    account = BadRecords(max_share=0.05, window=1000, say=lambda text: None)
+    with pytest.raises(
+        ValueError, match=r"51 of the last \d+ records cannot be used \(.*\), more than data.max_bad_share"
+    ):
+        take(examples.batches(0, rows=slice(0, 16), bad_records=account), 500)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_a_usable_record_ends_with_a_sentence(tmp_path, workers):
+    samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
+    examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
+    account = BadRecords(max_share=1.0, window=1000, say=lambda text: None)
+    with pytest.raises(ValueError, match=r"32 records in a row cannot be used, the last for this reason: s\.tar/"):
+        take(examples.batches(0, rows=slice(0, 4), workers=workers, bad_records=account), 1)
+
+
+class FailingStorage:
+    """A source whose storage fails."""
+
+    fingerprint = "x"
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        raise OSError("the disk went away")
+
+    def key(self, index):
+        return str(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_storage_that_fails_is_no_bad_record(workers):
+    with pytest.raises(OSError, match="the disk went away"):
+        take(make_examples(FailingStorage()).batches(0, rows=slice(0, 4), workers=workers), 1)
+
+
+def test_three_samples_fill_a_batch_of_256(tmp_path):
+    examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", labelled(3))), tmp_path), batch_size=256)
+    [batch] = take(examples.batches(0, rows=slice(0, 256)), 1)
+    assert sorted(np.bincount(batch["tokens"][:, 1])) == [85, 85, 86]
+
+
+def test_more_hosts_than_shards_each_have_their_rows(examples):
+    rows = [take(examples.batches(0, rows=slice(row, row + 1)), 1)[0]["tokens"][0, 1] for row in range(4)]
+    assert np.array_equal(rows, examples.plan.sample_ids(0))
+
+
+def test_batches_are_placed_ahead_of_their_turn(examples):
+    placed = []
+
+    def place(batch):
+        placed.append(time.monotonic())
+        return {"tokens": batch["tokens"] * 2}
+
+    batches = examples.batches(0, rows=slice(0, 4), place=place)
+    first = next(batches)
+    deadline = time.monotonic() + 10
+    while len(placed) < 2:
+        assert time.monotonic() < deadline, "the second batch was not placed before it was asked for"
+        time.sleep(0.01)
+    assert np.array_equal(first["tokens"][:, 1], 2 * examples.plan.sample_ids(0))
+    batches.close()
+
+
+def test_captions(examples):
+    record, rng = Record(key="k", image=b"", texts=("a", "b", "c")), np.random.default_rng(0)
+    assert choose_caption(record, "first", rng) == "a"
+    assert choose_caption(record, "all", rng) == "a, b, c"
+    assert {choose_caption(record, "random", rng) for _ in range(50)} == {"a", "b", "c"}
+    two = dataclasses.replace(record, texts=("a", "b"))
+    assert {choose_caption(two, "shuffled", rng) for _ in range(50)} == {"a, b", "b, a"}
+    with pytest.raises(BadRecord, match="this sample has no text"):
+        choose_caption(dataclasses.replace(record, texts=()), "first", rng)
+    with pytest.raises(ValueError, match="known: first, random, all, shuffled"):
+        dataclasses.replace(examples, caption="longest")
+
+
+def test_dropped_patches_are_chosen_for_each_row(examples):
+    [batch] = take(examples.batches(0, rows=slice(0, 4)), 1)
+    kept = batch["kept_patches"]
+    assert kept.shape == (4, 8) and kept.dtype == np.int32
+    assert (np.diff(kept) > 0).all() and kept.min() >= 0 and kept.max() < 16
+    assert len({tuple(row) for row in kept}) == 4
+    whole = dataclasses.replace(examples, augmentation=Augmentation())
+    assert "kept_patches" not in take(whole.batches(0, rows=slice(0, 4)), 1)[0]
