@@ -106,7 +106,7 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
 def known_settings() -> dict[tuple[str, ...], type]:
     """Returns the typed settings of each section of a config."""
     from adapt.evaluation.run import EvaluateSettings
-    from models.settings import TextSettings
+    from models.config import TextSettings
     from pretrain.config.run import SECTIONS, PretrainSettings
 
     sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
@@ -220,7 +220,7 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
     from adapt.evaluation.run import EvaluateSettings, Share, checkpoint_names, split_checkpoints
     from adapt.evaluation.run import evaluate as run
     from adapt.report.html_report import card_results
-    from models.model_card import write_results
+    from models.checkpoints.model_card import write_results
     from pretrain.monitoring.metric_writer import CollectionsProgress
 
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
@@ -291,8 +291,8 @@ def open_encoder(args: argparse.Namespace) -> Encoder:
 
 def convert(args: argparse.Namespace, config: None) -> None:
     """Writes a checkpoint in another format."""
-    from models.big_vision import save_big_vision
-    from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
+    from models.checkpoints.big_vision import save_big_vision
+    from models.checkpoints.io import describe_checkpoint, open_checkpoint, save_checkpoint
 
     if args.out.exists():
         raise FileExistsError(f"{args.out} is there already; name another --out")
@@ -357,7 +357,7 @@ def quickstart(args: argparse.Namespace, config: ConfigDict) -> int:
 
 def typed(settings: type, section: str, values: ConfigDict) -> Any:
     """Returns typed settings of a config section."""
-    from models.settings import build
+    from models.config import build
 
     return build(settings, section, values)
 

@@ -116,7 +116,7 @@ def print_rate(args: argparse.Namespace) -> int:
     from data.pipeline.loader import TrainingExamples
     from data.pipeline.sampler import Plan
     from data.sources.open import open_source
-    from models.tokenizer import train_tokenizer
+    from models.text.tokenizer import train_tokenizer
     from pretrain.input_pipeline import read_captions
 
     with tempfile.TemporaryDirectory() as cache:

@@ -67,10 +67,10 @@ def write_checkpoint(args: argparse.Namespace) -> None:
     """Writes a SigLIP with random weights."""
     import jax
 
-    from models.checkpoint import Checkpoint, save_checkpoint
+    from models.checkpoints.io import Checkpoint, save_checkpoint
+    from models.config import ModelSettings, TextSettings, VisionSettings
     from models.preprocessing import Preprocessing
-    from models.settings import ModelSettings, TextSettings, VisionSettings
-    from models.tokenizer import train_tokenizer
+    from models.text.tokenizer import train_tokenizer
     from models.towers import create_model
     from models.variants import towers
 

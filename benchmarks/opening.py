@@ -50,10 +50,10 @@ def write_checkpoint(args: argparse.Namespace) -> None:
     import jax
     from safetensors.numpy import save_file
 
-    from models.huggingface import layout_of, to_config
-    from models.layout import parameter_shapes, tensor_shapes
+    from models.checkpoints.huggingface import layout_of, to_config
+    from models.checkpoints.weight_map import parameter_shapes, tensor_shapes
+    from models.config import ModelSettings, TextSettings, VisionSettings
     from models.preprocessing import FILE, Preprocessing
-    from models.settings import ModelSettings, TextSettings, VisionSettings
     from models.variants import towers
 
     sizes = towers("siglip", args.variant)
@@ -112,7 +112,7 @@ def ours(folder: pathlib.Path, dtype: str) -> dict[str, float]:
     """Opens the checkpoint here."""
     import jax
 
-    from models.checkpoint import describe_checkpoint
+    from models.checkpoints.io import describe_checkpoint
 
     jax.block_until_ready(jax.device_put(np.zeros(1)))
     began = time.perf_counter()

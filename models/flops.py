@@ -5,7 +5,7 @@ A compiler's own count takes the body of a loop, and so a scan over layers, once
 
 from __future__ import annotations
 
-from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.config import ModelSettings, TextSettings, VisionSettings
 
 
 def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = None) -> int:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from models.placement import Placement, keep_all_but_gathered
-from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.activation_sharding import Placement, keep_all_but_gathered
+from models.config import ModelSettings, TextSettings, VisionSettings
 
 Parameters = Mapping[str, Any]
 

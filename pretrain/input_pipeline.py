@@ -17,8 +17,8 @@ from data.pipeline.loader import TrainingExamples
 from data.pipeline.sampler import Plan
 from data.sources.base import BadRecord, Source
 from data.sources.open import Concatenation, open_sources
-from models.checkpoint import describe_checkpoint
-from models.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
+from models.checkpoints.io import describe_checkpoint
+from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
 from pretrain.config.run import PretrainSettings
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from data.pipeline.bad_records import BadRecords
 from data.pipeline.loader import Batches
 from data.sources.open import Concatenation
-from models.tokenizer import Tokenizer, load_tokenizer
+from models.text.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import Best
 from pretrain.checkpointing.manager import Checkpoints

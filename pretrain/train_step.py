@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.pipeline.augmentation import count_kept_patches
+from models.config import ModelSettings
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings
 from models.towers import Embeddings, Model, create_model
 from pretrain.config.run import PretrainSettings
 from pretrain.distributed.sharding import Rules, batch_sharding, parameter_shardings, state_shardings

@@ -14,7 +14,7 @@ import urllib.request
 import jax
 import numpy as np
 
-from models.checkpoint import open_checkpoint
+from models.checkpoints.io import open_checkpoint
 from pretrain.monitoring.metric_writer import read_metrics
 from pretrain.optim.param_rules import path_name
 from tests.flaky_proxy import FlakyProxy

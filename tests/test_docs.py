@@ -11,7 +11,7 @@ import pytest
 
 import launch
 from adapt.adapters.registry import METHODS
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from pretrain.losses.contrastive import RULES, Scales, base_loss
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard

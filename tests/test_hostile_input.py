@@ -23,7 +23,7 @@ from data.fewshot.labelled import read_labels
 from data.pipeline.image_ops import FORMATS, Picture
 from data.sources.base import BadRecord
 from data.sources.open import open_source
-from models.checkpoint import open_checkpoint, save_checkpoint
+from models.checkpoints.io import open_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import launch
-from models.checkpoint import open_checkpoint
-from models.huggingface import layout_of
-from models.layout import to_tensors
+from models.checkpoints.huggingface import layout_of
+from models.checkpoints.io import open_checkpoint
+from models.checkpoints.weight_map import to_tensors
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics
 from pretrain.train import pretrain
@@ -89,7 +89,7 @@ def test_a_run_is_evaluated_beside_the_training_which_comes_to_the_same_bits(sha
 
 
 def open_settings(workdir):
-    from models.tokenizer import load_tokenizer
+    from models.text.tokenizer import load_tokenizer
     from pretrain.config.run import load_settings
 
     settings = load_settings(workdir)

@@ -14,7 +14,7 @@ import pytest
 import arguments
 import launch
 from cluster.endings import Terminated, end_by_signal
-from models.checkpoint import describe_checkpoint, save_checkpoint
+from models.checkpoints.io import describe_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint
 from tests.pretrain.tiny import config

@@ -19,10 +19,10 @@ from PIL import Image
 from data.io.fingerprint import fingerprint, fingerprint_of_files
 from data.pipeline.image_ops import resize_and_crop
 from data.sources.base import BadRecord
-from models.checkpoint import describe_checkpoint
+from models.checkpoints.io import describe_checkpoint
+from models.config import ModelSettings
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 from models.towers import create_model
 
 _BATCH = 256  # rows per device, however many there are: another shape would round otherwise

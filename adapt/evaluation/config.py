@@ -82,7 +82,7 @@ class Share:
 
 
 def _own(own: Mapping[str, Any]) -> dict[str, DatasetSettings]:
-    from models.settings import build
+    from models.config import build
 
     return {
         name: each if isinstance(each, DatasetSettings) else build(DatasetSettings, f"evaluate.own.{name}", each)

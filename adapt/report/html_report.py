@@ -23,7 +23,7 @@ from adapt.report.results_index import Findings, Run
 from adapt.report.sections import percent, points_of
 from adapt.report.statistics import Difference, mean_difference
 from adapt.report.tables import Table
-from models.model_card import Result
+from models.checkpoints.model_card import Result
 
 CSV_FIELDS = (
     "run",

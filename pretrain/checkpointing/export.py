@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.io.fingerprint import fingerprint_of_files
-from models.big_vision import save_big_vision
-from models.checkpoint import Checkpoint, save_checkpoint
-from models.huggingface import CLIP, WEIGHTS_FILE, family_of
-from models.model_card import keep_results, model_card, read_card, shortened
-from models.tokenizer import load_tokenizer
+from models.checkpoints.big_vision import save_big_vision
+from models.checkpoints.huggingface import CLIP, WEIGHTS_FILE, family_of
+from models.checkpoints.io import Checkpoint, save_checkpoint
+from models.checkpoints.model_card import keep_results, model_card, read_card, shortened
+from models.text.tokenizer import load_tokenizer
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.config.run import PretrainSettings, load_settings
 from pretrain.input_pipeline import DATA_FILE

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from models.checkpoint import describe_checkpoint
-from models.layout import get_path
+from models.checkpoints.io import describe_checkpoint
+from models.checkpoints.weight_map import get_path
 from pretrain.config.run import PretrainSettings
 from pretrain.train_step import Training, TrainState
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.checkpoint import Description, describe_checkpoint
-from models.settings import TextSettings, VisionSettings
+from models.checkpoints.io import Description, describe_checkpoint
+from models.config import TextSettings, VisionSettings
 from models.variants import towers
 
 CHECKPOINT_TOKENIZER = "checkpoint"

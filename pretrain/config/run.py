@@ -18,10 +18,10 @@ from data.pipeline.image_ops import MAX_PIXELS
 from data.pipeline.loader import CAPTIONS
 from data.pipeline.sampler import check_groups, check_weights
 from data.sources.open import IMAGE_KEYS, TEXT_KEYS
-from models.canonicalize import CANONICALIZATIONS
+from models.config import ModelSettings, TextSettings, VisionSettings, build
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings, TextSettings, VisionSettings, build
-from models.tokenizer import Tokenizer, open_tokenizer
+from models.text.canonicalize import CANONICALIZATIONS
+from models.text.tokenizer import Tokenizer, open_tokenizer
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER, resolve
 from pretrain.config.monitor import MonitorSettings
 from pretrain.distributed.sharding import check_batch_size
@@ -127,7 +127,7 @@ class MeshSettings:
 class PretrainSettings:
     """Everything that defines a pretraining run.
 
-    The towers are those of `initial_checkpoint` (a folder, an `.npz` or a hub id, as `models/checkpoint.py` opens
+    The towers are those of `initial_checkpoint` (a folder, an `.npz` or a hub id, as `models/checkpoints/io.py` opens
     them), or of a published size: `family` "siglip" or "clip" and `variant` such as "B/16" (`models/variants.py`); the
     sections `vision` and `text` have the rest. `preprocessing` is how pixels enter, which travels with the export.
 

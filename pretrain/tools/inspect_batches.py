@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.pipeline.loader import FAILURES, TrainingExamples
 from data.pipeline.thumbnails import data_uri
 from data.sources.base import REASONS
-from models.tokenizer import Tokenizer
+from models.text.tokenizer import Tokenizer
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.input_pipeline import ORDER_FILE, create_examples, open_data, prepare_order, prepare_tokenizer
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import launch
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.cluster.slurm_node import free_port, missing, slurm_node, wait_for

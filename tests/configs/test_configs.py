@@ -5,7 +5,7 @@ import pytest
 import configs
 import launch
 from adapt.evaluation.run import EvaluateSettings
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from pretrain.config.run import SECTIONS, read_settings
 from pretrain.distributed import sharding
 from pretrain.train_step import training_of

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.settings import ModelSettings, TextSettings, VisionSettings, build
+from models.config import ModelSettings, TextSettings, VisionSettings, build
 from models.towers import attend, count_parameters, create_model, patchify
 
 SETTINGS = ModelSettings(

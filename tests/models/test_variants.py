@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.layout import parameter_shapes
-from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.checkpoints.weight_map import parameter_shapes
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.variants import SIZES, towers
 
 

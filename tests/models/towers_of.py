@@ -5,13 +5,13 @@ import pathlib
 import jax
 import numpy as np
 
-from models.checkpoint import Checkpoint
-from models.huggingface import layout_of, read_config
-from models.layout import parameter_shapes, read_parameters
+from models.checkpoints.huggingface import layout_of, read_config
+from models.checkpoints.io import Checkpoint
+from models.checkpoints.weight_map import parameter_shapes, read_parameters
+from models.config import ModelSettings, TextSettings, VisionSettings
+from models.io.tensor_reader import open_tensors
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tensor_files import open_tensors
-from models.tokenizer import train_tokenizer
+from models.text.tokenizer import train_tokenizer
 from models.towers import create_model
 from models.variants import towers
 

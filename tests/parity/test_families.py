@@ -24,9 +24,9 @@ from transformers import (
 
 from adapt.embedding.encoder import Encoder
 from data.sources.open import open_source
-from models.checkpoint import describe_checkpoint, open_checkpoint, save_checkpoint
-from models.layout import set_path
-from models.settings import ModelSettings
+from models.checkpoints.io import describe_checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoints.weight_map import set_path
+from models.config import ModelSettings
 from models.towers import create_model
 from tests.models.families import FAMILIES, TEXTS
 from tests.parity.test_huggingface import close

@@ -15,12 +15,12 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from adapt.embedding.encoder import Encoder
 from data.pipeline.image_ops import decode
 from data.sources.open import open_source
-from models.checkpoint import Checkpoint, save_checkpoint
-from models.huggingface import layout_of
-from models.layout import to_tensors
+from models.checkpoints.huggingface import layout_of
+from models.checkpoints.io import Checkpoint, save_checkpoint
+from models.checkpoints.weight_map import to_tensors
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tokenizer import train_tokenizer
+from models.text.tokenizer import train_tokenizer
 from models.towers import create_model
 from pretrain.losses.context_objective import Objective
 from pretrain.losses.contrastive import Scales, base_loss

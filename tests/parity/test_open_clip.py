@@ -19,10 +19,10 @@ except (ImportError, RuntimeError) as missing:  # torchvision raises the second 
 
 from safetensors.numpy import load_file
 
-from models.big_vision import save_big_vision
-from models.checkpoint import describe_checkpoint
-from models.layout import parameter_shapes
-from models.settings import ModelSettings, TextSettings, VisionSettings
+from models.checkpoints.big_vision import save_big_vision
+from models.checkpoints.io import describe_checkpoint
+from models.checkpoints.weight_map import parameter_shapes
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.towers import create_model
 from tests.models.towers_of import random_parameters
 

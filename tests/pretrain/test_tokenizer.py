@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data.sources.base import BadRecord
-from models.settings import build
-from models.tokenizer import open_tokenizer, train_tokenizer
+from models.config import build
+from models.text.tokenizer import open_tokenizer, train_tokenizer
 from pretrain.config.run import TokenizerSettings, read_settings
 from pretrain.input_pipeline import prepare_tokenizer, read_captions
 from tests.models.families import CAPTIONS, FAMILIES, TEXTS

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from models.checkpoint import open_checkpoint
-from models.huggingface import layout_of
-from models.layout import to_tensors
+from models.checkpoints.huggingface import layout_of
+from models.checkpoints.io import open_checkpoint
+from models.checkpoints.weight_map import to_tensors
 from pretrain.checkpointing.export import export
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics

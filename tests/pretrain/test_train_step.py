@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings, TextSettings, VisionSettings
 from models.towers import create_model
 from pretrain.distributed import sharding
 from pretrain.losses.context_objective import Objective

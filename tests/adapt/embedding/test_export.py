@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections, read_texts
 from data.pipeline.image_ops import decode
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, write_shard
 from tests.models.towers_of import tiny_checkpoint
 

@@ -19,9 +19,9 @@ from adapt.evaluation.sampling import draw_nested
 from adapt.model_selection.hyperparameters import Grid
 from adapt.report.results_index import Findings, Question, Run
 from data.fewshot.labelled import METRICS
-from models.checkpoint import Checkpoint, save_checkpoint
+from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
-from models.tokenizer import train_tokenizer
+from models.text.tokenizer import train_tokenizer
 from tests.adapt.adapters import references
 from tests.data.shard_files import labelled, write_shard
 from tests.models.towers_of import open_golden

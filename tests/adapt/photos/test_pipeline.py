@@ -17,7 +17,7 @@ import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.model_selection.calibration import probabilities
 from adapt.photos.pipeline import Task, sort_photos
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from tests.models.towers_of import tiny_checkpoint
 
 COLORS = {"blue_birds": (30, 30, 220), "green_tree": (20, 180, 40), "red_fish": (220, 30, 30)}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from models.checkpoint import open_checkpoint, save_checkpoint
-from models.layout import flatten
+from models.checkpoints.io import open_checkpoint, save_checkpoint
+from models.checkpoints.weight_map import flatten
 from pretrain.checkpointing.export import export
 from pretrain.config.run import load_settings, read_settings
 from pretrain.train import pretrain
@@ -146,7 +146,7 @@ def test_towers_come_from_a_family_and_a_variant_and_what_is_set_beside_them():
 
 
 def test_pooling_at_the_end_needs_a_tokenizer_that_ends_texts():
-    from models.tokenizer import Tokenizer
+    from models.text.tokenizer import Tokenizer
     from tests.models.families import FAMILIES
 
     settings = read_settings(config("none.tar", family="clip"))
@@ -202,7 +202,7 @@ ON_EIGHT = """
 import sys
 import numpy as np
 import jax
-from models.layout import flatten
+from models.checkpoints.weight_map import flatten
 from pretrain import train as loop
 from tests.pretrain.config.test_initialization import eight
 saved = loop.Checkpoints.save

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.flops import count_forward_flops
-from models.settings import ModelSettings, TextSettings, VisionSettings
 from pretrain.config.run import read_settings
 from pretrain.monitoring.throughput import count_pair_flops
 from pretrain.tools.hlo_collectives import Traffic, count_collectives

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from models.layout import Entry, Layout, check_depth, convolution, linear, linears, norm
+from models.checkpoints.weight_map import Entry, Layout, check_depth, convolution, linear, linears, norm
+from models.config import ModelSettings, TextSettings, VisionSettings
+from models.io.tensor_reader import Tensor
 from models.preprocessing import Preprocessing
-from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tensor_files import Tensor
 from models.variants import SIZES
 
 CONFIG_FILE = "open_clip_config.json"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models import hub
-from models.canonicalize import canonicalization
-from models.sentences import first_line
+from models.io import hub
+from models.io.error_text import first_line
+from models.text.canonicalize import canonicalization
 
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
@@ -39,7 +39,7 @@ class Tokenizer:
     """
 
     def __init__(self, original: PreTrainedTokenizerBase, *, length: int, canonicalize: str = "none"):
-        """Takes `original` over; texts are canonicalised as `models/canonicalize.py` says before it sees them.
+        """Takes `original` over; texts are canonicalised as `models/text/canonicalize.py` says before it sees them.
 
         Raises `ValueError` for a length that its start and end take up, for one with neither pad nor end token, and
         where a pure Python tokenizer is to canonicalise.

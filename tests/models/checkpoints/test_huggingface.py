@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from models.huggingface import family_of, layout_of
-from models.layout import to_tensors
+from models.checkpoints.huggingface import family_of, layout_of
+from models.checkpoints.io import Checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoints.weight_map import to_tensors
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.preprocessing import FILE, Preprocessing
-from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tokenizer import open_tokenizer, train_tokenizer
+from models.text.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
 from tests.models.families import FAMILIES, TEXTS
 from tests.models.towers_of import GOLDEN, open_golden, random_parameters, tiny

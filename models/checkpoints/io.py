@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from models import big_vision, hub, huggingface, open_clip
-from models.json_files import read_json
-from models.layout import (
+from models.checkpoints import big_vision, huggingface, open_clip
+from models.checkpoints.model_card import CARD_FILE
+from models.checkpoints.pos_embed import resample_positions
+from models.checkpoints.weight_map import (
     Layout,
     Place,
     check_depth,
@@ -26,14 +27,14 @@ from models.layout import (
     read_scalars,
     to_tensors,
 )
-from models.model_card import CARD_FILE
-from models.positions import resample_positions
+from models.config import ModelSettings
+from models.io import hub
+from models.io.error_text import one_line
+from models.io.safe_json import read_json
+from models.io.tensor_reader import PICKLES, TensorFiles, open_tensors, refuse_pickle
 from models.preprocessing import FILE as PREPROCESSOR_FILE
 from models.preprocessing import Preprocessing, load_preprocessing
-from models.sentences import one_line
-from models.settings import ModelSettings
-from models.tensor_files import PICKLES, TensorFiles, open_tensors, refuse_pickle
-from models.tokenizer import HUB_FILES, Tokenizer, load_tokenizer, open_tokenizer
+from models.text.tokenizer import HUB_FILES, Tokenizer, load_tokenizer, open_tokenizer
 
 POSITIONS = "vision/position_embedding"
 DEFAULT_LOGIT_BIAS = 0.0  # CLIP has none

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from models.settings import ModelSettings
+from models.config import ModelSettings
 
 CARD_FILE = "README.md"
 _BEGIN, _END = "<!-- measured results -->", "<!-- end of measured results -->"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from models.tokenizer import load_tokenizer, open_tokenizer
+from models.text.tokenizer import load_tokenizer, open_tokenizer
 from tests.models.families import FAMILIES, LONG, TEXTS
 
 LENGTHS = (16, 77)

@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from models.tokenizer import load_tokenizer, train_tokenizer
+from models.text.tokenizer import load_tokenizer, train_tokenizer
 
 CAPTIONS = ["Face with tears of joy", "flag: Côte d’Ivoire", "man’s shoe", "red apple, fruit", "thumbs up 👍"]
 QUERIES = ["A RED apple!", "", "côte", "日本語", "👍", "word " * 200, "  spaced\tout  "]

@@ -12,10 +12,10 @@ import urllib.parse
 
 import pytest
 
-from models.checkpoint import save_checkpoint
+from models.checkpoints.io import save_checkpoint
 from tests.models.towers_of import tiny_checkpoint
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -80,7 +80,7 @@ def hub(tmp_path):
 
 def open_here(hub, cache, name, **environment):
     """Opens a hub id in a process of its own, whose hub is the server; returns the process."""
-    code = f"from models.checkpoint import open_checkpoint; print(open_checkpoint({name!r}).settings.dim)"
+    code = f"from models.checkpoints.io import open_checkpoint; print(open_checkpoint({name!r}).settings.dim)"
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from models.layout import Entry, Layout, to_tensors
-from models.settings import ModelSettings, TextSettings, VisionSettings
-from models.tensor_files import Tensor
+from models.checkpoints.weight_map import Entry, Layout, to_tensors
+from models.config import ModelSettings, TextSettings, VisionSettings
+from models.io.tensor_reader import Tensor
 
 _ROOTS = ("params/", "")
 _BLOCK, _BLOCKS = "encoderblock_{}", "encoderblock"
@@ -71,7 +71,7 @@ def layout_of(settings: ModelSettings, *, root: str = "params/", scanned: list[s
 
     Raises `ValueError` for towers that are not SigLIP's.
     """
-    from models.huggingface import SIGLIP, family_of
+    from models.checkpoints.huggingface import SIGLIP, family_of
 
     if family_of(settings) != SIGLIP:
         raise ValueError("big_vision's .npz holds SigLIP towers; this is a CLIP, which a Hugging Face directory holds")

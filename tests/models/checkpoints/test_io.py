@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models.big_vision import layout_of as npz_layout_of
-from models.big_vision import save_big_vision
-from models.checkpoint import Checkpoint, describe_checkpoint, open_checkpoint, save_checkpoint
-from models.huggingface import layout_of
-from models.layout import flatten, parameter_shapes, read_parameters, to_tensors
+from models.checkpoints.big_vision import layout_of as npz_layout_of
+from models.checkpoints.big_vision import save_big_vision
+from models.checkpoints.huggingface import layout_of
+from models.checkpoints.io import Checkpoint, describe_checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoints.weight_map import flatten, parameter_shapes, read_parameters, to_tensors
+from models.io.tensor_reader import open_tensors
 from models.preprocessing import FILE, Preprocessing
-from models.tensor_files import open_tensors
-from models.tokenizer import open_tokenizer, train_tokenizer
+from models.text.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
 from tests.models.families import FAMILIES
 from tests.models.towers_of import GOLDEN, random_parameters, tiny, tiny_checkpoint
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
 
 
@@ -322,7 +322,7 @@ def test_a_size_with_the_same_patches_resamples_nothing(siglip):
 
 MEMORY = """
 import sys, jax, numpy as np
-from models.checkpoint import Checkpoint, describe_checkpoint
+from models.checkpoints.io import Checkpoint, describe_checkpoint
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
 jax.block_until_ready(jax.device_put(np.zeros(9)))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from models.settings import ModelSettings
-from models.tensor_files import FLOATS, Tensor, TensorFiles
+from models.config import ModelSettings
+from models.io.tensor_reader import FLOATS, Tensor, TensorFiles
 
 _THREADS = 4
 _ALIGNMENT = 64  # bytes, at which JAX takes an array of the host over as it is
