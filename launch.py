@@ -19,7 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import configs
 from arguments import EVALUATE_ARGUMENTS, EVALUATE_CONFIG, parse
-from cluster.endings import (
+from cluster.config import SECTIONS as SUBMIT_SECTIONS
+from cluster.config import SubmitSettings
+from cluster.job_array import names_of, plan_tasks
+from cluster.runtime.environment import set_defaults, use_huge_pages
+from cluster.runtime.exit_codes import (
     LOST,
     LOST_OTHERS,
     RUN_AGAIN,
@@ -31,11 +35,7 @@ from cluster.endings import (
     lost_others,
     on_unraisable,
 )
-from cluster.plan import names_of, plan_tasks
-from cluster.processes import find, join
-from cluster.settings import SECTIONS as SUBMIT_SECTIONS
-from cluster.settings import SubmitSettings
-from cluster.startup import set_defaults, use_huge_pages
+from cluster.runtime.process_discovery import find, join
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

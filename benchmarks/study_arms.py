@@ -14,7 +14,7 @@ import numpy as np
 import configs
 from adapt.report.results_index import Findings, Question, Run, read_runs
 from adapt.report.statistics import Difference, mean_interval
-from cluster.plan import names_of
+from cluster.job_array import names_of
 
 SEED, CONTEXT = "pretrain.seed", "pretrain.objective.context"
 START = "pretrain.initial_checkpoint"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
-from cluster.plan import shell_line
+from cluster.job_array import shell_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from cluster.plan import Task
-from cluster.settings import TARGETS, SubmitSettings
+from cluster.config import TARGETS, SubmitSettings
+from cluster.job_array import Task
 from cluster.submission import Submission
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -21,15 +21,15 @@ def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, wor
     folder = workdir / "submit" if target in ("local", "slurm") else pathlib.Path("runs", "submit")
     program = "launch.py" if pathlib.Path.cwd() == ROOT else str(ROOT / "launch.py")
     if target == "local":
-        from cluster.local import local
+        from cluster.targets.local import local
 
         return local(tasks, settings, folder=folder, program=program)
     if target == "slurm":
-        from cluster.slurm import slurm
+        from cluster.targets.slurm import slurm
 
         return slurm(tasks, settings, folder=folder, program=program)
     if target == "skypilot":
-        from cluster.skypilot import skypilot
+        from cluster.targets.skypilot import skypilot
 
         return skypilot(tasks, settings, folder=folder, root=ROOT)
     if target not in TARGETS:
@@ -37,9 +37,9 @@ def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, wor
     if any(len({command.joined for command in task.commands}) > 1 for task in tasks):
         raise ValueError(f"every host of {target} would run what is for one process; submit --jobs=pretrain by itself")
     if target == "gke":
-        from cluster.gke import gke
+        from cluster.targets.gke import gke
 
         return gke(tasks, settings)
-    from cluster.tpu_vm import tpu_vm
+    from cluster.targets.tpu_vm import tpu_vm
 
     return tpu_vm(tasks, settings, folder=folder)

@@ -13,7 +13,7 @@ import pytest
 
 import arguments
 import launch
-from cluster.endings import Terminated, end_by_signal
+from cluster.runtime.exit_codes import Terminated, end_by_signal
 from models.checkpoints.io import describe_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint

@@ -1,6 +1,6 @@
 """Settings for every target, and a word that a shell would take apart."""
 
-from cluster.settings import GkeSettings, SkyPilotSettings, SlurmSettings, SubmitSettings, TpuVmSettings
+from cluster.config import GkeSettings, SkyPilotSettings, SlurmSettings, SubmitSettings, TpuVmSettings
 
 HOSTILE = "a b'\"$(touch /tmp/evil);`id`|&&\\ ü"
 SETTINGS = SubmitSettings(

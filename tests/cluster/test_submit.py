@@ -13,8 +13,8 @@ import yaml
 
 import configs
 import launch
-from cluster.plan import names_of, plan_tasks
-from cluster.settings import SkyPilotSettings, SlurmSettings, SubmitSettings
+from cluster.config import SkyPilotSettings, SlurmSettings, SubmitSettings
+from cluster.job_array import names_of, plan_tasks
 from cluster.submission import Submission, submit
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.endings import LOST, RUN_AGAIN
-from cluster.plan import Task, shell_line
-from cluster.settings import SubmitSettings, require
+from cluster.config import SubmitSettings, require
+from cluster.job_array import Task, shell_line
+from cluster.runtime.exit_codes import LOST, RUN_AGAIN
 from cluster.submission import Submission
 
 

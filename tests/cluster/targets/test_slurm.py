@@ -15,7 +15,7 @@ import launch
 from models.checkpoints.io import save_checkpoint
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics
-from tests.cluster.slurm_node import free_port, missing, slurm_node, wait_for
+from tests.cluster.targets.slurm_node import free_port, missing, slurm_node, wait_for
 from tests.data.shard_files import labelled, write_shard
 from tests.models.towers_of import tiny_checkpoint
 from tests.pretrain.distributed.test_two_processes import named
@@ -23,7 +23,7 @@ from tests.pretrain.tiny import config
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 SWEEP = """
 from configs import grid
 

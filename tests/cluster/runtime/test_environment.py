@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from cluster.startup import set_defaults
+from cluster.runtime.environment import set_defaults
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 

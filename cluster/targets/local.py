@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from cluster.plan import Task
-from cluster.settings import SubmitSettings
+from cluster.config import SubmitSettings
+from cluster.job_array import Task
 from cluster.submission import Submission
 
 

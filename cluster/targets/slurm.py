@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from submitit.slurm.slurm import SlurmExecutor
 
-from cluster.endings import RUN_AGAIN
-from cluster.plan import Command, Task, shell_line
-from cluster.settings import SlurmSettings, SubmitSettings
+from cluster.config import SlurmSettings, SubmitSettings
+from cluster.job_array import Command, Task, shell_line
+from cluster.runtime.exit_codes import RUN_AGAIN
 from cluster.submission import Submission
 
 

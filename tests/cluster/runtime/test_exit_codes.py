@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 PROGRAM = """
 import gc, os, signal, sys, time
-from cluster.endings import Terminated, end_by_signal, on_unraisable
+from cluster.runtime.exit_codes import Terminated, end_by_signal, on_unraisable
 
 signal.signal(signal.SIGTERM, end_by_signal)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start with & ignore it

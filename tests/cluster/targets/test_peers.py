@@ -13,8 +13,8 @@ import time
 import pytest
 import yaml
 
-from cluster.plan import plan_tasks
-from cluster.processes import find
+from cluster.job_array import plan_tasks
+from cluster.runtime.process_discovery import find
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from cluster.endings import RUN_AGAIN
-from cluster.plan import Task, shell_line
-from cluster.settings import SubmitSettings, require
+from cluster.config import SubmitSettings, require
+from cluster.job_array import Task, shell_line
+from cluster.runtime.exit_codes import RUN_AGAIN
 from cluster.submission import Submission
 
 

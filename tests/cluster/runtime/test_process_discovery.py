@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.processes import Processes, find
+from cluster.runtime.process_discovery import Processes, find
 
 SLURM = {
     "SLURM_JOB_ID": "77",
