@@ -1,6 +1,6 @@
 """A run of docs/STUDY.md: from scratch on photos, drawings, emoji and products, then eleven sets of other pictures.
 
-    python benchmarks/study.py small --data=FOLDER
+    python benchmarks/study/tables.py small --data=FOLDER
 
 `study_*.py` beside this are its sweeps; `FOLDER`, to which that command links as `runs/study/data`, has `pretrain/SET/`
 and `targets/SET/` with shards.

@@ -1,6 +1,6 @@
 """Training steps here and in PyTorch: the same architecture, batch, loss and number of threads, side by side.
 
-python -m benchmarks.cpu_step [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
+python -m benchmarks.peers.train_step_cpu [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
 
 Our side is the compiled step that a run takes: pixels come as bytes and are normalised in it, gradients are clipped,
 metrics are computed. The peer is spared these: transformers' SiglipModel with its own loss in eager mode gets
@@ -51,7 +51,9 @@ PEERS = (Row("PyTorch eager, SigLIP loss", "torch", False), Row("PyTorch eager, 
 
 def main() -> int:
     """Prints the table, or a sentence about what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_step", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.train_step_cpu", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--config", default=str(QUICKSTART_CONFIG), help="config file; its pretrain section counts")
     parser.add_argument("--steps", type=int, default=15, help="steps in a round")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
@@ -165,7 +167,7 @@ def start(row: Row, args: argparse.Namespace) -> subprocess.Popen:
     environment.pop("GLIBC_TUNABLES", None)
     if row.huge_pages:
         environment["GLIBC_TUNABLES"] = HUGE_PAGES
-    command = [sys.executable, "-m", "benchmarks.cpu_step", f"--child={row.child}"]
+    command = [sys.executable, "-m", "benchmarks.peers.train_step_cpu", f"--child={row.child}"]
     command += [f"--config={args.config}", f"--steps={args.steps}"]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

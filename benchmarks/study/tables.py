@@ -1,8 +1,8 @@
 """The tables of docs/STUDY.md: trains what a table needs, exports and evaluates it, and writes what was found.
 
-    python benchmarks/study.py small --data=FOLDER       everything, half an hour on two cores
-    python benchmarks/study.py small                     once more from what is there; runs that are whole are kept
-    python benchmarks/study.py small --tables-only       only the tables, from the runs that are there
+    python benchmarks/study/tables.py small --data=FOLDER       everything, half an hour on two cores
+    python benchmarks/study/tables.py small                     once more from what is there; runs that are whole are kept
+    python benchmarks/study/tables.py small --tables-only       only the tables, from the runs that are there
 
 FOLDER has `pretrain/SET/SPLIT-*.tar` and `targets/SET/SPLIT-*.tar`. The sweep of a table is `configs/study_TABLE.py`,
 its runs are in `runs/study/TABLE`, its rows in `docs/study/TABLE.csv`, and its summary stands in docs/STUDY.md.
@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from adapt.evaluation.results import RESULTS_FILE  # noqa: E402
@@ -29,8 +29,8 @@ from adapt.report.results_index import Findings, Question  # noqa: E402
 from adapt.report.statistics import shots_needed  # noqa: E402
 from adapt.report.tables import Cell, Table  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study_arms import Arm, Gain, Scores, average, find_plain, gain, number_of_classes, read_arms  # noqa: E402
-from benchmarks.study_figures import draw  # noqa: E402
+from benchmarks.study.arms import Arm, Gain, Scores, average, find_plain, gain, number_of_classes, read_arms  # noqa: E402
+from benchmarks.study.figures import draw  # noqa: E402
 
 OF_JOBS = {"drawings": ("--dtype=float16", "--license=cc-by-4.0")}  # as it is published
 IN_FULL = 2  # comparisons that are told dataset by dataset; of more, their means
@@ -87,7 +87,7 @@ def summarize(arms: Sequence[Arm], table: str) -> str:
     first = next(iter(arms[0].runs.values()))
     found = Findings([first])
     datasets, methods, shots = found.datasets(), found.methods(), found.shots()
-    lines = [f"`python benchmarks/study.py {table}`, {provenance(arms)}", ""]
+    lines = [f"`python benchmarks/study/tables.py {table}`, {provenance(arms)}", ""]
     lines += overview(arms, datasets, methods, shots)
     pairs = [(plain, arm) for arm in arms if (plain := find_plain(arm, arms)) and plain.runs.keys() & arm.runs.keys()]
     if len(pairs) > IN_FULL:

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import study, study_arms, study_figures
+from benchmarks.study.tables import arms as study_arms
+from benchmarks.study.tables import figures as study_figures
+from benchmarks.study.tables import tables as study
 from configs import study_variants
 from pretrain.losses.pairwise_blocks import Layout
 

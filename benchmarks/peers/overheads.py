@@ -1,7 +1,7 @@
 """What saving, logging and checking cost a run, and how long it takes to start.
 
-    python benchmarks/overheads.py            the step with and without checkpoints, turn by turn
-    python benchmarks/overheads.py --start    from the command to the first step of B/16, three times
+    python benchmarks/peers/overheads.py            the step with and without checkpoints, turn by turn
+    python benchmarks/peers/overheads.py --start    from the command to the first step of B/16, three times
 
 The first trains one model in this process, in turns of `--seconds`: with a log line every ten steps, watchdog and one
 checkpoint a turn, and with none of them; a turn is a minute, so that it is a checkpoint a minute. There is no peer: the
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

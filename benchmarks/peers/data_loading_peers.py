@@ -1,6 +1,6 @@
 """Peers of the loader: how fast open_clip and tf.data turn the same photos into training batches.
 
-python -m benchmarks.data_peers open_clip|tf_data --shards='/data/train-*.tar' [--image_size=224] [--batch_size=64]
+python -m benchmarks.peers.data_loading_peers open_clip|tf_data --shards='/data/train-*.tar' [--image_size=224] [--batch_size=64]
     [--workers=0] [--seconds=10] [--scale=0.5,1]
 
 Shards are as img2dataset writes them: KEY.jpg beside KEY.json with `texts`, of which the first is the caption. Both
@@ -61,7 +61,9 @@ class Rate(NamedTuple):
 
 def main() -> int:
     """Prints the figures of one peer, or a sentence about what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_peers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.data_loading_peers", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("peer", choices=tuple(PACKAGES))
     parser.add_argument("--shards", required=True, help="glob pattern of .tar files")
     parser.add_argument("--image_size", type=int, default=224)
@@ -85,7 +87,10 @@ def main() -> int:
         with contextlib.closing(batches):
             rate = measure(batches, seconds=args.seconds, warm_up=args.warm_up)
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; benchmarks/data_peers.py says what to install", file=sys.stderr)
+        print(
+            f"error: {error.name} is not installed; benchmarks/peers/data_loading_peers.py says what to install",
+            file=sys.stderr,
+        )
         return 1
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """How long opening a checkpoint takes, and how much memory: here and with transformers in PyTorch.
 
-python -m benchmarks.opening [--variant=So400m/14] [--image_size=384] [--dtype=bfloat16]
+python -m benchmarks.peers.checkpoint_loading [--variant=So400m/14] [--image_size=384] [--dtype=bfloat16]
 
 A SigLIP with random weights is written in `--dtype` as one safetensors file, and opened in that dtype by a process of
 its own. Memory is the peak of the whole process (VmHWM), less what it held before it opened the file. The file lies in
@@ -26,7 +26,9 @@ from benchmarks.machine import describe_machine
 
 def main() -> int:
     """Prints the table, or a sentence about what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.opening", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.checkpoint_loading", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--variant", default="So400m/14", help="size of the towers")
     parser.add_argument("--image_size", type=int, default=384, help="pixels")
     parser.add_argument("--vocab_size", type=int, default=32_000, help="token ids")
@@ -79,7 +81,13 @@ def compare(args: argparse.Namespace) -> str:
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(args.repeats):
         for side in sides:
-            command = [sys.executable, "-m", "benchmarks.opening", f"--child={side}", f"--folder={args.folder}"]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.peers.checkpoint_loading",
+                f"--child={side}",
+                f"--folder={args.folder}",
+            ]
             result = subprocess.run([*command, f"--dtype={args.dtype}"], stdout=subprocess.PIPE, text=True, check=True)
             found[side].append(json.loads(result.stdout.splitlines()[-1]))
     size = (args.folder / "model.safetensors").stat().st_size

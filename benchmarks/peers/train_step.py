@@ -1,6 +1,6 @@
 """The full training step of S/16, B/16 and L/16 at 224 px with 64 tokens, against open_clip with torch.compile.
 
-python -m benchmarks.step [--models=S/16,B/16,L/16] [--batch=1024] [--microbatch=N] [--remat=none] [--dtype=bfloat16]
+python -m benchmarks.peers.train_step [--models=S/16,B/16,L/16] [--batch=1024] [--microbatch=N] [--remat=none] [--dtype=bfloat16]
 
 Ours is the compiled step of a run, with and without the context objective. The peer is open_clip's model of the same
 architecture (a timm image tower with attention pooling, a text transformer without causal mask) under torch.compile,
@@ -37,7 +37,7 @@ WARM_UP = 3
 
 def main() -> int:
     """Prints a table for each model; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.train_step", description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="S/16,B/16,L/16", help=f"some of {', '.join(MODELS)}")
     parser.add_argument("--batch", type=int, default=1024, help="pairs in a step")
     parser.add_argument("--microbatch", type=int, help="pairs that our towers work on at a time")
@@ -66,7 +66,14 @@ def main() -> int:
 
 def start(name: str, child: str, args: argparse.Namespace) -> dict[str, Any]:
     """Returns what one side measured in a process of its own, or the last line that it said before it failed."""
-    command = [sys.executable, "-m", "benchmarks.step", *sys.argv[1:], f"--models={name}", f"--child={child}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.peers.train_step",
+        *sys.argv[1:],
+        f"--models={name}",
+        f"--child={child}",
+    ]
     print(f"{name}, {child}", file=sys.stderr, flush=True)
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
     if done.returncode:

@@ -1,6 +1,6 @@
 """What the pictures of docs/STUDY.md's runs attend to: how much of it has a text like their own.
 
-    python benchmarks/study_attention.py        the runs with context that are in runs/study
+    python benchmarks/study/attention.py        the runs with context that are in runs/study
 
 Four batches of each run's own data, as it was trained on, embedded by its export; of two samples the texts are alike
 where the cosine of their latent semantic analysis is 0.5 or more. The table goes into docs/STUDY.md.
@@ -15,14 +15,14 @@ import sys
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import configs  # noqa: E402
 from adapt.embedding.encoder import Encoder  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study import STUDY, find_sweeps, markdown, put  # noqa: E402
-from benchmarks.study_arms import CONTEXT, Arm, average, read_arms  # noqa: E402
+from benchmarks.study.arms import CONTEXT, Arm, average, read_arms  # noqa: E402
+from benchmarks.study.tables import STUDY, find_sweeps, markdown, put  # noqa: E402
 from data.pipeline.caption_groups import to_points  # noqa: E402
 from data.sources.base import Source  # noqa: E402
 from pretrain.config.run import load_settings  # noqa: E402
@@ -45,7 +45,7 @@ def main() -> int:
                 rows.append([table, describe(arm), str(len(found)), *told(means)])
                 print(*rows[-1], sep="  ", flush=True)
     heads = ["table", "arm", "seeds", "temperature · √d", "attended", "of texts alike", "of all pairs, alike", "ratio"]
-    lines = [f"`python benchmarks/study_attention.py`, {datetime.date.today().isoformat()}, {describe_machine()}", ""]
+    lines = [f"`python benchmarks/study/attention.py`, {datetime.date.today().isoformat()}, {describe_machine()}", ""]
     put("\n".join([*lines, *markdown(heads, rows)]), "attention")
     return 0
 

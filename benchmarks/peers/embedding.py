@@ -1,6 +1,6 @@
 """Images to embeddings here and with transformers in PyTorch: the same SigLIP checkpoint, files and cores.
 
-python -m benchmarks.embed [--variant=B/16] [--image_size=224] [--images=64] [--repeats=3] [--dtype=float32]
+python -m benchmarks.peers.embedding [--variant=B/16] [--image_size=224] [--images=64] [--repeats=3] [--dtype=float32]
 
 Both sides open one Hugging Face directory with random weights. "From files" is what `launch.py embed` does: JPEG files
 of 500 × 375 pixels are read, decoded, resized and embedded; the peer is the documented loop of Pillow, the image
@@ -38,7 +38,7 @@ PARTS = ("from files", "towers")
 
 def main() -> int:
     """Prints the table, or a sentence about what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.embedding", description=__doc__.splitlines()[0])
     parser.add_argument("--variant", default="B/16", help="size of the towers")
     parser.add_argument("--image_size", type=int, default=224, help="pixels")
     parser.add_argument("--images", type=int, default=64, help="images in a round")
@@ -104,7 +104,7 @@ def compare(args: argparse.Namespace) -> str:
     options = [f"--{name}={getattr(args, name)}" for name in ("variant", "image_size", "images", "dtype", "folder")]
     children, facts = {}, {}
     for side in ("ours", "transformers"):
-        command = [sys.executable, "-m", "benchmarks.embed", *options, f"--child={side}"]
+        command = [sys.executable, "-m", "benchmarks.peers.embedding", *options, f"--child={side}"]
         environment = {**os.environ, **({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if side == "ours" else {})}
         children[side] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -1,6 +1,6 @@
 """Time and memory of the adapters against named peers.
 
-python -m benchmarks.adapters grid|all|peers|imagenet [--features=FOLDER]
+python -m benchmarks.peers.adapter_speed grid|all|peers|imagenet [--features=FOLDER]
 
 all       every training-free method at 1, 2, 4, 8 and 16 shots and 10 supports, settings selected on each support
 grid      Tip-Adapter's leave-one-out accuracy at 200 beta × 20 alpha, beside a loop over the grid in PyTorch
@@ -27,8 +27,8 @@ import numpy as np
 
 import adapt
 from adapt.adapters.ops import class_means, normalize
-from benchmarks.adapter_accuracy import Cases, accuracies, cases
 from benchmarks.machine import describe_machine, measure_peak
+from benchmarks.peers.adapter_accuracy import Cases, accuracies, cases
 
 SEEDS, DIM, CLASSES, QUERIES = 10, 768, 1000, 50_000
 
@@ -192,7 +192,7 @@ def imagenet(methods: list[str]) -> None:
     print(f"{CLASSES:,} classes × 16 shots, {QUERIES:,} queries, {DIM} dimensions, made up; default settings\n")
     print("| method | fit, s | classify, s | peak memory, GB |\n|---|---|---|---|")
     for method in methods:
-        command = [sys.executable, "-m", "benchmarks.adapters", "imagenet", f"--one={method}"]
+        command = [sys.executable, "-m", "benchmarks.peers.adapter_speed", "imagenet", f"--one={method}"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         last = (found.stdout if found.returncode == 0 else found.stderr).strip().splitlines()[-1]
         print(f"| {method} | {last} |", flush=True)

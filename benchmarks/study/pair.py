@@ -1,6 +1,6 @@
 """The pair of `checkpoints/` with every kind of adapter, for docs/STUDY.md: training-free, local and trained.
 
-    python benchmarks/study_pair.py        with the shards where `study.py --data=FOLDER` has linked to them
+    python benchmarks/study/pair.py        with the shards where `study.py --data=FOLDER` has linked to them
 
 It asks all eleven sets at 4 and 16 examples a class, and at 32 those sets whose classes all have as many. Units that
 are there are kept. Rows go to docs/study/pair.csv, the table into docs/STUDY.md.
@@ -16,13 +16,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from adapt.report.results_index import Findings, Question, Run, read_runs  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study import STUDY, markdown, percent, put  # noqa: E402
-from benchmarks.study_arms import CONTEXT, Arm, Scores, average, gain  # noqa: E402
+from benchmarks.study.arms import CONTEXT, Arm, Scores, average, gain  # noqa: E402
+from benchmarks.study.tables import STUDY, markdown, percent, put  # noqa: E402
 
 METHODS = {
     "training-free": ("zero_shot", "prototypes", "knn", "tip_adapter", "tip_x", "ape", "gda", "proker"),
@@ -54,7 +54,7 @@ def main() -> int:
             return code
     runs = {name: read_runs(STUDY / name) for name in JOBS}
     minutes = sum(cost["seconds"] for pair in runs.values() for run in pair for cost in run.costs) / 60
-    head = f"`python benchmarks/study_pair.py`, {datetime.date.today().isoformat()}, {describe_machine()}"
+    head = f"`python benchmarks/study/pair.py`, {datetime.date.today().isoformat()}, {describe_machine()}"
     lines = [f"{head}; {minutes:.0f} minutes of evaluation in all", "", *tell(runs)]
     text = "\n".join(lines)
     print(text)

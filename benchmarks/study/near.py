@@ -1,6 +1,6 @@
 """The runs of docs/STUDY.md on sets near to what they learned: emoji of an artist they have not seen, and digits.
 
-    python benchmarks/study_near.py        all runs that are in runs/study
+    python benchmarks/study/near.py        all runs that are in runs/study
 
 Settings of training were chosen on these two sets, without context. Rows go to docs/study/near.csv, the table into
 docs/STUDY.md.
@@ -21,14 +21,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from adapt.evaluation.results import RESULTS_FILE  # noqa: E402
 from adapt.report.statistics import mean_interval  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study import STUDY, markdown, put  # noqa: E402
-from benchmarks.study_arms import Arm, find_plain, read_arms  # noqa: E402
+from benchmarks.study.arms import Arm, find_plain, read_arms  # noqa: E402
+from benchmarks.study.tables import STUDY, markdown, put  # noqa: E402
 
 TABLES = ("small", "tiny", "ablations", "post_training", "episodes", "variants", "softmax", "drawings", "untrained")
 DATASETS, METHODS, SHOTS = ("emoji", "digits"), ("prototypes", "knn", "tip_adapter"), (4, 16)
@@ -61,7 +61,7 @@ def main() -> int:
     rows = [row for table, found in arms.items() for row in tell(table, found, scores)]
     columns = [("zero_shot", 0), *itertools.product(METHODS, SHOTS)]
     heads = ["set", "table", "arm", "seeds", *(f"{m}, {k} shots" if k else "zero-shot" for m, k in columns)]
-    lines = [f"`python benchmarks/study_near.py`, {datetime.date.today().isoformat()}, {describe_machine()}", ""]
+    lines = [f"`python benchmarks/study/near.py`, {datetime.date.today().isoformat()}, {describe_machine()}", ""]
     text = "\n".join([*lines, *markdown(heads, sorted(rows, key=lambda row: DATASETS.index(row[0])))])
     print(text)
     put(text, "near")

@@ -10,7 +10,7 @@ import numpy as np
 
 from adapt.report.charts import COLORS, Line, Points, line_chart, point_chart
 from adapt.report.statistics import mean_interval
-from benchmarks.study_arms import Arm, Scores, find_plain, gain, number_of_classes
+from benchmarks.study.arms import Arm, Scores, find_plain, gain, number_of_classes
 
 DRAWN = ("prototypes", "knn", "tip_adapter")  # methods
 

@@ -1,6 +1,6 @@
 """Few-shot accuracy of every adapter on real CLIP features, with its defaults and with selected settings.
 
-python -m benchmarks.adapter_accuracy --features=FOLDER [--sets=caltech101,…] [--methods=gda,…] [--locality]
+python -m benchmarks.peers.adapter_accuracy --features=FOLDER [--sets=caltech101,…] [--methods=gda,…] [--locality]
 
 FOLDER holds .npz files of CLIP ViT-B/32 features. caltech101 and oxford_flowers: ten random supports of every size from
 `support_16` and `val` together, tested on `test`; they have no text. imagenet_a: its `support_1` and `support_2`,

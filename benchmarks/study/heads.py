@@ -1,6 +1,6 @@
 """What the context objective does where batches have neighbours: heads on CLIP's own features, for docs/STUDY.md.
 
-    python benchmarks/study_heads.py --data=FOLDER       stopped and called again, it goes on
+    python benchmarks/study/heads.py --data=FOLDER       stopped and called again, it goes on
 
 FOLDER/features has `imagenet_a.npz`, `caltech101.npz` and `oxford_flowers.npz`, features of OpenAI's CLIP ViT-B/32.
 A linear map of image features and one of text features, both the identity at first, are trained on seven pictures of
@@ -26,15 +26,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from adapt.report.charts import Points, point_chart  # noqa: E402
 from adapt.report.statistics import mean_interval  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study import markdown, put  # noqa: E402
-from benchmarks.study_figures import framed  # noqa: E402
-from benchmarks.study_head_runs import (  # noqa: E402
+from benchmarks.study.figures import framed  # noqa: E402
+from benchmarks.study.head_runs import (  # noqa: E402
     DIM,
     METHODS,
     RATE,
@@ -49,6 +48,7 @@ from benchmarks.study_head_runs import (  # noqa: E402
     score,
     train,
 )
+from benchmarks.study.tables import markdown, put  # noqa: E402
 
 ROWS, TRIALS = ROOT / "docs" / "study" / "heads.csv", ROOT / "runs" / "study" / "heads.jsonl"
 SHARES = ROOT / "docs" / "study" / "heads-shares.svg"
@@ -140,7 +140,7 @@ def summarize(trials: Trials, before: Mapping) -> str:
     day = datetime.date.fromtimestamp(TRIALS.stat().st_mtime)
     seconds = sum(trial.seconds for trial in trials.values())
     lines = [
-        f"`python benchmarks/study_heads.py`, {day.isoformat()}, {describe_machine()}, {versions}; "
+        f"`python benchmarks/study/heads.py`, {day.isoformat()}, {describe_machine()}, {versions}; "
         f"{len(trials)} runs of {STEPS} steps, {SEEDS} seeds an arm (one with the whole set as a batch), "
         f"{seconds / 60:.0f} minutes in all",
     ]

@@ -1,4 +1,4 @@
-"""The runs of benchmarks/study_heads.py: linear heads on CLIP's features, their objective, batches and scores."""
+"""The runs of benchmarks/study/heads.py: linear heads on CLIP's features, their objective, batches and scores."""
 
 from __future__ import annotations
 

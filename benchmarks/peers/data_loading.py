@@ -1,10 +1,10 @@
 """The loader here against open_clip's recipe and tf.data: the same photos, the same transforms, one machine.
 
-python -m benchmarks.data --shards='/data/train-*.tar' [--rounds=3] [--seconds=6] [--workers=2]
+python -m benchmarks.peers.data_loading --shards='/data/train-*.tar' [--rounds=3] [--seconds=6] [--workers=2]
 
 Photos in .tar shards, KEY.jpg beside KEY.json with `texts`, become batches of 96 px as they are, and of 224 px after
 they have been enlarged to 500 × 375 as web photos are. All crop at random, resize with antialiased bicubic
-interpolation and batch; here captions are tokenized too and the batches end on the device. benchmarks/data_peers.py has
+interpolation and batch; here captions are tokenized too and the batches end on the device. benchmarks/peers/data_loading_peers.py has
 the peers and says what else they need; those that are not installed are left out and said so. Each contestant runs in a
 process of its own, in turns. Beside them stand the limit, decoding alone, and what opening a data set costs.
 """
@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.data_peers import find_shards, measure, versions
 from benchmarks.machine import describe_machine, seconds_of
+from benchmarks.peers.data_loading_peers import find_shards, measure, versions
 
 BATCH = 64
 SCALE = (0.5, 1.0)  # share of a photo's area that a crop keeps
@@ -45,7 +45,9 @@ PACKAGES = ("jax", "grain", "pillow", "cykooz-resizer", "tokenizers", "numpy")
 
 def main() -> int:
     """Prints the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.data_loading", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--shards", required=True, help="glob pattern of .tar files with photos")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every contestant")
     parser.add_argument("--seconds", type=float, default=6, help="length of the timed part of a turn")
@@ -74,8 +76,8 @@ def main() -> int:
 
 def compare(pattern: str, size: int, args: argparse.Namespace, folder: str) -> None:
     """Prints the rates of all contestants at one size, the median of their turns."""
-    here = [sys.executable, "-m", "benchmarks.data", "--child=load"]
-    peer = [sys.executable, "-m", "benchmarks.data_peers"]
+    here = [sys.executable, "-m", "benchmarks.peers.data_loading", "--child=load"]
+    peer = [sys.executable, "-m", "benchmarks.peers.data_loading_peers"]
     common = [f"--shards={pattern}", f"--image_size={size}", f"--seconds={args.seconds}"]
     contestants = {
         f"here, {args.workers} processes": [*here, *common, f"--workers={args.workers}"],
@@ -229,7 +231,13 @@ def measure_opening(pattern: str, folder: pathlib.Path) -> None:
         os.link(index_path(file, folder), index_path(find_files(str(many / f"{number:05d}.tar"))[0], folder))
     assert len(ensure_indexes(find_files(str(many / "*.tar")), folder)) == MANY_SHARDS
     for pattern in ("0000*.tar", "*.tar"):
-        command = [sys.executable, "-m", "benchmarks.data", "--child=memory", f"--shards={many}/{pattern}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.peers.data_loading",
+            "--child=memory",
+            f"--shards={many}/{pattern}",
+        ]
         line = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(
             f"opening {line['samples']:,} samples in {line['shards']:,} shards: {line['seconds']:.2f} s; "

@@ -1,6 +1,6 @@
 """The objective, forward and backward: time, memory and error against dense forms and open_clip.
 
-python -m benchmarks.objective [--batches=1024,4096,…] [--dim=768] [--dtype=float32|bfloat16] [--seconds=60]
+python -m benchmarks.peers.loss [--batches=1024,4096,…] [--dim=768] [--dtype=float32|bfloat16] [--seconds=60]
 
 Every row is value and gradient by both embeddings and all scalars. Peers: the dense form of the same objective in JAX,
 optax's sigmoid cross-entropy on full logits, and open_clip's SigLipLoss in PyTorch on the same device, of which only
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 def main() -> int:
     """Prints a table for each batch; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.objective", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.loss", description=__doc__.splitlines()[0])
     parser.add_argument("--batches", default=",".join(map(str, DEFAULT)), help="batch sizes, separated by commas")
     parser.add_argument("--dim", type=int, default=768, help="width of embeddings")
     parser.add_argument("--base", default="sigmoid", choices=("sigmoid", "softmax"))
