@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import adapt
-from configs.study_variants import Variant
+from configs.study.variants import Variant
 from pretrain.losses.contextual_attention import Context
 from pretrain.losses.pairwise_blocks import Layout
 

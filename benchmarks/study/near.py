@@ -49,7 +49,7 @@ def main() -> int:
         sys.executable,
         "launch.py",
         "evaluate",
-        "--config=configs/study_settings.py",
+        "--config=configs/study/settings.py",
         "--workdir=runs/study/near",
     ]
     command.append(f"--checkpoint={','.join(checkpoints)}")

@@ -44,7 +44,7 @@ ROWS = ROOT / "docs" / "study" / "pair.csv"
 
 def main() -> int:
     for name, (shots, datasets) in JOBS.items():
-        command = [sys.executable, "launch.py", "evaluate", "--config=configs/study_drawings.py"]
+        command = [sys.executable, "launch.py", "evaluate", "--config=configs/study/drawings.py"]
         command += ["--checkpoint=plain=checkpoints/drawings_plain,context=checkpoints/drawings"]
         command += [f"--methods={','.join(itertools.chain(*METHODS.values()))}", f"--shots={','.join(map(str, shots))}"]
         if datasets:

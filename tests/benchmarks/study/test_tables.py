@@ -11,7 +11,7 @@ import pytest
 from benchmarks.study.tables import arms as study_arms
 from benchmarks.study.tables import figures as study_figures
 from benchmarks.study.tables import tables as study
-from configs import study_variants
+from configs.study.base import variants as study_variants
 from pretrain.losses.pairwise_blocks import Layout
 
 SWEEP = """

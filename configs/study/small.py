@@ -6,7 +6,7 @@ It is asked with all training-free methods.
 from ml_collections import ConfigDict
 
 from configs import grid
-from configs.study import get_config as study
+from configs.study.base import get_config as study
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ It continues the exports of `study_tiny.py`, which is to run first.
 
 from ml_collections import ConfigDict
 
-from configs.study_ablations import get_config as small_evaluation
+from configs.study.ablations import get_config as small_evaluation
 
 BEFORE = "runs/study/tiny/examples=400000,seed={},context=False/export"
 

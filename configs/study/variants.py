@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import io_callback
 
 import pretrain.config.run
-from configs.study_ablations import get_config as small_evaluation
+from configs.study.ablations import get_config as small_evaluation
 from pretrain.losses.context_objective import Objective
 from pretrain.losses.contextual_attention import Context
 

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import grid
-from configs.study_ablations import get_config as small_evaluation
+from configs.study.ablations import get_config as small_evaluation
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.study_tiny import get_config as tiny
+from configs.study.tiny import get_config as tiny
 
 CHANGES = (
     {},

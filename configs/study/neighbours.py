@@ -1,7 +1,7 @@
 """Batches in which each sample has neighbours, with and without context, for docs/STUDY.md: large towers, one seed."""
 
 from configs import grid
-from configs.study import get_config
+from configs.study.base import get_config
 
 __all__ = ["get_config", "get_sweep"]
 

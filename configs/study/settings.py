@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs.study import DATA, VALIDATION
-from configs.study import get_config as study
+from configs.study.base import DATA, VALIDATION
+from configs.study.base import get_config as study
 
 
 def get_config() -> ConfigDict:

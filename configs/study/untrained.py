@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import grid
-from configs.study import get_config as study
+from configs.study.base import get_config as study
 
 
 def get_config() -> ConfigDict:

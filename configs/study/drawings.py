@@ -6,8 +6,8 @@ Open Clip Art (public domain) and the emoji of two artists; the third's are for 
 from ml_collections import ConfigDict
 
 from configs import grid
-from configs.study import DATA
-from configs.study import get_config as study
+from configs.study.base import DATA
+from configs.study.base import get_config as study
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """Batches of two views, three seeds, or of neighbours by text, one seed, for docs/STUDY.md: small towers."""
 
-from configs.study_ablations import get_config
+from configs.study.ablations import get_config
 
 __all__ = ["get_config", "get_sweep"]
 
