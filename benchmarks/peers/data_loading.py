@@ -4,7 +4,7 @@ python -m benchmarks.peers.data_loading --shards='/data/train-*.tar' [--rounds=3
 
 Photos in .tar shards, KEY.jpg beside KEY.json with `texts`, become batches of 96 px as they are, and of 224 px after
 they have been enlarged to 500 × 375 as web photos are. All crop at random, resize with antialiased bicubic
-interpolation and batch; here captions are tokenized too and the batches end on the device. benchmarks/peers/data_loading_peers.py has
+interpolation and batch; here captions are tokenized too and the batches end on the device. data_loading_peers.py has
 the peers and says what else they need; those that are not installed are left out and said so. Each contestant runs in a
 process of its own, in turns. Beside them stand the limit, decoding alone, and what opening a data set costs.
 """

@@ -1,7 +1,7 @@
 """Peers of the loader: how fast open_clip and tf.data turn the same photos into training batches.
 
-python -m benchmarks.peers.data_loading_peers open_clip|tf_data --shards='/data/train-*.tar' [--image_size=224] [--batch_size=64]
-    [--workers=0] [--seconds=10] [--scale=0.5,1]
+python -m benchmarks.peers.data_loading_peers open_clip|tf_data --shards='/data/train-*.tar' [--image_size=224]
+    [--batch_size=64] [--workers=0] [--seconds=10] [--scale=0.5,1]
 
 Shards are as img2dataset writes them: KEY.jpg beside KEY.json with `texts`, of which the first is the caption. Both
 peers read the encoded photos in shuffled order, decode, crop at random, resize with antialiased bicubic interpolation

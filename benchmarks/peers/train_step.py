@@ -1,6 +1,7 @@
 """The full training step of S/16, B/16 and L/16 at 224 px with 64 tokens, against open_clip with torch.compile.
 
-python -m benchmarks.peers.train_step [--models=S/16,B/16,L/16] [--batch=1024] [--microbatch=N] [--remat=none] [--dtype=bfloat16]
+python -m benchmarks.peers.train_step [--models=S/16,B/16,L/16] [--batch=1024] [--microbatch=N] [--remat=none]
+    [--dtype=bfloat16]
 
 Ours is the compiled step of a run, with and without the context objective. The peer is open_clip's model of the same
 architecture (a timm image tower with attention pooling, a text transformer without causal mask) under torch.compile,

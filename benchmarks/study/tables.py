@@ -1,7 +1,7 @@
 """The tables of docs/STUDY.md: trains what a table needs, exports and evaluates it, and writes what was found.
 
     python benchmarks/study/tables.py small --data=FOLDER       everything, half an hour on two cores
-    python benchmarks/study/tables.py small                     once more from what is there; runs that are whole are kept
+    python benchmarks/study/tables.py small                     once more; finished runs are kept
     python benchmarks/study/tables.py small --tables-only       only the tables, from the runs that are there
 
 FOLDER has `pretrain/SET/SPLIT-*.tar` and `targets/SET/SPLIT-*.tar`. The sweep of a table is `configs/study_TABLE.py`,

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.study import head_runs as study_head_runs
+from benchmarks.study import heads as study_heads
+from benchmarks.study import tables as study
 from benchmarks.study.head_runs import DIM, Data, Features, Trial, arm
-from benchmarks.study.tables import head_runs as study_head_runs
-from benchmarks.study.tables import heads as study_heads
-from benchmarks.study.tables import tables as study
 from pretrain.losses.pairwise_blocks import Layout
 
 LABELS = np.repeat(np.arange(6), 7)

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
+from benchmarks.study import attention as study_attention
+from benchmarks.study import near as study_near
 from benchmarks.study.arms import Arm
-from benchmarks.study.tables import attention as study_attention
-from benchmarks.study.tables import near as study_near
 
 CONTEXT, VIEWS = "pretrain.objective.context", "pretrain.data.views"
 

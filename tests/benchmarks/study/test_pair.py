@@ -3,7 +3,7 @@
 import csv
 
 from adapt.report.results_index import Run
-from benchmarks.study.tables import pair as study_pair
+from benchmarks.study import pair as study_pair
 
 SETS = ("few", "many")
 

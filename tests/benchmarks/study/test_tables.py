@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.study.tables import arms as study_arms
-from benchmarks.study.tables import figures as study_figures
-from benchmarks.study.tables import tables as study
-from configs.study.base import variants as study_variants
+from benchmarks.study import arms as study_arms
+from benchmarks.study import figures as study_figures
+from benchmarks.study import tables as study
+from configs.study import variants as study_variants
 from pretrain.losses.pairwise_blocks import Layout
 
 SWEEP = """
