@@ -31,11 +31,14 @@ from cluster.runtime.exit_codes import (
     end,
     end_by_signal,
     has_others,
-    in_a_sentence,
     lost_others,
     on_unraisable,
 )
 from cluster.runtime.process_discovery import find, join
+from foundation import log
+from foundation.error_text import error_text
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -61,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, end_by_signal)
         sys.unraisablehook = on_unraisable
     set_defaults(os.environ)
+    log.configure()
     logging.getLogger("asyncio").disabled = True  # Orbax leaves copies of errors there that are told below
     try:
         config = None
@@ -78,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         lost = lost_others(error)
         if args.traceback or not (lost or isinstance(error, ValueError | OSError | FloatingPointError)):
             raise
-        why = f" ({in_a_sentence(error)[:200]})" if lost else ""
-        print(f"error: {in_a_sentence(LOST_OTHERS if lost else error)}{why}", file=sys.stderr)
+        why = f" ({error_text(error)[:200]})" if lost else ""
+        print(f"error: {error_text(LOST_OTHERS if lost else error)}{why}", file=sys.stderr)
         return LOST if lost else 1
     return code or 0
 
@@ -132,10 +136,9 @@ def pretrain(args: argparse.Namespace, config: ConfigDict) -> int:
 def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
     """Returns what evaluates the run while it trains, where the config asks for it: what both know is a folder."""
     from adapt.evaluation.online import EvaluationInTraining
-    from pretrain.train import say
 
     settings = evaluation_settings(config)
-    return settings and EvaluationInTraining(settings, config.data_dir, say=say)
+    return settings and EvaluationInTraining(settings, config.data_dir)
 
 
 def evaluation_settings(config: ConfigDict) -> EvaluateSettings | None:
@@ -176,7 +179,7 @@ def submit(args: argparse.Namespace, config: ConfigDict | None) -> int:
     section = dict(config.get("submit", {}))
     section |= {name: typed(kind, f"submit.{name}", section.get(name, {})) for name, kind in SUBMIT_SECTIONS.items()}
     prepared = prepare(args.target, tasks, typed(SubmitSettings, "submit", section), workdir=args.workdir)
-    return run(prepared, dry_run=args.dry_run, say=say)
+    return run(prepared, dry_run=args.dry_run)
 
 
 def check_command(arguments: Sequence[str], *, elsewhere: bool) -> None:
@@ -195,7 +198,7 @@ def check_command(arguments: Sequence[str], *, elsewhere: bool) -> None:
         except FileNotFoundError as error:
             if not elsewhere:
                 raise
-            say(f"settings that go with the checkpoint are not checked here ({in_a_sentence(error)})")
+            logger.info(f"settings that go with the checkpoint are not checked here ({error_text(error)})")
         evaluation_settings(config)
     if args.job == "evaluate":
         typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))
@@ -208,11 +211,11 @@ def export(args: argparse.Namespace, config: ConfigDict) -> None:
     target = args.out or args.workdir / ("export.npz" if args.format == "big_vision" else "export")
     with job(args.workdir, "export") as done:
         options = {"step": args.step, "format": args.format, "dtype": args.dtype, "license": args.license}
-        folder = write(args.workdir, target, **options, say=say)
+        folder = write(args.workdir, target, **options)
         done(f"to {folder}")
     print(f"exported to {folder}", flush=True)
     if args.format == "big_vision":
-        say(f"it holds no tokenizer; give --tokenizer={args.workdir / 'tokenizer'} where it is opened")
+        logger.info(f"it holds no tokenizer; give --tokenizer={args.workdir / 'tokenizer'} where it is opened")
 
 
 def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -239,7 +242,6 @@ def evaluate(args: argparse.Namespace, config: ConfigDict) -> None:
             cache=args.cache,
             share=Share(index=int(index), count=int(count)),
             progress=CollectionsProgress().show,
-            say=say,
         )
         done(f"{len(rows)} results")
     if not args.checkpoint:
@@ -261,7 +263,7 @@ def sort_photos(args: argparse.Namespace, config: None) -> None:
         templates=() if templates == ("none",) else templates,
     )
     task.check()
-    run(open_encoder(args), task, progress=CollectionsProgress().show, say=say)
+    run(open_encoder(args), task, progress=CollectionsProgress().show)
 
 
 def embed(args: argparse.Namespace, config: None) -> None:
@@ -274,7 +276,7 @@ def embed(args: argparse.Namespace, config: None) -> None:
     written = embed_collections(open_encoder(args), args.out, progress=CollectionsProgress().show, **inputs)
     for name, found in written.items():
         left_out = f", {found.bad} left out, see {found.files['bad']}" if found.bad else ""
-        say(f"{found.rows} {name} in {found.files['safetensors']}{left_out}")
+        logger.info(f"{found.rows} {name} in {found.files['safetensors']}{left_out}")
 
 
 def open_encoder(args: argparse.Namespace) -> Encoder:
@@ -284,8 +286,8 @@ def open_encoder(args: argparse.Namespace) -> Encoder:
     from adapt.embedding.encoder import Encoder
 
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    encoder = Encoder(args.checkpoint, dtype=dtype, image_size=args.image_size, tokenizer=args.tokenizer, say=say)
-    say(f"{args.checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
+    encoder = Encoder(args.checkpoint, dtype=dtype, image_size=args.image_size, tokenizer=args.tokenizer)
+    logger.info(f"{args.checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
     return encoder
 
 
@@ -296,14 +298,14 @@ def convert(args: argparse.Namespace, config: None) -> None:
 
     if args.out.exists():
         raise FileExistsError(f"{args.out} is there already; name another --out")
-    options = {"image_size": args.image_size, "say": say}
+    options = {"image_size": args.image_size}
     if args.out.suffix == ".npz" and args.tokenizer is not None:
         raise ValueError("an .npz holds no tokenizer; leave --tokenizer out")
     if args.out.suffix == ".npz":
         found = describe_checkpoint(args.checkpoint, **options)
         parameters = found.read(place=lambda path, array: array)
-        save_big_vision(args.out, found.settings, parameters, found.scalars(), say=say)
-        say(f"it holds no tokenizer; give --tokenizer={args.checkpoint} where it is opened")
+        save_big_vision(args.out, found.settings, parameters, found.scalars())
+        logger.info(f"it holds no tokenizer; give --tokenizer={args.checkpoint} where it is opened")
     else:
         options |= {"tokenizer": args.tokenizer, "place": lambda path, array: array}
         save_checkpoint(args.out, open_checkpoint(args.checkpoint, **options))
@@ -316,7 +318,7 @@ def report(args: argparse.Namespace, config: ConfigDict) -> None:
     from adapt.report.results_index import read_all_runs
 
     points = names_of(configs.load_sweep(args.config)) if args.config else []
-    runs = read_all_runs(args.workdir, say=say, expected=points)
+    runs = read_all_runs(args.workdir, expected=points)
     print(write_report(runs, args.workdir, title=f"Report of {args.workdir.resolve().name}"))
 
 
@@ -325,14 +327,14 @@ def inspect_data(args: argparse.Namespace, config: ConfigDict) -> None:
     from pretrain.tools.inspect_batches import inspect
 
     counts = {"step": args.step, "steps": args.steps, "shown": args.rows}
-    print(inspect(config.pretrain, args.workdir, data_dir=config.data_dir, say=say, **counts))
+    print(inspect(config.pretrain, args.workdir, data_dir=config.data_dir, **counts))
 
 
 def compile_step(args: argparse.Namespace, config: ConfigDict) -> int:
     """Compiles for described devices; the exit code is 1 where the step does not fit them."""
     from pretrain.tools.aot_compile import compile_job
 
-    return 0 if compile_job(config.pretrain, args.topology, say=say) else 1
+    return 0 if compile_job(config.pretrain, args.topology) else 1
 
 
 def quickstart(args: argparse.Namespace, config: ConfigDict) -> int:
@@ -375,11 +377,6 @@ def job(workdir: pathlib.Path, name: str) -> Iterator[Callable[[str], None]]:
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / JOBS_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def say(text: str) -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
 
 
 RUN: dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]] = {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
 from cluster.job_array import shell_line
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +24,10 @@ class Submission:
     files: dict[pathlib.Path, str]
     commands: list[list[str]]
     hints: list[list[str]] = dataclasses.field(default_factory=list)
-    run: Callable[[Callable[[str], None]], int] | None = None
+    run: Callable[[], int] | None = None
 
 
-def submit(submission: Submission, *, dry_run: bool, say: Callable[[str], None]) -> int:
+def submit(submission: Submission, *, dry_run: bool) -> int:
     """Writes the files, says everything, and runs the commands unless it is a `dry_run`.
 
     Returns the exit code of the first command that fails, or 0; raises `ValueError` for one that is not installed.
@@ -32,21 +35,21 @@ def submit(submission: Submission, *, dry_run: bool, say: Callable[[str], None])
     for path, text in submission.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        say(f"— {path}")
-        say(text.rstrip())
-    say("— what this would run" if dry_run else "— running")
+        logger.info(f"— {path}")
+        logger.info(text.rstrip())
+    logger.info("— what this would run" if dry_run else "— running")
     for command in submission.commands:
-        say(shell_line(command))
+        logger.info(shell_line(command))
     if submission.hints:
-        say("— to look after it")
+        logger.info("— to look after it")
         for command in submission.hints:
-            say(shell_line(command))
+            logger.info(shell_line(command))
     if dry_run:
         return 0
     for command in submission.commands:
         if shutil.which(command[0]) is None:
             raise ValueError(f"{command[0]} is not installed here; --dry_run writes what it would be given")
-    return submission.run(say) if submission.run else _run(submission.commands)
+    return submission.run() if submission.run else _run(submission.commands)
 
 
 def _run(commands: Sequence[list[str]]) -> int:

@@ -115,4 +115,4 @@ def parse_value(text: str, *, like: Any) -> Any:
 
 def known_configs() -> list[str]:
     """Returns the names of the config files that come with the project."""
-    return sorted(path.name for path in FOLDER.glob("[!_]*.py"))
+    return sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("[!_]*.py"))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.io.safe_json import read_json
+from foundation.safe_json import read_json
 
 FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # in which transformers 5 writes the same fields as `image_processor`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -18,6 +19,8 @@ from jax.experimental import multihost_utils
 from pretrain.checkpointing.export import export_parameters
 from pretrain.config.run import PretrainSettings
 from pretrain.monitoring.metric_writer import MetricsWriter, format_duration, read_metrics
+
+logger = logging.getLogger(__name__)
 
 FOLDER, EXPORT, SCALARS_FILE = "evaluations", "export", "scalars.json"
 _NOTHING, _EXPORTED, _DONE = range(3)
@@ -52,9 +55,8 @@ class Evaluations:
         evaluate: Evaluate | None,
         *,
         writer: MetricsWriter | None,
-        say: Callable[[str], None],
     ):
-        self._workdir, self._evaluate, self._writer, self._say = workdir, evaluate, writer, say
+        self._workdir, self._evaluate, self._writer = workdir, evaluate, writer
         self._every, self._keep = settings.evaluate_every, settings.keep_evaluated_exports
         self._background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self._running: _Running | None = None
@@ -103,7 +105,7 @@ class Evaluations:
             scalars = running.scalars.result()
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            self._say(f"note: the evaluation at step {running.step} failed, and is tried again next time: {reason}")
+            logger.info(f"note: the evaluation at step {running.step} failed, and is tried again next time: {reason}")
             return
         self._log(running.step, scalars, f"  embedded in {format_duration(running.embedding)}")
 
@@ -159,7 +161,7 @@ class Evaluations:
             self._writer.write(step, {f"evaluation/{name}": value for name, value in scalars.items()})
             shown = [f"{name} {value:.1%}" for name, value in list(scalars.items())[:_SHOWN]]
             shown += [f"{len(scalars) - _SHOWN} more"] if len(scalars) > _SHOWN else []
-            self._say(f"evaluation at step {step}  {'  '.join(shown)}{note}")
+            logger.info(f"evaluation at step {step}  {'  '.join(shown)}{note}")
 
 
 def _whole(leaf: jax.Array) -> np.ndarray | None:

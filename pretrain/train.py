@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import logging
 import os
 import pathlib
 import time
@@ -38,6 +39,8 @@ from pretrain.monitoring.watchdog import Watchdog
 from pretrain.online_evaluation import Evaluate, Evaluations
 from pretrain.optim.optimizer import create_schedule
 from pretrain.train_step import Metrics, TrainState, abstract_batch, training_of
+
+logger = logging.getLogger(__name__)
 
 BAD_RECORDS_FILE = "bad_records.jsonl"
 
@@ -77,12 +80,12 @@ def pretrain(
         raise ValueError(
             f"evaluate_every is {settings.evaluate_every}, and nothing was given that evaluates; set it to 0"
         )
-    say(f"data: {', '.join(settings.data.sources)}")
+    logger.info(f"data: {', '.join(settings.data.sources)}")
     source = open_data(settings, data_dir)
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         if _is_first():
-            stack.enter_context(owned(workdir, say=say))
+            stack.enter_context(owned(workdir))
         tokenizer = _claim(workdir, settings, source)
         session = Session(workdir, settings, mesh, source, tokenizer, preemption)
         return session.run(evaluate)
@@ -131,7 +134,7 @@ class Session:
         self._gone_back_to = read_went_back_to(workdir)
         parameters = count_parameters(self.training.abstract_state.parameters)
         epochs = self.steps * settings.batch_size / len(source)
-        say(
+        logger.info(
             f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; {len(source):,} samples, "
             f"{epochs:.3g} epochs; {mesh.size} device(s)"
             + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
@@ -145,7 +148,6 @@ class Session:
             keep=settings.keep_checkpoints,
             keep_every=settings.keep_every,
             best=self.best,
-            say=say,
         )
         self.compiling_since = time.monotonic()
         self.compiled = _in_background(self._compile)
@@ -157,20 +159,18 @@ class Session:
             max_share=settings.data.max_bad_share,
             window=settings.data.bad_window,
             path=self.workdir / (BAD_RECORDS_FILE if _is_first() else f"bad_records.{host}.jsonl"),
-            say=say,
         )
         self.writer = None
         if _is_first():
             mirror = WandbRun(self.workdir, settings) if monitor.wandb else None
             self.writer = MetricsWriter(self.workdir, start_step=start, mirror=mirror)
         self.progress = Progress(self.steps, start=start) if _is_first() else None
-        self.evaluations = Evaluations(self.workdir, settings, evaluate, writer=self.writer, say=say)
-        self.profile = Profile(self.workdir / "profile", monitor.profile, say=say)
+        self.evaluations = Evaluations(self.workdir, settings, evaluate, writer=self.writer)
+        self.profile = Profile(self.workdir / "profile", monitor.profile)
         self.watchdog = Watchdog(
             self.workdir / "stalls" / f"{host}.txt",
             seconds=monitor.stall_seconds,
             end=monitor.end_when_stalled,
-            say=say,
         )
         preempted = False
         try:
@@ -194,13 +194,13 @@ class Session:
             state = self._begin()
         else:
             state = self.checkpoints.restore(self.training.abstract_state)
-            say(f"continuing at step {int(state.step)}")
+            logger.info(f"continuing at step {int(state.step)}")
         return state, int(state.step)
 
     def _begin(self) -> TrainState:
         if self.settings.initial_checkpoint is None:
             return self.training.init()
-        return start_from_checkpoint(self.settings, self.training, say)
+        return start_from_checkpoint(self.settings, self.training)
 
     def _train(self, state: TrainState) -> int:
         """Returns the step at which training ended."""
@@ -234,7 +234,7 @@ class Session:
                     jax.block_until_ready(metrics)
                     stopwatch.read(settings.batch_size)
                     seconds = time.monotonic() - self.compiling_since
-                    say(f"first step, with compilation: {format_duration(seconds)}")
+                    logger.info(f"first step, with compilation: {format_duration(seconds)}")
                     if self.progress is not None:
                         self.progress.begin(step)
                 self.watchdog.beat()
@@ -305,18 +305,19 @@ class Session:
             self.writer.back_to(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"gone back from {bad.step}")
-        say(
-            f"warning: {bad.reason} at step {bad.step}; going back to step {target} and on without the "
+        logger.warning(
+            f"{bad.reason} at step {bad.step}; going back to step {target} and on without the "
             f"{bad.step - target} batches since"
         )
         return state
 
     def _tell_end(self, step: int, preempted: bool) -> None:
         if preempted:
-            say(f"told to end at step {step} of {self.steps}; the same command goes on there")
+            logger.info(f"told to end at step {step} of {self.steps}; the same command goes on there")
         found = self.best.best(self.checkpoints.steps()) if self.best else None
         if found and not preempted:
-            say(f"best {self.settings.keep_best}: {found[1]:.4g} at step {found[0]}; export it with --step={found[0]}")
+            value, best = found[1], found[0]
+            logger.info(f"best {self.settings.keep_best}: {value:.4g} at step {best}; export it with --step={best}")
 
     def _close(self, *, wait: bool) -> None:
         """Ends everything; first of all what is being saved is on disk."""
@@ -353,9 +354,3 @@ def describe(values: Mapping[str, float]) -> str:
     if values["replaced_records"]:
         shown.append(f"replaced {values['replaced_records']:.0f}")
     return "  ".join(shown)
-
-
-def say(text: str) -> None:
-    """Prints one line of what the run is doing, once for all hosts."""
-    if jax.process_index() == 0:
-        print(text, flush=True)

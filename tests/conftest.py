@@ -17,6 +17,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as launch.py has it
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+from foundation import log  # noqa: E402 - no package may be imported before the variables are set
+from tests.logged import logged  # noqa: E402
+
+log.configure()
+
 _LONGEST = ("test_faults.py", "test_slurm.py", "test_session.py", "test_launch.py")  # files that take minutes
 
 
@@ -32,3 +37,10 @@ def few_programs():
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def said():
+    """What is logged during the test, a list of lines as the console shows them."""
+    with logged() as messages:
+        yield messages

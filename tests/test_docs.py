@@ -75,7 +75,7 @@ def test_a_dataset_of_ones_own_is_three_lines(shown, tmp_path, capsys):
 
 def headings():
     """Yields how the headings of a report begin, as its source has them."""
-    for path in ROOT.glob("adapt/report_*.py"):
+    for path in ROOT.glob("adapt/report/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             found = []
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Section":

@@ -1,4 +1,4 @@
-"""What the project does with hostile input; of checkpoints: tests/models/test_hostile_files.py."""
+"""What the project does with hostile input; of checkpoints: tests/models/io/test_hostile_files.py."""
 
 import io
 import json

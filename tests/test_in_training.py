@@ -193,6 +193,7 @@ def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
 
     import adapt.embedding.cache
     import adapt.evaluation.checkpoint_evaluator
+    from adapt.evaluation.config import EvaluateSettings
     from adapt.evaluation.online import EvaluationInTraining
     from pretrain.config.run import load_settings
     from pretrain.distributed import sharding
@@ -217,16 +218,15 @@ def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
         return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), array.__getitem__)
 
     parameters = jax.tree.map(placed, restore_parameters(workdir / "checkpoints")[1])
-    settings = adapt.evaluate.EvaluateSettings(datasets=(shard,), shots=(1, 2), seeds=2, methods=("knn",))
+    settings = EvaluateSettings(datasets=(shard,), shots=(1, 2), seeds=2, methods=("knn",))
     own = workdir / f"host-{process}"
     own.mkdir()
     writer = MetricsWriter(own) if process == 0 else None
     evaluations = Evaluations(
         workdir,
         dataclasses.replace(load_settings(workdir), evaluate_every=9),
-        EvaluationInTraining(settings, own, say=print),
+        EvaluationInTraining(settings, own),
         writer=writer,
-        say=print,
     )
     evaluations.after(9, parameters)
     evaluations.finish()

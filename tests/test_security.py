@@ -6,7 +6,7 @@ import pathlib
 import jinja2
 
 ROOT = pathlib.Path(__file__).parents[1]
-ROOMS = ("adapt", "benchmarks", "cluster", "configs", "data", "models", "pretrain")
+ROOMS = ("adapt", "benchmarks", "cluster", "configs", "data", "foundation", "models", "pretrain")
 FILES = sorted(
     [*ROOT.glob("*.py"), *ROOT.glob(".ci/*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
 )
@@ -98,7 +98,7 @@ def test_every_page_escapes_what_it_shows():
     environments = [(path, call) for path, name, call in calls() if name == "jinja2.Environment"]
     assert environments and all(keyword(call, "autoescape") is True for _, call in environments), environments
     trusted = []
-    for template in [*ROOT.glob("adapt/*.j2"), *ROOT.glob("pretrain/*.j2")]:
+    for template in [*ROOT.glob("adapt/**/*.j2"), *ROOT.glob("pretrain/**/*.j2")]:
         tree = jinja2.Environment().parse(template.read_text(encoding="utf-8"))
         trusted += [node.node for node in tree.find_all(jinja2.nodes.Filter) if node.name == "safe"]
     assert [node.attr if isinstance(node, jinja2.nodes.Getattr) else node.name for node in trusted] == [

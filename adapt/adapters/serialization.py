@@ -12,7 +12,7 @@ import numpy as np
 from adapt.adapters.base import ARRAYS_FILE, FORMAT, JSON_FILE, MOST_CLASSES, Classifier
 from adapt.adapters.registry import create
 from adapt.adapters.support import Support
-from models.io.safe_json import read_json
+from foundation.safe_json import read_json
 
 
 def load(path: str | os.PathLike) -> Classifier:

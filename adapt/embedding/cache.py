@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
-from adapt.files import whole_file
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
+from foundation.atomic import atomic_file
 
 VERSION = 3
 PIECE = 2048  # rows
@@ -150,5 +150,5 @@ def load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes an `.npy` file that is there whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         np.save(partial, array, allow_pickle=False)

@@ -47,9 +47,8 @@ class Encoder:
         dtype: str = "float32",
         image_size: int | tuple[int, int] | None = None,
         tokenizer: str | None = None,
-        say: Callable[[str], None] = print,
     ):
-        found = describe_checkpoint(name, image_size=image_size, say=say)
+        found = describe_checkpoint(name, image_size=image_size)
         self.name, self.settings = os.fspath(name), dataclasses.replace(found.settings, dtype=dtype)
         self._preprocessing = found.preprocessing
         self._open_tokenizer = lambda: found.open_tokenizer(tokenizer)

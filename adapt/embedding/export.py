@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from adapt.embedding.encoder import Encoder
-from adapt.files import whole_file, write_text
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
 from data.sources.base import BadRecord, Source
 from data.sources.image_folders import Pictures
 from data.sources.open import is_folder, open_source
+from foundation.atomic import atomic_file, write_text
 
 _NOTHING = "there is nothing to embed; name --images, --texts or both"
 _PARTS = 200  # pieces that a collection is saved in, more or less
@@ -288,7 +288,7 @@ def _packed(lines: Sequence[str]) -> np.ndarray:
 
 
 def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         np.savez(partial, **arrays)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from adapt.embedding.cache import save_array
 from adapt.evaluation.results import PREDICTIONS
-from adapt.files import write_text
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
 from data.pipeline.thumbnails import data_uri
+from foundation.atomic import write_text
 
 CLASSES = "classes"
 _PIXELS = 64

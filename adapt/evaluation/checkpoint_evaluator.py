@@ -6,10 +6,11 @@ import concurrent.futures
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,10 +26,12 @@ from adapt.evaluation.fewshot import run_grid
 from adapt.evaluation.results import PREDICTIONS, Unit, note_cost
 from adapt.evaluation.retrieval import EXAMPLES, Captioned
 from adapt.evaluation.tasks import Case, Task, build_task, unseen
-from adapt.files import write_text
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
+from foundation.atomic import write_text
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 2
 _NEVER_SEEN = -1  # what is predicted for a query that a case must not be asked
@@ -46,12 +49,11 @@ class Job:
         cache: pathlib.Path,
         hosts: Hosts | None,
         progress: Progress,
-        say: Callable[[str], None],
         said: set[str],
     ):
         self.name, self.path, self.settings, self.out, self.cache = name, os.fspath(path), settings, out, cache
-        self.hosts, self.progress, self.say, self.said = hosts, progress, say, said
-        self.encoder = Encoder(path, say=say)
+        self.hosts, self.progress, self.said = hosts, progress, said
+        self.encoder = Encoder(path)
         self.features = TaskFeatures(self.encoder, cache, name=name, hosts=hosts, progress=progress)
 
     def dataset(self, dataset: Dataset, source: Dataset | None, *, work: bool) -> list[Unit]:
@@ -98,7 +100,7 @@ class Job:
         workers = _THREADS if jax.default_backend() == "cpu" else 1
         with concurrent.futures.ThreadPoolExecutor(workers) as threads:
             for text in threads.map(lambda method: self._do(units[method], task, dataset, method, features), units):
-                self.say(text)
+                logger.info(text)
 
     def retrieval(self, captioned: Captioned, *, work: bool) -> Unit:
         """Does the retrieval of a source, if it is this job's work and not done; returns its unit."""
@@ -108,7 +110,7 @@ class Job:
             rows, examples = captioned.run(self.encoder, self.cache, self.hosts, self.progress)
             write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(examples, ensure_ascii=False))
             unit.write(self.out, [row | self._context() | {"examples": unit.key} for row in rows])
-            self.say(
+            logger.info(
                 f"{captioned.name}: "
                 + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10)
             )
@@ -240,7 +242,7 @@ class Job:
     def _say_once(self, text: str) -> None:
         if text not in self.said:
             self.said.add(text)
-            self.say(text)
+            logger.info(text)
 
 
 def _settings_of(method: str) -> tuple[str, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.retrieval import Captioned, open_captioned
 from data.fewshot.catalog import CATALOGUE, missing
 from data.fewshot.open import Dataset, find_settings, open_dataset
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
@@ -21,7 +24,7 @@ class Inputs(NamedTuple):
     captioned: Sequence[Captioned]
 
 
-def open_inputs(settings: EvaluateSettings, data_dir: str | os.PathLike, say: Callable[[str], None]) -> Inputs:
+def open_inputs(settings: EvaluateSettings, data_dir: str | os.PathLike) -> Inputs:
     """Opens every dataset and the sources of retrieval.
 
     Raises `FileNotFoundError` where some are not, after it said of each set of the catalogue how it is prepared.
@@ -32,7 +35,7 @@ def open_inputs(settings: EvaluateSettings, data_dir: str | os.PathLike, say: Ca
     known = [name for name in dict.fromkeys((*wanted, *shifts)) if name in CATALOGUE and name not in own]
     lacking = missing(known, data_dir)
     for part in lacking:
-        say(f"missing: {part.name} ({part.source}): {part.command}")
+        logger.info(f"missing: {part.name} ({part.source}): {part.command}")
     if lacking:
         names = ", ".join(dict.fromkeys(part.name for part in lacking))
         raise FileNotFoundError(
@@ -49,5 +52,5 @@ def open_inputs(settings: EvaluateSettings, data_dir: str | os.PathLike, say: Ca
     captioned = [open_captioned(name, settings.caption, data_dir) for name in settings.retrieval]
     datasets = {name: opened[name] for name in settings.datasets}
     for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
-        say(f"note: {note}")
+        logger.info(f"note: {note}")
     return Inputs(datasets, opened.get(settings.transfer_from), captioned)

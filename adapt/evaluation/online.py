@@ -14,6 +14,7 @@ from adapt.embedding.cache import ALONE
 from adapt.evaluation.datasets import open_inputs
 from adapt.evaluation.run import EvaluateSettings, checkpoint_names, embed, evaluate
 from adapt.evaluation.summary import scalars_of
+from foundation.log import silenced
 
 CACHE = "embeddings"
 
@@ -24,9 +25,9 @@ class EvaluationInTraining:
     Raises as `open_inputs` does where datasets are not there, before anything is trained.
     """
 
-    def __init__(self, settings: EvaluateSettings, data_dir: str | os.PathLike, *, say: Callable[[str], None]):
-        self.settings, self.data_dir, self.say = settings, data_dir, say
-        self._inputs = open_inputs(settings, data_dir, say)
+    def __init__(self, settings: EvaluateSettings, data_dir: str | os.PathLike):
+        self.settings, self.data_dir = settings, data_dir
+        self._inputs = open_inputs(settings, data_dir)
 
     def __call__(self, step: int, export: pathlib.Path) -> Callable[[], Mapping[str, float]]:
         """Embeds with all hosts; returns what computes the results from that, on this host's processor alone.
@@ -35,10 +36,11 @@ class EvaluationInTraining:
         other checkpoint has, are removed.
         """
         cache = export.parent / CACHE
-        embed(export, self.settings, self._inputs, cache=cache, say=_nothing)
+        with silenced("adapt", "models"):
+            embed(export, self.settings, self._inputs, cache=cache)
 
         def finish() -> dict[str, float]:
-            with jax.default_device(_processor()):
+            with jax.default_device(_processor()), silenced("adapt", "models"):
                 rows = evaluate(
                     checkpoint_names([os.fspath(export)]),
                     self.settings,
@@ -47,7 +49,6 @@ class EvaluationInTraining:
                     inputs=self._inputs,
                     hosts=ALONE,
                     data_dir=self.data_dir,
-                    say=_nothing,
                 )
             shutil.rmtree(cache)
             return scalars_of(rows)
@@ -61,7 +62,3 @@ def _processor() -> Any:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return jax.local_devices()[0]
-
-
-def _nothing(text: str) -> None:
-    pass

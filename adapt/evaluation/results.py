@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.embedding.cache import save_array
-from adapt.files import write_text
 from data.io.fingerprint import fingerprint
+from foundation.atomic import write_text
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"
 UNITS, PREDICTIONS = "units", "predictions"

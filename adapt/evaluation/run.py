@@ -6,9 +6,10 @@ that a job that was stopped goes on, and jobs that share a folder share the work
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapt.embedding.cache import Hosts, Progress
@@ -16,6 +17,8 @@ from adapt.evaluation.checkpoint_evaluator import Job
 from adapt.evaluation.config import EvaluateSettings, Share
 from adapt.evaluation.datasets import Inputs, open_inputs
 from adapt.evaluation.results import Unit, merge
+
+logger = logging.getLogger(__name__)
 
 _ALL = Share()
 
@@ -31,7 +34,6 @@ def evaluate(
     inputs: Inputs | None = None,
     hosts: Hosts | None = None,
     progress: Progress = lambda name, done, total: None,
-    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Evaluates checkpoints, each under a name; returns the rows, and writes them to `out/results.jsonl`.
 
@@ -42,11 +44,11 @@ def evaluate(
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
-    datasets, source, captioned = inputs or open_inputs(settings, data_dir, say)
+    datasets, source, captioned = inputs or open_inputs(settings, data_dir)
     units: list[Unit] = []
     said: set[str] = set()
     for checkpoint, path in checkpoints.items():
-        job = Job(checkpoint, path, settings, out, cache, hosts, progress, say, said)
+        job = Job(checkpoint, path, settings, out, cache, hosts, progress, said)
         for number, dataset in enumerate(datasets.values()):
             mine = number % share.count == share.index
             units += job.dataset(dataset, source, work=mine)
@@ -55,7 +57,7 @@ def evaluate(
             units.append(job.retrieval(each, work=mine))
     rows, missing = merge(out, units)
     if missing:
-        say(
+        logger.info(
             f"{missing} of {len(units)} units are the work of other shares; the job that ends last writes results.jsonl"
         )
     return rows
@@ -68,11 +70,10 @@ def embed(
     *,
     cache: str | os.PathLike,
     hosts: Hosts | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Puts into `cache` all that `evaluate` needs of a checkpoint's towers, after which it computes on its own."""
     cache = pathlib.Path(cache)
-    job = Job("", checkpoint, settings, cache, cache, hosts, lambda name, done, total: None, say, set())
+    job = Job("", checkpoint, settings, cache, cache, hosts, lambda name, done, total: None, set())
     for dataset in inputs.datasets.values():
         for task in job.tasks(dataset, inputs.source):
             job.features.of(task, dataset)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from adapt.files import write_text
 from adapt.photos.folders import readable
 from adapt.photos.outcome import Outcome
-from adapt.report.html import render
 from data.pipeline.image_ops import Picture
 from data.pipeline.thumbnails import data_uri
 from data.sources.base import BadRecord
+from foundation.atomic import write_text
+from foundation.html import render
 
 SHOWN = 24  # least certain pictures, and as many far ones
 STRIPS = 240  # pictures in the rows of the classes, all together

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,6 @@ import numpy as np
 from adapt.adapters.base import Classifier
 from adapt.embedding.cache import embed_classes
 from adapt.embedding.encoder import Encoder
-from adapt.files import write_text
 from adapt.model_selection.calibration import Calibration, factor_of_examples, factor_of_left_out, probabilities
 from adapt.model_selection.methods import AUTO, Candidate, Choice, check_method, choose
 from adapt.photos.folders import (
@@ -31,6 +31,9 @@ from adapt.photos.outcome import Outcome
 from adapt.photos.outliers import far_below, nearest
 from adapt.photos.page import write_page
 from data.sources.image_folders import ClassFolders, Pictures
+from foundation.atomic import write_text
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PREDICTIONS_FILE, LEFT_OUT_FILE, PAGE_FILE, CLASSES_FILE = (
@@ -74,9 +77,7 @@ class Task:
         Pictures(self.query)
 
 
-def sort_photos(
-    encoder: Encoder, task: Task, *, progress: Progress = lambda name, done, total: None, say: Say = print
-) -> Outcome:
+def sort_photos(encoder: Encoder, task: Task, *, progress: Progress = lambda name, done, total: None) -> Outcome:
     """Classifies the pictures of a task and writes its files; returns what was found.
 
     `task.out` gets `predictions.csv`, `left_out.csv`, `predictions.html` and `classifier/`, which `adapt.load` opens,
@@ -96,19 +97,19 @@ def sort_photos(
     folders = [path.partition("/")[0] for path in support.paths]
     class_names = sorted(set(folders))
     for name in sorted(set(class_folders(task.support, task.out)) - set(class_names)):
-        say(f"class folder {readable(name)} holds no readable picture; the class is left out")
+        logger.info(f"class folder {readable(name)} holds no readable picture; the class is left out")
     _check_classes(class_names, task.support)
     if not query.paths:
         raise ValueError(f"none of the {len(query.left_out)} files in {task.query} is a readable picture")
     labels = np.array([class_names.index(folder) for folder in folders])
-    say(
+    logger.info(
         f"{len(support.paths)} examples of {len(class_names)} classes, {len(query.paths)} pictures to sort; "
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
-    outcome = _classify(encoder, task, class_names, support, labels, query, say)
+    outcome = _classify(encoder, task, class_names, support, labels, query)
     write_text(task.out / PREDICTIONS_FILE, _table(PREDICTION_FIELDS, _predictions(outcome)))
     page = write_page(outcome, task.out / PAGE_FILE)
-    say(
+    logger.info(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(outcome.far.sum())} far from every "
         f"example; pictures in {page}"
     )
@@ -122,15 +123,16 @@ def _classify(
     support: Embedded,
     labels: np.ndarray,
     query: Embedded,
-    say: Say,
 ) -> Outcome:
     text = _embed_classes(encoder, task, class_names) if task.templates else None
     arguments = {"num_classes": len(class_names), "class_text_features": text}
     if np.bincount(labels).max() < 2:
-        say("no class has two examples, so that none can be left out to compare methods or settings by: defaults")
-    choice = choose(task.method, support.features, labels, tell=lambda one: say(describe(one)), **arguments)
+        logger.info(
+            "no class has two examples, so none can be left out to compare methods or settings: defaults are used"
+        )
+    choice = choose(task.method, support.features, labels, tell=lambda one: logger.info(describe(one)), **arguments)
     chosen = choice.chosen
-    say(f"taken: {chosen.method} ({chosen.selected_by})")
+    logger.info(f"taken: {chosen.method} ({chosen.selected_by})")
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
     check_finite(logits, query.paths, f"logits of {chosen.method}")

@@ -14,15 +14,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapt.files import write_text
 from adapt.report import detail_sections as details
 from adapt.report import sections as parts
 from adapt.report.charts import Line, line_chart
-from adapt.report.html import render
 from adapt.report.results_index import Findings, Run
 from adapt.report.sections import percent, points_of
 from adapt.report.statistics import Difference, mean_difference
 from adapt.report.tables import Table
+from foundation.atomic import write_text
+from foundation.html import render
 from models.checkpoints.model_card import Result
 
 CSV_FIELDS = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from adapt.evaluation.artifacts import CLASSES
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_lines, read_results
 from adapt.evaluation.retrieval import EXAMPLES
 from adapt.report.statistics import Difference, Interval, mean_interval, paired_bootstrap
+
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -63,10 +66,10 @@ def read_runs(workdir: str | os.PathLike, *, name: str | None = None) -> list[Ru
     return runs
 
 
-def read_all_runs(workdir: str | os.PathLike, *, say: Callable[[str], None], expected: Sequence[str] = ()) -> list[Run]:
+def read_all_runs(workdir: str | os.PathLike, *, expected: Sequence[str] = ()) -> list[Run]:
     """Reads the run in a workdir, or else those in its folders, by their names, as a sweep leaves them.
 
-    A run whose evaluation is not there or not finished is told through `say`, as is one of the names that are
+    A run whose evaluation is not there or not finished is logged, as is one of the names that are
     `expected` and have left nothing. Raises `FileNotFoundError` where none was evaluated.
     """
     workdir = pathlib.Path(workdir)
@@ -81,7 +84,7 @@ def read_all_runs(workdir: str | os.PathLike, *, say: Callable[[str], None], exp
         except FileNotFoundError as error:
             state = "was not evaluated" if name in found else "has left nothing"
             why = f" ({error})" if (workdir / name / "evaluation").exists() else ""
-            say(f"note: {name} {state} and is left out{why}")
+            logger.info(f"note: {name} {state} and is left out{why}")
     if not runs:
         raise FileNotFoundError(f"none of the {len({*found, *expected})} runs in {workdir} was evaluated")
     return runs

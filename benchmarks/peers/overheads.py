@@ -89,7 +89,7 @@ def overheads(args: argparse.Namespace) -> None:
         throughput = Throughput(settings, mesh.devices.flatten())
         for turn in range(2 * args.turns + 2):
             watched = turn % 2 == 1
-            watchdog = Watchdog(workdir / "stall", seconds=1800 if watched else 0, end=False, say=print)
+            watchdog = Watchdog(workdir / "stall", seconds=1800 if watched else 0, end=False)
             began, steps, metrics, saved = time.monotonic(), 0, None, False
             while time.monotonic() - began < args.seconds:
                 jax.block_until_ready(metrics)

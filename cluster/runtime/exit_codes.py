@@ -63,13 +63,6 @@ def on_unraisable(unraisable: object) -> None:
         sys.__unraisablehook__(unraisable)  # type: ignore[arg-type]
 
 
-def in_a_sentence(error: BaseException) -> str:
-    """Returns the first line of an error's message, for system errors with the file's name."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 def end(code: int) -> NoReturn:
     """Ends this process; where it is to be run again, or has lost others, nothing that still runs is waited for."""
     if code == RUN_AGAIN or (code and has_others()):

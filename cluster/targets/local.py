@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import pathlib
 import queue
@@ -10,13 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from cluster.config import SubmitSettings
 from cluster.job_array import Task
 from cluster.submission import Submission
+
+logger = logging.getLogger(__name__)
 
 
 class _Chain(NamedTuple):
@@ -45,7 +48,7 @@ def local(tasks: Sequence[Task], settings: SubmitSettings, *, folder: pathlib.Pa
     return Submission({}, [command for chain in chains for command in chain.commands], run=run)
 
 
-def _run_beside(chains: Sequence[_Chain], beside: int, say: Callable[[str], None]) -> int:
+def _run_beside(chains: Sequence[_Chain], beside: int) -> int:
     """Runs the chains, so many at a time; returns the exit code of the first that failed, or 0."""
     shares: queue.SimpleQueue[str] = queue.SimpleQueue()
     for share in _shares(beside):
@@ -54,13 +57,13 @@ def _run_beside(chains: Sequence[_Chain], beside: int, say: Callable[[str], None
     def run(chain: _Chain) -> int:
         share = shares.get()
         began = time.monotonic()
-        say(f"{chain.name}: begun, {chain.log}")
+        logger.info(f"{chain.name}: begun, {chain.log}")
         try:
             code = _run_chain(chain, ["taskset", "-c", share] if share else [])
         finally:
             shares.put(share)
         seconds = time.monotonic() - began
-        say(
+        logger.info(
             f"{chain.name}: "
             + (f"done in {seconds:.0f} s" if code == 0 else f"ended with {code} after {seconds:.0f} s")
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,13 +14,15 @@ import numpy as np
 
 from data.sources.base import REASONS
 
+logger = logging.getLogger(__name__)
+
 _TOLD = 10  # bad records that are told as they come; the rest are in the file
 
 
 class BadRecords:
     """The bad records of a run, by reason.
 
-    Each is written once to `path`, a JSON lines file, and the first few are told through `say`. More than `max_share`
+    Each is written once to `path`, a JSON lines file, and the first few are logged. More than `max_share`
     of the last `window` records raise `ValueError`.
     """
 
@@ -29,10 +32,9 @@ class BadRecords:
         max_share: float,
         window: int,
         path: str | os.PathLike | None = None,
-        say: Callable[[str], None] = print,
     ):
         self.counts: collections.Counter[str] = collections.Counter()
-        self._max_share, self._say = max_share, say
+        self._max_share = max_share
         self._path = None if path is None else pathlib.Path(path)
         self._window: collections.deque[int] = collections.deque(maxlen=window)
         self._seen = {line["key"] for line in read_bad_records(self._path)} if self._path else set()
@@ -68,7 +70,7 @@ class BadRecords:
         self._told += 1
         if self._told <= _TOLD:
             more = f"; more are in {self._path} only" if self._told == _TOLD and self._path else ""
-            self._say(f"replaced {line['key']}: {line['reason']}{more}")
+            logger.info(f"replaced {line['key']}: {line['reason']}{more}")
 
     def _sentence(self, bad: int) -> str:
         codes = collections.Counter(code for code in self._window if code)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from models.checkpoints.weight_map import Entry, Layout, to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import Tensor
+
+logger = logging.getLogger(__name__)
 
 _ROOTS = ("params/", "")
 _BLOCK, _BLOCKS = "encoderblock_{}", "encoderblock"
@@ -141,8 +144,6 @@ def save_big_vision(
     settings: ModelSettings,
     parameters: Mapping[str, Any],
     scalars: Mapping[str, float],
-    *,
-    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Writes the float32 `.npz` that open_clip's loader and big_vision read; returns its path.
 
@@ -155,7 +156,8 @@ def save_big_vision(
         for field in ("activation", "norm_epsilon"):
             usual = getattr(TextSettings, field)
             if getattr(tower, field) != usual:
-                say(f"note: an .npz does not hold {name}.{field} {getattr(tower, field)}; who opens it takes {usual}")
+                value = getattr(tower, field)
+                logger.info(f"note: an .npz does not hold {name}.{field} {value}; readers assume {usual}")
     tensors = to_tensors(layout_of(settings), parameters, scalars=scalars, dtype=np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.partial-") as temporary:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from foundation.error_text import one_line
+from foundation.safe_json import read_json
 from models.checkpoints.weight_map import Entry, Layout, convolution, linear, linears, norm
 from models.config import ModelSettings, TextSettings, VisionSettings
-from models.io.error_text import one_line
-from models.io.safe_json import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from foundation.error_text import one_line
+from foundation.safe_json import read_json
 from models.checkpoints import big_vision, huggingface, open_clip
 from models.checkpoints.model_card import CARD_FILE
 from models.checkpoints.pos_embed import resample_positions
@@ -29,12 +32,12 @@ from models.checkpoints.weight_map import (
 )
 from models.config import ModelSettings
 from models.io import hub
-from models.io.error_text import one_line
-from models.io.safe_json import read_json
 from models.io.tensor_reader import PICKLES, TensorFiles, open_tensors, refuse_pickle
 from models.preprocessing import FILE as PREPROCESSOR_FILE
 from models.preprocessing import Preprocessing, load_preprocessing
 from models.text.tokenizer import HUB_FILES, Tokenizer, load_tokenizer, open_tokenizer
+
+logger = logging.getLogger(__name__)
 
 POSITIONS = "vision/position_embedding"
 DEFAULT_LOGIT_BIAS = 0.0  # CLIP has none
@@ -114,12 +117,11 @@ def describe_checkpoint(
     name: str | os.PathLike,
     *,
     image_size: int | tuple[int, int] | None = None,
-    say: Callable[[str], None] = print,
 ) -> Description:
     """Finds a checkpoint and reads what describes it, the names and shapes of its tensors too; no weights are read.
 
     `name` is a folder as transformers or open_clip writes it, an `.npz` of big_vision or a folder with one, or a hub
-    id. With `image_size` its position embeddings are resampled for images of that size, which `say` is told.
+    id. With `image_size` its position embeddings are resampled for images of that size, which is logged.
 
     Raises `FileNotFoundError`, `OSError` or `ValueError`, in a sentence, for what is none or cannot be trusted.
     """
@@ -129,7 +131,7 @@ def describe_checkpoint(
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of fields of the wrong kind
         raise ValueError(f"{name}: what describes it is not as expected ({one_line(error)})") from error
     check_tensors(found.files, found.layout, parameter_shapes(found.settings))
-    return found if image_size is None else _at_resolution(found, image_size, say)
+    return found if image_size is None else _at_resolution(found, image_size)
 
 
 def _describe(name: str, folder: pathlib.Path, file: pathlib.Path | None) -> Description:
@@ -159,14 +161,13 @@ def open_checkpoint(
     tokenizer: str | None = None,
     dtype: str = "float32",
     place: Place | None = None,
-    say: Callable[[str], None] = print,
 ) -> Checkpoint:
     """Opens a checkpoint of any format that `describe_checkpoint` finds, tensor by tensor.
 
     Its parameters come in `dtype`, each as `place(path, array)` puts it, by default on the default device. `tokenizer`
     names another than its own. Raises as `describe_checkpoint` does, and where tensors do not fit the config.
     """
-    found = describe_checkpoint(name, image_size=image_size, say=say)
+    found = describe_checkpoint(name, image_size=image_size)
     return Checkpoint(
         settings=found.settings,
         scalars=found.scalars(),
@@ -340,12 +341,12 @@ def _check_shape(preprocessing: Preprocessing, settings: ModelSettings, folder: 
         raise ValueError(f"{folder}: images are made {made} pixels, and the image tower takes {taken}")
 
 
-def _at_resolution(found: Description, image_size: int | tuple[int, int], say: Callable[[str], None]) -> Description:
+def _at_resolution(found: Description, image_size: int | tuple[int, int]) -> Description:
     old = found.settings.vision
     new = dataclasses.replace(old, image_size=image_size)
     if new.grid != old.grid:
         grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
-        say(f"{found.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
+        logger.info(f"{found.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
     return found._replace(
         settings=dataclasses.replace(found.settings, vision=new),
         preprocessing=found.preprocessing.for_shape(new.image_shape),

@@ -6,7 +6,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from models.io.error_text import first_line
+from foundation.error_text import first_line
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 _PREFIX = "hf-hub:"  # which open_clip writes before ids

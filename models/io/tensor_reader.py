@@ -16,8 +16,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from models.io.error_text import one_line
-from models.io.safe_json import read_json
+from foundation.error_text import one_line
+from foundation.safe_json import read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _INDEX_SUFFIX = ".index.json"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foundation.error_text import first_line
 from models.io import hub
-from models.io.error_text import first_line
 from models.text.canonicalize import canonicalization
 
 if TYPE_CHECKING:

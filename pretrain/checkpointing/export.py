@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from data.io.fingerprint import fingerprint_of_files
@@ -31,7 +31,6 @@ def export(
     format: str = "huggingface",
     dtype: str | None = None,
     license: str | None = None,
-    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Writes the checkpoint of a step of `workdir`, or the newest that can be read, to `folder`; returns it.
 
@@ -44,7 +43,7 @@ def export(
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     workdir = pathlib.Path(workdir)
     load_settings(workdir)  # tells what is not there
-    step, parameters = restore_parameters(workdir / "checkpoints", step=step, say=say)
+    step, parameters = restore_parameters(workdir / "checkpoints", step=step)
     return export_parameters(workdir, folder, step, parameters, format=format, dtype=dtype, license=license)
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from pretrain.checkpointing.checksums import checksums, checksums_on_host, differences
 from pretrain.train_step import TrainState
 
+logger = logging.getLogger(__name__)
+
 DAMAGED = "damaged_checkpoints"
 _SUMS = "checksums"
 _OVERHEAD = 4_000_000  # bytes, for the file system's blocks and Orbax's own files
@@ -37,7 +39,6 @@ class Checkpoints:
         keep: int = 2,
         keep_every: int = 0,
         best: Callable[[Sequence[int]], Collection[int]] | None = None,
-        say: Callable[[str], None] = print,
     ):
         import orbax.checkpoint as ocp
         from absl import logging as absl_logging
@@ -54,7 +55,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self.folder = pathlib.Path(folder).absolute()
-        self._ocp, self._say = ocp, say
+        self._ocp = ocp
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def latest_step(self) -> int | None:
@@ -101,12 +102,12 @@ class Checkpoints:
                 state = self._restore(step, abstract_state)
             except Exception as error:
                 problems[step] = _first_line(error)
-                self._say(f"warning: the checkpoint of step {step} cannot be read: {problems[step]}")
+                logger.warning(f"the checkpoint of step {step} cannot be read: {problems[step]}")
                 if jax.process_count() > 1:  # the others may have read it, and wait
                     break
                 continue
             if problems:
-                self._say(f"going back to the checkpoint of step {step}")
+                logger.info(f"going back to the checkpoint of step {step}")
                 self._set_aside(problems)
             return state
         if jax.process_count() > 1 and len(steps) > 1:
@@ -203,12 +204,10 @@ def _told_in_a_sentence(folder: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def restore_parameters(
-    folder: str | os.PathLike, *, step: int | None = None, say: Callable[[str], None] = print
-) -> tuple[int, dict[str, Any]]:
+def restore_parameters(folder: str | os.PathLike, *, step: int | None = None) -> tuple[int, dict[str, Any]]:
     """Returns (step, parameters) of a checkpoint as NumPy arrays, whatever the devices it was saved from.
 
-    It is that of `step`, or else the newest that can be read; what cannot is told through `say`. The optimizer's state
+    It is that of `step`, or else the newest that can be read; what cannot is logged. The optimizer's state
     is not read.
     """
     import orbax.checkpoint as ocp
@@ -230,7 +229,7 @@ def restore_parameters(
                 return each, _read_parameters(manager, each)
             except Exception as error:
                 problems[each] = _first_line(error)
-                say(f"warning: the checkpoint of step {each} cannot be read: {problems[each]}")
+                logger.warning(f"the checkpoint of step {each} cannot be read: {problems[each]}")
     raise OSError(f"no checkpoint in {folder} can be read ({_told(problems)})")
 
 

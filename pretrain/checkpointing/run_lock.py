@@ -5,18 +5,21 @@ from __future__ import annotations
 import datetime
 import errno
 import fcntl
+import logging
 import os
 import pathlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # as of Lustre without flock, NFS without lockd
 
 
 @contextmanager
-def owned(workdir: pathlib.Path, *, say: Callable[[str], None] = print) -> Iterator[None]:
+def owned(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other runs out of `workdir`, also those of other hosts, until it is left or this process ends.
 
     Raises `ValueError`, naming the process, where another run has it. The lock is the file system's: it goes with its
@@ -35,7 +38,7 @@ def owned(workdir: pathlib.Path, *, say: Callable[[str], None] = print) -> Itera
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            say(f"{workdir} is on a file system without locks; see to it that no second run is started there")
+            logger.info(f"{workdir} is on a file system without locks; see to it that no second run is started there")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%Y-%m-%d %H:%M}\n")
         file.flush()

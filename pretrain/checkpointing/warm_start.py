@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -13,10 +13,12 @@ from models.checkpoints.weight_map import get_path
 from pretrain.config.run import PretrainSettings
 from pretrain.train_step import Training, TrainState
 
+logger = logging.getLogger(__name__)
 
-def start_from_checkpoint(settings: PretrainSettings, training: Training, say: Callable[[str], None]) -> TrainState:
+
+def start_from_checkpoint(settings: PretrainSettings, training: Training) -> TrainState:
     """Returns the state of a run that continues a checkpoint, each array read straight to where it lives."""
-    found = describe_checkpoint(settings.initial_checkpoint, image_size=settings.vision.image_size, say=say)
+    found = describe_checkpoint(settings.initial_checkpoint, image_size=settings.vision.image_size)
     places = training.abstract_state.parameters["model"]
 
     def place(path: str, array: np.ndarray) -> jax.Array:
@@ -24,12 +26,12 @@ def start_from_checkpoint(settings: PretrainSettings, training: Training, say: C
 
     state = training.start(found.read(place=place))
     scalars = ", ".join(f"{name} {getattr(settings.objective, name):.4g}" for name in ("logit_scale", "logit_bias"))
-    say(f"starting from {settings.initial_checkpoint}: {scalars}")
+    logger.info(f"starting from {settings.initial_checkpoint}: {scalars}")
     theirs = found.scalars()
     theirs = {"logit_scale": math.exp(theirs["logit_scale"])} | (
         {"logit_bias": theirs["logit_bias"]} if found.has_logit_bias else {}
     )
     for name, value in theirs.items():
         if not math.isclose(value, getattr(settings.objective, name), rel_tol=1e-6):
-            say(f"note: the checkpoint's {name} is {value:.4g}; the config's objective.{name} is taken")
+            logger.info(f"note: the checkpoint's {name} is {value:.4g}; the config's objective.{name} is taken")
     return state

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from foundation.log import silenced
 from models.checkpoints.io import Description, describe_checkpoint
 from models.config import TextSettings, VisionSettings
 from models.variants import towers
@@ -34,7 +35,8 @@ def resolve(config: Mapping[str, Any], *, kept: Mapping[str, Any] | None = None)
         start = {key: kept[key] for key in ("vision", "text", "tokenizer", "preprocessing", "objective")}
         start["objective"] = {key: start["objective"][key] for key in ("logit_scale", "logit_bias")}
     else:
-        found = describe_checkpoint(name, image_size=given["vision"].get("image_size"), say=lambda line: None)
+        with silenced("models"):
+            found = describe_checkpoint(name, image_size=given["vision"].get("image_size"))
         start = _start(found)
     for tower, fields in (("vision", VisionSettings), ("text", TextSettings)):
         known = {field.name for field in dataclasses.fields(fields)}

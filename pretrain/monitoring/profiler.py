@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
+
+logger = logging.getLogger(__name__)
 
 
 class Profile:
     """Traces the steps from the first to the last of `steps`, or none where it is empty, into `folder`."""
 
-    def __init__(self, folder: pathlib.Path, steps: tuple[int, ...], *, say: Callable[[str], None]):
-        self._folder, self._steps, self._say = folder, steps, say
+    def __init__(self, folder: pathlib.Path, steps: tuple[int, ...]):
+        self._folder, self._steps = folder, steps
         self._running = False
 
     def before(self, step: int, metrics: Any) -> None:
@@ -31,7 +33,7 @@ class Profile:
             jax.block_until_ready(metrics)
             self.close()
             first, last = self._steps
-            self._say(f"steps {first} to {last} are traced in {self._folder}")
+            logger.info(f"steps {first} to {last} are traced in {self._folder}")
 
     def close(self) -> None:
         """Ends a trace that is running."""

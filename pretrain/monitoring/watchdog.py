@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pretrain.monitoring.metric_writer import format_duration
+
+logger = logging.getLogger(__name__)
 
 
 class Watchdog:
@@ -20,8 +23,8 @@ class Watchdog:
     a lost host waits for ever. The clock runs between the first `beat` and `close`.
     """
 
-    def __init__(self, path: pathlib.Path, *, seconds: float, end: bool, say: Callable[[str], None]):
-        self._path, self._seconds, self._end, self._say = path, seconds, end, say
+    def __init__(self, path: pathlib.Path, *, seconds: float, end: bool):
+        self._path, self._seconds, self._end = path, seconds, end
         self._last: float | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -56,6 +59,6 @@ class Watchdog:
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
             since = format_duration(self._seconds)
-            self._say(f"warning: no step has ended for {since}; {self._path} says where each thread is")
+            logger.warning(f"no step has ended for {since}; {self._path} says where each thread is")
             if self._end:
                 os._exit(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ from pretrain.distributed import sharding
 from pretrain.monitoring.throughput import count_pair_flops
 from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from pretrain.train_step import Training, abstract_batch, training_of
+
+logger = logging.getLogger(__name__)
 
 GB = 1e9
 # High-bandwidth memory of a chip in GiB and its peak bfloat16 TFLOP/s (cloud.google.com/tpu/docs/system-architecture).
@@ -52,7 +55,7 @@ class Compiled(NamedTuple):
         return None if self.capacity is None else self.peak <= self.capacity
 
 
-def compile_job(config: Mapping[str, Any], topology: str, *, say: Callable[[str], None]) -> bool:
+def compile_job(config: Mapping[str, Any], topology: str) -> bool:
     """Compiles the step that the `pretrain` section of a config describes, and says what it takes.
 
     `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` of N slices, or `local:N` for N fake
@@ -62,11 +65,13 @@ def compile_job(config: Mapping[str, Any], topology: str, *, say: Callable[[str]
     kind, devices = describe_devices(topology)
     mesh = sharding.create_mesh(settings.mesh.fsdp, devices)
     training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
-    say(f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}")
+    logger.info(
+        f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}"
+    )
     compiled = compile_step(settings, training, mesh, kind)
-    say(describe(settings, compiled, mesh, kind, count_parameters(training.abstract_state.parameters)))
+    logger.info(describe(settings, compiled, mesh, kind, count_parameters(training.abstract_state.parameters)))
     for line in advice(settings, compiled, mesh):
-        say(line)
+        logger.info(line)
     return compiled.fits is not False
 
 

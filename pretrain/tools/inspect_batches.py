@@ -5,10 +5,11 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from data.sources.base import REASONS
 from models.text.tokenizer import Tokenizer
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.input_pipeline import ORDER_FILE, create_examples, open_data, prepare_order, prepare_tokenizer
+
+logger = logging.getLogger(__name__)
 
 _TILE = 160  # pixels of a picture on the sheet
 _CAPTION_LINES = 4
@@ -57,7 +60,6 @@ def inspect(
     step: int,
     steps: int,
     shown: int,
-    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Reads batches `step` … `step + steps − 1` of the run that a config describes, and returns the page written.
 
@@ -82,7 +84,7 @@ def inspect(
     folder.mkdir(parents=True, exist_ok=True)
     facts = summarize(settings, examples, found, step=step, steps=steps)
     for line in facts:
-        say(line)
+        logger.info(line)
     sheet = draw_sheet(found.rows)
     sheet.save(folder / f"step-{step:08d}.png")
     page = folder / f"step-{step:08d}.html"

@@ -176,8 +176,7 @@ def test_what_cannot_be_submitted_is_told(tmp_path):
         SubmitSettings(name="A B")
 
 
-def test_commands_run_without_a_shell_and_the_first_failure_ends_them(tmp_path):
-    said: list[str] = []
+def test_commands_run_without_a_shell_and_the_first_failure_ends_them(tmp_path, said):
     show = [
         sys.executable,
         "-c",
@@ -189,12 +188,12 @@ def test_commands_run_without_a_shell_and_the_first_failure_ends_them(tmp_path):
     prepared = Submission(
         {tmp_path / "submit" / "file": "text\n"}, [show, fails, [*show[:-2], str(tmp_path / "no"), ""]]
     )
-    assert submit(prepared, dry_run=True, say=said.append) == 0 and not (tmp_path / "out").exists()
+    assert submit(prepared, dry_run=True) == 0 and not (tmp_path / "out").exists()
     assert (tmp_path / "submit" / "file").read_text() == "text\n" and shlex.join(show) in said
-    assert submit(prepared, dry_run=False, say=said.append) == 3
+    assert submit(prepared, dry_run=False) == 3
     assert (tmp_path / "out").read_text() == HOSTILE and not (tmp_path / "no").exists()
     with pytest.raises(ValueError, match="sbatch-x is not installed here; --dry_run writes what it would be given"):
-        submit(Submission({}, [show, ["sbatch-x"]]), dry_run=False, say=said.append)
+        submit(Submission({}, [show, ["sbatch-x"]]), dry_run=False)
 
 
 @pytest.fixture
@@ -295,7 +294,7 @@ def test_a_checkpoint_that_only_other_machines_see_is_no_reason_not_to_submit(tm
     assert "/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().err
 
 
-def test_tasks_run_beside_each_other_each_on_its_cores_and_all_of_them(tmp_path, capsys):
+def test_tasks_run_beside_each_other_each_on_its_cores_and_all_of_them(tmp_path, capsys, said):
     program = tmp_path / "program"
     program.write_text(
         "#!/bin/bash\n"
@@ -308,8 +307,7 @@ def test_tasks_run_beside_each_other_each_on_its_cores_and_all_of_them(tmp_path,
     points = [{"pretrain.seed": seed} for seed in range(3)]
     tasks = plan_tasks(["pretrain"], config="c.py", workdir=tmp_path / "runs", points=points)
     prepared = prepare("local", tasks, SubmitSettings(python=str(program), beside=2), workdir=tmp_path / "runs")
-    said = []
-    assert submit(prepared, dry_run=False, say=said.append) == 3
+    assert submit(prepared, dry_run=False) == 3
     assert any(line.startswith("seed=0: ended with 3 after") for line in said)
     assert sum("done in" in line for line in said) == 2
     logs = [(tmp_path / "runs" / "submit" / f"seed={seed}.log").read_text() for seed in range(3)]

@@ -23,6 +23,7 @@ from pretrain.monitoring.throughput import describe as describe_throughput
 from pretrain.monitoring.watchdog import Watchdog
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
+from tests.logged import logged
 from tests.pretrain.test_train import final_checkpoints, same_parameters, without_times
 from tests.pretrain.tiny import config
 
@@ -105,8 +106,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.lockf", lockf)
-    said = []
-    with owned(tmp_path, say=said.append):
+    with logged() as said, owned(tmp_path):
         assert (tmp_path / "run.lock").read_text().startswith(f"process {os.getpid()} ")
     assert said == [f"{tmp_path} is on a file system without locks; see to it that no second run is started there"]
 
@@ -208,9 +208,8 @@ def test_what_is_skipped_moves_all_later_batches_and_no_earlier_one():
         np.testing.assert_array_equal(skipping.sample_ids(step), plain.sample_ids(place))
 
 
-def test_a_run_that_stands_still_leaves_its_stacks(tmp_path):
-    said: list[str] = []
-    watchdog = Watchdog(tmp_path / "stalls" / "host-0.txt", seconds=0.3, end=False, say=said.append)
+def test_a_run_that_stands_still_leaves_its_stacks(tmp_path, said):
+    watchdog = Watchdog(tmp_path / "stalls" / "host-0.txt", seconds=0.3, end=False)
     with watchdog.paused():
         time.sleep(0.5)
     assert said == []  # nothing has begun
@@ -236,7 +235,7 @@ def stands_still(waiting: threading.Event) -> None:
 def test_a_run_that_stands_still_can_be_ended(tmp_path):
     program = (
         "import pathlib, sys, time; from pretrain.monitoring.watchdog import Watchdog\n"
-        "w = Watchdog(pathlib.Path(sys.argv[1]), seconds=0.2, end=True, say=print); w.beat(); time.sleep(60)"
+        "w = Watchdog(pathlib.Path(sys.argv[1]), seconds=0.2, end=True); w.beat(); time.sleep(60)"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path / "s.txt")], timeout=50, capture_output=True)
     assert ended.returncode == 1 and "time.sleep" not in ended.stderr.decode() and (tmp_path / "s.txt").exists()

@@ -72,7 +72,7 @@ def losses(fsdp, microbatches=1, **settings):
 def test_eight_devices_give_the_losses_of_one():
     cases = [("sigmoid", 1, 1), ("sigmoid", 4, 1), ("softmax", 4, 2)]  # base loss, fsdp, microbatches
     program = (
-        "import json; from tests.pretrain.test_step import losses;"
+        "import json; from tests.pretrain.test_train_step import losses;"
         f"print(json.dumps([losses(fsdp, parts, base=base) for base, fsdp, parts in {cases}]))"
     )
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}

@@ -24,6 +24,7 @@ from models.preprocessing import Preprocessing
 from models.text.tokenizer import train_tokenizer
 from tests.adapt.adapters import references
 from tests.data.shard_files import labelled, write_shard
+from tests.logged import logged
 from tests.models.towers_of import open_golden
 
 SAMPLES = [
@@ -46,7 +47,7 @@ class Evaluated(NamedTuple):
         if not (out / "embeddings").exists():
             shutil.copytree(self.out / "embeddings", out / "embeddings")
         settings = EvaluateSettings(**{**vars(self.settings), **changes})
-        return evaluate({"tiny": self.checkpoint}, settings, out=out, data_dir=out, say=lambda line: None)
+        return evaluate({"tiny": self.checkpoint}, settings, out=out, data_dir=out)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,8 @@ def evaluated(tmp_path_factory):
         shots=(1, 2, 3),
         seeds=3,
     )
-    said = []
-    rows = evaluate({"tiny": checkpoint}, settings, out=folder / "out", data_dir=folder, say=said.append)
+    with logged() as said:
+        rows = evaluate({"tiny": checkpoint}, settings, out=folder / "out", data_dir=folder)
     return Evaluated(checkpoint, Encoder(checkpoint), settings, folder / "out", rows, said)
 
 
@@ -225,9 +226,9 @@ def test_shares_together_give_what_one_job_gives(evaluated, tmp_path):
     settings = EvaluateSettings(**{**vars(settings), "methods": ("zero_shot", "knn"), "seeds": 2})
 
     def run(out, **options):
-        said = []
-        given = {"out": out, "data_dir": tmp_path, "cache": tmp_path / "embeddings", "say": said.append}
-        return evaluate({"tiny": evaluated.checkpoint}, settings, **given, **options), said
+        given = {"out": out, "data_dir": tmp_path, "cache": tmp_path / "embeddings"}
+        with logged() as said:
+            return evaluate({"tiny": evaluated.checkpoint}, settings, **given, **options), said
 
     whole, _ = run(tmp_path / "whole")
     _, said = run(tmp_path / "parts", share=Share(index=1, count=2))
@@ -258,8 +259,9 @@ def split(evaluated, tmp_path_factory):
         shots=(1, 2),
         seeds=2,
     )
-    said, options = [], {"out": folder / "out", "data_dir": folder}
-    rows = evaluate({"tiny": evaluated.checkpoint}, settings, say=said.append, **options)
+    options = {"out": folder / "out", "data_dir": folder}
+    with logged() as said:
+        rows = evaluate({"tiny": evaluated.checkpoint}, settings, **options)
     asked = np.array([fields["label"] for _, _, fields in few[50:]])
     return rows, folder / "out", asked, said
 
@@ -329,10 +331,10 @@ def test_the_mean_of_the_classes_counts_small_ones_as_much_as_large_ones_and_onl
 
 def test_where_all_shots_are_left_out_that_is_said_and_nothing_else_is_lost(evaluated, tmp_path):
     shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
-    said = []
     settings = {"few_examples": "skip", "shots": (50,), "retrieval": (), "methods": ("knn",)}
     settings = EvaluateSettings(**{**vars(evaluated.settings), **settings})
-    rows = evaluate({"tiny": evaluated.checkpoint}, settings, out=tmp_path, data_dir=tmp_path, say=said.append)
+    with logged() as said:
+        rows = evaluate({"tiny": evaluated.checkpoint}, settings, out=tmp_path, data_dir=tmp_path)
     assert {row["task"] for row in rows} == {"zero_shot"} and read_results(tmp_path) == rows
     assert said[1:] == [
         "note: things: a class has 7 examples to draw from; 50 shots are left out",

@@ -18,6 +18,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.model_selection.calibration import probabilities
 from adapt.photos.pipeline import Task, sort_photos
 from models.checkpoints.io import save_checkpoint
+from tests.logged import logged
 from tests.models.towers_of import tiny_checkpoint
 
 COLORS = {"blue_birds": (30, 30, 220), "green_tree": (20, 180, 40), "red_fish": (220, 30, 30)}
@@ -69,10 +70,11 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def sorted_photos(encoder, photos, tmp_path_factory):
-    out, said = tmp_path_factory.mktemp("sorted") / "out", []
+    out = tmp_path_factory.mktemp("sorted") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapt.model_selection.methods.TRAINING_FREE", METHODS)
-        outcome = sort_photos(encoder, task(photos, out), say=said.append)
+        with logged() as said:
+            outcome = sort_photos(encoder, task(photos, out))
     return out, outcome, said
 
 
@@ -141,7 +143,7 @@ def test_names_that_are_html_are_text_on_the_page(encoder, tmp_path):
     (folder / "support" / "red_fish").rename(folder / "support" / hostile)
     (folder / "query" / "deep" / "red_fish-0.png").rename(folder / "query" / "deep" / f"{hostile}.png")
     (folder / "query" / f"{hostile}.jpg").write_bytes(b"nothing")  # listed as left out
-    sort_photos(encoder, task(folder, tmp_path / "out", method="prototypes"), say=lambda line: None)
+    sort_photos(encoder, task(folder, tmp_path / "out", method="prototypes"))
     page = (tmp_path / "out" / "predictions.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert not any(re.search(r"\bonerror=", re.sub(r'"[^"]*"', "", tag)) for tag in re.findall(r"<[^>]*>", page))
@@ -156,7 +158,7 @@ def test_a_second_run_embeds_nothing_and_says_the_same(sorted_photos, encoder, p
         patch.setattr(encoder, "embed_pixels", None)
         patch.setattr(encoder, "embed_tokens", None)
         patch.setattr("adapt.model_selection.methods.TRAINING_FREE", METHODS)
-        sort_photos(encoder, task(photos, out), say=lambda line: None)
+        sort_photos(encoder, task(photos, out))
     assert before == {name: (out / name).read_bytes() for name in before}
     (folder,) = (out / "embeddings").glob("query-*")
     assert {path.name for path in out.iterdir()} == {
@@ -169,14 +171,14 @@ def test_a_second_run_embeds_nothing_and_says_the_same(sorted_photos, encoder, p
     whole = (folder / "images.npy").read_bytes()
     (folder / "images.npy").write_bytes(whole[:-7])
     with pytest.raises(ValueError, match=r"are damaged; remove it to embed these pictures again"):
-        sort_photos(encoder, task(photos, out), say=lambda line: None)
+        sort_photos(encoder, task(photos, out))
     (folder / "images.npy").write_bytes(whole)
 
 
 def test_pictures_unlike_every_example_are_far(encoder, tmp_path):
     folder = make(tmp_path, 3)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "query" / "odd.png")
-    sort_photos(encoder, task(folder, tmp_path / "out", method="knn"), say=lambda line: None)
+    sort_photos(encoder, task(folder, tmp_path / "out", method="knn"))
     found = {row["path"]: row["far"] for row in rows(tmp_path / "out" / "predictions.csv")}
     assert found["odd.png"] == "yes" and list(found.values()).count("no") > 8
     assert "Far from every example" in (tmp_path / "out" / "predictions.html").read_text()
@@ -187,8 +189,9 @@ def test_pictures_unlike_every_example_are_far(encoder, tmp_path):
     [(("a {}",), "tip_adapter", "the scale of the text logits"), ((), "prototypes", "the examples themselves")],
 )
 def test_one_example_a_class_falls_back_on_defaults(encoder, tmp_path, templates, method, source):
-    folder, said = make(tmp_path, 1), []
-    outcome = sort_photos(encoder, task(folder, tmp_path / "out", templates=templates), say=said.append)
+    folder = make(tmp_path, 1)
+    with logged() as said:
+        outcome = sort_photos(encoder, task(folder, tmp_path / "out", templates=templates))
     assert outcome.choice.chosen.method == method and outcome.choice.chosen.selected_by == "defaults"
     assert outcome.calibration.source == source and np.isnan(outcome.choice.chosen.accuracy)
     assert any(line.startswith("no class has two examples") for line in said)
@@ -208,7 +211,7 @@ def test_without_tokenizer_pictures_alone_decide(photos, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"class names need a tokenizer .*--tokenizer=FOLDER, or .*--template=none"):
         sort_photos(bare, task(photos, tmp_path / "out"))
     monkeypatch.setattr("adapt.model_selection.methods.TRAINING_FREE", ("zero_shot", "tip_x", "prototypes", "ape"))
-    outcome = sort_photos(bare, task(photos, tmp_path / "out", templates=()), say=lambda line: None)
+    outcome = sort_photos(bare, task(photos, tmp_path / "out", templates=()))
     assert [one.method for one in outcome.choice.candidates] == ["prototypes"]
     assert outcome.choice.chosen.accuracy == 1
 
@@ -230,6 +233,6 @@ def test_a_name_that_is_not_utf_8_is_told_and_sorted(encoder, tmp_path):
         os.rename(source, source.replace(b"red_fish-0", b"caf\xe9"))
     except OSError:
         pytest.skip("this file system has only names in UTF-8")
-    sort_photos(encoder, task(folder, tmp_path / "out", method="zero_shot"), say=lambda line: None)
+    sort_photos(encoder, task(folder, tmp_path / "out", method="zero_shot"))
     assert rows(tmp_path / "out" / "predictions.csv")[0]["path"] in ("deep/caf\\xe9.png", "deep/blue_birds-0.png")
     assert "caf\\xe9.png" in (tmp_path / "out" / "predictions.csv").read_text()

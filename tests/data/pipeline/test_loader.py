@@ -160,7 +160,7 @@ def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_counted_and_named(
     good = {int(checksums([text])[0, 1]) for texts in captions[:40] + captions[50:79] for text in texts}
     outcomes = []
     for workers in (0, 2):
-        account = BadRecords(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl", say=lambda text: None)
+        account = BadRecords(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl")
         batches = take(examples.batches(0, rows=slice(0, 16), workers=workers, bad_records=account), 12)
         # What is made ahead is counted ahead: only what both have read is compared.
         lines = [json.loads(line) for line in (tmp_path / f"bad-{workers}.jsonl").read_text().splitlines()]
@@ -174,7 +174,7 @@ def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
     path = write_tar(tmp_path / "s.tar", damage(real[0])[0])
     examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
     examples = dataclasses.replace(examples, tokenize=checksums)
-    account = BadRecords(max_share=0.05, window=1000, say=lambda text: None)
+    account = BadRecords(max_share=0.05, window=1000)
     with pytest.raises(
         ValueError, match=r"51 of the last \d+ records cannot be used \(.*\), more than data.max_bad_share"
     ):
@@ -185,7 +185,7 @@ def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
 def test_a_source_without_a_usable_record_ends_with_a_sentence(tmp_path, workers):
     samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
     examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
-    account = BadRecords(max_share=1.0, window=1000, say=lambda text: None)
+    account = BadRecords(max_share=1.0, window=1000)
     with pytest.raises(ValueError, match=r"32 records in a row cannot be used, the last for this reason: s\.tar/"):
         take(examples.batches(0, rows=slice(0, 4), workers=workers, bad_records=account), 1)
 

@@ -22,6 +22,7 @@ from models.io.tensor_reader import open_tensors
 from models.preprocessing import FILE, Preprocessing
 from models.text.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
+from tests.logged import logged
 from tests.models.families import FAMILIES
 from tests.models.towers_of import GOLDEN, random_parameters, tiny, tiny_checkpoint
 
@@ -151,10 +152,10 @@ def test_a_clip_is_no_npz_and_towers_of_neither_family_are_no_directory(tmp_path
     mixed = tiny_checkpoint("siglip", text={"causal": True})
     with pytest.raises(ValueError, match=r"these towers mix what SiglipModel and CLIPModel have"):
         save_checkpoint(tmp_path / "mixed", mixed)
-    said: list[str] = []
     other = tiny_checkpoint("siglip", vision={"activation": "gelu"})
-    save_big_vision(tmp_path / "x.npz", other.settings, other.parameters, SCALARS, say=said.append)
-    assert said == ["note: an .npz does not hold vision.activation gelu; who opens it takes gelu_tanh"]
+    with logged() as said:
+        save_big_vision(tmp_path / "x.npz", other.settings, other.parameters, SCALARS)
+    assert said == ["note: an .npz does not hold vision.activation gelu; readers assume gelu_tanh"]
     (tmp_path / "x.npz").unlink()
     oblong = tiny_checkpoint("siglip", vision={"image_size": (10, 15)})
     with pytest.raises(ValueError, match=r"images of \(10, 15\) are no squares"):
@@ -273,8 +274,9 @@ def test_what_open_clip_left_beside_a_config_of_transformers_opens(copy):
 
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_images_of_another_size_have_resampled_positions_and_a_line_that_says_so(tmp_path, family):
-    folder, said = save_checkpoint(tmp_path / "export", tiny_checkpoint(family)), []
-    opened = open_checkpoint(folder, image_size=27, say=said.append)
+    folder = save_checkpoint(tmp_path / "export", tiny_checkpoint(family))
+    with logged() as said:
+        opened = open_checkpoint(folder, image_size=27)
     assert said == [f"{folder}: position embeddings of 2 × 2 patches resampled to 5 × 5"]
     table = np.asarray(opened.parameters["vision"]["position_embedding"])
     kept = int(family == "clip")
@@ -312,8 +314,8 @@ def test_a_crop_keeps_its_share_of_the_image_at_another_size(before, after):
 
 
 def test_a_size_with_the_same_patches_resamples_nothing(siglip):
-    said = []
-    opened = open_checkpoint(siglip[0], image_size=13, say=said.append)
+    with logged() as said:
+        opened = open_checkpoint(siglip[0], image_size=13)
     assert not said and same(opened.parameters, siglip[1].parameters)
     assert opened.preprocessing.shape == (13, 13)
 
@@ -322,6 +324,7 @@ def test_a_size_with_the_same_patches_resamples_nothing(siglip):
 
 MEMORY = """
 import sys, jax, numpy as np
+from tests.logged import logged
 from models.checkpoints.io import Checkpoint, describe_checkpoint
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024

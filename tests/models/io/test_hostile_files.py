@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from foundation.safe_json import read_json
 from models.checkpoints.big_vision import layout_of as npz_layout_of
 from models.checkpoints.big_vision import save_big_vision
 from models.checkpoints.io import open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import to_tensors
-from models.io.safe_json import read_json
 from tests.models.families import FAMILIES
 from tests.models.towers_of import random_parameters, tiny, tiny_checkpoint
 

@@ -17,6 +17,7 @@ from pretrain.checkpointing.checksums import checksums, checksums_on_host, diffe
 from pretrain.checkpointing.manager import Checkpoints, restore_parameters
 from pretrain.distributed import sharding
 from pretrain.train_step import TrainState
+from tests.logged import logged
 
 
 def state_of(step: int) -> TrainState:
@@ -45,8 +46,8 @@ def steps_in(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in folder.iterdir() if path.name[5:].isdigit())
 
 
-def restored(folder: pathlib.Path, said: list[str]) -> TrainState:
-    checkpoints = Checkpoints(folder, keep=9, say=said.append)
+def restored(folder: pathlib.Path) -> TrainState:
+    checkpoints = Checkpoints(folder, keep=9)
     try:
         return checkpoints.restore(shapes(state_of(0)))
     finally:
@@ -98,7 +99,7 @@ def cut(path: pathlib.Path) -> None:
 
 def in_a_process(check, *arguments: str) -> None:
     """Runs a check of this file in a process of its own: storage that meets damage leaves threads behind."""
-    program = f"from tests.pretrain.test_checkpoint import {check.__name__} as check; import sys; check(*sys.argv[1:])"
+    program = f"from tests.pretrain.checkpointing.test_manager import {check.__name__} as check; import sys; check(*sys.argv[1:])"
     ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
 
@@ -115,10 +116,10 @@ def check_harms(tmp: str, harm: str) -> None:
     for number, path in enumerate(files_of(whole / "step_4")):
         folder = shutil.copytree(whole, tmp_path / str(number) / "checkpoints")
         {"flip": flip, "cut": cut, "remove": os.remove}[harm](folder / path.relative_to(whole))
-        said: list[str] = []
-        state = restored(folder, said)
-        assert same(state, state_of(int(state.step)))
-        step, parameters = restore_parameters(folder, say=said.append)
+        with logged() as said:
+            state = restored(folder)
+            assert same(state, state_of(int(state.step)))
+            step, parameters = restore_parameters(folder)
         assert same(parameters, state_of(step).parameters)
         if state.step == 2:
             fell_back += 1
@@ -136,10 +137,10 @@ def check_exports(tmp: str) -> None:
     folder = saved(pathlib.Path(tmp), (2, 4))
     largest = max(files_of(folder / "step_4"), key=lambda path: path.stat().st_size)
     flip(largest)
-    said: list[str] = []
-    assert restore_parameters(folder, say=said.append)[0] == 2 and "step 4 cannot be read" in said[0]
+    with logged() as said:
+        assert restore_parameters(folder)[0] == 2 and "step 4 cannot be read" in said[0]
     with pytest.raises(OSError, match=r"no checkpoint in .* can be read \(step 4: "):
-        restore_parameters(folder, step=4, say=said.append)
+        restore_parameters(folder, step=4)
     with pytest.raises(ValueError, match="has no checkpoint of step 3; it has 2, 4"):
         restore_parameters(folder, step=3)
 
@@ -155,7 +156,7 @@ def check_that_none_is_readable(tmp: str) -> None:
     with pytest.raises(
         OSError, match=r"none of the checkpoints in .* can be read \(step 4: .*; step 2: .*name another"
     ):
-        restored(folder, [])
+        restored(folder)
     assert steps_in(folder) == [2, 4]
 
 

@@ -91,7 +91,7 @@ def test_images_of_another_size_continue_with_resampled_positions(start, shards,
     values = continuing(checkpoint, shards, base, optimizer=STILL) | {"vision": {"image_size": 27}}
     pretrain(values, tmp_path, data_dir=tmp_path)
     assert "position embeddings of 2 × 2 patches resampled to 5 × 5" in capsys.readouterr().out
-    expected = open_checkpoint(checkpoint, image_size=27, say=lambda line: None)
+    expected = open_checkpoint(checkpoint, image_size=27)
     opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
     assert opened.settings == expected.settings and opened.preprocessing == expected.preprocessing
     ours, theirs = dict(flatten(opened.parameters)), dict(flatten(expected.parameters))

@@ -159,7 +159,7 @@ def errors_on_devices():
 
 
 def test_devices_equal_the_dense_definition_gathered_and_around_a_ring():
-    program = "from tests.pretrain.test_objective import errors_on_devices; errors_on_devices()"
+    program = "from tests.pretrain.losses.test_context_objective import errors_on_devices; errors_on_devices()"
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr

@@ -12,6 +12,7 @@ from pretrain.input_pipeline import create_examples, open_data, prepare_tokenize
 from pretrain.tools.inspect_batches import inspect, read_batches
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, png, write_shard
+from tests.logged import logged
 from tests.pretrain.tiny import config
 
 
@@ -25,8 +26,8 @@ def shard(tmp_path):
 
 
 def test_the_page_and_the_sheet_show_the_batch_and_what_is_wrong(shard, tmp_path):
-    said = []
-    page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=2, steps=10, shown=6, say=said.append)
+    with logged() as said:
+        page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=2, steps=10, shown=6)
     assert page == tmp_path / "run" / "inspect" / "step-00000002.html"
     text = page.read_text(encoding="utf-8")
     assert text.count("<figure>") == 6 and text.count("data:image/webp") == 6
@@ -47,7 +48,7 @@ def test_the_page_of_hostile_names_and_captions_is_text(tmp_path):
     ]
     samples[5] = (samples[5][0], png(5)[:50], samples[5][2])  # which is listed with its name
     shard = str(write_shard(tmp_path / "<img src=x onerror=y>.tar", samples))
-    page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=0, steps=8, shown=8, say=lambda line: None)
+    page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=0, steps=8, shown=8)
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "<img src=x" not in text
     shown = html.unescape(text)
@@ -92,7 +93,7 @@ def test_inspecting_a_run_uses_its_tokenizer_and_leaves_it_as_it_is(shard, tmp_p
     values = config(shard, steps=2, data={"sources": (shard,), "max_bad_share": 0.5})
     pretrain(values, tmp_path / "run", data_dir=tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    inspect(values, tmp_path / "run", data_dir=tmp_path, step=0, steps=1, shown=1, say=lambda text: None)
+    inspect(values, tmp_path / "run", data_dir=tmp_path, step=0, steps=1, shown=1)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

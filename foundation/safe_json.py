@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from models.io.error_text import one_line
+from foundation.error_text import one_line
 
 LARGEST = 32 << 20  # bytes; the index of the largest published checkpoints has under 1 MB
 

@@ -1,4 +1,4 @@
-"""What the HTML pages have in common: their templates."""
+"""Self-contained HTML pages from Jinja templates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def render(template: pathlib.Path, **values: Any) -> str:
-    """Returns the page that a template makes of values; a name it lacks is an error."""
+    """Return the page that a template file makes of values, escaped; an undefined name raises."""
     import jinja2
 
     environment = jinja2.Environment(

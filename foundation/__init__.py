@@ -1,0 +1,1 @@
+"""Shared foundation: atomic writes, JSON, error text, log, progress and page templates; imports no other package."""

@@ -1,0 +1,69 @@
+"""Atomic file writing: a reader sees the old file or the new one, never a part, also after a power loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a temporary path next to `path`; on success the file written there is synced and replaces `path`.
+
+    Parent folders are created. If the body raises, `path` is left as it was.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+        temporary = pathlib.Path(folder) / path.name
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    _sync(path.parent)
+
+
+@contextmanager
+def atomic_files(*paths: str | os.PathLike) -> Iterator[list[pathlib.Path]]:
+    """Yield one temporary path per target in one folder; on success all files are synced, then replaced in order.
+
+    The replacements are one rename each: put the file that marks the set as complete last.
+    """
+    targets = [pathlib.Path(path) for path in paths]
+    folder = targets[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
+        temporary = [pathlib.Path(name) / path.name for path in targets]
+        yield temporary
+        for file in temporary:
+            _sync(file)
+        for file, path in zip(temporary, targets, strict=True):
+            os.replace(file, path)
+    _sync(folder)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a UTF-8 text file atomically, line ends unchanged."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write an indented JSON file atomically."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Flush a file or a folder entry to disk; file systems without folder sync (some network mounts) are skipped."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
