@@ -99,7 +99,7 @@ def cut(path: pathlib.Path) -> None:
 
 def in_a_process(check, *arguments: str) -> None:
     """Runs a check of this file in a process of its own: storage that meets damage leaves threads behind."""
-    program = f"from tests.pretrain.checkpointing.test_manager import {check.__name__} as check; import sys; check(*sys.argv[1:])"
+    program = f"import sys; from {__name__} import {check.__name__} as check; check(*sys.argv[1:])"
     ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
 

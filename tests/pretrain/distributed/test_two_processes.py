@@ -49,7 +49,7 @@ def test_two_processes_over_loopback_give_the_parameters_of_one(tmp_path):
             [
                 sys.executable,
                 "-c",
-                f"from tests.pretrain.distributed.test_two_processes import train_a_part as f; f({k}, {port}, '{tmp_path}')",
+                f"from {__name__} import train_a_part as f; f({k}, {port}, '{tmp_path}')",
             ],
             env=environment,
             stderr=subprocess.PIPE,
