@@ -28,6 +28,9 @@ _LONGEST = ("test_faults.py", "test_slurm.py", "test_session.py", "test_launch.p
 def pytest_collection_modifyitems(items):
     """Begins with the files that take longest, so that none of several workers ends long after the others."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+    for item in items:
+        if "parity" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
