@@ -51,7 +51,7 @@ class Trial:
         self.config.write_text(
             f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({sections!r})\n"
         )
-        self.cache = folder / "compiled"
+        self.cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder / "compiled"  # shared by all tests
 
     def start(
         self,
