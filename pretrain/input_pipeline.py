@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.pipeline.caption_groups import group_by_texts
-from data.pipeline.loader import TrainingExamples
-from data.pipeline.sampler import Plan
+from data.pipeline.loader import BatchLoader
+from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
-from data.sources.open import Concatenation, open_sources
+from data.sources.open import ConcatenatedSource, open_sources
 from models.checkpoints.io import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
@@ -27,17 +27,17 @@ _CAPTION_SAMPLES = 200_000
 _READERS = 16  # threads
 
 
-def open_data(settings: PretrainSettings, data_dir: str | os.PathLike) -> Concatenation:
+def open_data(settings: PretrainSettings, data_dir: str | os.PathLike) -> ConcatenatedSource:
     """Opens the sources of a run; raises as `data.sources.open.open_source` does."""
     data = settings.data
     return open_sources(data.sources, data_dir, text_keys=data.text_keys, image_keys=data.image_keys)
 
 
 def create_examples(
-    settings: PretrainSettings, source: Concatenation, tokenizer: Tokenizer, order: np.ndarray | None = None
-) -> TrainingExamples:
+    settings: PretrainSettings, source: ConcatenatedSource, tokenizer: Tokenizer, order: np.ndarray | None = None
+) -> BatchLoader:
     """Returns what makes the rows of the run's batches; `order` has samples of a group next to each other."""
-    plan = Plan(
+    sampler = BatchSampler(
         lengths=tuple(map(len, source.sources)),
         weights=settings.data.weights,
         batch_size=settings.batch_size,
@@ -46,9 +46,9 @@ def create_examples(
         views=settings.data.views,
         order=order,
     )
-    return TrainingExamples(
+    return BatchLoader(
         source=source,
-        plan=plan,
+        sampler=sampler,
         image_shape=settings.vision.image_shape,
         num_patches=settings.vision.num_patches,
         augmentation=settings.augmentation,
@@ -124,7 +124,7 @@ def _read_texts(source: Source, count: int) -> Iterator[tuple[str, ...]]:
         yield from tqdm(read, desc="reading captions", total=count, delay=2)
 
 
-def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: Concatenation) -> None:
+def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: ConcatenatedSource) -> None:
     """Notes in `workdir/data.json` what the run's sources hold, or checks that they hold what they held before.
 
     Raises `ValueError` naming the first that has changed: other data would give other batches from here on.

@@ -56,7 +56,7 @@ def check_loss(values: Mapping[str, float], step: int, settings: RecoverySetting
 
 
 def read_skipped(workdir: pathlib.Path) -> tuple[tuple[int, int], ...]:
-    """Returns pairs (step, batches) as `data.pipeline.sampler.Plan` takes them; none where nothing was skipped.
+    """Returns pairs (step, batches) as `data.pipeline.sampler.BatchSampler` takes them; none where nothing was skipped.
 
     Where the run went back beyond an earlier pair, that one's batches are among those that the later leaves out. A pair
     that it had not come to again is forgotten: its batches come anew.

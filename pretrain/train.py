@@ -16,9 +16,9 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from data.pipeline.bad_records import BadRecords
-from data.pipeline.loader import Batches
-from data.sources.open import Concatenation
+from data.pipeline.bad_records import BadRecordTracker
+from data.pipeline.loader import BatchIterator
+from data.sources.open import ConcatenatedSource
 from models.text.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import Best
@@ -38,7 +38,7 @@ from pretrain.monitoring.wandb_writer import WandbRun
 from pretrain.monitoring.watchdog import Watchdog
 from pretrain.online_evaluation import Evaluate, Evaluations
 from pretrain.optim.optimizer import create_schedule
-from pretrain.train_step import Metrics, TrainState, abstract_batch, training_of
+from pretrain.train_step import Metrics, TrainState, abstract_batch, build_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def pretrain(
     mesh = sharding.create_mesh(settings.mesh.fsdp)
     kept = (workdir / "tokenizer").is_dir()
     model = settings.model(1 if kept else settings.max_vocab_size())
-    training_of(settings, mesh, model=model)  # checks before the first trace
+    build_train_step(settings, mesh, model=model)  # checks before the first trace
     if settings.evaluate_every and evaluate is None:
         raise ValueError(
             f"evaluate_every is {settings.evaluate_every}, and nothing was given that evaluates; set it to 0"
@@ -91,7 +91,7 @@ def pretrain(
         return session.run(evaluate)
 
 
-def _claim(workdir: pathlib.Path, settings: PretrainSettings, source: Concatenation) -> Tokenizer:
+def _claim(workdir: pathlib.Path, settings: PretrainSettings, source: ConcatenatedSource) -> Tokenizer:
     """Makes `workdir` that of this run, or checks that it is, on the first host; returns the tokenizer on all."""
     tokenizer = None
     if _is_first():
@@ -117,13 +117,13 @@ class Session:
         workdir: pathlib.Path,
         settings: PretrainSettings,
         mesh: Mesh,
-        source: Concatenation,
+        source: ConcatenatedSource,
         tokenizer: Tokenizer,
         preemption: Preemption,
     ):
         self.workdir, self.settings, self.mesh, self.preemption = workdir, settings, mesh, preemption
         self.steps = settings.num_steps(len(source))
-        self.training = training_of(settings, mesh, model=settings.model_for(tokenizer), num_samples=len(source))
+        self.training = build_train_step(settings, mesh, model=settings.model_for(tokenizer), num_samples=len(source))
         order = prepare_order(workdir / ORDER_FILE, source, settings)
         self.examples = create_examples(settings, source, tokenizer, order)
         self.schedule = create_schedule(settings.optimizer, self.steps)
@@ -155,7 +155,7 @@ class Session:
         host = f"host-{jax.process_index()}"
         spent = max((line.get("run_seconds", 0.0) for line in read_metrics(self.workdir / METRICS_FILE)), default=0.0)
         self.throughput = Throughput(settings, self.mesh.devices.flatten(), spent=spent)
-        self.bad_records = BadRecords(
+        self.bad_records = BadRecordTracker(
             max_share=settings.data.max_bad_share,
             window=settings.data.bad_window,
             path=self.workdir / (BAD_RECORDS_FILE if _is_first() else f"bad_records.{host}.jsonl"),
@@ -251,10 +251,10 @@ class Session:
             batches.close()
         return self.steps
 
-    def _batches(self, start: int) -> Batches:
+    def _batches(self, start: int) -> BatchIterator:
         settings = self.settings
-        plan = dataclasses.replace(self.examples.plan, skipped=read_skipped(self.workdir))
-        return dataclasses.replace(self.examples, plan=plan).batches(
+        sampler = dataclasses.replace(self.examples.sampler, skipped=read_skipped(self.workdir))
+        return dataclasses.replace(self.examples, sampler=sampler).batches(
             start,
             rows=sharding.local_rows(settings.batch_size),
             threads=settings.data.threads,

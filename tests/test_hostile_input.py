@@ -20,7 +20,7 @@ from adapt.embedding.export import _is_whole
 from adapt.photos.folders import embed_folder
 from adapt.report.results_index import _open
 from data.fewshot.labelled import read_labels
-from data.pipeline.image_ops import FORMATS, Picture
+from data.pipeline.image_ops import FORMATS, EncodedImage
 from data.sources.base import BadRecord
 from data.sources.open import open_source
 from models.checkpoints.io import open_checkpoint, save_checkpoint
@@ -202,7 +202,7 @@ def test_pictures_are_decoded_in_the_formats_that_the_documentation_names(tmp_pa
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(" + str(tmp_path).encode() + b"/evil) (w) file\n"
     for content in (postscript, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n"):
         with pytest.raises(BadRecord, match="none of JPEG"):
-            Picture(content, "x")
+            EncodedImage(content, "x")
 
 
 def test_postscript_runs_no_program_whatever_its_file_is_called(tmp_path, monkeypatch):
@@ -224,7 +224,7 @@ def test_postscript_runs_no_program_whatever_its_file_is_called(tmp_path, monkey
     assert len(source) == 4
     for index in range(4):
         with pytest.raises(BadRecord, match="none of JPEG"):
-            Picture(source[index].image, "x").decode()
+            EncodedImage(source[index].image, "x").decode()
     assert not marker.exists()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from data.io.fingerprint import fingerprint, fingerprint_of_files
+from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import resize_and_crop
 from data.sources.base import BadRecord
 from models.checkpoints.io import describe_checkpoint
@@ -73,7 +73,7 @@ class Encoder:
     def image_fingerprint(self) -> str:
         """A hash of all that embeddings of images depend on: weights, settings, how pixels enter."""
         settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
-        return fingerprint(fingerprint_of_files(self._files), repr(settings), repr(self._preprocessing))
+        return fingerprint(fingerprint_files(self._files), repr(settings), repr(self._preprocessing))
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -18,7 +18,7 @@ from adapt.embedding.encoder import Encoder
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
 from data.sources.base import BadRecord, Source
-from data.sources.image_folders import Pictures
+from data.sources.image_folders import ImageFiles
 from data.sources.open import is_folder, open_source
 from foundation.atomic import atomic_file, write_text
 
@@ -85,7 +85,7 @@ class _Collection(NamedTuple):
     @classmethod
     def of_images(cls, encoder: Encoder, name: str, data_dir: str | os.PathLike) -> _Collection:
         source = _open_images(name, data_dir)
-        pictures = isinstance(source, Pictures)
+        pictures = isinstance(source, ImageFiles)
         content = (source.content_fingerprint() if pictures else None) or source.fingerprint
         identify = source.path if pictures else source.key
         bad: dict[int, BadRecord] = {}
@@ -231,7 +231,7 @@ def check_inputs(images: str | None, texts: str | os.PathLike | None, data_dir: 
 
 
 def _open_images(name: str, data_dir: str | os.PathLike) -> Source:
-    return Pictures(os.path.expanduser(name)) if is_folder(name) else open_source(name, data_dir)
+    return ImageFiles(os.path.expanduser(name)) if is_folder(name) else open_source(name, data_dir)
 
 
 def _json_line(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
-from data.sources.image_folders import SUFFIXES, Pictures
+from data.sources.image_folders import SUFFIXES, ImageFiles
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,7 +34,7 @@ def embed_folder(encoder: Encoder, root: str, name: str, *, out: pathlib.Path, p
     The key is of the checkpoint and of the names, sizes and times of the pictures. Raises `ValueError` for embeddings
     that are not finite.
     """
-    pictures = Pictures(root)
+    pictures = ImageFiles(root)
     content = pictures.content_fingerprint() or pictures.fingerprint
     key = fingerprint(encoder.image_fingerprint, content)
     folder = out / "embeddings" / f"{name}-{key}"

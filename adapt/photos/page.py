@@ -12,7 +12,7 @@ import numpy as np
 
 from adapt.photos.folders import readable
 from adapt.photos.outcome import Outcome
-from data.pipeline.image_ops import Picture
+from data.pipeline.image_ops import EncodedImage
 from data.pipeline.thumbnails import data_uri
 from data.sources.base import BadRecord
 from foundation.atomic import write_text
@@ -133,7 +133,7 @@ def _thumbnail(path: str, pixels: int) -> str:
     """Returns a picture as a data URI, at most `pixels` wide and high; nothing visible where it went meanwhile."""
     try:
         with open(path, "rb") as file:
-            picture = Picture(file.read(), path).decode((2 * pixels, 2 * pixels))
+            picture = EncodedImage(file.read(), path).decode((2 * pixels, 2 * pixels))
     except (OSError, BadRecord):
         return _NO_PICTURE
     return data_uri(picture, 2 * pixels, quality=75)  # twice as many as are shown, for fine screens

@@ -30,7 +30,7 @@ from adapt.photos.folders import (
 from adapt.photos.outcome import Outcome
 from adapt.photos.outliers import far_below, nearest
 from adapt.photos.page import write_page
-from data.sources.image_folders import ClassFolders, Pictures
+from data.sources.image_folders import ClassFolders, ImageFiles
 from foundation.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Task:
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"{folder} is the --{name} already; name another folder as --out")
         _check_classes(ClassFolders(self.support).class_names, self.support)
-        Pictures(self.query)
+        ImageFiles(self.query)
 
 
 def sort_photos(encoder: Encoder, task: Task, *, progress: Progress = lambda name, done, total: None) -> Outcome:

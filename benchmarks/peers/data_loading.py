@@ -115,8 +115,8 @@ def print_rate(args: argparse.Namespace) -> int:
     import jax
 
     from data.pipeline.augmentation import Augmentation
-    from data.pipeline.loader import TrainingExamples
-    from data.pipeline.sampler import Plan
+    from data.pipeline.loader import BatchLoader
+    from data.pipeline.sampler import BatchSampler
     from data.sources.open import open_source
     from models.text.tokenizer import train_tokenizer
     from pretrain.input_pipeline import read_captions
@@ -124,9 +124,9 @@ def print_rate(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as cache:
         source = open_source(args.shards, cache)
         tokenizer = train_tokenizer(read_captions(source), vocab_size=VOCABULARY, length=LENGTH)
-        examples = TrainingExamples(
+        examples = BatchLoader(
             source=source,
-            plan=Plan(lengths=(len(source),), batch_size=BATCH, seed=0),
+            sampler=BatchSampler(lengths=(len(source),), batch_size=BATCH, seed=0),
             image_shape=(args.image_size,) * 2,
             num_patches=1,
             augmentation=Augmentation(crop_area=SCALE),

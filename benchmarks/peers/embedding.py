@@ -192,11 +192,11 @@ def ours(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[s
 
     from adapt.embedding.encoder import Encoder
     from data.pipeline.image_ops import decode
-    from data.sources.image_folders import Pictures
+    from data.sources.image_folders import ImageFiles
     from models.flops import count_image_flops
 
     encoder = Encoder(args.folder / "export", dtype=args.dtype)
-    source = Pictures(str(args.folder / "photos"))
+    source = ImageFiles(str(args.folder / "photos"))
     pixels = np.random.default_rng(0).integers(0, 256, (args.images, args.image_size, args.image_size, 3), np.uint8)
 
     def from_files() -> np.ndarray:

@@ -23,7 +23,7 @@ from adapt.embedding.encoder import Encoder  # noqa: E402
 from benchmarks.machine import describe_machine  # noqa: E402
 from benchmarks.study.arms import CONTEXT, Arm, average, read_arms  # noqa: E402
 from benchmarks.study.tables import STUDY, find_sweeps, markdown, put  # noqa: E402
-from data.pipeline.caption_groups import to_points  # noqa: E402
+from data.pipeline.caption_groups import lsa_embeddings  # noqa: E402
 from data.sources.base import Source  # noqa: E402
 from pretrain.config.run import load_settings  # noqa: E402
 from pretrain.input_pipeline import create_examples, open_data, prepare_order, prepare_tokenizer  # noqa: E402
@@ -78,7 +78,7 @@ def look_at(workdir: pathlib.Path, last: dict[str, float]) -> tuple[float, float
     for step in range(BATCHES):
         pixels = examples.rows(step, range(settings.batch_size))["images"]
         u = np.asarray(encoder.embed_pixels(pixels), np.float64)
-        chosen = points[examples.plan.sample_ids(step)]
+        chosen = points[examples.sampler.sample_ids(step)]
         found.append(shares(u, chosen, temperature, settings.objective.self_mask))
     attended, share, base = np.mean(found, axis=0)
     return temperature, float(attended), float(share), float(base)
@@ -106,7 +106,7 @@ _POINTS: dict[str, np.ndarray] = {}  # by fingerprint
 def text_points(source: Source) -> np.ndarray:
     """Returns the unit vectors of all samples' texts, made once of each source."""
     if source.fingerprint not in _POINTS:
-        _POINTS[source.fingerprint] = to_points([" ".join(source.texts(k)) for k in range(len(source))], seed=0)
+        _POINTS[source.fingerprint] = lsa_embeddings([" ".join(source.texts(k)) for k in range(len(source))], seed=0)
     return _POINTS[source.fingerprint]
 
 

@@ -365,7 +365,7 @@ CATALOGUE |= {
 }
 
 
-class Missing(NamedTuple):
+class MissingSource(NamedTuple):
     """A source of the set `name` that is not there, and the command or the steps that prepare it."""
 
     name: str
@@ -373,7 +373,7 @@ class Missing(NamedTuple):
     command: str
 
 
-def missing(names: Sequence[str], data_dir: str | os.PathLike) -> list[Missing]:
+def missing(names: Sequence[str], data_dir: str | os.PathLike) -> list[MissingSource]:
     """Returns which sources of these sets are not in `data_dir`, in order; nothing is downloaded.
 
     Only what is drawn from and asked about is looked for, and not the sets that a set names as its shifts. Raises
@@ -387,6 +387,6 @@ def missing(names: Sequence[str], data_dir: str | os.PathLike) -> list[Missing]:
         for source in filter(None, (settings.support, settings.query)):
             if not is_there(source, data_dir):
                 found.append(
-                    Missing(name, source.format(data_dir=os.fspath(data_dir)), how_to_prepare(source, data_dir))
+                    MissingSource(name, source.format(data_dir=os.fspath(data_dir)), how_to_prepare(source, data_dir))
                 )
     return found

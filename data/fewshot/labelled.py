@@ -70,14 +70,14 @@ class LabelledImages:
     """Images with class numbers `labels` `[n]`; of a class that the set does not know the number is −1.
 
     `image(i)` returns image i as RGB, `key(i)` names it; `fingerprint` changes when images or labels do. Where these
-    are the `rows` of other images, `whole` are those.
+    are the `rows` of other images, `parent` are those.
     """
 
     labels: np.ndarray
     image: Callable[[int], Image.Image]
     key: Callable[[int], str]
     fingerprint: str
-    whole: LabelledImages | None = None
+    parent: LabelledImages | None = None
     rows: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class LabelledImages:
             image=lambda index: self.image(int(rows[index])),
             key=lambda index: self.key(int(rows[index])),
             fingerprint=fingerprint(self.fingerprint, rows, labels),
-            whole=self.whole or self,
+            parent=self.parent or self,
             rows=rows if self.rows is None else self.rows[rows],
         )
 

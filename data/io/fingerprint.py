@@ -21,7 +21,7 @@ def fingerprint(*contents: bytes | str | np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of_files(paths: Sequence[str | os.PathLike]) -> str:
+def fingerprint_files(paths: Sequence[str | os.PathLike]) -> str:
     """Returns a hash of the contents of files, 16 hexadecimal digits; they are read piece by piece."""
     whole = []
     for path in paths:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from data.pipeline.image_ops import Picture
+from data.pipeline.image_ops import EncodedImage
 
 if TYPE_CHECKING:
     import cykooz_resizer
@@ -47,7 +47,7 @@ class Augmentation:
             raise ValueError(f"augmentation.keep_patches {self.keep_patches} is not within (0, 1]")
 
 
-def augment(picture: Picture, shape: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def augment(picture: EncodedImage, shape: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Returns a random view of `picture`, `[*shape, 3]` uint8; raises `BadRecord` for a broken one.
 
     A JPEG much larger than the view is decoded at a reduced scale.

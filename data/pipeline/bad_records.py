@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _TOLD = 10  # bad records that are told as they come; the rest are in the file
 
 
-class BadRecords:
+class BadRecordTracker:
     """The bad records of a run, by reason.
 
     Each is written once to `path`, a JSON lines file, and the first few are logged. More than `max_share`
@@ -83,7 +83,7 @@ class BadRecords:
 
 
 def read_bad_records(path: pathlib.Path) -> list[dict[str, str | int]]:
-    """Returns the lines of a file that `BadRecords` wrote, without any that were cut off; none for no file."""
+    """Returns the lines of a file that `BadRecordTracker` wrote, without any that were cut off; none for no file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

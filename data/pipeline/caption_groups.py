@@ -22,7 +22,7 @@ def group_by_texts(texts: Sequence[str], size: int, *, seed: int = 0) -> np.ndar
     order = np.arange(len(texts), dtype=np.int64)
     if size < 2 or len(texts) <= size:
         return order
-    points = to_points(texts, seed)
+    points = lsa_embeddings(texts, seed)
     parts, found = [order], []
     while parts:
         part = parts.pop()
@@ -50,7 +50,7 @@ def _nearest_together(points: np.ndarray, size: int) -> np.ndarray:
     return np.array(order, np.int64)
 
 
-def to_points(texts: Sequence[str], seed: int) -> np.ndarray:
+def lsa_embeddings(texts: Sequence[str], seed: int) -> np.ndarray:
     """Returns a unit vector for each text."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

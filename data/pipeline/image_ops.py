@@ -30,7 +30,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # checked below, by the limit that is set
 
 
-class Picture:
+class EncodedImage:
     """An encoded image of which the header has been read: `size` is (width, height) as it is shown.
 
     Raises `BadRecord` for bytes that are no image and for more than `max_pixels`, before they take memory.
@@ -86,7 +86,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 def decode(encoded: bytes, key: str) -> Image.Image:
     """Returns the RGB image, upright, transparency on white; raises `BadRecord` naming `key` for a broken one."""
-    return Picture(encoded, key).decode()
+    return EncodedImage(encoded, key).decode()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""From a source and a plan to prefetched batches of arrays."""
+"""From a source and a sampler to prefetched batches of arrays."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.pipeline.augmentation import Augmentation, augment, choose_patches
-from data.pipeline.bad_records import BadRecords
-from data.pipeline.image_ops import MAX_PIXELS, Picture
-from data.pipeline.sampler import Plan, generator
+from data.pipeline.bad_records import BadRecordTracker
+from data.pipeline.image_ops import MAX_PIXELS, EncodedImage
+from data.pipeline.sampler import BatchSampler, generator
 from data.sources.base import BadRecord, Record, Source
 
 CAPTIONS = ("first", "random", "all", "shuffled")
@@ -35,7 +35,7 @@ class _Draw(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingExamples:
+class BatchLoader:
     """Makes the rows of a batch: for each a random view of a picture and the token ids of a caption.
 
     `tokenize` maps captions to token ids `[captions, length]` int32; `num_patches` is the number of patches of an
@@ -43,11 +43,11 @@ class TrainingExamples:
     order or `shuffled`. A picture of more than `max_pixels` is not decoded.
 
     Whatever the number of hosts, threads and processes, a row is the same. A record that cannot be used is replaced by
-    another, which the plan draws, from the same source where there are weights.
+    another, which the sampler draws, from the same source where there are weights.
     """
 
     source: Source
-    plan: Plan
+    sampler: BatchSampler
     image_shape: tuple[int, int]
     num_patches: int
     augmentation: Augmentation
@@ -96,7 +96,7 @@ class TrainingExamples:
             f"{ATTEMPTS} records in a row cannot be used, the last for this reason: {last}; repair the data"
         )
 
-    def problem(self, step: int, row: int, attempt: int) -> BadRecord | None:
+    def failure(self, step: int, row: int, *, attempt: int) -> BadRecord | None:
         """Returns why an attempt at a row fails; None where it does not."""
         try:
             self._view(self._draw(step, row, attempt))
@@ -105,13 +105,13 @@ class TrainingExamples:
         return None
 
     def _draw(self, step: int, row: int, attempt: int) -> _Draw:
-        record = self.source[self.plan.sample_id(step, row, attempt=attempt)]
-        rng = generator(self.plan.seed, self.plan.place(step), row)
+        record = self.source[self.sampler.sample_id(step, row, attempt=attempt)]
+        rng = generator(self.sampler.seed, self.sampler.position(step), row)
         return _Draw(record, choose_caption(record, self.caption, rng), rng)
 
     def _view(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
         """Returns the picture, `[*image_shape, 3]`, and the patches of it that are kept, all or `[kept]`."""
-        picture = Picture(draw.record.image, draw.record.key, max_pixels=self.max_pixels)
+        picture = EncodedImage(draw.record.image, draw.record.key, max_pixels=self.max_pixels)
         image = augment(picture, self.image_shape, self.augmentation, draw.rng)
         share = self.augmentation.keep_patches
         return image, choose_patches(self.num_patches, share, draw.rng) if share < 1 else np.empty(0, np.int32)
@@ -123,30 +123,30 @@ class TrainingExamples:
         rows: slice,
         threads: int = 2,
         workers: int = 0,
-        bad_records: BadRecords | None = None,
+        bad_records: BadRecordTracker | None = None,
         place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
-    ) -> Batches:
+    ) -> BatchIterator:
         """Returns the given rows of batch `start_step`, then of the next, without end; made ahead.
 
         `rows` are this host's rows of the global batch. Each of `threads` threads makes a part of them; with `workers`
         so many processes make whole batches in turn, each in so many threads. `bad_records` keeps account; `place` is
         called on every batch ahead of its turn, to put it on devices.
         """
-        start, stop, _ = rows.indices(self.plan.batch_size)
-        return Batches(self, start_step, range(start, stop), threads, workers, bad_records, place)
+        start, stop, _ = rows.indices(self.sampler.batch_size)
+        return BatchIterator(self, start_step, range(start, stop), threads, workers, bad_records, place)
 
 
-class Batches:
+class BatchIterator:
     """An endless iterator over batches, to be closed: `close()` ends its threads and processes."""
 
     def __init__(
         self,
-        examples: TrainingExamples,
+        examples: BatchLoader,
         start_step: int,
         rows: range,
         threads: int,
         workers: int,
-        bad_records: BadRecords | None,
+        bad_records: BadRecordTracker | None,
         place: Callable[[dict[str, np.ndarray]], Any],
     ):
         import grain
@@ -180,10 +180,10 @@ class Batches:
         failures, step = batch.pop(FAILURES), self._step
         self._step += 1
         if self._bad_records:
-            plan, source = self._examples.plan, self._examples.source
+            sampler, source = self._examples.sampler, self._examples.source
             self._bad_records.count(
                 failures,
-                lambda row, attempt: source.key(plan.sample_id(step, self._rows[row], attempt=attempt)),
+                lambda row, attempt: source.key(sampler.sample_id(step, self._rows[row], attempt=attempt)),
                 step=step,
             )
         return self._place(batch)
@@ -193,7 +193,7 @@ class Batches:
 class _Part:
     """Maps a number to one of the parts that this host's rows of each batch are cut into."""
 
-    examples: TrainingExamples
+    examples: BatchLoader
     rows: range
     parts: int
 

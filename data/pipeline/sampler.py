@@ -18,7 +18,7 @@ _LEAST_CYCLE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class BatchSampler:
     """An endless sequence of batches over the samples of one or more sources, shuffled anew each epoch.
 
     `lengths` are the numbers of samples of the sources; sample ids count through them, one source after the other.
@@ -50,10 +50,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        check_groups(self.group_size, self.views, self.batch_size, self.weights)
+        check_groups(
+            group_size=self.group_size, views=self.views, batch_size=self.batch_size, weights=self.weights
+        )
         check_weights(self.weights, len(self.lengths))
         if not self.lengths or min(self.lengths) < (1 if self.weights else 0) or not sum(self.lengths):
-            raise ValueError(f"a plan needs samples; the sources have {', '.join(map(str, self.lengths))}")
+            raise ValueError(f"a sampler needs samples; the sources have {', '.join(map(str, self.lengths))}")
 
     @property
     def num_samples(self) -> int:
@@ -65,7 +67,7 @@ class Plan:
 
         Attempts from 1 on give other samples, of the same source where there are weights, for one that cannot be used.
         """
-        step = self.place(step)
+        step = self.position(step)
         number = (step * self.batch_size + row) // self.views
         if self.group_size > 1 and not attempt:
             return self._of_group(number)
@@ -87,7 +89,7 @@ class Plan:
         place = shuffled(position, groups, (self.seed, epoch))
         return int(self.order[place * self.group_size + member])
 
-    def place(self, step: int) -> int:
+    def position(self, step: int) -> int:
         """Returns the place of batch `step` in the sequence of which nothing is skipped."""
         return step + sum(count for since, count in self.skipped if since <= step)
 
@@ -113,7 +115,7 @@ class Plan:
         return _Mixture(self.weights, self.seed)
 
 
-def check_groups(group_size: int, views: int, batch_size: int, weights: Sequence[float]) -> None:
+def check_groups(*, group_size: int, views: int, batch_size: int, weights: Sequence[float]) -> None:
     """Raises `ValueError` for groups or views that do not fill batches, or groups that weights would take apart."""
     if views < 1 or batch_size % views:
         raise ValueError(f"data.views {views} does not divide batch_size {batch_size}")
@@ -165,7 +167,7 @@ class _Mixture:
                 return _Draw(source, before[source + 1] - before[source] + slot - first)
         raise AssertionError("the shares add up to 1")
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - a plan lives as long as its run
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a sampler lives as long as its run
     def _dealt(self, cycle: int) -> list[int]:
         """Returns how many examples the first 0, 1, … sources together have had before a cycle."""
         return [share.numerator * cycle * self.cycle // share.denominator for share in self._shares]

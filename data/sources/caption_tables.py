@@ -28,7 +28,7 @@ _PEEKED = 100  # rows of JSON lines that are looked at for what their fields are
 csv.field_size_limit(1 << 24)  # characters; Python's own limit is too low for some captions
 
 
-class Table:
+class CaptionTable:
     """The rows of a table, each a picture's path or URL and its captions: a `Source`.
 
     A relative path counts from the table's folder. `image_keys` and `text_keys` name the columns, of which the first

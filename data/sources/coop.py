@@ -7,14 +7,14 @@ import os
 import re
 
 from data.io.storage import is_remote, read_file
-from data.sources.split_lists import Listed, PictureList
+from data.sources.split_lists import ListedImage, ImageList
 
 PREFIX = "coop:"
 SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"(?P<list>.+\.json):(?P<folder>.+):(?P<split>[^:/]+)")
 
 
-class CoopSplit(PictureList):
+class CoopSplit(ImageList):
     """A split of such a list, `SPLIT_JSON:IMAGES_FOLDER:train`, `…:val` or `…:test`: a `Source` in the list's order.
 
     The list has `{"train": [[path, class number, class name], …], "val": …, "test": …}` with paths within the folder,
@@ -36,7 +36,7 @@ class CoopSplit(PictureList):
         splits = _read(path, text)
         if split not in splits:
             raise ValueError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
-        super().__init__(folder, [Listed(row[0], row[1]) for row in splits[split]], _class_names(path, splits))
+        super().__init__(folder, [ListedImage(row[0], row[1]) for row in splits[split]], _class_names(path, splits))
 
 
 def parse(name: str) -> tuple[str, str, str]:

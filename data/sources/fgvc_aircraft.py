@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 
 from data.io.storage import read_file
-from data.sources.split_lists import Listed, PictureList
+from data.sources.split_lists import ListedImage, ImageList
 
 PREFIX = "aircraft:"
 SPLITS = ("train", "val", "trainval", "test")
 ARCHIVE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
 
 
-class FgvcAircraft(PictureList):
+class FgvcAircraft(ImageList):
     """A split of the archive, `FOLDER:train`, `…:val`, `…:trainval` or `…:test`: a `Source` of its 100 variants.
 
     `FOLDER` is the archive's `fgvc-aircraft-2013b/data`. Classes are numbered in the order of its `variants.txt`.
@@ -34,7 +34,7 @@ class FgvcAircraft(PictureList):
             picture, _, variant = line.partition(" ")
             if variant not in labels:
                 raise ValueError(f"{folder}/{list_name}: {line!r} ends in no variant of variants.txt; unpack it anew")
-            pictures.append(Listed(f"images/{picture}.jpg", labels[variant]))
+            pictures.append(ListedImage(f"images/{picture}.jpg", labels[variant]))
         super().__init__(folder, pictures, class_names)
 
 

@@ -16,7 +16,7 @@ _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
-class Pictures:
+class ImageFiles:
     """All pictures in a folder and the folders in it, in the order of their names: a `Source` without texts.
 
     Raises `ValueError` where there are none.
@@ -78,7 +78,7 @@ class Pictures:
         return bytes(self._names[index]).decode("utf-8", "surrogateescape")
 
 
-class ClassFolders(Pictures):
+class ClassFolders(ImageFiles):
     """One class a folder, in the order of their names: a `Source`. A picture's text is its class, `_` read as space.
 
     Pictures may lie deeper within the folder of their class; other files are passed over. Raises `ValueError` where

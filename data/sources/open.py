@@ -13,13 +13,13 @@ from data.io.storage import File, filesystem, find_files, is_remote
 from data.sources.array_records import ArrayRecords
 from data.sources.base import Record, Source
 from data.sources.caption_tables import SUFFIXES as TABLE_SUFFIXES
-from data.sources.caption_tables import Table
+from data.sources.caption_tables import CaptionTable
 from data.sources.coop import PREFIX as COOP_PREFIX
 from data.sources.coop import CoopSplit
 from data.sources.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
 from data.sources.fgvc_aircraft import FgvcAircraft
 from data.sources.image_folders import ClassFolders
-from data.sources.tar_shards import Shards
+from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
 
@@ -28,7 +28,7 @@ TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
 IMAGE_KEYS = ("image", "image_path", "filepath", "path", "file", "url", "image/encoded", "jpg")
 
 
-class Concatenation:
+class ConcatenatedSource:
     """Several sources as one, one after the other."""
 
     def __init__(self, sources: Sequence[Source]):
@@ -90,7 +90,7 @@ def open_source(
         if artist not in emoji.ARTISTS:
             raise ValueError(f"unknown emoji artist {artist!r}; known: {', '.join(emoji.ARTISTS)}")
         path = emoji.write_shards(pathlib.Path(data_dir) / "emoji")[artist]
-        return Shards(find_files(os.fspath(path)), cache_dir=data_dir, text_keys=text_keys)
+        return TarShards(find_files(os.fspath(path)), cache_dir=data_dir, text_keys=text_keys)
     if name.startswith(TFDS_PREFIX):
         return TfdsSource(name.removeprefix(TFDS_PREFIX), data_dir=data_dir, text_keys=text_keys)
     if name.startswith(COOP_PREFIX):
@@ -102,12 +102,12 @@ def open_source(
     files = _find(name)
     names = {_kind(file) for file in files}
     if names == {"shard"}:
-        return Shards(files, cache_dir=data_dir, text_keys=text_keys)
+        return TarShards(files, cache_dir=data_dir, text_keys=text_keys)
     if names == {"array record"}:
         return ArrayRecords(files, image_keys=image_keys, text_keys=text_keys)
     if names == {"table"}:
-        tables = [Table(file, cache_dir=data_dir, image_keys=image_keys, text_keys=text_keys) for file in files]
-        return tables[0] if len(tables) == 1 else Concatenation(tables)
+        tables = [CaptionTable(file, cache_dir=data_dir, image_keys=image_keys, text_keys=text_keys) for file in files]
+        return tables[0] if len(tables) == 1 else ConcatenatedSource(tables)
     other = next((file.path for file in files if _kind(file) == "other"), None)
     raise ValueError(
         f"{name!r} matches {other or 'files of several kinds'}; a source is .tar shards, .csv, .tsv, .jsonl, "
@@ -153,6 +153,6 @@ def open_sources(
     *,
     text_keys: tuple[str, ...] = TEXT_KEYS,
     image_keys: tuple[str, ...] = IMAGE_KEYS,
-) -> Concatenation:
+) -> ConcatenatedSource:
     """Opens several sources as one."""
-    return Concatenation([open_source(name, data_dir, text_keys=text_keys, image_keys=image_keys) for name in names])
+    return ConcatenatedSource([open_source(name, data_dir, text_keys=text_keys, image_keys=image_keys) for name in names])

@@ -14,21 +14,21 @@ from data.io.storage import is_remote, read_file
 from data.sources.base import BadRecord, Record
 
 
-class Listed(NamedTuple):
+class ListedImage(NamedTuple):
     """A picture's path within the folder of the list, and the number of its class."""
 
     path: str
     label: int
 
 
-class PictureList:
+class ImageList:
     """Pictures in the order of a list: a `Source`. A picture's text is its class, `_` read as space.
 
     The pictures are looked for when they are read: one that is not there is a `BadRecord`. `class_names` are in the
     order of the class numbers, those of all splits of the set.
     """
 
-    def __init__(self, folder: str, pictures: Sequence[Listed], class_names: Sequence[str]):
+    def __init__(self, folder: str, pictures: Sequence[ListedImage], class_names: Sequence[str]):
         self._folder, self._pictures = folder.rstrip("/"), tuple(pictures)
         self.class_names = list(class_names)
         self.fingerprint = fingerprint(json.dumps([self._pictures, self.class_names]))
@@ -68,7 +68,7 @@ class PictureList:
         stats = np.array([_size_and_time(self._path(path)) for path, _ in self._pictures], np.int64)
         return fingerprint(self.fingerprint, stats)
 
-    def _at(self, index: int) -> Listed:
+    def _at(self, index: int) -> ListedImage:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         return self._pictures[index]

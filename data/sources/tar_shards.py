@@ -23,7 +23,7 @@ _GAP = 1 << 16  # bytes between the parts of a sample that are read rather than 
 _SHOWN = 5  # damaged shards that are named
 
 
-class Shards:
+class TarShards:
     """The samples of shards, one shard after the other: a `Source`.
 
     A sample is an image `KEY.jpg`, `.jpeg`, `.png`, `.webp` or `.avif` with `KEY.json`, `KEY.txt` or both beside it.

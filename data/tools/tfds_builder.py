@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data.pipeline.image_ops import Picture
+from data.pipeline.image_ops import EncodedImage
 from data.sources.base import BadRecord, Record, Source
 from data.sources.open import TEXT_KEYS, open_source
 
@@ -88,7 +88,7 @@ def _usable(source: Source, left_out: collections.Counter[str]) -> Iterator[tupl
     for index in range(len(source)):
         try:
             record = source[index]
-            Picture(record.image, record.key)
+            EncodedImage(record.image, record.key)
         except BadRecord as error:
             left_out[error.reason] += 1
         else:

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from data.io.fingerprint import fingerprint_of_files
+from data.io.fingerprint import fingerprint_files
 from models.checkpoints.big_vision import save_big_vision
 from models.checkpoints.huggingface import CLIP, WEIGHTS_FILE, family_of
 from models.checkpoints.io import Checkpoint, save_checkpoint
@@ -71,7 +71,7 @@ def export_parameters(
     folder = pathlib.Path(folder)
     kept_license, kept_results = read_card(folder)
     before = folder / WEIGHTS_FILE
-    same = fingerprint_of_files([before]) if before.is_file() else None
+    same = fingerprint_files([before]) if before.is_file() else None
     card = model_card(
         model,
         name=workdir.resolve().name,
@@ -82,7 +82,7 @@ def export_parameters(
     )
     checkpoint = Checkpoint(model, parameters["model"], scalars, settings.entering(), tokenizer)
     save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
-    if kept_results is not None and fingerprint_of_files([folder / WEIGHTS_FILE]) == same:
+    if kept_results is not None and fingerprint_files([folder / WEIGHTS_FILE]) == same:
         keep_results(folder, kept_results)
     return folder
 

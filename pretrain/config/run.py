@@ -179,7 +179,12 @@ class PretrainSettings:
         for name in ("evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
-        check_groups(self.data.group_size, self.data.views, self.batch_size, self.data.weights)
+        check_groups(
+            group_size=self.data.group_size,
+            views=self.data.views,
+            batch_size=self.batch_size,
+            weights=self.data.weights,
+        )
         if (self.keep_best or "").startswith("evaluation/") and not self.evaluate_every:
             raise ValueError(f"keep_best is {self.keep_best!r}, and evaluate_every is 0: nothing would tell it")
         if self.preprocessing is not None and self.preprocessing.shape != self.vision.image_shape:

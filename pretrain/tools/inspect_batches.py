@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.pipeline.loader import FAILURES, TrainingExamples
+from data.pipeline.loader import FAILURES, BatchLoader
 from data.pipeline.thumbnails import data_uri
 from data.sources.base import REASONS
 from models.text.tokenizer import Tokenizer
@@ -93,23 +93,23 @@ def inspect(
 
 
 def read_batches(
-    examples: TrainingExamples, tokenizer: Tokenizer, settings: PretrainSettings, *, step: int, steps: int, shown: int
+    examples: BatchLoader, tokenizer: Tokenizer, settings: PretrainSettings, *, step: int, steps: int, shown: int
 ) -> Inspection:
     """Makes the examples of the steps, as the run makes them."""
     from tqdm import tqdm
 
-    found, plan = Inspection(), examples.plan
+    found, sampler = Inspection(), examples.sampler
     with concurrent.futures.ThreadPoolExecutor(settings.data.threads) as threads:
         for current in tqdm(range(step, step + steps), desc="reading batches", unit="batch", delay=2):
             made = threads.map(
-                lambda row, current=current: examples.rows(current, range(row, row + 1)), range(plan.batch_size)
+                lambda row, current=current: examples.rows(current, range(row, row + 1)), range(sampler.batch_size)
             )
             for row, batch in enumerate(made):
                 example = {name: array[0] for name, array in batch.items()}
                 attempt = int(np.count_nonzero(example[FAILURES]))
                 for failed in range(attempt):
                     _note_failure(found, examples, current, row, failed)
-                sample = plan.sample_id(current, row, attempt=attempt)
+                sample = sampler.sample_id(current, row, attempt=attempt)
                 tokens = _count_tokens(example["tokens"], tokenizer)
                 found.lengths[tokens] += 1
                 found.sources[examples.source.locate(sample)[0]] += 1
@@ -120,9 +120,9 @@ def read_batches(
     return found
 
 
-def _note_failure(found: Inspection, examples: TrainingExamples, step: int, row: int, attempt: int) -> None:
-    key = examples.source.key(examples.plan.sample_id(step, row, attempt=attempt))
-    problem = None if key in found.bad else examples.problem(step, row, attempt)
+def _note_failure(found: Inspection, examples: BatchLoader, step: int, row: int, attempt: int) -> None:
+    key = examples.source.key(examples.sampler.sample_id(step, row, attempt=attempt))
+    problem = None if key in found.bad else examples.failure(step, row, attempt=attempt)
     if problem:
         found.bad[key] = (problem.reason, problem.detail)
         found.reasons[problem.reason] += 1
@@ -151,15 +151,15 @@ def _pale_dropped(picture: np.ndarray, kept: np.ndarray | None, patch: int) -> n
 
 
 def summarize(
-    settings: PretrainSettings, examples: TrainingExamples, found: Inspection, *, step: int, steps: int
+    settings: PretrainSettings, examples: BatchLoader, found: Inspection, *, step: int, steps: int
 ) -> list[str]:
     """Returns what was found in sentences."""
-    plan, total = examples.plan, found.lengths.total()
+    sampler, total = examples.sampler, found.lengths.total()
     span = f"batch {step}" if steps == 1 else f"batches {step} to {step + steps - 1}"
     lines = [
-        f"{span} of {plan.batch_size:,} pairs; {plan.num_samples:,} samples, after {_epoch(plan, step):.2f} epochs"
+        f"{span} of {sampler.batch_size:,} pairs; {sampler.num_samples:,} samples, after {_epoch(sampler, step):.2f} epochs"
     ]
-    for number, (name, length) in enumerate(zip(settings.data.sources, plan.lengths, strict=True)):
+    for number, (name, length) in enumerate(zip(settings.data.sources, sampler.lengths, strict=True)):
         count = found.sources[number]
         lines.append(f"  {name}: {count:,} examples ({count / total:.1%}), of {length:,} samples")
     whole = settings.text["length"]
@@ -174,8 +174,8 @@ def summarize(
     return [*lines, f"  {len(found.bad)} bad records were replaced: {reasons}"]
 
 
-def _epoch(plan: Any, step: int) -> float:
-    return step * plan.batch_size / plan.num_samples
+def _epoch(sampler: Any, step: int) -> float:
+    return step * sampler.batch_size / sampler.num_samples
 
 
 def draw_sheet(rows: list[Row]) -> Image.Image:
@@ -219,7 +219,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def write_page(
-    settings: PretrainSettings, examples: TrainingExamples, found: Inspection, facts: list[str], *, step: int
+    settings: PretrainSettings, examples: BatchLoader, found: Inspection, facts: list[str], *, step: int
 ) -> str:
     """Returns the page, which needs no other file."""
     import jinja2

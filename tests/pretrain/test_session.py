@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from data.pipeline.loader import TrainingExamples
-from data.pipeline.sampler import Plan
+from data.pipeline.loader import BatchLoader
+from data.pipeline.sampler import BatchSampler
 from pretrain.checkpointing.run_lock import owned
 from pretrain.loss_rollback import BadLossError, RecoverySettings, check_loss, read_skipped, read_went_back_to, skip
 from pretrain.monitoring.metric_writer import read_metrics
@@ -45,7 +45,7 @@ def finished(shard, tmp_path_factory):
 
 def tell_to_end_at(monkeypatch, places):
     """Sends this process SIGTERM while it makes the batch of each of `places`."""
-    rows = TrainingExamples.rows
+    rows = BatchLoader.rows
     left = set(places)
 
     def telling(self, step, some):
@@ -54,7 +54,7 @@ def tell_to_end_at(monkeypatch, places):
             os.kill(os.getpid(), signal.SIGTERM)
         return rows(self, step, some)
 
-    monkeypatch.setattr(TrainingExamples, "rows", telling)
+    monkeypatch.setattr(BatchLoader, "rows", telling)
 
 
 def test_a_run_that_is_told_to_end_saves_within_a_step_and_goes_on_to_the_same_bits(
@@ -116,17 +116,17 @@ def poison(monkeypatch, places):
     check, place_of = check_loss, {}
 
     def bad(values, step, settings):
-        if place_of["plan"].place(step - 1) in places:
+        if place_of["sampler"].position(step - 1) in places:
             values = {**values, "loss": float("inf")}
         check(values, step, settings)
 
-    batches = TrainingExamples.batches
+    batches = BatchLoader.batches
 
     def noting(self, *args, **named):
-        place_of["plan"] = self.plan
+        place_of["sampler"] = self.sampler
         return batches(self, *args, **named)
 
-    monkeypatch.setattr(TrainingExamples, "batches", noting)
+    monkeypatch.setattr(BatchLoader, "batches", noting)
     monkeypatch.setattr("pretrain.train.check_loss", bad)
 
 
@@ -172,15 +172,15 @@ def test_each_checkpoint_is_gone_back_to_once_and_the_patience_ends(shard, tmp_p
 
 
 def test_going_back_beyond_an_earlier_skip_leaves_out_each_bad_batch_and_no_later_one(tmp_path):
-    def plan():
-        return Plan(lengths=(500,), batch_size=4, seed=0, skipped=read_skipped(tmp_path))
+    def sampler():
+        return BatchSampler(lengths=(500,), batch_size=4, seed=0, skipped=read_skipped(tmp_path))
 
     for bad, target in ((33, 30), (37, 20), (52, 50), (45, 40)):  # the steps of bad losses, and of the checkpoints
-        place = plan().place(bad - 1)
-        earlier = [plan().place(step) for step in range(target)]
+        place = sampler().position(bad - 1)
+        earlier = [sampler().position(step) for step in range(target)]
         skip(tmp_path, after_step=target, batches=bad - target, reason="bad")
-        assert [plan().place(step) for step in range(target)] == earlier
-        assert [plan().place(step) for step in range(target, 100)] == list(range(place + 1, place + 101 - target))
+        assert [sampler().position(step) for step in range(target)] == earlier
+        assert [sampler().position(step) for step in range(target, 100)] == list(range(place + 1, place + 101 - target))
 
 
 def test_before_the_first_checkpoint_a_run_goes_back_to_its_start(shard, tmp_path, monkeypatch):
@@ -201,8 +201,8 @@ def test_losses_that_are_not_finite_or_too_high_are_bad():
 
 
 def test_what_is_skipped_moves_all_later_batches_and_no_earlier_one():
-    plain = Plan(lengths=(50,), batch_size=4, seed=0)
-    skipping = Plan(lengths=(50,), batch_size=4, seed=0, skipped=((3, 2), (6, 1)))
+    plain = BatchSampler(lengths=(50,), batch_size=4, seed=0)
+    skipping = BatchSampler(lengths=(50,), batch_size=4, seed=0, skipped=((3, 2), (6, 1)))
     for step, place in ((0, 0), (2, 2), (3, 5), (5, 7), (6, 9), (9, 12)):
         assert skipping.place(step) == place
         np.testing.assert_array_equal(skipping.sample_ids(step), plain.sample_ids(place))

@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_parameters_bit_by_bit(shards, finished, tm
 def test_a_run_that_broke_off_continues_to_the_same_bits(shards, finished, tmp_path, monkeypatch, fails_at):
     import data.pipeline.loader
 
-    make = data.pipeline.loader.TrainingExamples.rows
+    make = data.pipeline.loader.BatchLoader.rows
 
     def rows(self, step, rows):
         if step == fails_at:
@@ -68,7 +68,7 @@ def test_a_run_that_broke_off_continues_to_the_same_bits(shards, finished, tmp_p
         return make(self, step, rows)
 
     with monkeypatch.context() as broken:
-        broken.setattr(data.pipeline.loader.TrainingExamples, "rows", rows)
+        broken.setattr(data.pipeline.loader.BatchLoader, "rows", rows)
         with pytest.raises(OSError, match="the disk went away"):
             pretrain(config(shards), tmp_path, data_dir=tmp_path)
     result = pretrain(config(shards), tmp_path, data_dir=tmp_path)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from data.fewshot.catalog import CATALOGUE, Missing, missing
+from data.fewshot.catalog import CATALOGUE, MissingSource, missing
 from data.fewshot.labelled import in_words
 from data.fewshot.preparation import ARCHIVES, MANUAL
 from data.sources.tfds import NAME, PREFIX
@@ -240,7 +240,7 @@ def test_what_is_missing_is_told_with_its_command(tmp_path):
     found = missing(["dtd", "country211"], tmp_path)
     assert [part.source for part in found[:2]] == ["tfds:dtd:train", "tfds:dtd:test"]
     assert f"tfds.builder('dtd', data_dir='{tmp_path}'" in found[0].command
-    assert found[2] == Missing(
+    assert found[2] == MissingSource(
         "country211",
         f"{tmp_path}/country211/train",
         f"curl -L https://openaipublic.azureedge.net/clip/data/country211.tgz | tar xz -C {tmp_path}",
@@ -286,7 +286,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path):
 
 def test_the_catalogue_opens_fast_and_without_tfds():
     code = (
-        "import sys, time, data.labelled; start = time.perf_counter(); import data.fewshot.catalog; "
+        "import sys, time, data.fewshot.labelled; start = time.perf_counter(); import data.fewshot.catalog; "
         "print(time.perf_counter() - start); assert 'tensorflow_datasets' not in sys.modules; "
         "data.fewshot.catalog.missing(['dtd'], '/nowhere'); assert 'tensorflow' not in sys.modules"
     )

@@ -40,10 +40,10 @@ def test_class_names_that_are_identifiers_are_put_in_words(tmp_path):
     path = str(write_shard(tmp_path / "s.tar", samples))
     assert open_dataset(path, tmp_path).class_names == ("red fox 0", "red fox 1", "red fox 2")
     own = {"foxes": DatasetSettings(support=path, class_names=("a", "b", "c"), template="{}, a fox")}
-    opened = open_dataset("foxes", tmp_path, own=own)
+    opened = open_dataset("foxes", tmp_path, custom_datasets=own)
     assert opened.class_names == ("a", "b", "c") and opened.templates == ("{}, a fox",)
     with pytest.raises(ValueError, match="foxes has 3 classes, and 2 class_names are given"):
-        open_dataset("foxes", tmp_path, own={"foxes": DatasetSettings(support=path, class_names=("a", "b"))})
+        open_dataset("foxes", tmp_path, custom_datasets={"foxes": DatasetSettings(support=path, class_names=("a", "b"))})
 
 
 def test_two_classes_of_one_name_are_refused_rather_than_taken_for_one(tmp_path):
@@ -99,11 +99,11 @@ def test_shifts_have_the_classes_of_the_set(tmp_path):
         "photos": DatasetSettings(support=str(train), shifts=("sketches",)),
         "sketches": DatasetSettings(query=str(write_shard(tmp_path / "sketches.tar", sketches))),
     }
-    shift = open_dataset("photos", tmp_path, own=own).shifts["sketches"]
+    shift = open_dataset("photos", tmp_path, custom_datasets=own).shifts["sketches"]
     names = [fields["class"] for _, _, fields in sketches]
     assert [f"kind {label}" for label in shift.labels] == names and set(names) == {"kind 0", "kind 1"}
     own["sketches"] = DatasetSettings(query=str(tmp_path / "gone.tar"))
-    alone = open_dataset("photos", tmp_path, own=own, with_shifts=False)
+    alone = open_dataset("photos", tmp_path, custom_datasets=own, with_shifts=False)
     assert alone.shifts == {} and len(alone.support) == 12
 
 

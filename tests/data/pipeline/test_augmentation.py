@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data.pipeline.augmentation import Augmentation, augment, choose_patches, random_crop, resize_box
-from data.pipeline.image_ops import Picture
+from data.pipeline.image_ops import EncodedImage
 from tests.data.pipeline.test_image_ops import encoded, photo
 from tests.data.shard_files import png
 
@@ -51,7 +51,7 @@ def test_tiny_and_thin_pictures_have_views(shape):
     picture = encoded(Image.new("RGB", shape, (9, 90, 200)))
     for seed in range(30):
         view = augment(
-            Picture(picture, "k"), (16, 16), Augmentation(crop_area=(0.01, 1.0)), np.random.default_rng(seed)
+            EncodedImage(picture, "k"), (16, 16), Augmentation(crop_area=(0.01, 1.0)), np.random.default_rng(seed)
         )
         assert view.shape == (16, 16, 3) and (view == [9, 90, 200]).all()
 
@@ -66,7 +66,7 @@ def test_crops_lie_inside_and_have_the_asked_area_and_aspect():
 
 def test_a_view_depends_on_the_generator_alone():
     settings = Augmentation(color_jitter=0.4, grayscale=0.5, flip=0.5)
-    views = [augment(Picture(png(0), "k"), (12, 12), settings, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    views = [augment(EncodedImage(png(0), "k"), (12, 12), settings, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert views[0].shape == (12, 12, 3) and views[0].dtype == np.uint8
     assert np.array_equal(views[0], views[1]) and not np.array_equal(views[0], views[2])
 
@@ -76,22 +76,22 @@ def test_a_jpeg_at_reduced_scale_looks_like_the_whole_one():
     settings = Augmentation(crop_area=(0.5, 1.0))
     for seed in range(5):
         reduced = augment(
-            Picture(encoded(image, "jpeg", quality=95), "k"), (64, 64), settings, np.random.default_rng(seed)
+            EncodedImage(encoded(image, "jpeg", quality=95), "k"), (64, 64), settings, np.random.default_rng(seed)
         )
-        whole = augment(Picture(encoded(image), "k"), (64, 64), settings, np.random.default_rng(seed))
+        whole = augment(EncodedImage(encoded(image), "k"), (64, 64), settings, np.random.default_rng(seed))
         assert np.abs(reduced.astype(int) - whole).mean() < 2
 
 
 def test_a_certain_flip_mirrors():
     views = [
-        augment(Picture(png(0, (16, 16)), "k"), (8, 8), Augmentation(**STILL, flip=flip), np.random.default_rng(0))
+        augment(EncodedImage(png(0, (16, 16)), "k"), (8, 8), Augmentation(**STILL, flip=flip), np.random.default_rng(0))
         for flip in (0.0, 1.0)
     ]
     assert np.array_equal(views[0][:, ::-1], views[1]) and not np.array_equal(*views)
 
 
 def test_certain_grayscale_has_no_colour():
-    view = augment(Picture(png(0), "k"), (8, 8), Augmentation(grayscale=1.0), np.random.default_rng(0)).astype(int)
+    view = augment(EncodedImage(png(0), "k"), (8, 8), Augmentation(grayscale=1.0), np.random.default_rng(0)).astype(int)
     assert np.abs(view - view[..., :1]).max() <= 1
 
 

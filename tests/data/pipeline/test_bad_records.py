@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.pipeline.bad_records import BadRecords, read_bad_records
+from data.pipeline.bad_records import BadRecordTracker, read_bad_records
 from data.sources.base import REASONS, BadRecord
 
 
@@ -20,27 +20,27 @@ def key(row, attempt):
 
 
 def test_records_are_counted_by_reason_and_written_once(tmp_path, said):
-    bad = BadRecords(max_share=1.0, window=100, path=tmp_path / "bad.jsonl")
+    bad = BadRecordTracker(max_share=1.0, window=100, path=tmp_path / "bad.jsonl")
     for _ in range(2):
         bad.count(failures([], ["no image"], ["corrupt image", "no image"]), key, step=3)
     assert bad.counts == {"no image": 4, "corrupt image": 2}
     lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert lines[1] == {"key": "s.tar/2-0", "reason": "corrupt image", "step": 3} and len(lines) == len(said) == 3
     assert said[0] == "replaced s.tar/1-0: no image"
-    again = BadRecords(max_share=1.0, window=100, path=tmp_path / "bad.jsonl")
+    again = BadRecordTracker(max_share=1.0, window=100, path=tmp_path / "bad.jsonl")
     again.count(failures([], ["no image"]), key, step=9)
     assert len(said) == 3 and again.counts == {"no image": 1}  # a run that continues does not tell it again
 
 
 def test_only_the_first_few_are_told(tmp_path, said):
-    bad = BadRecords(max_share=1.0, window=10, path=tmp_path / "bad.jsonl")
+    bad = BadRecordTracker(max_share=1.0, window=10, path=tmp_path / "bad.jsonl")
     bad.count(failures(*[["no image"]] * 30), key, step=0)
     assert len(said) == 10 and said[-1].endswith(f"more are in {tmp_path / 'bad.jsonl'} only")
     assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 30
 
 
 def test_a_share_above_the_limit_stops_with_the_reasons():
-    bad = BadRecords(max_share=0.05, window=100)
+    bad = BadRecordTracker(max_share=0.05, window=100)
     for _ in range(20):  # one of twenty records, of which the row that replaces it is one: not more than allowed
         bad.count(failures(["no image"], *[[]] * 18), key, step=0)
     with pytest.raises(
@@ -51,7 +51,7 @@ def test_a_share_above_the_limit_stops_with_the_reasons():
 
 
 def test_a_run_that_only_begins_is_stopped_as_soon_as_the_window_could_not_be_good():
-    bad = BadRecords(max_share=0.05, window=1000)
+    bad = BadRecordTracker(max_share=0.05, window=1000)
     bad.count(failures(*[["no image"]] * 50), key, step=0)
     with pytest.raises(ValueError, match="51 of the last 102 records"):
         bad.count(failures(["no image"]), key, step=1)
@@ -59,7 +59,7 @@ def test_a_run_that_only_begins_is_stopped_as_soon_as_the_window_could_not_be_go
 
 def test_a_share_of_nothing_stops_at_the_first():
     with pytest.raises(ValueError, match="1 of the last 2 records"):
-        BadRecords(max_share=0.0, window=10).count(failures(["no image"]), key, step=0)
+        BadRecordTracker(max_share=0.0, window=10).count(failures(["no image"]), key, step=0)
 
 
 def test_codes_start_at_one_and_fit_a_byte():
@@ -69,6 +69,6 @@ def test_codes_start_at_one_and_fit_a_byte():
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"key": "a\u2028b", "reason": "no image", "step": 0}\n{"key": "s.tar/0-0", "rea', encoding="utf-8")
-    bad = BadRecords(max_share=1.0, window=10, path=path)
+    bad = BadRecordTracker(max_share=1.0, window=10, path=path)
     bad.count(failures(["no image"]), key, step=1)
     assert [line["key"] for line in read_bad_records(path)] == ["a\u2028b", "s.tar/0-0"]

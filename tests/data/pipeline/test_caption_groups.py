@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.pipeline.caption_groups import group_by_texts
-from data.pipeline.sampler import Plan
+from data.pipeline.sampler import BatchSampler
 
 WORDS = ("red apple", "green pear", "black dog", "white cat", "fast car", "slow train", "old house", "new bridge")
 
@@ -28,12 +28,12 @@ def test_texts_without_words_and_few_texts_are_grouped_too():
 @pytest.mark.parametrize(("samples", "size", "batch_size"), [(24, 4, 8), (25, 4, 8), (5003, 2, 6)])
 def test_groups_are_whole_within_a_batch_and_each_comes_once_an_epoch(samples, size, batch_size):
     order = np.random.default_rng(1).permutation(samples)
-    plan = Plan(lengths=(samples,), batch_size=batch_size, seed=0, group_size=size, order=order)
+    sampler = BatchSampler(lengths=(samples,), batch_size=batch_size, seed=0, group_size=size, order=order)
     group_of = np.full(samples, -1)
     whole = samples // size * size
     group_of[order[:whole]] = np.arange(whole) // size
     steps = -(-2 * whole // batch_size)
-    batches = np.array([plan.sample_ids(step) for step in range(steps)])
+    batches = np.array([sampler.sample_ids(step) for step in range(steps)])
     groups = group_of[batches].reshape(steps, -1, size)
     assert (groups == groups[..., :1]).all() and (groups >= 0).all()
     seen = batches.reshape(-1)
@@ -44,17 +44,17 @@ def test_groups_are_whole_within_a_batch_and_each_comes_once_an_epoch(samples, s
 @pytest.mark.parametrize(("weights", "size"), [((), 1), ((1.0, 2.0), 1), ((), 2)])
 def test_views_are_next_to_each_other_and_are_else_the_samples_of_a_smaller_batch(weights, size):
     given = {"lengths": (7, 9), "seed": 3, "weights": weights, "group_size": size, "order": np.arange(16)}
-    plan, once = Plan(batch_size=12, views=3, **given), Plan(batch_size=4, **given)
+    sampler, once = BatchSampler(batch_size=12, views=3, **given), BatchSampler(batch_size=4, **given)
     for step in range(9):
-        assert plan.sample_ids(step).tolist() == np.repeat(once.sample_ids(step), 3).tolist()
+        assert sampler.sample_ids(step).tolist() == np.repeat(once.sample_ids(step), 3).tolist()
 
 
 def test_groups_that_do_not_fill_batches_are_refused():
     with pytest.raises(ValueError, match="views 3 does not divide batch_size 8"):
-        Plan(lengths=(9,), batch_size=8, seed=0, views=3)
+        BatchSampler(lengths=(9,), batch_size=8, seed=0, views=3)
     with pytest.raises(ValueError, match=r"group_size 4 times data\.views 4 does not divide batch_size 8"):
-        Plan(lengths=(9,), batch_size=8, seed=0, views=4, group_size=4)
+        BatchSampler(lengths=(9,), batch_size=8, seed=0, views=4, group_size=4)
     with pytest.raises(ValueError, match="group_size 3 does not divide batch_size 8"):
-        Plan(lengths=(9,), batch_size=8, seed=0, group_size=3)
+        BatchSampler(lengths=(9,), batch_size=8, seed=0, group_size=3)
     with pytest.raises(ValueError, match=r"group_size 2 goes without data\.weights"):
-        Plan(lengths=(9, 9), batch_size=8, seed=0, group_size=2, weights=(1.0, 2.0))
+        BatchSampler(lengths=(9, 9), batch_size=8, seed=0, group_size=2, weights=(1.0, 2.0))

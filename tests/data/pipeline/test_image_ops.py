@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pipeline.image_ops import Picture, decode, resize_and_crop
+from data.pipeline.image_ops import EncodedImage, decode, resize_and_crop
 from data.sources.base import BadRecord
 from tests.data.shard_files import png
 
@@ -28,7 +28,7 @@ def photo(size: tuple[int, int]) -> Image.Image:
 
 def reason(content: bytes, **options) -> str:
     with pytest.raises(BadRecord, match=r"shard\.tar/7: the picture") as caught:
-        Picture(content, "shard.tar/7", **options).decode()
+        EncodedImage(content, "shard.tar/7", **options).decode()
     return caught.value.reason
 
 
@@ -82,7 +82,7 @@ def test_pictures_are_upright_as_their_exif_says(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     for kind, off in (("png", 0), ("jpeg", 12)):
-        picture = Picture(encoded(stored, kind, exif=exif, **({"quality": 95} if off else {})), "k")
+        picture = EncodedImage(encoded(stored, kind, exif=exif, **({"quality": 95} if off else {})), "k")
         assert picture.size == (48, 32)
         pixels = np.asarray(picture.decode(at_least=(24, 16))).astype(int)
         expected = np.asarray(upright.resize(pixels.shape[1::-1], Image.Resampling.BOX)).astype(int)
@@ -97,8 +97,8 @@ def test_a_large_jpeg_is_decoded_at_the_scale_that_suffices():
         ((161, 100), (320, 240)),
         ((80, 60), (80, 60)),
     ):
-        assert Picture(picture, "k").decode(at_least=at_least).size == size
-    assert Picture(picture, "k").decode().size == (640, 480)
+        assert EncodedImage(picture, "k").decode(at_least=at_least).size == size
+    assert EncodedImage(picture, "k").decode().size == (640, 480)
 
 
 def test_what_is_wrong_with_a_picture_is_told_apart():
@@ -133,14 +133,14 @@ def test_pictures_are_as_corrupt_as_pillow_says():
 
 def test_the_limit_of_pixels_is_the_one_that_is_set():
     assert reason(bomb(15_000, 15_000)) == "too many pixels"
-    assert Picture(bomb(15_000, 15_000), "k", max_pixels=10**9).size == (15_000, 15_000)
+    assert EncodedImage(bomb(15_000, 15_000), "k", max_pixels=10**9).size == (15_000, 15_000)
 
 
 def test_odd_exif_data_do_not_spoil_a_picture():
     width = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc\0")  # as text
     orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + orientation + bytes(4)
-    assert Picture(encoded(photo((48, 32)), "jpeg", exif=exif), "k").decode().size == (32, 48)
+    assert EncodedImage(encoded(photo((48, 32)), "jpeg", exif=exif), "k").decode().size == (32, 48)
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -170,7 +170,7 @@ def test_fuzzed_pictures_decode_or_are_bad_records():
         if rng.random() < 0.3:
             del content[rng.randrange(len(content)) :]
         try:
-            image = Picture(bytes(content), "k", max_pixels=1_000_000).decode(at_least=(16, 16))
+            image = EncodedImage(bytes(content), "k", max_pixels=1_000_000).decode(at_least=(16, 16))
             assert image.mode == "RGB"
             outcomes.add("decoded")
         except BadRecord as error:

@@ -1,4 +1,4 @@
-"""The batches made from a plan: the same on any number of hosts, processes and threads, whatever the records are."""
+"""The batches made from a sampler: the same on any number of hosts, processes and threads, whatever the records are."""
 
 import dataclasses
 import hashlib
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from data.pipeline.augmentation import Augmentation
-from data.pipeline.bad_records import BadRecords
-from data.pipeline.loader import TrainingExamples, choose_caption
-from data.pipeline.sampler import Plan
+from data.pipeline.bad_records import BadRecordTracker
+from data.pipeline.loader import BatchLoader, choose_caption
+from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Record
 from data.sources.open import open_source, open_sources
 from tests.data.pipeline.test_image_ops import bomb, encoded, photo
@@ -27,9 +27,9 @@ def tokenize(texts: list[str]) -> np.ndarray:
 
 
 def make_examples(source, *, batch_size=4, seed=3, weights=(), lengths=None):
-    return TrainingExamples(
+    return BatchLoader(
         source=source,
-        plan=Plan(lengths=lengths or (len(source),), batch_size=batch_size, seed=seed, weights=weights),
+        sampler=BatchSampler(lengths=lengths or (len(source),), batch_size=batch_size, seed=seed, weights=weights),
         image_shape=(8, 8),
         num_patches=16,
         augmentation=Augmentation(flip=0.5, color_jitter=0.2, keep_patches=0.5),
@@ -105,7 +105,7 @@ def test_batches_hash_the_same_for_any_hosts_and_workers_after_any_interruption(
 
 def test_the_tokens_are_those_of_the_sample_in_the_plan(examples):
     [_, _, batch] = take(examples.batches(0, rows=slice(0, 4)), 3)
-    assert np.array_equal(batch["tokens"][:, 1], examples.plan.sample_ids(2))
+    assert np.array_equal(batch["tokens"][:, 1], examples.sampler.sample_ids(2))
 
 
 def checksums(texts):
@@ -160,7 +160,7 @@ def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_counted_and_named(
     good = {int(checksums([text])[0, 1]) for texts in captions[:40] + captions[50:79] for text in texts}
     outcomes = []
     for workers in (0, 2):
-        account = BadRecords(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl")
+        account = BadRecordTracker(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl")
         batches = take(examples.batches(0, rows=slice(0, 16), workers=workers, bad_records=account), 12)
         # What is made ahead is counted ahead: only what both have read is compared.
         lines = [json.loads(line) for line in (tmp_path / f"bad-{workers}.jsonl").read_text().splitlines()]
@@ -174,7 +174,7 @@ def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
     path = write_tar(tmp_path / "s.tar", damage(real[0])[0])
     examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
     examples = dataclasses.replace(examples, tokenize=checksums)
-    account = BadRecords(max_share=0.05, window=1000)
+    account = BadRecordTracker(max_share=0.05, window=1000)
     with pytest.raises(
         ValueError, match=r"51 of the last \d+ records cannot be used \(.*\), more than data.max_bad_share"
     ):
@@ -185,7 +185,7 @@ def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
 def test_a_source_without_a_usable_record_ends_with_a_sentence(tmp_path, workers):
     samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
     examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
-    account = BadRecords(max_share=1.0, window=1000)
+    account = BadRecordTracker(max_share=1.0, window=1000)
     with pytest.raises(ValueError, match=r"32 records in a row cannot be used, the last for this reason: s\.tar/"):
         take(examples.batches(0, rows=slice(0, 4), workers=workers, bad_records=account), 1)
 
@@ -219,7 +219,7 @@ def test_three_samples_fill_a_batch_of_256(tmp_path):
 
 def test_more_hosts_than_shards_each_have_their_rows(examples):
     rows = [take(examples.batches(0, rows=slice(row, row + 1)), 1)[0]["tokens"][0, 1] for row in range(4)]
-    assert np.array_equal(rows, examples.plan.sample_ids(0))
+    assert np.array_equal(rows, examples.sampler.sample_ids(0))
 
 
 def test_batches_are_placed_ahead_of_their_turn(examples):
@@ -235,7 +235,7 @@ def test_batches_are_placed_ahead_of_their_turn(examples):
     while len(placed) < 2:
         assert time.monotonic() < deadline, "the second batch was not placed before it was asked for"
         time.sleep(0.01)
-    assert np.array_equal(first["tokens"][:, 1], 2 * examples.plan.sample_ids(0))
+    assert np.array_equal(first["tokens"][:, 1], 2 * examples.sampler.sample_ids(0))
     batches.close()
 
 

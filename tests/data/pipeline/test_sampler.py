@@ -1,4 +1,4 @@
-"""The plan: which samples make which batch."""
+"""The sampler: which samples make which batch."""
 
 import math
 from fractions import Fraction
@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from data.pipeline.sampler import Plan
+from data.pipeline.sampler import BatchSampler
 
 
 @pytest.mark.parametrize(
@@ -14,35 +14,35 @@ from data.pipeline.sampler import Plan
     [(11, 4), (100, 7), (3, 256), (1, 2), (1024, 100), (1025, 100), (4097, 999), (65_537, 4096)],
 )
 def test_every_epoch_visits_every_sample_once(num_samples, batch_size):
-    plan = Plan(lengths=(num_samples,), batch_size=batch_size, seed=0)
+    sampler = BatchSampler(lengths=(num_samples,), batch_size=batch_size, seed=0)
     steps = -(-3 * num_samples // batch_size)
-    ids = np.concatenate([plan.sample_ids(step) for step in range(steps)])
+    ids = np.concatenate([sampler.sample_ids(step) for step in range(steps)])
     for epoch in range(3):
         assert sorted(ids[epoch * num_samples : (epoch + 1) * num_samples]) == list(range(num_samples))
 
 
 def test_without_weights_several_sources_are_one_set():
-    together, apart = (Plan(lengths=lengths, batch_size=5, seed=2) for lengths in ((40,), (7, 0, 33)))
+    together, apart = (BatchSampler(lengths=lengths, batch_size=5, seed=2) for lengths in ((40,), (7, 0, 33)))
     assert all(np.array_equal(together.sample_ids(step), apart.sample_ids(step)) for step in range(20))
 
 
 def test_epochs_and_seeds_have_different_orders():
-    first = Plan(lengths=(50,), batch_size=50, seed=0)
+    first = BatchSampler(lengths=(50,), batch_size=50, seed=0)
     assert not np.array_equal(first.sample_ids(0), first.sample_ids(1))
-    assert not np.array_equal(first.sample_ids(0), Plan(lengths=(50,), batch_size=50, seed=1).sample_ids(0))
+    assert not np.array_equal(first.sample_ids(0), BatchSampler(lengths=(50,), batch_size=50, seed=1).sample_ids(0))
 
 
 def test_ten_billion_samples_need_no_memory():
-    ids = Plan(lengths=(10_000_000_000,), batch_size=8, seed=0).sample_ids(10**8)
+    ids = BatchSampler(lengths=(10_000_000_000,), batch_size=8, seed=0).sample_ids(10**8)
     assert len(set(ids)) == 8 and ids.max() < 10_000_000_000 and ids.max() > 2**32
 
 
 LENGTHS = (7, 100, 3, 5000)
 
 
-def draws(plan, steps):
+def draws(sampler, steps):
     """Returns for each example of the first steps its source, and its sample within the source."""
-    ids = np.concatenate([plan.sample_ids(step) for step in steps])
+    ids = np.concatenate([sampler.sample_ids(step) for step in steps])
     starts = np.cumsum([0, *LENGTHS])
     source = np.searchsorted(starts, ids, side="right") - 1
     return source, ids - starts[source]
@@ -50,28 +50,28 @@ def draws(plan, steps):
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (0.3, 0.6, 0.05, 0.05), (1, 1000, 3, 7), (1 / 3, 0.1, 2.5, 0.7)])
 def test_every_cycle_deals_every_source_its_share(weights):
-    plan = Plan(lengths=LENGTHS, batch_size=plan_cycle(weights), seed=4, weights=weights)
-    assert plan.cycle == plan.batch_size
-    source, _ = draws(plan, range(5))
+    sampler = BatchSampler(lengths=LENGTHS, batch_size=plan_cycle(weights), seed=4, weights=weights)
+    assert sampler.cycle == sampler.batch_size
+    source, _ = draws(sampler, range(5))
     shares = np.array([Fraction(str(weight)) for weight in weights])
     for cycles in range(1, 6):
-        dealt = np.bincount(source[: cycles * plan.cycle], minlength=4)
-        expected = cycles * plan.cycle * shares / shares.sum()
+        dealt = np.bincount(source[: cycles * sampler.cycle], minlength=4)
+        expected = cycles * sampler.cycle * shares / shares.sum()
         assert all(abs(a - b) < 1 for a, b in zip(dealt, expected, strict=True))
 
 
 def plan_cycle(weights):
-    return Plan(lengths=LENGTHS, batch_size=1, seed=0, weights=weights).cycle
+    return BatchSampler(lengths=LENGTHS, batch_size=1, seed=0, weights=weights).cycle
 
 
 def test_shares_hold_after_a_trillion_examples():
     """What each source has been dealt before a late cycle is seen from the epoch that its samples are in."""
     weights = (0.3, 0.6, 0.05, 0.05)
-    plan = Plan(lengths=LENGTHS, batch_size=1024, seed=4, weights=weights)
+    sampler = BatchSampler(lengths=LENGTHS, batch_size=1024, seed=4, weights=weights)
     step = 10**9
-    source, sample = draws(plan, [step])
-    whole = Plan(lengths=LENGTHS, batch_size=1, seed=4, weights=weights)
-    assert whole.sample_id(step * 1024 + 5, 0) == plan.sample_id(step, 5)
+    source, sample = draws(sampler, [step])
+    whole = BatchSampler(lengths=LENGTHS, batch_size=1, seed=4, weights=weights)
+    assert whole.sample_id(step * 1024 + 5, 0) == sampler.sample_id(step, 5)
     for number, weight in enumerate(weights):
         drawn = sample[source == number]
         assert abs(len(drawn) - 1024 * weight) < 2
@@ -80,8 +80,8 @@ def test_shares_hold_after_a_trillion_examples():
 
 
 def test_each_source_of_a_mixture_has_epochs_of_its_own():
-    plan = Plan(lengths=LENGTHS, batch_size=64, seed=1, weights=(1, 2, 1, 4))
-    source, sample = draws(plan, range(64))
+    sampler = BatchSampler(lengths=LENGTHS, batch_size=64, seed=1, weights=(1, 2, 1, 4))
+    source, sample = draws(sampler, range(64))
     for number, length in enumerate(LENGTHS[:3]):
         drawn = sample[source == number]
         counts = np.bincount(drawn, minlength=length)
@@ -90,12 +90,12 @@ def test_each_source_of_a_mixture_has_epochs_of_its_own():
 
 
 def test_a_replacement_is_of_the_same_source_and_always_the_same():
-    plan = Plan(lengths=LENGTHS, batch_size=64, seed=1, weights=(1, 2, 1, 4))
+    sampler = BatchSampler(lengths=LENGTHS, batch_size=64, seed=1, weights=(1, 2, 1, 4))
     starts = np.cumsum([0, *LENGTHS])
     for row in range(64):
-        ids = [plan.sample_id(3, row, attempt=attempt) for attempt in range(4)]
+        ids = [sampler.sample_id(3, row, attempt=attempt) for attempt in range(4)]
         assert len(set(np.searchsorted(starts, ids, side="right"))) == 1
-        assert ids == [plan.sample_id(3, row, attempt=attempt) for attempt in range(4)]
+        assert ids == [sampler.sample_id(3, row, attempt=attempt) for attempt in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_replacement_is_of_the_same_source_and_always_the_same():
         ({"weights": (1, 0, 1)}, "must be positive numbers; leave a source out"),
         ({"weights": (1, float("nan"), 1)}, "must be positive numbers"),
         ({"weights": (1, "2", 1)}, "must be positive numbers"),
-        ({"lengths": (0, 0)}, "a plan needs samples; the sources have 0, 0"),
-        ({"lengths": (3, 0, 2), "weights": (1, 1, 1)}, "a plan needs samples; the sources have 3, 0, 2"),
+        ({"lengths": (0, 0)}, "a sampler needs samples; the sources have 0, 0"),
+        ({"lengths": (3, 0, 2), "weights": (1, 1, 1)}, "a sampler needs samples; the sources have 3, 0, 2"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        Plan(**{"lengths": (3, 4, 5), "batch_size": 2, "seed": 0, **change})
+        BatchSampler(**{"lengths": (3, 4, 5), "batch_size": 2, "seed": 0, **change})

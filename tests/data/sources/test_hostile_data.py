@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from data.io.storage import find_files, read_file
-from data.pipeline.image_ops import Picture
+from data.pipeline.image_ops import EncodedImage
 from data.sources.base import LARGEST_PART, BadRecord
 from data.sources.open import open_source
 from tests.data.shard_files import labelled, png, write_shard
@@ -187,6 +187,6 @@ def test_a_small_file_of_an_enormous_picture_is_bad_and_takes_no_memory(name):
     content, before = BOMBS[name], peak()
     assert len(content) < 1_000_000
     with pytest.raises(BadRecord) as error:
-        Picture(content, "x").decode()
+        EncodedImage(content, "x").decode()
     assert error.value.reason == ("corrupt image" if name.startswith("png, of") else "too many pixels")
     assert peak() - before < 400_000_000  # a quarter of the first as RGB would be 2.7 GB
