@@ -1,31 +1,34 @@
-"""One file, one run: `get_config()` returns its ConfigDict. Here they are read, with what the command line changes.
+"""Read config files and apply command-line overrides.
 
-A file may define `get_sweep()` as well: points, each a dict of dotted keys and values, of which each is a run.
+Each file of this package defines one run: its `get_config()` returns a `ConfigDict`. A file may also define
+`get_sweep()`, a list of points. Each point is a dict of dotted config keys and values, and is a run of its own.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import itertools
 import os
 import pathlib
 import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 FOLDER = pathlib.Path(__file__).parent
-Known = Callable[[], Mapping[tuple[str, ...], type]]
+KnownSettings = Callable[[], Mapping[tuple[str, ...], type]]
 
 
-def load(path: str, overrides: Sequence[str], known: Known) -> ConfigDict:
-    """Returns the config of a file with `--config.key=value` overrides; an unknown key names the known ones.
+def load(path: str, overrides: Sequence[str], *, known: KnownSettings) -> ConfigDict:
+    """Return the config of a file with `--config.key=value` overrides applied.
 
-    `known()` gives the typed settings of sections, by their path; it is asked where the file lacks a key.
+    `known()` maps the path of each section to the dataclass of its settings. It is called only for a key that the file
+    does not set, to find its default. An unknown key raises a `ValueError` that lists the known ones.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no config file {path}; configs/ has {', '.join(known_configs())}")
@@ -34,39 +37,43 @@ def load(path: str, overrides: Sequence[str], known: Known) -> ConfigDict:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"{override} has no value; write {override}=VALUE")
-        set_value(config, key, text, known)
+        set_value(config, key, text, known=known)
     return config
 
 
 def load_sweep(path: str) -> list[dict[str, Any]]:
-    """Returns the points of a config file's `get_sweep()`; none where it has no such function."""
-    found = runpy.run_path(path).get("get_sweep")
-    points = [] if found is None else [dict(point) for point in found()]
+    """Return the points of a config file's `get_sweep()`, or an empty list if the file does not define it."""
+    get_sweep = runpy.run_path(path).get("get_sweep")
+    points = [] if get_sweep is None else [dict(point) for point in get_sweep()]
     for number, point in enumerate(points):
         if not point or not all(isinstance(key, str) for key in point):
-            raise ValueError(f"point {number} of get_sweep() in {path} is {point!r}; write {{'pretrain.seed': 1}}")
+            raise ValueError(
+                f"point {number} of get_sweep() in {path} is {point!r}. A point maps config keys to values, for "
+                "example {'pretrain.seed': 1}."
+            )
     return points
 
 
 def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Returns the points of all combinations of values by dotted key; the last key changes fastest."""
+    """Return a point for every combination of `values` by dotted key; the last key varies fastest."""
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
-def set_value(config: ConfigDict, key: str, text: str, known: Known) -> None:
-    """Sets the dotted key to what `text` spells; it is one that the config names, or a setting with a default."""
+def set_value(config: ConfigDict, key: str, text: str, *, known: KnownSettings) -> None:
+    """Set a dotted key to the value that `text` spells. The config has the key, or it is a setting with a default."""
     *sections, last = key.split(".")
-    found: Any = config
+    current: Any = config
     for part in [*sections, last]:
-        if hasattr(found, "keys") and part in found:
-            found = found[part]
+        if hasattr(current, "keys") and part in current:
+            current = current[part]
         else:
-            found = default_of(key, part, found if hasattr(found, "keys") else {}, known())
+            current = default_of(key, part, siblings=current if hasattr(current, "keys") else {}, known=known())
             break
+    problem = f"config key {key} is {current!r} and cannot become {text!r}"
     try:
-        value = parse_value(text, like=found)
+        value = parse_value(text, like=current)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"config key {key} is {found!r} and cannot become {text!r}") from error
+        raise ValueError(problem) from error
     with config.unlocked():
         parent = config
         for part in sections:
@@ -74,16 +81,17 @@ def set_value(config: ConfigDict, key: str, text: str, known: Known) -> None:
                 parent[part] = type(config)()
             parent = parent[part]
         try:
-            parent[last] = found  # so that the config minds the type
+            parent[last] = current  # the config then checks the type of the new value
             parent[last] = value
         except (TypeError, ValueError) as error:
-            raise ValueError(f"config key {key} is {found!r} and cannot become {text!r}") from error
+            raise ValueError(problem) from error
 
 
-def default_of(key: str, part: str, beside: Mapping[str, Any], known: Mapping[tuple[str, ...], type]) -> Any:
-    """Returns the default of a setting of which the config lacks `part`; raises `ValueError` naming the known ones.
+def default_of(key: str, part: str, *, siblings: Iterable[str], known: Mapping[tuple[str, ...], type]) -> Any:
+    """Return the default of the setting `key`, whose component `part` the config lacks.
 
-    `beside` are the keys that the config has in that place.
+    `siblings` are the keys that the config has in the place of `part`. Raises `ValueError` for an unknown setting, with
+    the nearest and all known ones.
     """
     *section, last = key.split(".")
     fields = dataclasses.fields(known[tuple(section)]) if tuple(section) in known else ()
@@ -91,14 +99,18 @@ def default_of(key: str, part: str, beside: Mapping[str, Any], known: Mapping[tu
         if field.name == last:
             return None if field.default is dataclasses.MISSING else field.default
     if fields and part != last:
-        part, beside = last, {}  # the section is known, whether the config has it or not
-    names = {field.name for field in fields} if part == last else set()
-    names = sorted(names | set(beside)) or ["nothing, it is a value"]
-    raise ValueError(f"unknown config key {key!r}: no {part!r} among {', '.join(names)}")
+        part, siblings = last, ()  # the section is known even if the config lacks it
+    names = sorted({field.name for field in fields if part == last} | set(siblings))
+    if not names:
+        raise ValueError(f"unknown config key {key!r}: {key.partition('.' + part)[0]} is a value and has no settings")
+    nearest = difflib.get_close_matches(part, names, n=1)
+    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    what = "setting" if part == last else "section"
+    raise ValueError(f"unknown config key {key!r}: no {what} is named {part!r}. {hint}Known: {', '.join(names)}")
 
 
 def parse_value(text: str, *, like: Any) -> Any:
-    """Returns the value that `text` spells for a setting whose value so far is `like`."""
+    """Return the value that `text` spells for a setting whose current value is `like`."""
     if isinstance(like, str):
         return text
     if isinstance(like, bool):
@@ -114,5 +126,5 @@ def parse_value(text: str, *, like: Any) -> Any:
 
 
 def known_configs() -> list[str]:
-    """Returns the names of the config files that come with the project."""
+    """Return the paths of the project's config files, relative to `configs/`."""
     return sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("[!_]*.py"))

@@ -1,13 +1,14 @@
-"""SigLIP B/16 at 224 px with the context objective, global batch 32,768: the run of the papers, on a TPU pod slice.
+"""SigLIP B/16 at 224 px with the context objective and a global batch of 32,768: the papers' run, on a TPU pod slice.
 
     python launch.py compile  --config=configs/siglip_b16.py --topology=v5e:16x16
     python launch.py pretrain --config=configs/siglip_b16.py --workdir=runs/b16 \\
         --config.pretrain.data.sources='/data/shards/*.tar'
 
-Sized for 256 v5e chips; on fewer devices set `pretrain.microbatch_size`, and `launch.py compile` says what fits.
-docs/TPU_POD.md goes through it. Published for this architecture after 6 billion examples
-(arXiv 2411.15099): zero-shot about as SigLIP's, 32-shot Tip-Adapter averages of 73.8 with the context objective and
-69.5 without. Not yet trained with this code.
+Hardware: 256 v5e chips; set `pretrain.microbatch_size` for fewer devices, and check the memory with
+`launch.py compile`. Time: unknown; this config has been compiled, not trained. Expected, as published for this
+architecture after 6 billion examples (arXiv 2411.15099): zero-shot accuracy about that of SigLIP, and an average
+32-shot Tip-Adapter accuracy of 73.8 with the context objective and 69.5 without. docs/TPU_POD.md explains it step by
+step.
 """
 
 from ml_collections import ConfigDict
@@ -15,32 +16,64 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.data_dir = "runs/data"
+    config.data_dir = "runs/data"  # downloads and shard indexes
 
     config.pretrain = pretrain = ConfigDict()
-    pretrain.seed = 0
-    pretrain.steps = 183_000
-    pretrain.batch_size = 32_768
+    pretrain.seed = 0  # of the weights, the sample order and the augmentation
+    pretrain.steps = 183_000  # 6 billion examples seen
+    pretrain.batch_size = 32_768  # image-text pairs per step, over all devices
     pretrain.family = "siglip"
-    pretrain.variant = "B/16"
-    pretrain.vision = ConfigDict(dict(image_size=224))
-    pretrain.text = ConfigDict(dict(length=64))
-    pretrain.tokenizer = ConfigDict(dict(name="train:32000"))
-    pretrain.data = ConfigDict(dict(sources=("shards/*.tar",), caption="random", threads=32))
-    pretrain.augmentation = ConfigDict(dict(crop_area=(0.5, 1.0), crop_aspect=(0.75, 1.333), keep_patches=1.0))
-    pretrain.objective = ConfigDict(dict(base="sigmoid", context=True, alpha=0.9, dtype="bfloat16"))
-    pretrain.optimizer = ConfigDict(dict(name="adamw", schedule="rsqrt", learning_rate=1e-3, weight_decay=1e-4))
-    pretrain.optimizer.update(dict(warmup_steps=20_000, timescale=10_000, cooldown_steps=30_000, b2=0.95))
-    pretrain.mesh = ConfigDict(dict(fsdp=16))
-    pretrain.dtype = "bfloat16"
-    pretrain.remat = "minimal"
-    pretrain.log_every = 50
-    pretrain.checkpoint_every = 1000
+    pretrain.variant = "B/16"  # size of both towers
 
-    config.evaluate = ConfigDict(dict(datasets=("digits",), retrieval=()))
-    config.evaluate.shots = (1, 2, 4, 8, 16, 32)
-    config.evaluate.seeds = 5
-    config.evaluate.min_examples = 40
-    config.evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")
-    config.evaluate.logit_scale = 100.0
+    pretrain.vision = vision = ConfigDict()
+    vision.image_size = 224  # pixels
+
+    pretrain.text = text = ConfigDict()
+    text.length = 64  # tokens
+
+    pretrain.tokenizer = tokenizer = ConfigDict()
+    tokenizer.name = "train:32000"  # train a tokenizer of 32,000 ids on the captions
+
+    pretrain.data = data = ConfigDict()
+    data.sources = ("shards/*.tar",)
+    data.caption = "random"  # one of a sample's captions, drawn each time
+    data.threads = 32  # decoding threads per host
+
+    pretrain.augmentation = augmentation = ConfigDict()
+    augmentation.crop_area = (0.5, 1.0)  # fraction of the image area
+    augmentation.crop_aspect = (0.75, 1.333)  # width over height
+    augmentation.keep_patches = 1.0  # keep all patches
+
+    pretrain.objective = objective = ConfigDict()
+    objective.base = "sigmoid"  # SigLIP's loss
+    objective.context = True  # add the context objective
+    objective.alpha = 0.9  # weight of the base loss; the context objective has 1 − alpha
+    objective.dtype = "bfloat16"  # operands of the loss's matrix products
+
+    pretrain.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adamw"
+    optimizer.schedule = "rsqrt"  # reciprocal square root
+    optimizer.learning_rate = 1e-3
+    optimizer.weight_decay = 1e-4
+    optimizer.warmup_steps = 20_000
+    optimizer.timescale = 10_000  # of the reciprocal square root, in steps
+    optimizer.cooldown_steps = 30_000  # linear decay to zero at the end
+    optimizer.b2 = 0.95  # decay of the second moment
+
+    pretrain.mesh = mesh = ConfigDict()
+    mesh.fsdp = 16  # devices that the parameters are sharded over
+
+    pretrain.dtype = "bfloat16"  # of the towers' activations
+    pretrain.remat = "minimal"  # keep the outputs of weight products, recompute the rest
+    pretrain.log_every = 50  # steps
+    pretrain.checkpoint_every = 1000  # steps
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.datasets = ("digits",)
+    evaluate.retrieval = ()
+    evaluate.shots = (1, 2, 4, 8, 16, 32)
+    evaluate.seeds = 5  # random draws of the support set
+    evaluate.min_examples = 40  # classes with fewer images are left out
+    evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")
+    evaluate.logit_scale = 100.0  # of text logits, whatever the checkpoint learned
     return config

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import adapt
-from configs.study.variants import Variant
+from benchmarks.study.variant_objective import VariantObjective
 from pretrain.losses.contextual_attention import Context
 from pretrain.losses.pairwise_blocks import Layout
 
@@ -53,7 +53,7 @@ class Arm(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trial(Variant):
+class Trial(VariantObjective):
     """The context objective with what its paper does not have.
 
     With `memory`, pictures also attend to so many of earlier steps, as they were embedded then. With

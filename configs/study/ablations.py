@@ -1,10 +1,16 @@
-"""What each part of the context objective is worth in docs/STUDY.md: one change at a time, small towers, two seeds."""
+"""Ablations of the context objective: one change at a time, small towers, two seeds.
+
+    python -m benchmarks.study.tables ablations
+
+Hardware: two CPU cores. Time: about 50 minutes. Expected: most differences are within the spread of seeds
+(docs/STUDY.md).
+"""
 
 from ml_collections import ConfigDict
 
 from configs.study.tiny import get_config as tiny
 
-CHANGES = (
+CHANGES = (  # of pretrain.objective
     {},
     {"alpha": 0.5},
     {"alpha": 0.98},
@@ -16,7 +22,10 @@ CHANGES = (
     {"context_temperature": 0.3},
     {"alpha": 0.5, "context_temperature": 0.03},
 )
-LARGE = {"pretrain.batch_size": 1024, "pretrain.objective.logit_bias": -6.9}
+LARGE_BATCH = {
+    "pretrain.batch_size": 1024,
+    "pretrain.objective.logit_bias": -6.9,  # −log(1024)
+}
 
 
 def get_config() -> ConfigDict:
@@ -32,8 +41,8 @@ def get_sweep() -> list[dict]:
     arms.append(
         {
             "pretrain.objective.context": True,
-            "pretrain.optimizer.context_temperature_learning_rate": 10.0,
+            "pretrain.optimizer.context_temperature_learning_rate": 10.0,  # times learning_rate
         }
     )
-    arms += [{**LARGE, "pretrain.objective.context": context} for context in (False, True)]
+    arms += [{**LARGE_BATCH, "pretrain.objective.context": context} for context in (False, True)]
     return [{"pretrain.seed": seed, **arm} for seed in (0, 1) for arm in arms]

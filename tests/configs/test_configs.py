@@ -1,14 +1,15 @@
-"""The configs that come along, and what the command line makes of a setting."""
+"""The project's configs are valid, and command-line overrides take the type of their setting."""
 
 import pytest
 
 import configs
 import launch
 from adapt.evaluation.run import EvaluateSettings
+from benchmarks.study.variant_objective import VariantObjective
 from models.checkpoints.io import save_checkpoint
 from pretrain.config.run import SECTIONS, read_settings
 from pretrain.distributed import sharding
-from pretrain.train_step import training_of
+from pretrain.train_step import build_train_step
 from tests.models.towers_of import tiny_checkpoint
 
 
@@ -23,19 +24,46 @@ def test_values_take_the_type_of_the_setting():
     assert configs.parse_value("{a,b}-*.tar,c", like=("x",)) == ("{a,b}-*.tar", "c")
 
 
+def test_the_known_configs_include_the_study():
+    assert {"quickstart.py", "study/base.py", "study/variants.py"} <= set(configs.known_configs())
+
+
 @pytest.mark.parametrize("name", configs.known_configs())
-def test_every_config_that_comes_along_is_valid(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.config.run.SECTIONS", dict(SECTIONS))  # one with a loss of its own adds it there
+def test_every_config_states_command_hardware_time_and_expected_result(name):
+    docstring = (configs.FOLDER / name).read_text().split('"""')[1]
+    assert "    python " in docstring
+    words = docstring.lower()
+    assert all(word in words for word in ("hardware", "time", "expected"))
+
+
+@pytest.mark.parametrize("name", configs.known_configs())
+def test_every_config_is_valid(name, tmp_path, monkeypatch):
+    if name == "study/variants.py":  # benchmarks/study/variant_objective.py defines its settings
+        monkeypatch.setitem(SECTIONS, "objective", VariantObjective)
     config = launch.load_config(str(configs.FOLDER / name), [])
-    if "pretrain" not in config:  # an evaluation of its own; what it evaluates is named on the command line
+    if "pretrain" not in config:  # an evaluation alone; the command line names its datasets
         config.evaluate.datasets = ("digits",)
         assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots
         return
-    if config.pretrain.get("initial_checkpoint"):  # which no network fetches here
+    if config.pretrain.get("initial_checkpoint"):  # on the Hub, which tests do not reach
         family = {"softmax": "clip", "sigmoid": "siglip"}[config.pretrain.objective.base]
         config.pretrain.initial_checkpoint = str(save_checkpoint(tmp_path / "export", tiny_checkpoint(family)))
     settings = read_settings(config.pretrain)
     assert settings.num_steps() > 0
     if settings.mesh.fsdp == 1:
-        training_of(settings, sharding.create_mesh(), model=settings.model(settings.max_vocab_size()))
+        build_train_step(settings, sharding.create_mesh(), model=settings.model(settings.max_vocab_size()))
     assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots
+
+
+@pytest.mark.parametrize("name", [name for name in configs.known_configs() if name.startswith("study/")])
+def test_every_point_of_a_sweep_names_known_settings(name, monkeypatch):
+    if name == "study/variants.py":
+        monkeypatch.setitem(SECTIONS, "objective", VariantObjective)
+    for point in configs.load_sweep(str(configs.FOLDER / name)):
+        launch.load_config(str(configs.FOLDER / name), [f"--config.{key}={value}" for key, value in point.items()])
+
+
+def test_the_variants_are_rejected_without_their_objective():
+    config = launch.load_config(str(configs.FOLDER / "study/variants.py"), [])
+    with pytest.raises(ValueError, match=r"unknown .*memory"):
+        read_settings(config.pretrain)

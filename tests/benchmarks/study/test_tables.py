@@ -11,7 +11,7 @@ import pytest
 from benchmarks.study import arms as study_arms
 from benchmarks.study import figures as study_figures
 from benchmarks.study import tables as study
-from configs.study import variants as study_variants
+from benchmarks.study import variant_objective
 from pretrain.losses.pairwise_blocks import Layout
 
 SWEEP = """
@@ -136,19 +136,19 @@ def mixtures(queries, keys, values, temperature):
 
 
 def test_variants_attend_by_texts_and_to_earlier_batches(monkeypatch):
-    monkeypatch.setattr(study_variants, "_remembered", {})
+    monkeypatch.setattr(variant_objective, "_remembered", {})
     rng = np.random.default_rng(0)
     batches = rng.normal(size=(4, 2, 5, 3)).astype(np.float32)
     temperature = jnp.log(0.1 / np.sqrt(3.0))
-    by_texts = study_variants.Variant(neighbours="texts").contextualize(*batches[0], temperature, Layout())
+    by_texts = variant_objective.VariantObjective(neighbours="texts").contextualize(*batches[0], temperature, Layout())
     u, v = batches[0]
     np.testing.assert_allclose(by_texts.embeddings, mixtures(v, v, u, 0.1), atol=1e-5)
-    remembering = study_variants.Variant(memory=8)
+    remembering = variant_objective.VariantObjective(memory=8)
     seen = np.zeros((0, 3))
     for u, v in batches:
         found = jax.jit(remembering.contextualize, static_argnums=3)(u, v, temperature, Layout())
         keys = np.concatenate([u, seen[:8]])
         np.testing.assert_allclose(found.embeddings, mixtures(u, keys, keys, 0.1), atol=1e-5)
         seen = np.concatenate([u, seen])
-    with pytest.raises(ValueError, match="memory 8 is of images, not of texts"):
-        study_variants.Variant(memory=8, neighbours="texts")
+    with pytest.raises(ValueError, match="memory 8 needs neighbours 'images', not 'texts'"):
+        variant_objective.VariantObjective(memory=8, neighbours="texts")
