@@ -39,11 +39,16 @@ def write_json_lines(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]])
 
 def append_json_line(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     """Append one object and sync it; a cut last line of an earlier process is removed first."""
+    append_json_lines(path, [row])
+
+
+def append_json_lines(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append objects and sync them together; a cut last line of an earlier process is removed first."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         drop_cut_line(file)
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
 

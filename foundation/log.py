@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 _silenced: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("silenced", default=())
 
-PACKAGES = ("launch", "pretrain", "adapt", "data", "models", "cluster", "foundation", "benchmarks")
+PACKAGES = ("launch", "jobs", "pretrain", "adapt", "data", "models", "cluster", "foundation", "benchmarks")
 
 
 class _Console(logging.Handler):
@@ -19,14 +19,14 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         try:
-            print(prefix + record.getMessage(), flush=True)
+            _write_line(prefix + record.getMessage())
         except Exception:  # as logging's own handlers do
             self.handleError(record)
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.ERROR and record.name.partition(".")[0] in _silenced.get():
             return False
-        return super().filter(record) and _is_first_process()
+        return super().filter(record) and is_first_process()
 
 
 def configure(*, level: int = logging.INFO) -> None:
@@ -48,7 +48,16 @@ def silenced(*packages: str) -> Iterator[None]:
         _silenced.reset(token)
 
 
-def _is_first_process() -> bool:
+def _write_line(line: str) -> None:
+    progress = sys.modules.get("foundation.progress")  # not imported for this: without it there are no live bars
+    if progress is None:
+        print(line, flush=True)
+    else:
+        progress.write_line(line)
+
+
+def is_first_process() -> bool:
+    """Return False in all but the first process of a distributed run."""
     jax = sys.modules.get("jax")
     if jax is None or not hasattr(jax, "distributed") or not jax.distributed.is_initialized():
         return True

@@ -17,6 +17,7 @@ from data.pipeline.loader import BatchLoader
 from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
 from data.sources.open import ConcatenatedSource, open_sources
+from foundation.progress import track
 from models.checkpoints.io import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
@@ -110,7 +111,6 @@ def read_captions(source: Source, limit: int = _CAPTION_SAMPLES) -> Iterator[str
 
 def _read_texts(source: Source, count: int) -> Iterator[tuple[str, ...]]:
     """Yields the texts of `count` samples at equal distances."""
-    from tqdm import tqdm
 
     def texts(index: int) -> tuple[str, ...]:
         try:
@@ -121,7 +121,7 @@ def _read_texts(source: Source, count: int) -> Iterator[tuple[str, ...]]:
     chosen = (number * len(source) // count for number in range(count))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
         read = threads.map(texts, chosen)
-        yield from tqdm(read, desc="reading captions", total=count, delay=2)
+        yield from track(read, total=count, description="reading captions")
 
 
 def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: ConcatenatedSource) -> None:

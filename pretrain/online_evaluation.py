@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from foundation.progress import format_duration
 from pretrain.checkpointing.export import export_parameters
 from pretrain.config.run import PretrainSettings
-from pretrain.monitoring.metric_writer import MetricsWriter, format_duration, read_metrics
+from pretrain.monitoring.metric_writer import MetricsWriter, read_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.loader import BatchIterator
 from data.sources.open import ConcatenatedSource
+from foundation.progress import ProgressBar, format_duration
 from models.text.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import Best
@@ -30,7 +31,7 @@ from pretrain.distributed import sharding
 from pretrain.distributed.preemption import Preemption
 from pretrain.input_pipeline import ORDER_FILE, claim_data, create_examples, open_data, prepare_order, prepare_tokenizer
 from pretrain.loss_rollback import WATCHED, BadLossError, check_loss, read_skipped, read_went_back_to, skip
-from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter, Progress, format_duration, read_metrics
+from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter, read_metrics
 from pretrain.monitoring.profiler import Profile
 from pretrain.monitoring.throughput import Stopwatch, Throughput
 from pretrain.monitoring.throughput import describe as describe_throughput
@@ -164,7 +165,7 @@ class Session:
         if _is_first():
             mirror = WandbRun(self.workdir, settings) if monitor.wandb else None
             self.writer = MetricsWriter(self.workdir, start_step=start, mirror=mirror)
-        self.progress = Progress(self.steps, start=start) if _is_first() else None
+        self.progress = ProgressBar(self.steps, description="step", start=start, line_interval=0.0)
         self.evaluations = Evaluations(self.workdir, settings, evaluate, writer=self.writer)
         self.profile = Profile(self.workdir / "profile", monitor.profile)
         self.watchdog = Watchdog(
@@ -235,8 +236,7 @@ class Session:
                     stopwatch.read(settings.batch_size)
                     seconds = time.monotonic() - self.compiling_since
                     logger.info(f"first step, with compilation: {format_duration(seconds)}")
-                    if self.progress is not None:
-                        self.progress.begin(step)
+                    self.progress.restart(step)
                 self.watchdog.beat()
                 if step % settings.log_every == 0 or step == self.steps:
                     self._check(step, metrics)
@@ -273,7 +273,7 @@ class Session:
         values |= {"learning_rate": float(self.schedule(step - 1))}
         values |= {"replaced_records": float(self.bad_records.counts.total())}
         values |= self.throughput.read(values["pairs_per_second"])
-        if self.writer is not None and self.progress is not None:
+        if self.writer is not None:
             self.writer.write(step, values)
             self.progress.show(step, describe(values))
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Mapping
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from pretrain.monitoring.tensorboard_writer import EventFile
 
@@ -74,60 +72,3 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-class Progress:
-    """Prints where a run is: one line that renews itself on a terminal, plain lines where output is piped."""
-
-    def __init__(self, total: int, *, start: int = 0, unit: str = "step", stream: TextIO | None = None):
-        self.total, self.start, self.unit = total, start, unit
-        self._stream = stream or sys.stdout
-        self._live = self._stream.isatty()
-        self._began = time.monotonic()
-
-    def begin(self, step: int) -> None:
-        """Leaves out of the rate what came before the end of this step, such as a compilation."""
-        self.start, self._began = step, time.monotonic()
-
-    def show(self, step: int, text: str) -> None:
-        """Prints the step, `text`, and the time left at the mean rate so far."""
-        elapsed = time.monotonic() - self._began
-        left = elapsed / max(step - self.start, 1) * (self.total - step)
-        line = f"{self.unit} {step:>{len(str(self.total))}}/{self.total}  {text}  {format_duration(left)} left"
-        print(f"\r\x1b[2K{line}" if self._live else line, end="" if self._live else "\n", file=self._stream, flush=True)
-
-    def close(self) -> None:
-        """Ends the line."""
-        if self._live:
-            print(file=self._stream, flush=True)
-
-
-class CollectionsProgress:
-    """Prints how far each of several collections is, with its rate: often on a terminal, seldom where piped."""
-
-    def __init__(self, *, stream: TextIO | None = None):
-        self._stream = stream or sys.stdout
-        self._pause = 0.2 if self._stream.isatty() else 10.0
-        self._began: dict[str, tuple[float, int, Progress]] = {}
-        self._quiet_until: dict[str, float] = {}
-
-    def show(self, name: str, done: int, total: int) -> None:
-        """Prints that `done` of `total` rows of a collection are; where it begins, and between the lines, nothing."""
-        now = time.monotonic()
-        if name not in self._began:
-            self._began[name] = now, done, Progress(total, start=done, unit=name, stream=self._stream)
-        since, first, progress = self._began[name]
-        if done == first or (done < total and now < self._quiet_until.get(name, 0.0)):
-            return
-        self._quiet_until[name] = now + self._pause
-        progress.show(done, f"{(done - first) / max(now - since, 1e-9):.1f} a second")
-        if done == total:
-            progress.close()
-
-
-def format_duration(seconds: float) -> str:
-    """Returns seconds as `1h02m`, `3m20s` or `7s`."""
-    seconds = round(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pretrain.monitoring.metric_writer import format_duration
+from foundation.progress import format_duration
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.pipeline.loader import FAILURES, BatchLoader
 from data.pipeline.thumbnails import data_uri
 from data.sources.base import REASONS
+from foundation.progress import track
 from models.text.tokenizer import Tokenizer
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.input_pipeline import ORDER_FILE, create_examples, open_data, prepare_order, prepare_tokenizer
@@ -96,11 +97,9 @@ def read_batches(
     examples: BatchLoader, tokenizer: Tokenizer, settings: PretrainSettings, *, step: int, steps: int, shown: int
 ) -> Inspection:
     """Makes the examples of the steps, as the run makes them."""
-    from tqdm import tqdm
-
     found, sampler = Inspection(), examples.sampler
     with concurrent.futures.ThreadPoolExecutor(settings.data.threads) as threads:
-        for current in tqdm(range(step, step + steps), desc="reading batches", unit="batch", delay=2):
+        for current in track(range(step, step + steps), total=steps, description="reading batches", unit="batches"):
             made = threads.map(
                 lambda row, current=current: examples.rows(current, range(row, row + 1)), range(sampler.batch_size)
             )
