@@ -1,7 +1,10 @@
-"""The command line, used as a user does."""
+"""The command line, as a user runs it."""
 
+import ast
 import contextlib
+import inspect
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -12,8 +15,11 @@ import time
 import pytest
 
 import arguments
+import jobs
 import launch
-from cluster.runtime.exit_codes import Terminated, end_by_signal
+from cluster.runtime.exit_codes import Terminated, raise_terminated
+from foundation import log
+from foundation.deprecation import warn_renamed
 from models.checkpoints.io import describe_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.towers_of import tiny_checkpoint
@@ -23,14 +29,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run(*arguments, **environment):
-    """Runs launch.py in a process of its own."""
+    """Run launch.py in a subprocess."""
     command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder with a shard and a config for all jobs."""
+    """A folder with a shard and a config that all jobs use."""
     folder = tmp_path_factory.mktemp("project")
     shard = str(write_shard(folder / "s.tar", labelled(30)))
     sections = {
@@ -54,7 +60,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(project):
-    """A workdir after all jobs, each run on its own."""
+    """A workdir after all jobs, each run as a subprocess."""
     workdir = project / "run"
     for job in ("pretrain", "export", "evaluate", "report"):
         result = run(job, f"--config={project / 'config.py'}", f"--workdir={workdir}")
@@ -63,20 +69,20 @@ def finished(project):
     return workdir
 
 
-def test_every_job_leaves_what_the_help_promises(finished):
-    left = {path.name for path in finished.iterdir()}
-    assert {"checkpoints", "metrics.jsonl", "tensorboard", "tokenizer", "export", "evaluation"} <= left
-    assert {"report.html", "report.csv", "jobs.jsonl"} <= left
-    jobs = [json.loads(line) for line in (finished / "jobs.jsonl").read_text().splitlines()]
-    assert [job["job"] for job in jobs] == ["pretrain", "export", "evaluate"]
+def test_every_job_writes_the_files_that_the_help_lists(finished):
+    written = {path.name for path in finished.iterdir()}
+    assert {"checkpoints", "metrics.jsonl", "tensorboard", "tokenizer", "export", "evaluation"} <= written
+    assert {"report.html", "report.csv", "jobs.jsonl"} <= written
+    done = [json.loads(line) for line in (finished / "jobs.jsonl").read_text().splitlines()]
+    assert [line["job"] for line in done] == ["pretrain", "export", "evaluate"]
     assert not [path for path in finished.rglob("*") if "partial" in path.name]
 
 
-def test_the_model_card_says_what_was_trained_and_measured(project, finished):
+def test_model_card_describes_training_and_results(project, finished):
     card = (finished / "export" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\nlicense: unknown\n")
     given = f"--config={project / 'config.py'}"
-    for license in (["--license=apache-2.0"], []):  # exported again, the same weights keep licence and results
+    for license in (["--license=apache-2.0"], []):  # a second export of the same weights keeps licence and results
         assert run("export", given, f"--workdir={finished}", *license).returncode == 0
         licensed = (finished / "export" / "README.md").read_text()
         assert "license: apache-2.0" in licensed and "accuracy of knn" in licensed
@@ -99,7 +105,7 @@ def test_the_model_card_says_what_was_trained_and_measured(project, finished):
     assert str(project) not in card
 
 
-def test_an_export_becomes_an_npz_and_a_directory_again(project, finished, tmp_path):
+def test_export_converts_to_npz_and_back(project, finished, tmp_path):
     given = f"--config={project / 'config.py'}"
     assert run("export", given, f"--workdir={finished}", "--format=big_vision").returncode == 0
     assert (finished / "export.npz").is_file()
@@ -112,12 +118,12 @@ def test_an_export_becomes_an_npz_and_a_directory_again(project, finished, tmp_p
     one, other = ((folder / "model.safetensors").read_bytes() for folder in (finished / "export", tmp_path / "b"))
     assert one == other
     again = run("convert", f"--checkpoint={finished / 'export'}", f"--out={tmp_path / 'b'}")
-    assert again.returncode == 1 and "b is there already; name another --out" in again.stderr
+    assert again.returncode == 1 and "b already exists. Choose another --out." in again.stderr
     failed = run("convert", f"--checkpoint={finished / 'checkpoints'}", f"--out={tmp_path / 'c'}")
     assert failed.returncode == 1 and "is no checkpoint: it holds no config.json" in failed.stderr
 
 
-def test_progress_is_plain_lines_where_output_is_piped(project, tmp_path):
+def test_piped_progress_is_plain_lines(project, tmp_path):
     result = run("pretrain", f"--config={project / 'config.py'}", f"--workdir={tmp_path}")
     steps = [line for line in result.stdout.splitlines() if line.startswith("step")]
     assert [line.split()[1] for line in steps] == ["2/9", "4/9", "6/9", "8/9", "9/9"]
@@ -126,7 +132,7 @@ def test_progress_is_plain_lines_where_output_is_piped(project, tmp_path):
     assert "\r" not in result.stdout and "\x1b" not in result.stdout
 
 
-def test_help_reads_without_loading_anything_heavy():
+def test_help_loads_no_heavy_packages():
     began = time.monotonic()
     result = run("--help")
     assert result.returncode == 0 and "quickstart" in result.stdout
@@ -146,10 +152,16 @@ def test_help_reads_without_loading_anything_heavy():
     ("arguments", "message"),
     [
         (["pretran"], "choose from"),
-        (["pretrain", "--config=configs/quickstart.py", "--workdir=w", "--wrkdir=x"], "unknown argument --wrkdir=x"),
+        (["pretran"], "Did you mean 'pretrain'?"),
+        (["export", "--config=c", "--workdir=w", "--format=hugingface"], "Did you mean 'huggingface'?"),
+        (["submit", "--workdir=w", "--target=slrum"], "Did you mean 'slurm'?"),
+        (
+            ["pretrain", "--config=configs/quickstart.py", "--workdir=w", "--wrkdir=x"],
+            "unknown option --wrkdir. Did you mean '--workdir'?",
+        ),
     ],
 )
-def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
+def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
     result = run(*arguments)
     assert result.returncode == 2 and message in result.stderr
 
@@ -161,8 +173,14 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
             ["pretrain", "--config=nowhere.py"],
             "no config file nowhere.py; configs/ has evaluate.py, one_gpu.py, post_train_clip.py",
         ),
-        (["pretrain", "--config.pretrain.stepz=3"], "no 'stepz' among attention, augmentation, batch_size"),
-        (["pretrain", "--config.pretrain.objectve.alpha=1"], "no 'objectve' among augmentation"),
+        (
+            ["pretrain", "--config.pretrain.stepz=3"],
+            "no setting is named 'stepz'. Did you mean 'steps'? Known: attention, augmentation, batch_size",
+        ),
+        (
+            ["pretrain", "--config.pretrain.objectve.alpha=1"],
+            "no section is named 'objectve'. Did you mean 'objective'? Known: augmentation",
+        ),
         (
             ["pretrain", "--config.pretrain.optimizer.clip_norm=None"],
             "optimizer.clip_norm is None; it must be a number",
@@ -186,8 +204,8 @@ def test_unknown_jobs_and_arguments_are_usage_errors(arguments, message):
         (["evaluate"], "is no exported checkpoint"),
         (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown adapter 'magic'; known: zero_shot"),
         (["evaluate", "--config.evaluate.shots=1,1"], "evaluate.shots (1, 1) without repeats"),
-        (["evaluate", "--shard=2/2"], "share 2/2 is none; write i/n with i from 0 to n − 1"),
-        (["evaluate", "--shard=half"], "--shard=half is no part of the work; write i/n, such as 0/4"),
+        (["evaluate", "--shard=2/2"], "shard 2/2 does not exist. Write --shard=i/n with i from 0 to n − 1."),
+        (["evaluate", "--shard=half"], "--shard=half is not a shard. Write --shard=i/n, such as 0/4."),
         (["report"], "holds no results.jsonl yet; `launch.py evaluate` writes it"),
     ],
 )
@@ -202,35 +220,35 @@ def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, ar
     assert message in error
 
 
-def test_an_unknown_dataset_names_the_known_ones(project, finished, capsys):
+def test_unknown_dataset_lists_the_known_ones(project, finished, capsys):
     given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
     assert launch.main([*given, "--datasets=imagenet,"]) == 1
     error = capsys.readouterr().err
     assert "no file matches 'imagenet'; known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error
 
 
-def test_what_is_not_prepared_is_listed_with_what_prepares_it(finished, tmp_path, capsys):
+def test_missing_datasets_are_listed_with_the_command_that_prepares_them(finished, tmp_path, capsys):
     given = ["evaluate", f"--checkpoint={finished / 'export'}", f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]
     assert launch.main([*given, "--datasets=dtd,digits,ucf101"]) == 1
-    said, error = capsys.readouterr()
-    lines = [line for line in said.splitlines() if line.startswith("missing: ")]
+    output, error = capsys.readouterr()
+    lines = [line for line in output.splitlines() if line.startswith("missing: ")]
     assert any("dtd" in line and "download_and_prepare()" in line for line in lines)
     assert any("ucf101" in line and "UCF-101-midframes" in line for line in lines)
-    assert f"error: dtd, ucf101 not found in {tmp_path}; name another --data_dir" in error
+    assert f"error: dtd, ucf101 not found in {tmp_path}. Run the commands above, or set --data_dir" in error
 
 
-def test_an_evaluation_needs_no_config_and_takes_several_checkpoints(finished, tmp_path, capsys):
+def test_evaluation_without_a_config_takes_several_checkpoints(finished, tmp_path, capsys):
     given = [f"--checkpoint=a={finished / 'export'},b={finished / 'export'}", f"--workdir={tmp_path}"]
     given += [f"--data_dir={tmp_path}", "--datasets=digits", "--shots=1", "--seeds=1", "--methods=zero_shot,knn"]
     assert launch.main(["evaluate", *given]) == 0
     assert launch.main(["report", f"--workdir={tmp_path}"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "evaluation/results.jsonl").read_text().splitlines()]
     values = {name: [row["value"] for row in rows if row["checkpoint"] == name] for name in ("a", "b")}
-    assert values["a"] == values["b"] and len(values["a"]) == 4  # zero-shot by two ensembles, and two methods
+    assert values["a"] == values["b"] and len(values["a"]) == 4  # zero-shot with two ensembles, and two methods
 
 
 @pytest.mark.parametrize("workdir", ["/proc/nothing/here", "{file}/run"])
-def test_a_workdir_that_cannot_be_written_is_named(project, tmp_path, capsys, workdir):
+def test_unwritable_workdir_is_named(project, tmp_path, capsys, workdir):
     (tmp_path / "file").write_text("")
     workdir = workdir.format(file=tmp_path / "file")
     assert launch.main(["pretrain", f"--config={project / 'config.py'}", f"--workdir={workdir}"]) == 1
@@ -238,20 +256,20 @@ def test_a_workdir_that_cannot_be_written_is_named(project, tmp_path, capsys, wo
     assert error.startswith("error: ") and workdir.split("/")[1] in error and error.count("\n") == 1
 
 
-def test_sigterm_is_told_also_where_an_import_makes_another_error_of_it(project, tmp_path, monkeypatch, capsys):
-    def job(args, config):
+def test_sigterm_that_an_import_turns_into_another_error_exits_with_75(project, tmp_path, monkeypatch, capsys):
+    def interrupted(args, config):
         try:
-            end_by_signal(signal.SIGTERM, None)
+            raise_terminated(signal.SIGTERM, None)
         except Terminated as error:
             raise ImportError("initialization failed") from error
 
-    monkeypatch.setitem(launch.RUN, "export", job)
-    monkeypatch.setattr(Terminated, "came", False)
+    monkeypatch.setitem(launch.RUN, "export", interrupted)
+    monkeypatch.setattr(Terminated, "received", False)
     assert launch.main(["export", f"--config={project / 'config.py'}", f"--workdir={tmp_path}"]) == 75
-    assert capsys.readouterr().err == "told to end; the same command goes on at what was saved last\n"
+    assert capsys.readouterr().err == "received SIGTERM; run the same command to resume from the last checkpoint\n"
 
 
-def test_a_shard_of_damaged_pictures_is_one_sentence(project, tmp_path):
+def test_a_shard_of_damaged_images_is_one_sentence(project, tmp_path):
     samples = [(key, image[:90], fields) for key, image, fields in labelled(16, size=(64, 64))]
     path = write_shard(tmp_path / "broken.tar", samples)
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
@@ -261,16 +279,16 @@ def test_a_shard_of_damaged_pictures_is_one_sentence(project, tmp_path):
     assert "32 records in a row cannot be used" in result.stderr and "broken.tar" in result.stderr
 
 
-def test_a_shard_that_is_cut_off_is_told_and_used(project, tmp_path):
+def test_a_truncated_shard_is_reported_and_used(project, tmp_path):
     path = write_shard(tmp_path / "broken.tar", labelled(60, size=(64, 64)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
     result = run("pretrain", *given, f"--config.pretrain.data.sources={path},")
     assert result.returncode == 0, result.stderr
-    assert "1 of 1 shards are damaged" in result.stderr and "cut off at byte" in result.stderr
+    assert "1 of 1 shards are damaged" in result.stderr and "truncated at byte" in result.stderr
 
 
-def test_inspect_shows_a_batch(project, tmp_path):
+def test_inspect_writes_the_pages_of_a_batch(project, tmp_path):
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path}", "--step=3", "--steps=2", "--rows=5"]
     result = run("inspect", *given)
     assert result.returncode == 0, result.stderr
@@ -281,7 +299,7 @@ def test_inspect_shows_a_batch(project, tmp_path):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Folders of examples and of pictures to sort, and whatever a person may name instead."""
+    """Folders of support and query images, and other paths that a user may pass by mistake."""
     folder = tmp_path_factory.mktemp("photos")
     for number, name in enumerate(("few/cat", "few/cat", "few/dog", "few/dog", "one/cat", "all", "flat", "broken/cat")):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -295,14 +313,14 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_photos_are_sorted_with_progress_and_without_it_the_second_time(photos, tmp_path, capsys):
+def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
     given = [f"--checkpoint={photos / 'export'}", f"--support={photos / 'few'}", f"--query={photos / 'all'}"]
     given += ["--method=knn", f"--out={tmp_path / 'out'}"]
     assert launch.main(["adapt", *given, "--template={}, a pet", "--template=a {}"]) == 0
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
-    assert any(line.startswith("support 4/4  ") and " a second  0s left" in line for line in lines) and not told.err
-    assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in told.out
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert any(line.startswith("support 4/4  ") and "/s  00:00 left" in line for line in lines) and not output.err
+    assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in output.out
     assert lines[-1].endswith(f"pictures in {tmp_path / 'out' / 'predictions.html'}")
     described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
     assert described["templates"] == ["{}, a pet", "a {}"] and described["checkpoint"] == str(photos / "export")
@@ -337,7 +355,7 @@ def test_photos_are_sorted_with_progress_and_without_it_the_second_time(photos, 
         ({"query": "unread", "checkpoint": "export"}, "none of the 1 files in {}/unread is a readable picture"),
     ],
 )
-def test_photos_that_cannot_be_sorted_are_one_sentence(photos, tmp_path, capsys, arguments, message):
+def test_invalid_photo_options_are_one_sentence(photos, tmp_path, capsys, arguments, message):
     out = photos / arguments["out"] if "out" in arguments else tmp_path / "out"
     folders = {"support": "few", "query": "all", "checkpoint": "nowhere"} | arguments
     given = [f"--{name}={photos / folders[name]}" for name in ("support", "query", "checkpoint")] + [f"--out={out}"]
@@ -353,7 +371,7 @@ def test_photos_that_cannot_be_sorted_are_one_sentence(photos, tmp_path, capsys,
 
 
 def processes_of(group):
-    """Returns the processes of a process group that have not ended."""
+    """Return the running processes of a process group."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -364,13 +382,13 @@ def processes_of(group):
 
 
 @pytest.mark.skipif(
-    not pathlib.Path("/proc/self/stat").exists(), reason="processes are listed in /proc, which is not here"
+    not pathlib.Path("/proc/self/stat").exists(), reason="/proc, which lists processes, does not exist on this system"
 )
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_a_run(project, tmp_path, ending):
+def test_no_worker_process_outlives_a_run(project, tmp_path, ending):
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
     given += ["--config.pretrain.steps=100000", "--config.pretrain.data.workers=2"]
-    terminal = ["env", "--default-signal=INT"]  # shells let what they start with & ignore it
+    terminal = ["env", "--default-signal=INT"]  # shells make background jobs ignore SIGINT
     command = [*terminal, sys.executable, str(ROOT / "launch.py"), "pretrain", *given]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
@@ -391,7 +409,90 @@ def test_no_worker_outlives_a_run(project, tmp_path, ending):
             time.sleep(0.1)
 
 
-def test_the_quickstart_exports_with_the_defaults_of_the_job_itself():
-    given, _ = arguments.parse(["export", "--config=x", "--workdir=y"])
-    ours = vars(given).keys() - {"job", "config", "workdir", "traceback"}
-    assert {name: launch.QUICKSTART_ARGUMENTS[name] for name in ours} == {name: getattr(given, name) for name in ours}
+# job → function, and an option list that parses
+FUNCTIONS = {
+    "pretrain": (jobs.pretrain, ["--config=c", "--workdir=w"]),
+    "export": (jobs.export, ["--config=c", "--workdir=w"]),
+    "evaluate": (jobs.evaluate, ["--workdir=w"]),
+    "report": (jobs.report, ["--workdir=w"]),
+    "quickstart": (jobs.quickstart, []),
+    "inspect": (jobs.inspect_data, ["--config=c", "--workdir=w"]),
+    "compile": (jobs.compile_step, ["--config=c", "--topology=local:2"]),
+    "submit": (jobs.submit, ["--target=local", "--workdir=w"]),
+    "adapt": (jobs.sort_photos, ["--checkpoint=c", "--support=s", "--query=q", "--out=o"]),
+    "embed": (jobs.embed, ["--checkpoint=c", "--out=o"]),
+    "convert": (jobs.convert, ["--checkpoint=c", "--out=o"]),
+}
+
+
+@pytest.mark.parametrize("job", arguments.JOBS)
+def test_options_and_function_parameters_have_the_same_defaults(job):
+    assert FUNCTIONS.keys() == launch.RUN.keys() == arguments.JOBS.keys()
+    function, given = FUNCTIONS[job]
+    args, _ = arguments.parse([job, *given])
+    values = vars(args) | ({"jobs": tuple(args.jobs.split(","))} if job == "submit" else {})
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty and name not in ("config_path", "overrides", "job_options")
+    }
+    assert defaults == {name: values[name] for name in defaults}
+
+
+@pytest.mark.parametrize(("option", "level"), [("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)])
+def test_log_level_follows_the_option(project, tmp_path, monkeypatch, capsys, option, level):
+    def logs(args, config):
+        logging.getLogger("pretrain.train").debug("a detail")
+        logging.getLogger("pretrain.train").info("a step")
+        logging.getLogger("pretrain.train").warning("a problem")
+
+    monkeypatch.setitem(launch.RUN, "export", logs)
+    try:
+        assert launch.main(["export", f"--config={project / 'config.py'}", f"--workdir={tmp_path}", option]) == 0
+    finally:
+        log.configure()
+    expected = ["a detail", "a step", "warning: a problem"]
+    assert capsys.readouterr().out.splitlines() == expected[0 if level == logging.DEBUG else 2 :]
+
+
+def test_renamed_options_still_work_with_a_warning(tmp_path, caplog):
+    warn_renamed.cache_clear()
+    given = ["pretrain", "--config=c", "--workdir=w", "--coordinator=a:1", "--processes=2", "--process", "1"]
+    args, _ = arguments.parse(given)
+    assert (args.num_processes, args.process_id) == (2, 1)
+    assert (
+        arguments.parse(["submit", "--target=local", "--workdir=w", "--jobs=evaluate", "--parts=3"])[0].num_shards == 3
+    )
+    for old, new in (("--processes", "--num_processes"), ("--process", "--process_id"), ("--parts", "--num_shards")):
+        assert f"{old} was renamed to {new}; the old name will be removed in the next version" in caplog.messages
+    warn_renamed.cache_clear()
+
+
+def test_configs_of_the_project_are_found_from_another_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert arguments.find_config("configs/quickstart.py") == str(ROOT / "configs" / "quickstart.py")
+    assert arguments.load_config(arguments.parse(["quickstart"])[0].config, []).pretrain.steps > 0
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.py").write_text("")
+    assert arguments.find_config("configs/quickstart.py") == "configs/quickstart.py"  # a file of the user comes first
+
+
+def test_older_python_gets_one_sentence():
+    source = (ROOT / "launch.py").read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 7))
+    assert not [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    code = (
+        "import runpy, sys; sys.version_info = (3, 9, 7, 'final', 0); "
+        f"runpy.run_path({str(ROOT / 'launch.py')!r}, run_name='__main__')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("launch.py requires Python 3.11 or 3.12, and this is Python 3.9. Run `python3.12 -m")
+
+
+def test_missing_packages_get_one_sentence(tmp_path):
+    program = [sys.executable, "-S", str(ROOT / "launch.py"), "quickstart", f"--workdir={tmp_path}"]  # -S: no packages
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("error: the package ") and "is not installed" in ended.stderr
+    assert "Run `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`" in ended.stderr

@@ -225,7 +225,7 @@ def measure_opening(pattern: str, folder: pathlib.Path) -> None:
             for suffix in ("jpg", "json"):
                 shard.addfile(tarfile.TarInfo(f"{number:07d}.{suffix}"))
     file = find_files(str(first))[0]
-    write_index(index_path(file, folder), file, build_index(file))
+    write_index(index_path(file, folder), build_index(file), file=file)
     for number in range(1, MANY_SHARDS):
         os.link(first, many / f"{number:05d}.tar")
         os.link(index_path(file, folder), index_path(find_files(str(many / f"{number:05d}.tar"))[0], folder))

@@ -53,7 +53,7 @@ def open_dataset(
     name: str,
     data_dir: str | os.PathLike,
     *,
-    own: Mapping[str, DatasetSettings] | None = None,
+    custom_datasets: Mapping[str, DatasetSettings] | None = None,
     min_examples: int = 0,
     with_shifts: bool = True,
 ) -> Dataset:
@@ -67,7 +67,7 @@ def open_dataset(
     """
     if name == "digits":
         return _digits()
-    settings = find_settings(name, own or {})
+    settings = find_settings(name, custom_datasets or {})
     opened = {
         part: _open(name, getattr(settings, part), data_dir)
         for part in ("support", "query")
@@ -97,13 +97,13 @@ def open_dataset(
     parts = {part: _renumber(found, numbers, part, notes) for part, found in opened.items()}
     shifts = {}
     for other in settings.shifts if with_shifts else ():
-        target = find_settings(other, own or {})
+        target = find_settings(other, custom_datasets or {})
         found = _open(other, target.query or target.support, data_dir)
         shifts[other] = _renumber(found, numbers, other, [])
         if not len(shifts[other]):
             raise ValueError(f"{other} has no class of {name}; it is no shift of it")
     return Dataset(
-        name=short_name(name, own or {}),
+        name=short_name(name, custom_datasets or {}),
         settings=settings,
         class_names=tuple(words[label] for label in kept),
         support=parts.get("support"),

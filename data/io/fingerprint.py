@@ -1,4 +1,4 @@
-"""One short hash for everything that is told apart by its content: data, embeddings, index files."""
+"""Short content hashes: identify data, embeddings and index files by what they contain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def fingerprint(*contents: bytes | str | np.ndarray) -> str:
-    """Returns a hash of the contents, 16 hexadecimal digits."""
+    """Return a hash of the contents as 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for content in contents:
         if isinstance(content, np.ndarray):
@@ -22,9 +22,9 @@ def fingerprint(*contents: bytes | str | np.ndarray) -> str:
 
 
 def fingerprint_files(paths: Sequence[str | os.PathLike]) -> str:
-    """Returns a hash of the contents of files, 16 hexadecimal digits; they are read piece by piece."""
-    whole = []
+    """Return a hash of the contents of files as 16 hexadecimal digits; files are streamed, not loaded."""
+    digests = []
     for path in paths:
         with open(path, "rb") as file:
-            whole.append(hashlib.file_digest(file, "sha256").digest())
-    return fingerprint(*whole)
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return fingerprint(*digests)

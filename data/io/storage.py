@@ -1,4 +1,4 @@
-"""Files by range, wherever they lie: local disks by descriptor, everything else through fsspec."""
+"""Byte-range reads of local and remote files: local ones through descriptors, all others through fsspec."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import re
 import stat
 import threading
 import time
+from collections.abc import Callable
 from typing import IO, Any
 
+from data.io.patterns import expand_braces
+
 _ATTEMPTS = 4
-_FIRST_PAUSE = 0.25  # seconds; doubled after each attempt
+_FIRST_DELAY = 0.25  # seconds; doubled after each attempt
 _OPEN_FILES = 128
-# What file systems call what changes with a file's content, the surest first.
+# Keys under which file systems report a content hash or a time of change, most reliable first.
 _STAMPS = ("ETag", "etag", "md5Hash", "crc32c", "Content-MD5", "LastModified", "Last-Modified", "last_modified")
 _STAMPS += ("mtime", "updated", "created")
-_LISTERS = 32  # threads
+_LISTING_THREADS = 32
 _GLOB = re.compile(r"[*?\[]")
-_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file as it was found: its path or URL, its size in bytes, and a stamp that changes when its content does."""
+    """A file found by `find_files`: path or URL, size in bytes, and a stamp that changes when its content does."""
 
     path: str
     size: int
@@ -41,31 +43,17 @@ class File:
 
 
 def is_remote(path: str) -> bool:
-    """Tells a URL such as `s3://bucket/shard.tar` from a local path."""
+    """Return whether a path is a URL such as `s3://bucket/shard.tar`."""
     return "://" in path
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """Returns the paths that `{00000..00099}` and `{a,b}` stand for, in order; the pattern itself without braces."""
-    found = _BRACES.search(pattern)
-    if not found:
-        return [pattern]
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
-    if bounds:
-        width = len(bounds[1])
-        options = [f"{number:0{width}d}" for number in range(int(bounds[1]), int(bounds[2]) + 1)]
-    else:
-        options = found[1].split(",")
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return list(itertools.chain.from_iterable(expand_braces(before + option + after) for option in options))
-
-
 def find_files(pattern: str) -> list[File]:
-    """Returns the files that a path or pattern matches, sorted by path within each expansion of braces.
+    """Return the files that match a path or pattern, sorted by path within each expansion of its braces.
 
-    Raises `FileNotFoundError` where there is none, or where one that is named in full is not there.
+    Raises `FileNotFoundError` if no file matches, or if a path without wildcards does not exist; `ValueError` for a
+    brace pattern that stands for too many paths.
     """
-    with concurrent.futures.ThreadPoolExecutor(_LISTERS) as threads:  # a request each, where it is remote
+    with concurrent.futures.ThreadPoolExecutor(_LISTING_THREADS) as threads:  # one request per remote path
         files = list(itertools.chain.from_iterable(threads.map(_find, expand_braces(pattern))))
     if not files:
         raise FileNotFoundError(f"no file matches {pattern!r}")
@@ -83,7 +71,7 @@ def _find_local(pattern: str) -> list[File]:
     files = []
     for path in paths:
         status = os.stat(path)
-        if stat.S_ISREG(status.st_mode):  # a pipe would never end
+        if stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
             files.append(File(path, status.st_size, str(status.st_mtime_ns)))
     return files
 
@@ -91,17 +79,19 @@ def _find_local(pattern: str) -> list[File]:
 def _find_remote(pattern: str) -> list[File]:
     system, path = filesystem(pattern)
     if _GLOB.search(path):
-        found = _persistently(pattern, lambda: system.glob(path, detail=True))
+        found = _retry(pattern, lambda: system.glob(path, detail=True))
         infos = [info for _, info in sorted(found.items()) if info["type"] != "directory"]
     else:
-        infos = [_persistently(pattern, lambda: system.info(path))]
+        infos = [_retry(pattern, lambda: system.info(path))]
     files = []
     for info in infos:
         url = system.unstrip_protocol(info["name"])
         if info.get("size") is None:
-            info = _persistently(url, functools.partial(system.info, info["name"]))
+            info = _retry(url, functools.partial(system.info, info["name"]))
         if info.get("size") is None:
-            raise OSError(f"{url}: the server does not tell the file's size; it must answer HEAD or range requests")
+            raise OSError(
+                f"{url}: the server does not report the file's size. Use one that answers HEAD or range requests."
+            )
         files.append(File(url, int(info["size"]), _stamp(info)))
     return files
 
@@ -115,7 +105,7 @@ def _stamp(info: dict[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def filesystem(url: str) -> tuple[Any, str]:
-    """Returns the fsspec file system of a URL and the path in it."""
+    """Return the fsspec file system of a URL and the path in it."""
     import fsspec
 
     try:
@@ -125,56 +115,59 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def read_range(file: File, start: int, stop: int) -> bytes:
-    """Returns bytes [start, stop) of a file; fewer where the file ends before.
+    """Return bytes [start, stop) of a file, or fewer at its end.
 
-    A remote read that fails is tried again; raises `OSError` after the last try, `FileNotFoundError` for no file.
+    Failed remote reads are retried. Raises `OSError` after the last attempt and `FileNotFoundError` for a missing file.
     """
     stop = min(stop, file.size)
     if not is_remote(file.path):
-        opened = _open_files.get(file)  # held until the read is done: nobody else may hold it by then
+        opened = _open_files.get(file)  # this reference keeps the descriptor open during the read
         return os.pread(opened.fileno(), max(0, stop - start), start)
     if stop <= start:
         return b""
     system, path = filesystem(file.path)
-    content = _persistently(file.path, lambda: system.cat_file(path, start=start, end=stop))
+    content = _retry(file.path, lambda: system.cat_file(path, start=start, end=stop))
     if len(content) > stop - start:
-        raise OSError(f"{file.path}: the server sends whole files instead of ranges; serve it from one that knows them")
+        raise OSError(
+            f"{file.path}: the server sends whole files instead of ranges. Use one that supports range requests."
+        )
     return content
 
 
 def read_file(path: str) -> bytes:
-    """Returns a whole file; raises as `read_range` does, and `FileNotFoundError` for pipes and devices."""
+    """Return the content of a file; raises as `read_range`, and `FileNotFoundError` for pipes and devices."""
     if is_remote(path):
         system, inner = filesystem(path)
-        return _persistently(path, lambda: system.cat_file(inner))
-    with open(path, "rb", opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # which may never end
-            raise FileNotFoundError(f"{path} is a pipe or a device, and no file")
+        return _retry(path, lambda: system.cat_file(inner))
+    with open(path, "rb", opener=_open_nonblocking) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotFoundError(f"{path} is a pipe or a device, not a regular file")
         return file.read()
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file, and a pipe without waiting for someone who writes to it."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file; a pipe is opened without waiting for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _persistently(path: str, read: Any) -> Any:
+def _retry(path: str, read: Callable[[], Any]) -> Any:
+    """Return the result of `read`, called again after errors that may pass."""
     for attempt in range(_ATTEMPTS):
         try:
             return read()
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path} is not there") from error
+            raise FileNotFoundError(f"{path} does not exist") from error
         except PermissionError as error:
             raise PermissionError(f"{path}: access denied ({error})") from error
-        except Exception as error:  # each file system has errors of its own
+        except Exception as error:  # every file system has its own error types
             if attempt == _ATTEMPTS - 1:
                 raise OSError(f"{path} cannot be read after {_ATTEMPTS} attempts ({error!r:.200})") from error
-            time.sleep(_FIRST_PAUSE * 2**attempt)
+            time.sleep(_FIRST_DELAY * 2**attempt)
     raise AssertionError
 
 
 class _OpenFiles:
-    """The local files that were read last, kept open. One that falls out closes when its last reader lets go."""
+    """The most recently read local files, kept open. An evicted file closes when its last reader releases it."""
 
     def __init__(self, limit: int):
         self._limit = limit
@@ -187,9 +180,9 @@ class _OpenFiles:
             if opened is not None:
                 self._files.move_to_end(file)
                 return opened
-        opened = open(file.path, "rb", buffering=0)  # noqa: SIM115 - shared by readers, closed by the last
+        opened = open(file.path, "rb", buffering=0)  # noqa: SIM115 - shared by readers, closed by the last one
         with self._lock:
-            opened = self._files.setdefault(file, opened)  # another thread may have been faster
+            opened = self._files.setdefault(file, opened)  # another thread may have opened it first
             while len(self._files) > self._limit:
                 self._files.popitem(last=False)
         return opened

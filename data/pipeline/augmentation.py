@@ -1,11 +1,11 @@
-"""Random views of training images, and the patches of them that the image tower sees."""
+"""Random views of training images, and the random subset of patches that the image tower sees."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What training does to an image before it is resized.
+    """Augmentation settings; the crop is resized to the image size of the model.
 
-    `crop_area` is the range of the share of the image that is kept and `crop_aspect` that of the crop's width over
-    height (1, 1 keeps squares); `flip` is the probability of a mirror image; `color_jitter` the largest relative
-    change of brightness, contrast and saturation; `grayscale` the probability of dropping the colour.
-    `keep_patches` is the share of its patches that the image tower sees, chosen at random (FLIP, arXiv 2212.00794).
+    `crop_area` is the range of the crop's area as a fraction of the image, `crop_aspect` that of its width divided by
+    its height (1, 1 for squares). `flip` is the probability of a horizontal flip, `color_jitter` the largest relative
+    change of brightness, contrast and saturation, and `grayscale` the probability of removing the colour.
+    `keep_patches` is the fraction of patches that the image tower sees, chosen at random (FLIP, arXiv 2212.00794).
     """
 
     crop_area: tuple[float, float] = (0.5, 1.0)
@@ -36,10 +36,15 @@ class Augmentation:
     def __post_init__(self) -> None:
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
-            raise ValueError(f"augmentation.crop_area {self.crop_area} is no range within (0, 1]")
+            raise ValueError(
+                f"augmentation.crop_area {self.crop_area} is not a range within (0, 1]. Use, for example, (0.5, 1.0)."
+            )
         low, high = self.crop_aspect
         if not 0 < low <= high:
-            raise ValueError(f"augmentation.crop_aspect {self.crop_aspect} is no range of positive numbers")
+            raise ValueError(
+                f"augmentation.crop_aspect {self.crop_aspect} is not a range of positive numbers. Use, for example, "
+                "(0.75, 1.333)."
+            )
         for name in ("flip", "color_jitter", "grayscale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} {getattr(self, name)} is not within [0, 1]")
@@ -47,37 +52,47 @@ class Augmentation:
             raise ValueError(f"augmentation.keep_patches {self.keep_patches} is not within (0, 1]")
 
 
-def augment(picture: EncodedImage, shape: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Returns a random view of `picture`, `[*shape, 3]` uint8; raises `BadRecord` for a broken one.
+class Box(NamedTuple):
+    """A rectangle within an image, in pixels."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def augment(
+    image: EncodedImage, shape: tuple[int, int], *, settings: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a random view of `image` as `[*shape, 3]` uint8; raises `BadRecord` for a corrupt image.
 
     A JPEG much larger than the view is decoded at a reduced scale.
     """
-    width, height = picture.size
-    left, top, crop_width, crop_height = random_crop(picture.size, settings, rng)
-    across, down = shape[1] / crop_width, shape[0] / crop_height
-    image = picture.decode(at_least=(width * across, height * down))
-    across, down = image.width / width, image.height / height
-    view = resize_box(image, (left * across, top * down, crop_width * across, crop_height * down), shape)
+    width, height = image.size
+    crop = random_crop(image.size, settings=settings, rng=rng)
+    across, down = shape[1] / crop.width, shape[0] / crop.height
+    pixels = image.decode(at_least=(width * across, height * down))
+    across, down = pixels.width / width, pixels.height / height
+    scaled = Box(crop.left * across, crop.top * down, crop.width * across, crop.height * down)
+    view = resize_box(pixels, scaled, shape=shape)
     if rng.random() < settings.flip:
         view = view[:, ::-1]
     if settings.color_jitter or settings.grayscale:
-        view = _recolor(view, settings, rng)
+        view = _jitter_colors(view, settings, rng)
     return view
 
 
-def random_crop(
-    shape: tuple[int, int], settings: Augmentation, rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """Returns left, top, width and height of a random part of an image of (width, height), in pixels."""
-    width, height = shape
+def random_crop(size: tuple[int, int], *, settings: Augmentation, rng: np.random.Generator) -> Box:
+    """Return a random crop of an image of `size` (width, height)."""
+    width, height = size
     area = width * height * rng.uniform(*settings.crop_area)
     aspect = math.exp(rng.uniform(math.log(settings.crop_aspect[0]), math.log(settings.crop_aspect[1])))
     crop_width, crop_height = min(width, math.sqrt(area * aspect)), min(height, math.sqrt(area / aspect))
-    return rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height), crop_width, crop_height
+    return Box(rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height), crop_width, crop_height)
 
 
-def resize_box(image: Image.Image, box: tuple[float, float, float, float], shape: tuple[int, int]) -> np.ndarray:
-    """Returns a box (left, top, width, height) of an RGB image as `[*shape, 3]` uint8, bicubic and antialiased."""
+def resize_box(image: Image.Image, box: Box, *, shape: tuple[int, int]) -> np.ndarray:
+    """Return a box of an RGB image, resized to `[*shape, 3]` uint8 by antialiased bicubic interpolation."""
     import cykooz_resizer
 
     left, top, width, height = box
@@ -92,30 +107,30 @@ def resize_box(image: Image.Image, box: tuple[float, float, float, float], shape
     return np.asarray(view)
 
 
-_of_thread = threading.local()
+_thread_state = threading.local()
 
 
 def _resizer() -> cykooz_resizer.Resizer:
-    """Returns this thread's resizer: each has buffers of its own."""
-    if not hasattr(_of_thread, "resizer"):
+    """Return the resizer of this thread; each has its own buffers."""
+    if not hasattr(_thread_state, "resizer"):
         import cykooz_resizer
 
-        _of_thread.resizer = cykooz_resizer.Resizer()
-    return _of_thread.resizer
+        _thread_state.resizer = cykooz_resizer.Resizer()
+    return _thread_state.resizer
 
 
-def count_kept_patches(num_patches: int, share: float) -> int:
-    """Returns how many patches a share of them is, at least one."""
-    return max(1, round(num_patches * share))
+def count_kept_patches(num_patches: int, fraction: float) -> int:
+    """Return the number of patches to keep, at least one."""
+    return max(1, round(num_patches * fraction))
 
 
-def choose_patches(num_patches: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns the sorted numbers of a random share of the patches, at least one, `[kept]` int32."""
-    kept = count_kept_patches(num_patches, share)
+def choose_patches(num_patches: int, fraction: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Return the sorted indices of a random subset of the patches, `[kept]` int32."""
+    kept = count_kept_patches(num_patches, fraction)
     return np.sort(rng.permutation(num_patches)[:kept]).astype(np.int32)
 
 
-def _recolor(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def _jitter_colors(view: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     brightness, contrast, saturation = rng.uniform(1 - settings.color_jitter, 1 + settings.color_jitter, 3)
     if rng.random() < settings.grayscale:
         saturation = 0.0

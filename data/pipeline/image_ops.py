@@ -1,4 +1,4 @@
-"""From encoded images to RGB pixels: decoding whatever the web holds, and resizing for evaluation."""
+"""Image decoding to RGB for all common web formats, and resizing for evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.sources.base import BadRecord
 
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB, where Pillow would begin to warn
+MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
@@ -25,25 +25,27 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow warns of every odd tag of every picture; what matters comes as an error, or is checked here.
+# Pillow warns about every unusual tag; real problems raise an error or are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-Image.MAX_IMAGE_PIXELS = None  # checked below, by the limit that is set
+Image.MAX_IMAGE_PIXELS = None  # `EncodedImage` checks `max_pixels` itself
 
 
 class EncodedImage:
-    """An encoded image of which the header has been read: `size` is (width, height) as it is shown.
+    """An encoded image whose header has been read; `size` is (width, height) after EXIF rotation.
 
-    Raises `BadRecord` for bytes that are no image and for more than `max_pixels`, before they take memory.
+    Raises `BadRecord` for bytes that are not an image and for more than `max_pixels`, before allocating memory.
     """
 
     def __init__(self, encoded: bytes, key: str, *, max_pixels: int = MAX_PIXELS):
         self._key = key
         if not encoded:
-            raise BadRecord("empty image", key, "the picture has no bytes; remove it")
+            raise BadRecord("empty image", key, "the image file is empty. Remove it.")
         try:
             self._image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         except UnidentifiedImageError as error:
-            raise BadRecord("not an image", key, f"the picture is none of {', '.join(FORMATS)}") from error
+            raise BadRecord(
+                "not an image", key, f"the image is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            ) from error
         except Exception as error:  # damaged headers fail in many ways
             raise self._corrupt(error) from error
         width, height = self._image.size
@@ -51,7 +53,7 @@ class EncodedImage:
             raise BadRecord(
                 "too many pixels",
                 key,
-                f"the picture has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
+                f"the image has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
             )
         orientation = _orientation(self._image)
         self._sideways = orientation in _SIDEWAYS
@@ -59,9 +61,9 @@ class EncodedImage:
         self.size = (height, width) if self._sideways else (width, height)
 
     def decode(self, at_least: tuple[float, float] | None = None) -> Image.Image:
-        """Returns the RGB image, upright, transparency on white; raises `BadRecord` for a broken one.
+        """Return the image as RGB, upright, transparency on white; raises `BadRecord` for a corrupt one.
 
-        A JPEG may come smaller by 2, 4 or 8, as long as it has `at_least` so many pixels in width and height.
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if at least `at_least` (width, height) pixels remain.
         """
         try:
             if at_least is not None:
@@ -74,25 +76,27 @@ class EncodedImage:
             raise self._corrupt(error) from error
 
     def _corrupt(self, error: Exception) -> BadRecord:
-        return BadRecord("corrupt image", self._key, f"the picture cannot be decoded ({error}); replace or remove it")
+        return BadRecord("corrupt image", self._key, f"the image cannot be decoded ({error}). Replace or remove it.")
 
 
 def _orientation(image: Image.Image) -> int | None:
     try:
-        return Image.Image.getexif(image).get(_ORIENTATION)  # that of PNG would decode, and hide what is wrong
-    except Exception:  # damaged EXIF data fail in many ways, and the picture may be whole
+        return Image.Image.getexif(image).get(
+            _ORIENTATION
+        )  # PNG's own getexif would decode the image and hide its damage
+    except Exception:  # damaged EXIF data fail in many ways, and the image may be intact
         return None
 
 
 def decode(encoded: bytes, key: str) -> Image.Image:
-    """Returns the RGB image, upright, transparency on white; raises `BadRecord` naming `key` for a broken one."""
+    """Return an image as RGB, upright, transparency on white; raises `BadRecord` with `key` for a corrupt one."""
     return EncodedImage(encoded, key).decode()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip instead of scaling
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scale
         gray = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
         return Image.fromarray(gray).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
@@ -104,31 +108,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def resize_and_crop(
     image: Image.Image, *, size: int | tuple[int, int], crop: tuple[int, int] | None, resample: int = BICUBIC
 ) -> np.ndarray:
-    """Returns `[height, width, 3]` uint8, resized and then cut out of the centre, as `transformers` processors do.
+    """Return the image as `[height, width, 3]` uint8, resized and center-cropped as `transformers` processors do.
 
-    `size` is (height, width), to which the image is squeezed, or the length of its shortest edge; `crop` is (height,
-    width). What a crop lacks is black. Raises `BadRecord` for a picture so thin that it would be made enormous.
+    `size` is (height, width), which ignores the aspect ratio, or the length of the shortest edge; `crop` is (height,
+    width) and pads with black. Raises `BadRecord` if the aspect ratio is so extreme that the result would be huge.
     """
     width, height = image.size
     if isinstance(size, int):
         short, long = size, int(size * max(width, height) / min(width, height))
         size = (long, short) if width <= height else (short, long)
     if size[0] * size[1] > MAX_PIXELS:
-        detail = f"a picture of {width} × {height} pixels would be resized to {size[1]} × {size[0]}"
-        raise BadRecord("too many pixels", "picture", detail)
+        detail = f"an image of {width} × {height} pixels would be resized to {size[1]} × {size[0]}"
+        raise BadRecord("too many pixels", "image", detail)
     pixels = np.asarray(image.resize((size[1], size[0]), resample))
     return pixels if crop is None else _center_crop(pixels, crop)
 
 
 def _center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
     for axis, wanted in enumerate(crop):
-        there = pixels.shape[axis]
-        if there >= wanted:
-            first = (there - wanted) // 2
+        present = pixels.shape[axis]
+        if present >= wanted:
+            first = (present - wanted) // 2
             pixels = np.take(pixels, range(first, first + wanted), axis)
         else:
-            before = math.ceil((wanted - there) / 2)
+            before = math.ceil((wanted - present) / 2)
             padding = [(0, 0)] * 3
-            padding[axis] = (before, wanted - there - before)
+            padding[axis] = (before, wanted - present - before)
             pixels = np.pad(pixels, padding)
     return pixels

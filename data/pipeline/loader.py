@@ -1,4 +1,4 @@
-"""From a source and a sampler to prefetched batches of arrays."""
+"""Load batches: from a source and a sampler to prefetched batches of arrays."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.image_ops import MAX_PIXELS, EncodedImage
 from data.pipeline.sampler import BatchSampler, generator
 from data.sources.base import BadRecord, Record, Source
+from foundation.suggestions import unknown_name
 
 CAPTIONS = ("first", "random", "all", "shuffled")
-ATTEMPTS = 32  # records that are tried for one row
+ATTEMPTS = 32  # records tried per row
 FAILURES = "failures"
-_AHEAD = 2  # batches
-_WATCH_SECONDS = 1.0
-_FOR_EVER = 1 << 62  # numbers of parts
+_PREFETCHED_BATCHES = 2
+_PARENT_CHECK_SECONDS = 1.0
+_ENDLESS = 1 << 62  # length of the stream of batch parts
 
 
-class _Draw(NamedTuple):
-    """What a row is made of: a record, one of its captions, and the generator of what is random from here on."""
+class _RowInput(NamedTuple):
+    """A drawn record, its chosen caption, and the random generator for the rest of the row."""
 
     record: Record
     caption: str
     rng: np.random.Generator
 
 
+class _View(NamedTuple):
+    """An augmented image `[*image_shape, 3]` and the indices of its kept patches `[kept]`, empty if all are kept."""
+
+    image: np.ndarray
+    kept_patches: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchLoader:
-    """Makes the rows of a batch: for each a random view of a picture and the token ids of a caption.
+    """Makes the rows of training batches: a random view of an image and the token ids of a caption.
 
-    `tokenize` maps captions to token ids `[captions, length]` int32; `num_patches` is the number of patches of an
-    image. `caption` says which text is used: the `first`, a `random` one, or `all` of them joined by commas, in their
-    order or `shuffled`. A picture of more than `max_pixels` is not decoded.
+    `tokenize` maps captions to token ids `[captions, length]` int32; `num_patches` is the number of patches per image.
+    `caption` selects the text: the `first`, a `random` one, or `all` of them joined by commas, in order or `shuffled`.
+    Images of more than `max_pixels` pixels are not decoded.
 
-    Whatever the number of hosts, threads and processes, a row is the same. A record that cannot be used is replaced by
-    another, which the sampler draws, from the same source where there are weights.
+    A row is the same for any number of hosts, threads and processes. An unusable record is replaced by one that the
+    sampler draws, from the same source if there are weights.
     """
 
     source: Source
@@ -57,64 +65,64 @@ class BatchLoader:
 
     def __post_init__(self) -> None:
         if self.caption not in CAPTIONS:
-            raise ValueError(f"unknown caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
+            raise ValueError(unknown_name("data.caption", self.caption, CAPTIONS))
 
     def rows(self, step: int, rows: range) -> dict[str, np.ndarray]:
-        """Returns those rows of batch `step`: `images` `[rows, *image_shape, 3]` uint8, `tokens` `[rows, length]`
-        int32, and where some are dropped `kept_patches` `[rows, kept]` int32.
+        """Return rows of batch `step`: `images` `[rows, *image_shape, 3]` uint8, `tokens` `[rows, length]` int32 and,
+        if patches are dropped, `kept_patches` `[rows, kept]` int32.
 
-        `failures` `[rows, attempts]` uint8 has the code of the reason for which each attempt failed, 0 for the rest.
-        Raises `ValueError` where all of a row failed.
+        `failures` `[rows, attempts]` uint8 holds the reason code of each failed attempt, and 0 elsewhere. Raises
+        `ValueError` if every attempt for a row failed.
         """
         images = np.empty((len(rows), *self.image_shape, 3), np.uint8)
         captions, kept = [""] * len(rows), [np.empty(0, np.int32)] * len(rows)
         failures = np.zeros((len(rows), ATTEMPTS), np.uint8)
-        missing = list(range(len(rows)))
+        pending = list(range(len(rows)))
         for attempt in range(ATTEMPTS):
-            drawn: dict[int, _Draw] = {}
-            problems: dict[int, BadRecord] = {}
-            # Stage by stage over many rows is faster than row by row: the code of a stage stays in the caches.
-            for place in missing:
+            inputs: dict[int, _RowInput] = {}
+            errors: dict[int, BadRecord] = {}
+            # One stage for all rows, then the next, is faster than row by row: a stage's code stays in the CPU caches.
+            for index in pending:
                 try:
-                    drawn[place] = self._draw(step, rows[place], attempt)
+                    inputs[index] = self._read_input(step, rows[index], attempt=attempt)
                 except BadRecord as error:
-                    problems[place] = error
-            for place, draw in drawn.items():
+                    errors[index] = error
+            for index, row_input in inputs.items():
                 try:
-                    images[place], kept[place] = self._view(draw)
-                    captions[place] = draw.caption
+                    images[index], kept[index] = self._make_view(row_input)
+                    captions[index] = row_input.caption
                 except BadRecord as error:
-                    problems[place] = error
-            for place, error in problems.items():
-                failures[place, attempt] = error.code
-            missing = sorted(problems)
-            if not missing:
+                    errors[index] = error
+            for index, error in errors.items():
+                failures[index, attempt] = error.code
+            pending = sorted(errors)
+            if not pending:
                 patches = {"kept_patches": np.stack(kept)} if self.augmentation.keep_patches < 1 else {}
                 return {"images": images, "tokens": self.tokenize(captions), **patches, FAILURES: failures}
-        last = problems[missing[0]]
         raise ValueError(
-            f"{ATTEMPTS} records in a row cannot be used, the last for this reason: {last}; repair the data"
+            f"{ATTEMPTS} records in a row cannot be used; the last error is: {errors[pending[0]]}. Repair the data."
         )
 
     def failure(self, step: int, row: int, *, attempt: int) -> BadRecord | None:
-        """Returns why an attempt at a row fails; None where it does not."""
+        """Return the error of an attempt at a row, or None if it succeeds."""
         try:
-            self._view(self._draw(step, row, attempt))
+            self._make_view(self._read_input(step, row, attempt=attempt))
         except BadRecord as error:
             return error
         return None
 
-    def _draw(self, step: int, row: int, attempt: int) -> _Draw:
+    def _read_input(self, step: int, row: int, *, attempt: int) -> _RowInput:
         record = self.source[self.sampler.sample_id(step, row, attempt=attempt)]
         rng = generator(self.sampler.seed, self.sampler.position(step), row)
-        return _Draw(record, choose_caption(record, self.caption, rng), rng)
+        return _RowInput(record, choose_caption(record, self.caption, rng=rng), rng)
 
-    def _view(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the picture, `[*image_shape, 3]`, and the patches of it that are kept, all or `[kept]`."""
-        picture = EncodedImage(draw.record.image, draw.record.key, max_pixels=self.max_pixels)
-        image = augment(picture, self.image_shape, self.augmentation, draw.rng)
-        share = self.augmentation.keep_patches
-        return image, choose_patches(self.num_patches, share, draw.rng) if share < 1 else np.empty(0, np.int32)
+    def _make_view(self, row_input: _RowInput) -> _View:
+        encoded = EncodedImage(row_input.record.image, row_input.record.key, max_pixels=self.max_pixels)
+        image = augment(encoded, self.image_shape, settings=self.augmentation, rng=row_input.rng)
+        fraction = self.augmentation.keep_patches
+        if fraction == 1:
+            return _View(image, np.empty(0, np.int32))
+        return _View(image, choose_patches(self.num_patches, fraction, rng=row_input.rng))
 
     def batches(
         self,
@@ -126,23 +134,32 @@ class BatchLoader:
         bad_records: BadRecordTracker | None = None,
         place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
     ) -> BatchIterator:
-        """Returns the given rows of batch `start_step`, then of the next, without end; made ahead.
+        """Return an endless iterator over batches from step `start_step` on, prefetched in the background.
 
-        `rows` are this host's rows of the global batch. Each of `threads` threads makes a part of them; with `workers`
-        so many processes make whole batches in turn, each in so many threads. `bad_records` keeps account; `place` is
-        called on every batch ahead of its turn, to put it on devices.
+        `rows` are this host's rows of the global batch. With `workers` = 0, `threads` threads each make a part of a
+        batch. With `workers` > 0, that many processes of `threads` threads each make whole batches in turn. Unusable
+        records are reported to `bad_records`. `place` is called on each prefetched batch, to put it on devices.
         """
         start, stop, _ = rows.indices(self.sampler.batch_size)
-        return BatchIterator(self, start_step, range(start, stop), threads, workers, bad_records, place)
+        return BatchIterator(
+            self,
+            start_step,
+            rows=range(start, stop),
+            threads=threads,
+            workers=workers,
+            bad_records=bad_records,
+            place=place,
+        )
 
 
 class BatchIterator:
-    """An endless iterator over batches, to be closed: `close()` ends its threads and processes."""
+    """An endless iterator over batches; `close()` ends its threads and processes."""
 
     def __init__(
         self,
-        examples: BatchLoader,
+        loader: BatchLoader,
         start_step: int,
+        *,
         rows: range,
         threads: int,
         workers: int,
@@ -152,18 +169,19 @@ class BatchIterator:
         import grain
         from grain.experimental import ThreadPrefetchIterDataset
 
-        self._examples, self._rows, self._step = examples, rows, start_step
+        self._loader, self._rows, self._step = loader, rows, start_step
         self._bad_records, self._place = bad_records, place
         parts = 1 if workers else min(threads, len(rows))
-        elements = grain.MapDataset.range(start_step * parts, _FOR_EVER).map(_Part(examples, rows, parts))
-        made = elements.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(_AHEAD * parts, threads)))
+        elements = grain.MapDataset.range(start_step * parts, _ENDLESS).map(_MakePart(loader, rows, parts))
+        buffer_size = max(_PREFETCHED_BATCHES * parts, threads)
+        stream = elements.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=buffer_size))
         if workers:
-            _let_grain_start_processes()
+            _parse_absl_flags()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-            made = made.mp_prefetch(options, worker_init_fn=_Worker(os.getpid()))
+            stream = stream.mp_prefetch(options, worker_init_fn=_InitWorker(os.getpid()))
         if parts > 1:
-            made = made.batch(parts, batch_fn=_join)
-        self._iterator = iter(ThreadPrefetchIterDataset(made.map(self._finish), prefetch_buffer_size=1))
+            stream = stream.batch(parts, batch_fn=_concatenate)
+        self._iterator = iter(ThreadPrefetchIterDataset(stream.map(self._finish), prefetch_buffer_size=1))
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -172,15 +190,15 @@ class BatchIterator:
         return next(self._iterator)
 
     def close(self) -> None:
-        """Ends the threads and processes that make batches ahead."""
+        """End the threads and processes that prefetch batches."""
         self._iterator.close()
 
     def _finish(self, batch: dict[str, np.ndarray]) -> Any:
-        """Counts the bad records of the next batch and places it; batches come here one by one, in their order."""
+        """Report the bad records of the next batch and place it; called once per batch, in order."""
         failures, step = batch.pop(FAILURES), self._step
         self._step += 1
         if self._bad_records:
-            sampler, source = self._examples.sampler, self._examples.source
+            sampler, source = self._loader.sampler, self._loader.source
             self._bad_records.count(
                 failures,
                 lambda row, attempt: source.key(sampler.sample_id(step, self._rows[row], attempt=attempt)),
@@ -190,55 +208,55 @@ class BatchIterator:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """Maps a number to one of the parts that this host's rows of each batch are cut into."""
+class _MakePart:
+    """Maps n to part n % `parts` of this host's rows of batch n // `parts`."""
 
-    examples: BatchLoader
+    loader: BatchLoader
     rows: range
     parts: int
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         step, part = divmod(number, self.parts)
         first, last = (len(self.rows) * edge // self.parts for edge in (part, part + 1))
-        return self.examples.rows(step, self.rows[first:last])
+        return self.loader.rows(step, self.rows[first:last])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Worker:
-    """Prepares a worker process: it leaves interruptions to the process that trains, and ends when that one is gone."""
+class _InitWorker:
+    """Makes a worker process leave interrupts to the training process and exit when that process is gone."""
 
     parent: int
 
     def __call__(self, index: int, count: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch_parent, daemon=True).start()
 
-    def _watch(self) -> None:
+    def _watch_parent(self) -> None:
         while os.getppid() == self.parent:
-            time.sleep(_WATCH_SECONDS)
+            time.sleep(_PARENT_CHECK_SECONDS)
         os._exit(1)
 
 
-def _join(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _let_grain_start_processes() -> None:
-    """Grain hands absl's flags to its processes, and needs them parsed; here they stay at their defaults."""
+def _parse_absl_flags() -> None:
+    """Mark absl's flags as parsed, at their defaults: Grain passes them on to its processes."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
 
-def choose_caption(record: Record, how: str, rng: np.random.Generator) -> str:
-    """Returns the caption of a sample, by one of `CAPTIONS`; raises `BadRecord` where it has none."""
+def choose_caption(record: Record, mode: str, *, rng: np.random.Generator) -> str:
+    """Return the caption of a sample according to `mode`, one of `CAPTIONS`; raises `BadRecord` if it has no text."""
     texts = record.texts
     if not texts:
-        raise BadRecord("no caption", record.key, "this sample has no text")
-    if how == "first":
+        raise BadRecord("no caption", record.key, "the sample has no caption")
+    if mode == "first":
         return texts[0]
-    if how == "random":
+    if mode == "random":
         return texts[rng.integers(len(texts))]
-    order = range(len(texts)) if how == "all" else rng.permutation(len(texts))
+    order = range(len(texts)) if mode == "all" else rng.permutation(len(texts))
     return ", ".join(texts[index] for index in order)

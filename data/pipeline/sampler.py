@@ -1,4 +1,4 @@
-"""Which samples make batch `s`: a pure function of the step, so that the position in the data is the step."""
+"""Batch sampling as a pure function of the step: the data position of a run is its step, so no state is saved."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import NamedTuple
 import numpy as np
 
 _ROUNDS = 4  # of the keyed bijection
-_SMALL = 1024  # the bijection is found by trial within 2^16, and so is slow for small sets
-_LEAST_CYCLE = 1024
+_SMALL = 1024  # smaller sets are permuted in memory: the bijection rejects within 2^16, which is slow for them
+_MIN_CYCLE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSampler:
-    """An endless sequence of batches over the samples of one or more sources, shuffled anew each epoch.
+    """An endless sequence of batches over the samples of one or more sources, reshuffled every epoch.
 
-    `lengths` are the numbers of samples of the sources; sample ids count through them, one source after the other.
-    Without `weights` all samples are one set: an epoch visits every one once. With weights, which need not sum to 1,
-    each source has its share of the examples and epochs of its own; after every `cycle` examples the numbers of
-    examples drawn from each are within one of their shares, for ever.
+    `lengths` are the numbers of samples of the sources. Sample ids number the samples of all sources consecutively.
+    Without `weights`, an epoch visits every sample of every source once. With `weights`, which need not sum to 1, each
+    source contributes its share of the examples and has its own epochs; after every `cycle` examples, the number drawn
+    from each source is within one of its share.
 
-    No permutation is held: each position of an epoch is mapped to its sample by a keyed bijection. A batch may hold the
-    end of one epoch and the start of the next.
+    No permutation is stored: a keyed bijection maps each position of an epoch to a sample. A batch may span the end of
+    one epoch and the start of the next.
 
-    With `group_size` above 1, samples come in groups: `order` `[samples]` has those of a group next to each other,
-    whole groups are shuffled, and each is within one batch. Up to `group_size` − 1 samples at the end of the order are
-    left out.
+    `group_size` > 1 keeps groups of samples together: `order` `[samples]` lists the members of each group next to each
+    other, whole groups are shuffled, and a group never spans two batches. Up to `group_size` − 1 samples at the end of
+    `order` are left out.
 
-    With `views` above 1, each sample comes so many times in a row, all within one batch.
+    `views` > 1 repeats each sample that many times in a row, within one batch.
 
-    Each pair (step, count) of `skipped` leaves out so many batches: from that step on every batch is a later one.
+    `skipped` holds pairs (step, count): from that step on, every batch is `count` batches later in the sequence.
     """
 
     lengths: tuple[int, ...]
@@ -50,12 +50,13 @@ class BatchSampler:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        check_groups(
-            group_size=self.group_size, views=self.views, batch_size=self.batch_size, weights=self.weights
-        )
+        check_groups(group_size=self.group_size, views=self.views, batch_size=self.batch_size, weights=self.weights)
         check_weights(self.weights, len(self.lengths))
         if not self.lengths or min(self.lengths) < (1 if self.weights else 0) or not sum(self.lengths):
-            raise ValueError(f"a sampler needs samples; the sources have {', '.join(map(str, self.lengths))}")
+            raise ValueError(
+                f"the sources have {', '.join(map(str, self.lengths)) or 'no'} samples; batches need at least one"
+                f"{' from each weighted source' if self.weights else ''}"
+            )
 
     @property
     def num_samples(self) -> int:
@@ -63,48 +64,47 @@ class BatchSampler:
         return sum(self.lengths)
 
     def sample_id(self, step: int, row: int, *, attempt: int = 0) -> int:
-        """Returns the sample in row `row` of the global batch of step `step`.
+        """Return the sample in row `row` of the global batch of step `step`.
 
-        Attempts from 1 on give other samples, of the same source where there are weights, for one that cannot be used.
+        `attempt` ≥ 1 returns replacements for an unusable sample, from the same source if there are weights.
         """
         step = self.position(step)
-        number = (step * self.batch_size + row) // self.views
+        example = (step * self.batch_size + row) // self.views
         if self.group_size > 1 and not attempt:
-            return self._of_group(number)
-        drawn = self._mixture.draw(number) if self.weights else _Draw(0, number)
-        first, length = self._spans[drawn.source]
+            return self._grouped_sample(example)
+        drawn = self._mixture.draw(example) if self.weights else _SourceExample(0, example)
+        first, length = self._shuffled_spans[drawn.source]
         if attempt:
             return first + int(generator(self.seed, step, row, attempt).integers(length))
         epoch, position = divmod(drawn.number, length)
         key = (self.seed, epoch, drawn.source) if self.weights else (self.seed, epoch)
-        return first + shuffled(position, length, key)
+        return first + shuffled_index(position, length, key=key)
 
-    def _of_group(self, number: int) -> int:
-        """Returns the sample of example `number`, which is one of a group."""
+    def _grouped_sample(self, example: int) -> int:
         groups = self.num_samples // self.group_size
         if not groups or self.order is None:
-            raise ValueError(f"{self.num_samples} samples make no group of {self.group_size}")
-        group, member = divmod(number, self.group_size)
+            raise ValueError(f"{self.num_samples} samples are too few for a group of data.group_size {self.group_size}")
+        group, member = divmod(example, self.group_size)
         epoch, position = divmod(group, groups)
-        place = shuffled(position, groups, (self.seed, epoch))
-        return int(self.order[place * self.group_size + member])
+        chosen = shuffled_index(position, groups, key=(self.seed, epoch))
+        return int(self.order[chosen * self.group_size + member])
 
     def position(self, step: int) -> int:
-        """Returns the place of batch `step` in the sequence of which nothing is skipped."""
+        """Return the position of batch `step` in the sequence without skips."""
         return step + sum(count for since, count in self.skipped if since <= step)
 
     def sample_ids(self, step: int) -> np.ndarray:
-        """Returns the samples of the global batch of step `step`, `[batch]` int64."""
+        """Return the samples of the global batch of step `step`, `[batch]` int64."""
         return np.array([self.sample_id(step, row) for row in range(self.batch_size)], np.int64)
 
     @property
     def cycle(self) -> int:
-        """The number of examples after which every source has had its share; 1 without weights."""
+        """The number of examples after which every source has contributed its share; 1 without weights."""
         return self._mixture.cycle if self.weights else 1
 
     @functools.cached_property
-    def _spans(self) -> list[tuple[int, int]]:
-        """The first sample id and the number of samples of what is shuffled together."""
+    def _shuffled_spans(self) -> list[tuple[int, int]]:
+        """The first sample id and the length of each span of samples that is shuffled as one set."""
         if not self.weights:
             return [(0, self.num_samples)]
         ends = itertools.accumulate(self.lengths)
@@ -116,65 +116,80 @@ class BatchSampler:
 
 
 def check_groups(*, group_size: int, views: int, batch_size: int, weights: Sequence[float]) -> None:
-    """Raises `ValueError` for groups or views that do not fill batches, or groups that weights would take apart."""
-    if views < 1 or batch_size % views:
-        raise ValueError(f"data.views {views} does not divide batch_size {batch_size}")
-    if group_size < 1 or batch_size // views % group_size:
+    """Raise `ValueError` if groups or views do not fill batches, or if groups are combined with weights."""
+    for name, value in (("views", views), ("group_size", group_size)):
+        if value < 1:
+            raise ValueError(f"data.{name} is {value}; it must be at least 1")
+    if batch_size % views:
+        raise ValueError(
+            f"data.views {views} does not divide batch_size {batch_size}. Use {_nearest_multiples(batch_size, views)}."
+        )
+    if batch_size // views % group_size:
         times = f" times data.views {views}" if views > 1 else ""
-        raise ValueError(f"data.group_size {group_size}{times} does not divide batch_size {batch_size}")
+        raise ValueError(
+            f"data.group_size {group_size}{times} does not divide batch_size {batch_size}. "
+            f"Use {_nearest_multiples(batch_size, group_size * views)}."
+        )
     if group_size > 1 and weights:
-        raise ValueError(f"data.group_size {group_size} goes without data.weights {tuple(weights)}")
+        raise ValueError(
+            f"data.group_size {group_size} cannot be combined with data.weights {tuple(weights)}. Remove one of them."
+        )
 
 
-def check_weights(weights: Sequence[float], sources: int) -> None:
-    """Raises `ValueError` where `weights` are not one positive number for each source; none at all are fine."""
-    if weights and len(weights) != sources:
-        raise ValueError(f"data.weights has {len(weights)} numbers for {sources} sources")
+def _nearest_multiples(number: int, factor: int) -> str:
+    below = number // factor * factor
+    return f"{below} or {below + factor}" if below else str(factor)
+
+
+def check_weights(weights: Sequence[float], num_sources: int) -> None:
+    """Raise `ValueError` unless `weights` is empty or holds one positive number per source."""
+    if weights and len(weights) != num_sources:
+        raise ValueError(f"data.weights has {len(weights)} numbers for {num_sources} sources. Give one per source.")
     if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in weights):
-        raise ValueError(f"data.weights {weights} must be positive numbers; leave a source out to have none")
+        raise ValueError(f"data.weights {weights} must be positive numbers. To exclude a source, remove it.")
 
 
-class _Draw(NamedTuple):
-    """The `number`-th example (from 0) of a source."""
+class _SourceExample(NamedTuple):
+    """The `number`-th example, from 0, drawn from a source."""
 
     source: int
     number: int
 
 
 class _Mixture:
-    """Deals positions to sources by weight, in exact arithmetic.
+    """Assigns examples to sources by weight, in exact arithmetic.
 
-    The positions are cut into cycles. Before cycle c, the first k sources together have had floor(W_k · c · cycle)
-    examples, W_k their share; what a source gets in a cycle follows by subtraction, and which positions of the cycle,
-    by a keyed shuffle.
+    Examples are divided into cycles. Before cycle c, the first k sources together have contributed
+    floor(W_k · c · cycle) examples, where W_k is their total share. The number of examples per source in a cycle
+    follows by subtraction; a keyed shuffle places them within the cycle.
     """
 
     def __init__(self, weights: Sequence[float], seed: int):
         exact = [Fraction(str(weight)) for weight in weights]
         total = sum(exact)
         self._shares = [Fraction(0), *(share / total for share in itertools.accumulate(exact))]
-        # Rounding takes up to two examples of a source's part of a cycle, which must not become negative.
-        self.cycle = max(_LEAST_CYCLE, math.ceil(2 * total / min(exact)))
+        # Rounding removes up to two examples from a source's part of a cycle, which must not become negative.
+        self.cycle = max(_MIN_CYCLE, math.ceil(2 * total / min(exact)))
         self._seed = seed
 
-    def draw(self, position: int) -> _Draw:
-        cycle, offset = divmod(position, self.cycle)
-        slot = shuffled(offset, self.cycle, (self._seed, cycle, len(self._shares)))
-        before, after = self._dealt(cycle), self._dealt(cycle + 1)
+    def draw(self, example: int) -> _SourceExample:
+        cycle, offset = divmod(example, self.cycle)
+        slot = shuffled_index(offset, self.cycle, key=(self._seed, cycle, len(self._shares)))
+        before, after = self._drawn_before(cycle), self._drawn_before(cycle + 1)
         for source in range(len(before) - 1):
             first, last = after[source] - before[source], after[source + 1] - before[source + 1]
             if slot < last:
-                return _Draw(source, before[source + 1] - before[source] + slot - first)
+                return _SourceExample(source, before[source + 1] - before[source] + slot - first)
         raise AssertionError("the shares add up to 1")
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - a sampler lives as long as its run
-    def _dealt(self, cycle: int) -> list[int]:
-        """Returns how many examples the first 0, 1, … sources together have had before a cycle."""
+    def _drawn_before(self, cycle: int) -> list[int]:
+        """Return the numbers of examples that the first 0, 1, … sources have contributed before a cycle."""
         return [share.numerator * cycle * self.cycle // share.denominator for share in self._shares]
 
 
-def shuffled(position: int, length: int, key: tuple[int, ...]) -> int:
-    """Returns where `position` of [0, length) goes in the shuffle that `key` names."""
+def shuffled_index(position: int, length: int, *, key: tuple[int, ...]) -> int:
+    """Return the index in [0, length) to which the shuffle with this key maps `position`."""
     if length <= _SMALL:
         return int(_permutation(length, key)[position])
     from grain.experimental import index_shuffle
@@ -182,9 +197,9 @@ def shuffled(position: int, length: int, key: tuple[int, ...]) -> int:
     seed = _shuffle_seed(key)
     if not _is_power_of_four(length - 1):
         return index_shuffle(position, length - 1, seed, _ROUNDS)
-    # One past a power of four the function is no bijection: one place more is shuffled, and what lands there goes on.
-    place = index_shuffle(position, length, seed, _ROUNDS)
-    return place if place < length else index_shuffle(length, length, seed, _ROUNDS)
+    # `index_shuffle` is no bijection for a maximum of 4^k: shuffle one index more, and map again what lands on it.
+    index = index_shuffle(position, length, seed, _ROUNDS)
+    return index if index < length else index_shuffle(length, length, seed, _ROUNDS)
 
 
 def _is_power_of_four(number: int) -> bool:
@@ -202,5 +217,5 @@ def _shuffle_seed(key: tuple[int, ...]) -> int:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Returns the random generator that a key names, such as (seed, step, row): the same on whichever host."""
+    """Return the random generator of a key such as (seed, step, row); it is the same on every host."""
     return np.random.Generator(np.random.Philox(key=np.random.SeedSequence(key).generate_state(2, np.uint64)))

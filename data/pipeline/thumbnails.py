@@ -1,4 +1,4 @@
-"""Pictures inside HTML pages."""
+"""Thumbnails embedded in HTML pages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import io
 from PIL import Image
 
 
-def data_uri(picture: Image.Image, pixels: int, *, quality: int) -> str:
-    """Returns a picture as a WebP within the page, at most `pixels` wide and high."""
-    picture.thumbnail((pixels, pixels))
+def data_uri(image: Image.Image, pixels: int, *, quality: int) -> str:
+    """Return an image as a WebP data URI at most `pixels` wide and high; shrinks `image` in place."""
+    image.thumbnail((pixels, pixels))
     buffer = io.BytesIO()
-    picture.save(buffer, "webp", quality=quality)
+    image.save(buffer, "webp", quality=quality)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

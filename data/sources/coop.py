@@ -7,7 +7,7 @@ import os
 import re
 
 from data.io.storage import is_remote, read_file
-from data.sources.split_lists import ListedImage, ImageList
+from data.sources.split_lists import ImageList, ListedImage
 
 PREFIX = "coop:"
 SPLITS = ("train", "val", "test")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from data.io.storage import read_file
-from data.sources.split_lists import ListedImage, ImageList
+from data.sources.split_lists import ImageList, ListedImage
 
 PREFIX = "aircraft:"
 SPLITS = ("train", "val", "trainval", "test")

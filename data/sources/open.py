@@ -155,4 +155,6 @@ def open_sources(
     image_keys: tuple[str, ...] = IMAGE_KEYS,
 ) -> ConcatenatedSource:
     """Opens several sources as one."""
-    return ConcatenatedSource([open_source(name, data_dir, text_keys=text_keys, image_keys=image_keys) for name in names])
+    return ConcatenatedSource(
+        [open_source(name, data_dir, text_keys=text_keys, image_keys=image_keys) for name in names]
+    )

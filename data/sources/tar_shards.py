@@ -16,7 +16,7 @@ import numpy as np
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
 from data.sources.base import LARGEST_PART, BadRecord, Record, clean_texts, find_texts, to_label
-from data.sources.tar_index import LONGEST_HEADER, PARTS, ensure_indexes
+from data.sources.tar_index import MAX_HEADER_BYTES, PARTS, ensure_indexes
 
 _OPEN_INDEXES = 256
 _GAP = 1 << 16  # bytes between the parts of a sample that are read rather than asked for apart
@@ -131,7 +131,7 @@ def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
     try:
         with open(path, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(min(length, LONGEST_HEADER)))
+            header = json.loads(opened.read(min(length, MAX_HEADER_BYTES)))
         content = np.memmap(path, np.uint8, "r", offset=8 + length).view(np.ndarray)
         arrays = {}
         for name, kind in (("spans", np.int64), ("names", np.uint8), ("name_ends", np.int64)):

@@ -43,7 +43,9 @@ def test_class_names_that_are_identifiers_are_put_in_words(tmp_path):
     opened = open_dataset("foxes", tmp_path, custom_datasets=own)
     assert opened.class_names == ("a", "b", "c") and opened.templates == ("{}, a fox",)
     with pytest.raises(ValueError, match="foxes has 3 classes, and 2 class_names are given"):
-        open_dataset("foxes", tmp_path, custom_datasets={"foxes": DatasetSettings(support=path, class_names=("a", "b"))})
+        open_dataset(
+            "foxes", tmp_path, custom_datasets={"foxes": DatasetSettings(support=path, class_names=("a", "b"))}
+        )
 
 
 def test_two_classes_of_one_name_are_refused_rather_than_taken_for_one(tmp_path):

@@ -1,4 +1,4 @@
-"""Groups of samples with similar texts, and the batches that they make."""
+"""Groups of samples with similar captions, and batches of such groups."""
 
 import numpy as np
 import pytest
@@ -10,23 +10,23 @@ WORDS = ("red apple", "green pear", "black dog", "white cat", "fast car", "slow 
 
 
 @pytest.mark.parametrize(("copies", "size"), [(2, 2), (4, 4), (3, 3), (6, 2)])
-def test_texts_that_are_alike_come_together(copies, size):
+def test_similar_texts_form_groups(copies, size):
     rng = np.random.default_rng(0)
-    of = rng.permutation(np.repeat(np.arange(len(WORDS)), copies))
-    order = group_by_texts([f"{WORDS[word]} {rng.integers(9)}" for word in of], size)
-    assert sorted(order) == list(range(len(of)))
-    groups = of[order].reshape(-1, size)
+    word_of = rng.permutation(np.repeat(np.arange(len(WORDS)), copies))
+    order = group_by_texts([f"{WORDS[word]} {rng.integers(9)}" for word in word_of], size)
+    assert sorted(order) == list(range(len(word_of)))
+    groups = word_of[order].reshape(-1, size)
     assert np.mean(groups == groups[:, :1]) > 0.9
 
 
-def test_texts_without_words_and_few_texts_are_grouped_too():
+def test_empty_texts_and_few_texts_are_grouped():
     assert sorted(group_by_texts(["", "", "", "?", ""], 2)) == list(range(5))
     assert list(group_by_texts(["a", "b"], 4)) == [0, 1]
     assert sorted(group_by_texts([f"word{number} same" for number in range(1001)], 8)) == list(range(1001))
 
 
 @pytest.mark.parametrize(("samples", "size", "batch_size"), [(24, 4, 8), (25, 4, 8), (5003, 2, 6)])
-def test_groups_are_whole_within_a_batch_and_each_comes_once_an_epoch(samples, size, batch_size):
+def test_groups_never_span_batches_and_come_once_per_epoch(samples, size, batch_size):
     order = np.random.default_rng(1).permutation(samples)
     sampler = BatchSampler(lengths=(samples,), batch_size=batch_size, seed=0, group_size=size, order=order)
     group_of = np.full(samples, -1)
@@ -42,19 +42,19 @@ def test_groups_are_whole_within_a_batch_and_each_comes_once_an_epoch(samples, s
 
 
 @pytest.mark.parametrize(("weights", "size"), [((), 1), ((1.0, 2.0), 1), ((), 2)])
-def test_views_are_next_to_each_other_and_are_else_the_samples_of_a_smaller_batch(weights, size):
+def test_views_repeat_the_samples_of_a_smaller_batch(weights, size):
     given = {"lengths": (7, 9), "seed": 3, "weights": weights, "group_size": size, "order": np.arange(16)}
     sampler, once = BatchSampler(batch_size=12, views=3, **given), BatchSampler(batch_size=4, **given)
     for step in range(9):
         assert sampler.sample_ids(step).tolist() == np.repeat(once.sample_ids(step), 3).tolist()
 
 
-def test_groups_that_do_not_fill_batches_are_refused():
-    with pytest.raises(ValueError, match="views 3 does not divide batch_size 8"):
+def test_groups_that_do_not_fill_batches_are_rejected():
+    with pytest.raises(ValueError, match=r"views 3 does not divide batch_size 8\. Use 6 or 9"):
         BatchSampler(lengths=(9,), batch_size=8, seed=0, views=3)
-    with pytest.raises(ValueError, match=r"group_size 4 times data\.views 4 does not divide batch_size 8"):
+    with pytest.raises(ValueError, match=r"group_size 4 times data\.views 4 does not divide batch_size 8\. Use 16"):
         BatchSampler(lengths=(9,), batch_size=8, seed=0, views=4, group_size=4)
     with pytest.raises(ValueError, match="group_size 3 does not divide batch_size 8"):
         BatchSampler(lengths=(9,), batch_size=8, seed=0, group_size=3)
-    with pytest.raises(ValueError, match=r"group_size 2 goes without data\.weights"):
+    with pytest.raises(ValueError, match=r"group_size 2 cannot be combined with data\.weights"):
         BatchSampler(lengths=(9, 9), batch_size=8, seed=0, group_size=2, weights=(1.0, 2.0))

@@ -1,4 +1,4 @@
-"""The batches made from a sampler: the same on any number of hosts, processes and threads, whatever the records are."""
+"""Batches are the same on any number of hosts, processes and threads, including when records are unusable."""
 
 import dataclasses
 import hashlib
@@ -22,11 +22,11 @@ from tests.data.shard_files import labelled, write_shard, write_tar
 
 
 def tokenize(texts: list[str]) -> np.ndarray:
-    """Stands for a tokenizer: the length of a text, and the number at its end."""
+    """Stand in for a tokenizer: return the length of each text and the number at its end."""
     return np.array([(len(text), int(text.split()[-1])) for text in texts], np.int32)
 
 
-def make_examples(source, *, batch_size=4, seed=3, weights=(), lengths=None):
+def make_loader(source, *, batch_size=4, seed=3, weights=(), lengths=None):
     return BatchLoader(
         source=source,
         sampler=BatchSampler(lengths=lengths or (len(source),), batch_size=batch_size, seed=seed, weights=weights),
@@ -38,8 +38,8 @@ def make_examples(source, *, batch_size=4, seed=3, weights=(), lengths=None):
 
 
 @pytest.fixture
-def examples(tmp_path):
-    return make_examples(open_source(str(write_shard(tmp_path / "s.tar", labelled(11))), tmp_path))
+def loader(tmp_path):
+    return make_loader(open_source(str(write_shard(tmp_path / "s.tar", labelled(11))), tmp_path))
 
 
 def take(batches, count):
@@ -54,9 +54,9 @@ def digest(batch):
     return hashlib.sha256(content).hexdigest()
 
 
-def test_batches_started_in_the_middle_are_those_of_the_whole_run(examples):
-    whole = take(examples.batches(0, rows=slice(0, 4)), 6)
-    late = take(examples.batches(4, rows=slice(0, 4), threads=1), 2)
+def test_batches_from_a_later_start_equal_those_of_the_whole_run(loader):
+    whole = take(loader.batches(0, rows=slice(0, 4)), 6)
+    late = take(loader.batches(4, rows=slice(0, 4), threads=1), 2)
     assert [digest(batch) for batch in whole[4:]] == [digest(batch) for batch in late]
     assert whole[0]["images"].shape == (4, 8, 8, 3) and whole[0]["tokens"].shape == (4, 2)
     assert set(whole[0]) == {"images", "tokens", "kept_patches"}
@@ -64,7 +64,7 @@ def test_batches_started_in_the_middle_are_those_of_the_whole_run(examples):
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
-    """Three sources of different length in a mixture, with bad records among them."""
+    """A mixture of three sources of different lengths that includes bad records."""
     folder = tmp_path_factory.mktemp("mixture")
     samples = labelled(17, size=(24, 18))
     samples[3] = ("0003", b"no picture", samples[3][2])
@@ -73,12 +73,12 @@ def mixture(tmp_path_factory):
     write_shard(folder / "c-0.tar", labelled(40))
     write_shard(folder / "c-1.tar", labelled(5))
     source = open_sources([*map(str, paths), str(folder / "c-*.tar")], folder)
-    return make_examples(source, batch_size=16, weights=(2, 1, 1.5), lengths=(17, 3, 45))
+    return make_loader(source, batch_size=16, weights=(2, 1, 1.5), lengths=(17, 3, 45))
 
 
 @pytest.fixture(scope="module")
 def reference(mixture):
-    """Hashes of the first batches, made one example after the other."""
+    """Hashes of the first batches, made one row at a time."""
     hashes = []
     for step in range(8):
         rows = [mixture.rows(step, range(row, row + 1)) for row in range(16)]
@@ -90,7 +90,7 @@ def reference(mixture):
 @pytest.mark.parametrize(
     ("hosts", "workers"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
 )  # fmt: skip
-def test_batches_hash_the_same_for_any_hosts_and_workers_after_any_interruption(mixture, reference, hosts, workers):
+def test_batches_are_identical_for_any_hosts_and_workers_after_any_interruption(mixture, reference, hosts, workers):
     height = 16 // hosts
     for start, count in ((0, 8),) if workers else ((0, 8), (3, 2), (7, 1)):
         parts = [
@@ -103,19 +103,19 @@ def test_batches_hash_the_same_for_any_hosts_and_workers_after_any_interruption(
         assert [digest(batch) for batch in merged] == reference[start : start + count]
 
 
-def test_the_tokens_are_those_of_the_sample_in_the_plan(examples):
-    [_, _, batch] = take(examples.batches(0, rows=slice(0, 4)), 3)
-    assert np.array_equal(batch["tokens"][:, 1], examples.sampler.sample_ids(2))
+def test_tokens_belong_to_the_sampled_records(loader):
+    [_, _, batch] = take(loader.batches(0, rows=slice(0, 4)), 3)
+    assert np.array_equal(batch["tokens"][:, 1], loader.sampler.sample_ids(2))
 
 
 def checksums(texts):
-    """Stands for a tokenizer of any texts: their checksums."""
+    """Stand in for a tokenizer of any text: return checksums."""
     return np.array([[0, zlib.crc32(text.encode()) & 0x7FFFFFFF] for text in texts], np.int32)
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """The members of the first 80 samples of a real shard, with their captions."""
+    """The members of the first 80 samples of a real shard, and their captions."""
     folder = tmp_path_factory.mktemp("real")
     source = open_source("emoji:noto", folder)
     with tarfile.open(next(folder.rglob("*.tar"))) as shard:
@@ -124,8 +124,8 @@ def real(tmp_path_factory):
 
 
 def damage(parts):
-    """Returns members of which each sample from the 41st to the 49th is bad in a way of its own, and key → reason."""
-    damaged, picture = dict(parts), encoded(photo((64, 64)), "jpeg")
+    """Return members in which samples 41 to 50 are bad, each for another reason, and a dict from key to reason."""
+    damaged, jpeg = dict(parts), encoded(photo((64, 64)), "jpeg")
     keys = [name.partition(".")[0] for name, _ in parts[80::2]]
 
     def replace(key, suffix, content, other=None):
@@ -133,7 +133,7 @@ def damage(parts):
         damaged[f"{key}.{other or suffix}"] = content
 
     replace(keys[0], "png", damaged[f"{keys[0]}.png"][:300])
-    replace(keys[1], "png", picture[:400], "jpg")
+    replace(keys[1], "png", jpeg[:400], "jpg")
     replace(keys[2], "png", b"<html>404 not found</html>")
     replace(keys[3], "png", b"")
     replace(keys[4], "png", bomb(30_000, 30_000))
@@ -147,22 +147,22 @@ def damage(parts):
     return sorted(damaged.items()), dict(zip(keys, reasons, strict=False))
 
 
-def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_counted_and_named(tmp_path, real):
+def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_and_reported(tmp_path, real):
     parts, captions = real
     members, expected = damage(parts)
     path = write_tar(tmp_path / "s.tar", members)
-    last = parts[-2][1]  # the picture of the last sample, in which the shard is cut
+    last = parts[-2][1]  # the image of the last sample, inside which the shard is cut
     with open(path, "r+b") as shard:
         shard.truncate(path.read_bytes().rindex(last) + 100)
     expected[parts[-2][0].partition(".")[0]] = "cut off"
     source = open_source(str(path), tmp_path)
-    examples = dataclasses.replace(make_examples(source, batch_size=16), tokenize=checksums)
+    loader = dataclasses.replace(make_loader(source, batch_size=16), tokenize=checksums)
     good = {int(checksums([text])[0, 1]) for texts in captions[:40] + captions[50:79] for text in texts}
     outcomes = []
     for workers in (0, 2):
-        account = BadRecordTracker(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl")
-        batches = take(examples.batches(0, rows=slice(0, 16), workers=workers, bad_records=account), 12)
-        # What is made ahead is counted ahead: only what both have read is compared.
+        tracker = BadRecordTracker(max_share=1.0, window=1000, path=tmp_path / f"bad-{workers}.jsonl")
+        batches = take(loader.batches(0, rows=slice(0, 16), workers=workers, bad_records=tracker), 12)
+        # Prefetched batches are counted too: compare only those that both runs have read.
         lines = [json.loads(line) for line in (tmp_path / f"bad-{workers}.jsonl").read_text().splitlines()]
         outcomes.append(([digest(batch) for batch in batches], [line for line in lines if line["step"] < 12]))
         assert all(set(batch["tokens"][:, 1].tolist()) <= good for batch in batches)
@@ -170,24 +170,24 @@ def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_counted_and_named(
     assert {line["key"]: line["reason"] for line in outcomes[0][1]} == {f"s.tar/{k}": r for k, r in expected.items()}
 
 
-def test_too_many_bad_records_stop_with_a_sentence(tmp_path, real):
+def test_too_many_bad_records_raise_an_error(tmp_path, real):
     path = write_tar(tmp_path / "s.tar", damage(real[0])[0])
-    examples = make_examples(open_source(str(path), tmp_path), batch_size=16)
-    examples = dataclasses.replace(examples, tokenize=checksums)
-    account = BadRecordTracker(max_share=0.05, window=1000)
+    loader = make_loader(open_source(str(path), tmp_path), batch_size=16)
+    loader = dataclasses.replace(loader, tokenize=checksums)
+    tracker = BadRecordTracker(max_share=0.05, window=1000)
     with pytest.raises(
-        ValueError, match=r"51 of the last \d+ records cannot be used \(.*\), more than data.max_bad_share"
+        ValueError, match=r"51 of the last \d+ records cannot be used \(.*\); data.max_bad_share allows"
     ):
-        take(examples.batches(0, rows=slice(0, 16), bad_records=account), 500)
+        take(loader.batches(0, rows=slice(0, 16), bad_records=tracker), 500)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_source_without_a_usable_record_ends_with_a_sentence(tmp_path, workers):
+def test_a_source_without_usable_records_raises_an_error(tmp_path, workers):
     samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
-    examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
-    account = BadRecordTracker(max_share=1.0, window=1000)
-    with pytest.raises(ValueError, match=r"32 records in a row cannot be used, the last for this reason: s\.tar/"):
-        take(examples.batches(0, rows=slice(0, 4), workers=workers, bad_records=account), 1)
+    loader = make_loader(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
+    tracker = BadRecordTracker(max_share=1.0, window=1000)
+    with pytest.raises(ValueError, match=r"32 records in a row cannot be used; the last error is: s\.tar/"):
+        take(loader.batches(0, rows=slice(0, 4), workers=workers, bad_records=tracker), 1)
 
 
 class FailingStorage:
@@ -206,57 +206,57 @@ class FailingStorage:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_storage_that_fails_is_no_bad_record(workers):
+def test_a_storage_failure_is_not_a_bad_record(workers):
     with pytest.raises(OSError, match="the disk went away"):
-        take(make_examples(FailingStorage()).batches(0, rows=slice(0, 4), workers=workers), 1)
+        take(make_loader(FailingStorage()).batches(0, rows=slice(0, 4), workers=workers), 1)
 
 
 def test_three_samples_fill_a_batch_of_256(tmp_path):
-    examples = make_examples(open_source(str(write_shard(tmp_path / "s.tar", labelled(3))), tmp_path), batch_size=256)
-    [batch] = take(examples.batches(0, rows=slice(0, 256)), 1)
+    loader = make_loader(open_source(str(write_shard(tmp_path / "s.tar", labelled(3))), tmp_path), batch_size=256)
+    [batch] = take(loader.batches(0, rows=slice(0, 256)), 1)
     assert sorted(np.bincount(batch["tokens"][:, 1])) == [85, 85, 86]
 
 
-def test_more_hosts_than_shards_each_have_their_rows(examples):
-    rows = [take(examples.batches(0, rows=slice(row, row + 1)), 1)[0]["tokens"][0, 1] for row in range(4)]
-    assert np.array_equal(rows, examples.sampler.sample_ids(0))
+def test_with_more_hosts_than_shards_each_host_gets_its_rows(loader):
+    rows = [take(loader.batches(0, rows=slice(row, row + 1)), 1)[0]["tokens"][0, 1] for row in range(4)]
+    assert np.array_equal(rows, loader.sampler.sample_ids(0))
 
 
-def test_batches_are_placed_ahead_of_their_turn(examples):
+def test_batches_are_placed_before_they_are_requested(loader):
     placed = []
 
     def place(batch):
         placed.append(time.monotonic())
         return {"tokens": batch["tokens"] * 2}
 
-    batches = examples.batches(0, rows=slice(0, 4), place=place)
+    batches = loader.batches(0, rows=slice(0, 4), place=place)
     first = next(batches)
     deadline = time.monotonic() + 10
     while len(placed) < 2:
-        assert time.monotonic() < deadline, "the second batch was not placed before it was asked for"
+        assert time.monotonic() < deadline, "the second batch was not placed before it was requested"
         time.sleep(0.01)
-    assert np.array_equal(first["tokens"][:, 1], 2 * examples.sampler.sample_ids(0))
+    assert np.array_equal(first["tokens"][:, 1], 2 * loader.sampler.sample_ids(0))
     batches.close()
 
 
-def test_captions(examples):
+def test_caption_modes(loader):
     record, rng = Record(key="k", image=b"", texts=("a", "b", "c")), np.random.default_rng(0)
-    assert choose_caption(record, "first", rng) == "a"
-    assert choose_caption(record, "all", rng) == "a, b, c"
-    assert {choose_caption(record, "random", rng) for _ in range(50)} == {"a", "b", "c"}
+    assert choose_caption(record, "first", rng=rng) == "a"
+    assert choose_caption(record, "all", rng=rng) == "a, b, c"
+    assert {choose_caption(record, "random", rng=rng) for _ in range(50)} == {"a", "b", "c"}
     two = dataclasses.replace(record, texts=("a", "b"))
-    assert {choose_caption(two, "shuffled", rng) for _ in range(50)} == {"a, b", "b, a"}
-    with pytest.raises(BadRecord, match="this sample has no text"):
-        choose_caption(dataclasses.replace(record, texts=()), "first", rng)
-    with pytest.raises(ValueError, match="known: first, random, all, shuffled"):
-        dataclasses.replace(examples, caption="longest")
+    assert {choose_caption(two, "shuffled", rng=rng) for _ in range(50)} == {"a, b", "b, a"}
+    with pytest.raises(BadRecord, match="the sample has no caption"):
+        choose_caption(dataclasses.replace(record, texts=()), "first", rng=rng)
+    with pytest.raises(ValueError, match=r"unknown data\.caption 'longest'\..* Known: first, random, all, shuffled\."):
+        dataclasses.replace(loader, caption="longest")
 
 
-def test_dropped_patches_are_chosen_for_each_row(examples):
-    [batch] = take(examples.batches(0, rows=slice(0, 4)), 1)
+def test_kept_patches_differ_between_rows(loader):
+    [batch] = take(loader.batches(0, rows=slice(0, 4)), 1)
     kept = batch["kept_patches"]
     assert kept.shape == (4, 8) and kept.dtype == np.int32
     assert (np.diff(kept) > 0).all() and kept.min() >= 0 and kept.max() < 16
     assert len({tuple(row) for row in kept}) == 4
-    whole = dataclasses.replace(examples, augmentation=Augmentation())
+    whole = dataclasses.replace(loader, augmentation=Augmentation())
     assert "kept_patches" not in take(whole.batches(0, rows=slice(0, 4)), 1)[0]

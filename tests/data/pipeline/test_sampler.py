@@ -1,4 +1,4 @@
-"""The sampler: which samples make which batch."""
+"""The batch sampler: which samples form which batch."""
 
 import math
 from fractions import Fraction
@@ -21,7 +21,7 @@ def test_every_epoch_visits_every_sample_once(num_samples, batch_size):
         assert sorted(ids[epoch * num_samples : (epoch + 1) * num_samples]) == list(range(num_samples))
 
 
-def test_without_weights_several_sources_are_one_set():
+def test_without_weights_all_sources_form_one_set():
     together, apart = (BatchSampler(lengths=lengths, batch_size=5, seed=2) for lengths in ((40,), (7, 0, 33)))
     assert all(np.array_equal(together.sample_ids(step), apart.sample_ids(step)) for step in range(20))
 
@@ -41,7 +41,7 @@ LENGTHS = (7, 100, 3, 5000)
 
 
 def draws(sampler, steps):
-    """Returns for each example of the first steps its source, and its sample within the source."""
+    """Return for each example of some steps its source, and its sample within the source."""
     ids = np.concatenate([sampler.sample_ids(step) for step in steps])
     starts = np.cumsum([0, *LENGTHS])
     source = np.searchsorted(starts, ids, side="right") - 1
@@ -49,23 +49,23 @@ def draws(sampler, steps):
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (0.3, 0.6, 0.05, 0.05), (1, 1000, 3, 7), (1 / 3, 0.1, 2.5, 0.7)])
-def test_every_cycle_deals_every_source_its_share(weights):
-    sampler = BatchSampler(lengths=LENGTHS, batch_size=plan_cycle(weights), seed=4, weights=weights)
+def test_every_cycle_draws_each_sources_share(weights):
+    sampler = BatchSampler(lengths=LENGTHS, batch_size=cycle_of(weights), seed=4, weights=weights)
     assert sampler.cycle == sampler.batch_size
     source, _ = draws(sampler, range(5))
     shares = np.array([Fraction(str(weight)) for weight in weights])
     for cycles in range(1, 6):
-        dealt = np.bincount(source[: cycles * sampler.cycle], minlength=4)
+        drawn = np.bincount(source[: cycles * sampler.cycle], minlength=4)
         expected = cycles * sampler.cycle * shares / shares.sum()
-        assert all(abs(a - b) < 1 for a, b in zip(dealt, expected, strict=True))
+        assert all(abs(a - b) < 1 for a, b in zip(drawn, expected, strict=True))
 
 
-def plan_cycle(weights):
+def cycle_of(weights):
     return BatchSampler(lengths=LENGTHS, batch_size=1, seed=0, weights=weights).cycle
 
 
 def test_shares_hold_after_a_trillion_examples():
-    """What each source has been dealt before a late cycle is seen from the epoch that its samples are in."""
+    """The number drawn from each source before a late cycle shows in the epoch of its samples."""
     weights = (0.3, 0.6, 0.05, 0.05)
     sampler = BatchSampler(lengths=LENGTHS, batch_size=1024, seed=4, weights=weights)
     step = 10**9
@@ -75,11 +75,11 @@ def test_shares_hold_after_a_trillion_examples():
     for number, weight in enumerate(weights):
         drawn = sample[source == number]
         assert abs(len(drawn) - 1024 * weight) < 2
-        # A stretch of one epoch, or the end of one and the start of the next: no sample more often than that allows.
+        # The draws span one epoch, or the end of one and the start of the next; that bounds repetitions.
         assert np.bincount(drawn).max() <= math.ceil(len(drawn) / LENGTHS[number]) + 1
 
 
-def test_each_source_of_a_mixture_has_epochs_of_its_own():
+def test_each_source_of_a_mixture_has_its_own_epochs():
     sampler = BatchSampler(lengths=LENGTHS, batch_size=64, seed=1, weights=(1, 2, 1, 4))
     source, sample = draws(sampler, range(64))
     for number, length in enumerate(LENGTHS[:3]):
@@ -89,7 +89,7 @@ def test_each_source_of_a_mixture_has_epochs_of_its_own():
     assert len(set(sample[source == 3])) == (source == 3).sum()
 
 
-def test_a_replacement_is_of_the_same_source_and_always_the_same():
+def test_a_replacement_comes_from_the_same_source_and_is_deterministic():
     sampler = BatchSampler(lengths=LENGTHS, batch_size=64, seed=1, weights=(1, 2, 1, 4))
     starts = np.cumsum([0, *LENGTHS])
     for row in range(64):
@@ -102,14 +102,14 @@ def test_a_replacement_is_of_the_same_source_and_always_the_same():
     ("change", "message"),
     [
         ({"weights": (1, 2)}, "data.weights has 2 numbers for 3 sources"),
-        ({"weights": (1, 0, 1)}, "must be positive numbers; leave a source out"),
+        ({"weights": (1, 0, 1)}, "must be positive numbers. To exclude a source, remove it"),
         ({"weights": (1, float("nan"), 1)}, "must be positive numbers"),
         ({"weights": (1, "2", 1)}, "must be positive numbers"),
-        ({"lengths": (0, 0)}, "a sampler needs samples; the sources have 0, 0"),
-        ({"lengths": (3, 0, 2), "weights": (1, 1, 1)}, "a sampler needs samples; the sources have 3, 0, 2"),
+        ({"lengths": (0, 0)}, "the sources have 0, 0 samples; batches need at least one"),
+        ({"lengths": (3, 0, 2), "weights": (1, 1, 1)}, "the sources have 3, 0, 2 samples; batches need at least one from each weighted source"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(change, message):
+def test_invalid_settings_are_rejected(change, message):
     with pytest.raises(ValueError, match=message):
         BatchSampler(**{"lengths": (3, 4, 5), "batch_size": 2, "seed": 0, **change})

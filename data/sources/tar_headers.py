@@ -1,0 +1,114 @@
+"""Iterate over the members of a tar archive by reading its headers only."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+_BLOCK = 512
+_MAX_PADDING = 4 << 20  # bytes of zeros at the end of an archive; tar pads to the size of its records
+_MAX_NAME_BYTES = 1 << 20  # longer names are treated as damage
+
+
+class TarMember(NamedTuple):
+    """A regular file in an archive: its name and the position of its bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class DamagedArchive(ValueError):
+    """The archive is truncated, or one of its headers is invalid."""
+
+
+def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMember]:
+    """Yield the files of an archive of `size` bytes; `read(start, stop)` returns bytes of it.
+
+    Supports the ustar, GNU and pax formats. Raises `DamagedArchive` at the first invalid header, and if the archive is
+    truncated.
+    """
+    offset, long_name, pax = 0, None, {}
+    while True:
+        header = read(offset, offset + _BLOCK)
+        if len(header) < _BLOCK:
+            raise DamagedArchive(f"truncated at byte {offset + len(header):,}")
+        if header[0] == 0 and not any(header):
+            if size - offset > _MAX_PADDING or read(offset, size).strip(b"\0"):
+                raise DamagedArchive(f"zeros instead of a header at byte {offset:,}")
+            return
+        start = offset + _BLOCK
+        kind = header[156:157]
+        length = _content_length(header, pax, offset)
+        if kind in b"LKxg":
+            if length > _MAX_NAME_BYTES:
+                raise DamagedArchive(f"no valid header at byte {offset:,}")
+            content = read(start, start + length)
+            if kind == b"L":
+                long_name = content.rstrip(b"\0")
+            elif kind == b"x":
+                pax = _parse_pax(content)
+        else:
+            name = pax.get("path") or _decode(long_name if long_name is not None else _short_name(header))
+            regular = kind in b"07\0" and not name.endswith("/")
+            long_name, pax = None, {}
+            if kind == b"S" and header[482]:  # the map of a sparse file continues in extra blocks
+                extended = True
+                while extended:
+                    block = read(start, start + _BLOCK)
+                    extended, start = len(block) == _BLOCK and block[504], start + _BLOCK
+            if kind in b"123456":  # links, devices and folders have no content
+                length = 0
+            if regular:
+                yield TarMember(name, start, length)
+        offset = start + (length + _BLOCK - 1) // _BLOCK * _BLOCK
+        if offset > size:
+            raise DamagedArchive(f"truncated at byte {size:,}")
+
+
+def _content_length(header: bytes, pax: dict[str, str], offset: int) -> int:
+    """Return the length of a member's content; raises `DamagedArchive` for an invalid header."""
+    try:
+        # Adler-32's lower half is 1 plus the sum of the bytes, modulo 65,521. In the checksum of a tar header, its own
+        # 8 bytes count as spaces.
+        total = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 256
+        if (int(header[148:156].strip(b"\0 ") or b"-1", 8) - total) % 65_521:
+            raise ValueError
+        length = int(pax["size"]) if "size" in pax else _parse_number(header[124:136])
+        if not 0 <= length < 1 << 62:
+            raise ValueError
+    except ValueError:
+        raise DamagedArchive(f"no valid header at byte {offset:,}") from None
+    return length
+
+
+def _parse_number(field: bytes) -> int:
+    if field[0] in (0x80, 0xFF):  # base 256, for numbers too large for octal digits
+        return int.from_bytes(field[1:], "big") if field[0] == 0x80 else -1
+    return int(field.strip(b"\0 ") or b"0", 8)
+
+
+def _short_name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0" and header[345]:
+        return header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return name
+
+
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _parse_pax(content: bytes) -> dict[str, str]:
+    """Return the records of a pax header: lines `LENGTH KEY=VALUE`, where LENGTH counts the whole line."""
+    records, position = {}, 0
+    while position < len(content):
+        digits = content[position : position + 20].split(b" ", 1)[0]
+        if not digits.isdigit() or int(digits) <= len(digits) + 1:
+            break
+        line = content[position + len(digits) + 1 : position + int(digits) - 1]
+        name, _, value = line.partition(b"=")
+        records[_decode(name)] = _decode(value)
+        position += int(digits)
+    return records
