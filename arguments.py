@@ -1,12 +1,23 @@
-"""What the jobs of launch.py are, and what the command line may say to each."""
+"""Jobs of launch.py, their command-line options, and the config that the options select."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import configs
+from cluster.config import SECTIONS as SUBMIT_SECTIONS
+from cluster.config import TARGETS, SubmitSettings
+from foundation.deprecation import warn_renamed
+from foundation.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 QUICKSTART_CONFIG = configs.FOLDER / "quickstart.py"
 EVALUATE_CONFIG = configs.FOLDER / "evaluate.py"
@@ -14,46 +25,46 @@ EVALUATE_CONFIG = configs.FOLDER / "evaluate.py"
 OVERVIEW = """\
 Pretrain vision-language encoders with the context objective, export them, and adapt them from a few examples.
 
-A run lives in one workdir. Each job reads what the one before left there:
+A run has one workdir. Each job reads the files that earlier jobs wrote there:
 
   pretrain    trains the towers            writes  checkpoints/ metrics.jsonl tensorboard/ tokenizer/ evaluations/
-  export      newest checkpoint            writes  export/ (opens with transformers), or export.npz of big_vision
+  export      the newest checkpoint        writes  export/ (a transformers directory), or export.npz for big_vision
   evaluate    the exported directory       writes  evaluation/results.jsonl
-  report      what the others wrote        writes  report.html report.csv
-  inspect     a config                     writes  inspect/ (pictures and captions of a batch, as the model gets them)
-  compile     a config, and a topology     prints  memory, work and traffic of a step on devices that are not here
-  submit      jobs, to a cluster           writes  submit/ (scripts), and runs what it shows
-  quickstart  all four on the embedded emoji set, in about six minutes on two cores
+  report      metrics and results          writes  report.html report.csv
+  inspect     a config                     writes  inspect/ (images and captions of a batch, as the model gets them)
+  compile     a config and a topology      prints  memory, arithmetic and traffic of a step, compiled ahead of time
+  submit      jobs, to a cluster           writes  submit/ (scripts), shows the commands and runs them
+  quickstart  pretrain to report           trains on the sample emoji, in about six minutes on two cores
 
-Without a run, for any checkpoint of SigLIP or CLIP, exported here or public, a folder or a hub id:
+These need no run, only a SigLIP or CLIP checkpoint: exported here or public, a folder or a Hub id.
 
   adapt       examples in class folders    writes  predictions.csv, predictions.html, left_out.csv, classifier/
-  embed       images, texts or both        writes  safetensors and .npy with the ids of their rows
-  convert     a checkpoint                 writes  a folder that transformers opens, or an .npz of big_vision
+  embed       images, texts or both        writes  .safetensors and .npy files, and the ids of their rows
+  convert     a checkpoint                 writes  a transformers directory, or an .npz for big_vision
 
-`launch.py JOB --help` explains a job. A job that was stopped continues when the same command is run again.
+`launch.py JOB --help` lists the options of a job. Run the same command again to resume an interrupted job.
 """
 
 CONFIG_HELP = """\
-A config is a Python file with get_config(); configs/ has them. Any setting of a run, whether the file names it or not,
-can be set on the command line:
+A config is a Python file that defines get_config(); configs/ contains examples. Every setting can be overridden on the
+command line, whether the file sets it or not:
 
   python launch.py {job} --config=configs/quickstart.py --config.pretrain.steps=500 --workdir=runs/mine
 """
 
 CHECKPOINT_HELP = """\
-A checkpoint is a folder as transformers or open_clip writes it, an .npz of big_vision, or a hub id:
+A checkpoint is a transformers or open_clip folder, a big_vision .npz, or a Hub id:
 
   python launch.py {job} --checkpoint=google/siglip-base-patch16-224 {rest}
 """
 
 EVALUATE_ARGUMENTS = {
-    "datasets": "names of the catalogue, folders or shards, by commas",
-    "shots": "examples a class, such as 1,2,4,8,16",
-    "seeds": "draws of the examples",
-    "methods": "adapters by commas, training_free, or all",
-    "tasks": "zero_shot,few_shot and others",
-    "retrieval": "sources of images and texts, by commas",
+    "datasets": "comma-separated dataset names, folders or shards",
+    "shots": "comma-separated numbers of support images per class, such as 1,2,4,8,16",
+    "seeds": "number of random draws of the support set",
+    "methods": "comma-separated adapters, or training_free, or all",
+    "tasks": "comma-separated tasks, such as zero_shot,few_shot",
+    "retrieval": "comma-separated sources of image-text pairs",
 }
 
 WITHOUT_CONFIG = {
@@ -63,142 +74,252 @@ WITHOUT_CONFIG = {
 }
 
 JOBS = {
-    "pretrain": "Trains the towers that the config's pretrain section describes, or continues the run in the workdir.",
-    "export": "Writes the newest checkpoint as a Hugging Face directory, or as an .npz of big_vision.",
-    "evaluate": "Few-shot and retrieval evaluation of WORKDIR/export or --checkpoint, by the evaluate section.",
-    "report": "Writes WORKDIR/report.html and report.csv from what pretrain and evaluate left in the workdir.",
-    "inspect": "Shows the exact batch of a step, counts sources, caption lengths and records that cannot be used.",
-    "adapt": "Sorts a folder of pictures into classes, of each of which you have a few examples in a folder.",
-    "embed": "Embeds a folder of pictures or shards, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
-    "convert": "Writes any checkpoint as a Hugging Face directory, or that of a SigLIP as an .npz of big_vision.",
-    "compile": "Compiles the config's training step for described devices, without them, and says whether it fits.",
-    "submit": "Sends jobs to SLURM, GKE, TPU VMs or SkyPilot: writes and shows what it will run, then runs it.",
-    "quickstart": "Pretrains, exports, evaluates and reports on the embedded emoji set. Needs no download.",
+    "pretrain": "Train the towers described by the config's pretrain section, or resume the run in the workdir.",
+    "export": "Write the newest checkpoint as a Hugging Face directory, or as an .npz for big_vision.",
+    "evaluate": "Evaluate WORKDIR/export or --checkpoint on few-shot and retrieval tasks (the evaluate section).",
+    "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
+    "inspect": "Show the exact batch of a step, and count sources, caption lengths and unusable records.",
+    "adapt": "Sort a folder of images into classes, given a folder with a few example images of each class.",
+    "embed": "Embed a folder or shards of images, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
+    "convert": "Write any checkpoint as a Hugging Face directory, or a SigLIP checkpoint as an .npz for big_vision.",
+    "compile": "Compile the config's training step ahead of time for a described topology, and check that it fits.",
+    "submit": "Submit jobs to SLURM, GKE, TPU VMs or SkyPilot: write and show the commands, then run them.",
+    "quickstart": "Pretrain, export, evaluate and report on the sample emoji. Downloads nothing.",
 }
 
+RENAMED_OPTIONS = {"--processes": "--num_processes", "--process": "--process_id", "--parts": "--num_shards"}
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the job's arguments and the `--config.key=value` overrides; exits for what it does not know."""
-    parser = argparse.ArgumentParser(
-        prog="launch.py", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True, help=", ".join(JOBS))
-    for name, summary in JOBS.items():
-        epilog = CONFIG_HELP.format(job=name)
-        if name in WITHOUT_CONFIG:
-            epilog = CHECKPOINT_HELP.format(job=name, rest=WITHOUT_CONFIG[name])
-        job = jobs.add_parser(
-            name,
+
+class CommandParser(argparse.ArgumentParser):
+    """Argument parser that suggests the nearest valid choice."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with code 2."""
+        invalid = re.search(r"invalid choice: '?([^']*)'? \(choose from (.*)\)", message)
+        if invalid:
+            message += "." + did_you_mean(invalid[1], re.findall(r"[\w.-]+", invalid[2]))
+        super().error(message)
+
+
+def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argparse.Namespace, list[str]]:
+    """Return the options of a job and the `--config.key=value` overrides; exit for unknown jobs and options."""
+    parser = CommandParser(prog=prog, description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parsers = parser.add_subparsers(dest="job", metavar="JOB", required=True, help=", ".join(JOBS))
+    options = {}
+    for job, summary in JOBS.items():
+        epilog = CONFIG_HELP.format(job=job)
+        if job in WITHOUT_CONFIG:
+            epilog = CHECKPOINT_HELP.format(job=job, rest=WITHOUT_CONFIG[job])
+        job_parser = parsers.add_parser(
+            job,
             description=summary,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        add_arguments(job, name)
-        job.add_argument("--traceback", action="store_true", help="show where an error arose")
-    args, rest = parser.parse_known_args(arguments)
-    overridable = "config" in args
+        add_arguments(job_parser, job)
+        add_log_arguments(job_parser)
+        options[job] = option_names(job_parser)
+    args, rest = parser.parse_known_args([_current_spelling(argument) for argument in arguments])
+    known, hint = options[args.job], ""
     if args.job == "submit":
-        args.arguments, rest = split_by_job(args.jobs.split(","), rest)
-    unknown = [argument for argument in rest if not (overridable and argument.startswith("--config."))]
+        jobs = args.jobs.split(",")
+        args.job_options, rest = split_by_job(jobs, rest)
+        known = sorted({*known, *(name for job in jobs for name in options.get(job, ()))})
+        hint = " Write options of the submitted jobs in one word: --name=VALUE."
+    overrides = [argument for argument in rest if argument.startswith("--config.") and "config" in args]
+    unknown = [argument.partition("=")[0] for argument in rest if argument not in overrides]
     if unknown:
-        one_word = "; those of its jobs are written --name=VALUE, in one word" if args.job == "submit" else ""
-        parser.error(f"unknown argument {unknown[0]}; `launch.py {args.job} --help` lists the known ones{one_word}")
-    return args, rest
+        suggestion = did_you_mean(unknown[0], known)
+        parser.error(f"unknown option {unknown[0]}.{suggestion} `launch.py {args.job} --help` lists all options.{hint}")
+    return args, overrides
 
 
-def split_by_job(jobs: Sequence[str], arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the arguments that each of some jobs knows, all written `--name=value`, and those that none does."""
-    known = {}
-    for job in set(jobs) & set(JOBS):
+def _current_spelling(argument: str) -> str:
+    """Return an argument with the current name of a renamed option."""
+    name, equals, value = argument.partition("=")
+    if name not in RENAMED_OPTIONS:
+        return argument
+    warn_renamed(name, RENAMED_OPTIONS[name])
+    return RENAMED_OPTIONS[name] + equals + value
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of a parser, such as `--workdir`."""
+    return [name for action in parser._actions for name in action.option_strings]
+
+
+def split_by_job(jobs: Iterable[str], arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the arguments of the form `--name=value` that each job accepts, and those that no job accepts."""
+    job_options: dict[str, list[str]] = {job: [] for job in jobs}
+    accepted = set()
+    for job in set(job_options) & set(JOBS):
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         add_arguments(parser, job)
-        known[job] = set(parser.format_usage().replace("[", " ").replace("]", " ").split())
-    own: dict[str, list[str]] = {job: [] for job in jobs}
-    rest = []
-    for argument in arguments:
-        takers = [job for job in known if argument.partition("=")[0] in known[job] and "=" in argument]
-        for job in takers:
-            own[job].append(argument)
-        rest += [] if takers else [argument]
-    return own, rest
+        names = option_names(parser)
+        job_options[job] = [each for each in arguments if "=" in each and each.partition("=")[0] in names]
+        accepted.update(job_options[job])
+    return job_options, [argument for argument in arguments if argument not in accepted]
 
 
-def add_arguments(job: argparse.ArgumentParser, name: str) -> None:
-    """Adds the arguments of a job."""
-    if name in WITHOUT_CONFIG:
-        job.add_argument("--checkpoint", required=True, help="folder, .npz or hub id")
-        job.add_argument("--out", required=True, type=pathlib.Path, help="what is written")
-        job.add_argument("--image_size", type=int, help="pixels; position embeddings are resampled for them")
-        job.add_argument("--tokenizer", help="folder, tokenizer.json or hub id; default: the checkpoint's own")
-    if name == "adapt":
-        job.add_argument("--support", required=True, help="folder with a folder of examples for each class")
-        job.add_argument("--query", required=True, help="folder of the pictures to sort")
-        job.add_argument("--method", default="auto", help="adapter; default: auto, the best on left-out examples")
-        job.add_argument(
-            "--template",
-            action="append",
-            help="text of a class, {} is its name; may be given again; none: pictures alone; default: "
-            "'a photo of a {}.'",
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every job has."""
+    levels = parser.add_mutually_exclusive_group()
+    for option, level, summary in (
+        ("--verbose", logging.DEBUG, "log details as well"),
+        ("--quiet", logging.WARNING, "log warnings and errors only"),
+    ):
+        levels.add_argument(
+            option, dest="log_level", action="store_const", const=level, default=logging.INFO, help=summary
         )
-    if name in ("adapt", "embed"):
-        job.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16, on CPUs float32")
-    if name == "embed":
-        job.add_argument("--images", help="folder of pictures, shards, or another source of data/README.md")
-        job.add_argument("--texts", help="file with a text a line, or .jsonl with strings or {id, text}")
-        job.add_argument("--data_dir", default="runs/data", help="indexes of sources; default: runs/data")
-    if name in WITHOUT_CONFIG:
+    parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
+
+
+def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
+    """Add the options of a job."""
+    if job in WITHOUT_CONFIG:
+        _add_checkpoint_arguments(parser, job)
         return
-    quick = name == "quickstart"
-    if name == "submit":
-        job.add_argument("--target", required=True, help="local, slurm, gke, tpu-vm or skypilot")
-        job.add_argument(
-            "--jobs",
-            default="pretrain",
-            help="of each run, in turn, with their arguments as --name=VALUE; default: pretrain",
-        )
-        job.add_argument("--parts", type=int, default=1, help="jobs that an evaluation is split over; default: 1")
-        job.add_argument("--dry_run", action="store_true", help="write and show it, and run nothing")
-    default = {"quickstart": str(QUICKSTART_CONFIG), "evaluate": str(EVALUATE_CONFIG)}.get(name)
-    needed = default is None and name not in ("report", "submit")
-    job.add_argument("--config", required=needed, default=default, help=f"config file; default: {default}")
-    if name == "compile":
-        job.add_argument(
+    if job == "submit":
+        _add_submit_arguments(parser)
+    default = {"quickstart": str(QUICKSTART_CONFIG), "evaluate": str(EVALUATE_CONFIG)}.get(job)
+    parser.add_argument(
+        "--config",
+        type=find_config,
+        required=default is None and job not in ("report", "submit"),
+        default=default,
+        help=f"config file (default: {default})" if default else "config file",
+    )
+    if job == "compile":
+        parser.add_argument(
             "--topology",
             required=True,
-            help="TPU chips such as v5e:16x16, v5e:16x16*2 for two slices, or local:8 CPU devices",
+            help="TPU topology such as v5e:16x16, v5e:16x16*2 for two slices, or local:8 for CPU devices",
         )
         return
-    job.add_argument(
-        "--workdir", required=not quick, default="runs/quickstart", type=pathlib.Path, help="folder of the run"
+    if job == "quickstart":
+        parser.add_argument(
+            "--workdir",
+            type=pathlib.Path,
+            default="runs/quickstart",
+            help="folder of the run (default: runs/quickstart)",
+        )
+        parser.add_argument(
+            "--compare", action="store_true", help="also train without the context objective, and report both runs"
+        )
+        return
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the run")
+    if job == "pretrain":
+        parser.add_argument("--coordinator", help="HOST:PORT of the first process (default: detected)")
+        parser.add_argument("--num_processes", type=int, help="number of processes (default: detected)")
+        parser.add_argument("--process_id", type=int, help="process index, from 0 (default: detected)")
+    if job == "export":
+        _add_export_arguments(parser)
+    if job == "evaluate":
+        _add_evaluate_arguments(parser)
+    if job == "inspect":
+        parser.add_argument("--step", type=int, default=0, help="step whose batch is shown (default: 0)")
+        parser.add_argument("--steps", type=int, default=8, help="number of batches that are counted (default: 8)")
+        parser.add_argument("--rows", type=int, default=64, help="number of rows that are shown (default: 64)")
+
+
+def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None:
+    parser.add_argument("--checkpoint", required=True, help="checkpoint folder, .npz file or Hub id")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="output folder or file")
+    parser.add_argument(
+        "--image_size", type=int, help="image size in pixels; resamples position embeddings (default: the checkpoint's)"
     )
-    if name == "pretrain":
-        job.add_argument("--coordinator", help="HOST:PORT of the first of several processes; default: as found")
-        job.add_argument("--processes", type=int, help="how many there are; default: as found, 1: alone")
-        job.add_argument("--process", type=int, help="the number of this one, from 0; default: as found")
-    if name == "export":
-        job.add_argument("--step", type=int, help="checkpoint that is exported; default: the newest")
-        formats = ("huggingface", "big_vision")
-        job.add_argument("--format", choices=formats, default=formats[0], help=f"default: {formats[0]}")
-        job.add_argument(
-            "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; default: float32, as trained"
+    parser.add_argument("--tokenizer", help="folder, tokenizer.json or Hub id (default: the checkpoint's)")
+    if job == "adapt":
+        parser.add_argument("--support", required=True, help="folder with one folder of example images per class")
+        parser.add_argument("--query", required=True, help="folder of images to sort")
+        parser.add_argument(
+            "--method", default="auto", help="adapter, or auto for the best by cross-validation (default: auto)"
         )
-        job.add_argument("--license", help="licence in the model card, for example apache-2.0")
-        job.add_argument("--out", type=pathlib.Path, help="what is written; default: WORKDIR/export, or .npz")
-    if name == "evaluate":
-        job.add_argument("--checkpoint", help="folder, .npz or hub id, or several as A,NAME=B; default: WORKDIR/export")
-        job.add_argument(
-            "--shard", default="0/1", help="part i/n of the datasets, for arrays of jobs; default: 0/1, all"
+        parser.add_argument(
+            "--template",
+            action="append",
+            help="text of a class, {} is its name; repeatable; none: images only (default: 'a photo of a {}.')",
         )
-        job.add_argument(
-            "--cache", type=pathlib.Path, help="folder of embeddings; default: WORKDIR/evaluation/embeddings"
+    if job == "embed":
+        parser.add_argument("--images", help="image folder, shards, or another source described in data/README.md")
+        parser.add_argument("--texts", help="file with one text per line, or .jsonl with strings or {id, text}")
+        parser.add_argument("--data_dir", default="runs/data", help="folder of source indexes (default: runs/data)")
+    if job in ("adapt", "embed"):
+        parser.add_argument(
+            "--dtype", choices=("float32", "bfloat16"), help="dtype of the towers (default: bfloat16, float32 on CPUs)"
         )
-        for setting, what in EVALUATE_ARGUMENTS.items():
-            job.add_argument(f"--{setting}", help=f"{what}; sets config.evaluate.{setting}")
-        job.add_argument("--data_dir", help="where prepared data and indexes lie; sets config.data_dir")
-    if name == "inspect":
-        job.add_argument("--step", type=int, default=0, help="batch that is shown; default: 0, the first")
-        job.add_argument("--steps", type=int, default=8, help="batches that are counted, from --step on; default: 8")
-        job.add_argument("--rows", type=int, default=64, help="rows of the batch that are shown; default: 64")
-    if quick:
-        job.add_argument("--compare", action="store_true", help="train the plain base loss beside it, report both")
+
+
+def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", required=True, choices=TARGETS, help=f"one of {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--jobs",
+        default="pretrain",
+        help="comma-separated jobs of each run, in order; write their options as --name=VALUE (default: pretrain)",
+    )
+    parser.add_argument("--num_shards", type=int, default=1, help="number of tasks of an evaluation (default: 1)")
+    parser.add_argument("--dry_run", action="store_true", help="write and show the commands, but do not run them")
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    formats = ("huggingface", "big_vision")
+    parser.add_argument("--format", choices=formats, default=formats[0], help=f"format (default: {formats[0]})")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the weights (default: float32)"
+    )
+    parser.add_argument("--license", help="licence for the model card, such as apache-2.0")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="output folder or file (default: WORKDIR/export or WORKDIR/export.npz)"
+    )
+
+
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", help="folder, .npz file or Hub id, or several as A,NAME=B (default: WORKDIR/export)"
+    )
+    parser.add_argument("--shard", default="0/1", help="shard i/n of the datasets, for job arrays (default: 0/1)")
+    parser.add_argument(
+        "--cache", type=pathlib.Path, help="folder of cached embeddings (default: WORKDIR/evaluation/embeddings)"
+    )
+    for setting, summary in EVALUATE_ARGUMENTS.items():
+        parser.add_argument(f"--{setting}", help=f"{summary}; sets config.evaluate.{setting}")
+    parser.add_argument("--data_dir", help="folder of prepared datasets and indexes; sets config.data_dir")
+
+
+def find_config(path: str) -> str:
+    """Return the path of a config file; `configs/NAME.py` also works outside the project's folder."""
+    own = configs.FOLDER.parent / path
+    return str(own) if own.is_file() and not os.path.isfile(path) else path
+
+
+def load_config(path: str, overrides: Sequence[str]) -> ConfigDict:
+    """Return the config of a file with `--config.key=value` overrides; an unknown key raises and names known ones."""
+    return configs.load(path, overrides, known=known_settings)
+
+
+def known_settings() -> dict[tuple[str, ...], type]:
+    """Return the dataclass of each section of a config."""
+    from adapt.evaluation.run import EvaluateSettings
+    from models.config import TextSettings
+    from pretrain.config.run import SECTIONS, PretrainSettings
+
+    sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
+    evaluations = dict.fromkeys([("evaluate",), ("evaluate_in_training",)], EvaluateSettings)
+    submit = {("submit",): SubmitSettings} | {("submit", name): settings for name, settings in SUBMIT_SECTIONS.items()}
+    return {("pretrain",): PretrainSettings} | evaluations | sections | submit
+
+
+def evaluate_overrides(args: argparse.Namespace) -> list[str]:
+    """Return the options of `evaluate` that set values of the config, as overrides."""
+    from adapt.adapters.registry import METHODS, TRAINING_FREE
+
+    if args.job != "evaluate":
+        return []
+    groups = {"all": METHODS, "training_free": TRAINING_FREE}
+    given = {key: getattr(args, key) for key in EVALUATE_ARGUMENTS if getattr(args, key) is not None}
+    if given.get("methods") in groups:
+        given["methods"] = ",".join(groups[given["methods"]])
+    overrides = [f"--config.evaluate.{key}={value}" for key, value in given.items()]
+    return overrides + ([] if args.data_dir is None else [f"--config.data_dir={args.data_dir}"])

@@ -1,1 +1,1 @@
-"""Where a run runs: the processes that make it up, found from the environment, and how they are submitted."""
+"""Process discovery and exit codes at run time, and submission of jobs to clusters."""

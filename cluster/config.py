@@ -1,23 +1,27 @@
-"""What the `submit` section of a config may say, for each target."""
+"""Settings of the `submit` section of a config, for each target."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 TARGETS = ("local", "slurm", "gke", "tpu-vm", "skypilot")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlurmSettings:
-    """What is asked of SLURM; `time` is in minutes, `mem` such as "64GB" is of a node.
+    """Resources of a SLURM job.
 
-    A node runs `tasks_per_node` processes, which share its GPUs: 1 drives all, as many as `gpus_per_node` drive one
-    each. `grace` seconds before the time is up, and where SLURM wants the nodes back, the run saves and is queued
-    again. Of an array `parallel` tasks run at once. `setup` are lines of shell before the first command, such as
-    `module load cuda`; `options` are further `(name, value)` of sbatch.
+    `tasks_per_node` is the number of processes per node, which share the node's GPUs: 1 drives all of them,
+    `gpus_per_node` processes drive one each. `mem` is per node, such as "64GB". `time` is the limit in minutes; `grace`
+    seconds before it, and when SLURM preempts the job, the run saves a checkpoint and is requeued. `max_parallel` is
+    the number of tasks of an array that run at a time. `setup` are shell lines that run before the first command, such
+    as `module load cuda`; `options` are additional `(name, value)` pairs for sbatch.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"parallel": "max_parallel"}
 
     nodes: int = 1
     tasks_per_node: int = 1
@@ -30,7 +34,7 @@ class SlurmSettings:
     qos: str | None = None
     constraint: str | None = None
     grace: int = 120
-    parallel: int = 64
+    max_parallel: int = 64
     setup: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
 
@@ -40,9 +44,11 @@ class SlurmSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GkeSettings:
-    """A workload of xpk: `tpu_type` such as "v5litepod-256", or `device_type` such as "h100-80gb-8" with `num_nodes`.
+    """An xpk workload on Google Kubernetes Engine.
 
-    `docker_image` holds the project in `folder` and its packages. A pod has `grace` seconds to save.
+    Set either `tpu_type`, such as "v5litepod-256", or `device_type`, such as "h100-80gb-8", with `num_nodes`.
+    `docker_image` contains the project in `folder` and the packages that it requires. A preempted pod has `grace`
+    seconds to save a checkpoint.
     """
 
     cluster: str | None = None
@@ -61,10 +67,10 @@ class GkeSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TpuVmSettings:
-    """A queued resource of TPU VMs, all of which run `setup` and then the job when they start, or start again.
+    """A queued resource of TPU VMs; every VM runs `setup` and then the job whenever it starts.
 
-    One of `spot` that is taken away does not come back: it is deleted and submitted again.
-    `setup` are lines of shell that bring the project into `folder` and install its packages.
+    `setup` are shell lines that copy the project to `folder` and install its packages. A preempted `spot` resource does
+    not come back: delete it and submit again.
     """
 
     project: str | None = None
@@ -79,10 +85,10 @@ class TpuVmSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SkyPilotSettings:
-    """A managed job of SkyPilot; `accelerators` such as "H100:8".
+    """A managed SkyPilot job; `accelerators` such as "H100:8".
 
-    `mounts` are pairs (folder, bucket), such as ("/runs", "s3://mine/runs"): what a job leaves there outlives its
-    machines. `setup` installs the packages, by default those for NVIDIA's GPUs.
+    `mounts` are `(folder, bucket)` pairs, such as ("/runs", "s3://mine/runs"): files written there outlive the
+    machines. `setup` installs the packages, by default with JAX for NVIDIA GPUs.
     """
 
     accelerators: str | None = None
@@ -98,14 +104,18 @@ class SkyPilotSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubmitSettings:
-    """How jobs are submitted. `name` is lower-case letters, digits and dashes; `python` is the program on the machines
-    that run them, by default this one for `local` and `slurm`, and `python3` elsewhere. `beside` is how many tasks
-    `local` runs at a time, each on its share of the cores.
+    """Settings of all targets.
+
+    `name` consists of lower-case letters, digits and dashes. `python` is the interpreter on the machines that run the
+    jobs (default: the current one for `local` and `slurm`, `python3` for the other targets). `max_parallel` is the
+    number of tasks that `local` runs at a time, each on an equal part of the CPU cores.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"beside": "max_parallel"}
 
     name: str = "context"
     python: str | None = None
-    beside: int = 1
+    max_parallel: int = 1
     slurm: SlurmSettings = dataclasses.field(default_factory=SlurmSettings)
     gke: GkeSettings = dataclasses.field(default_factory=GkeSettings)
     tpu_vm: TpuVmSettings = dataclasses.field(default_factory=TpuVmSettings)
@@ -113,42 +123,44 @@ class SubmitSettings:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?", self.name):
-            raise ValueError(f"submit.name is {self.name!r}; write up to 32 lower-case letters, digits and dashes")
-        if self.beside < 1:
-            raise ValueError(f"submit.beside is {self.beside}; it must be at least 1")
-        check_lines(self)
-
-
-def check_lines(settings: object, section: str = "submit") -> None:
-    """Raises `ValueError` for a setting with a line break, which would end the line that it is written into."""
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        value, name = getattr(settings, field.name), f"{section}.{field.name}"
-        if dataclasses.is_dataclass(value):
-            check_lines(value, name)
-        elif field.name != "setup" and any(sign in str(each) for each in _parts(value) for sign in "\n\r\0"):
-            raise ValueError(f"{name} is {value!r}; no line of a script holds a line break")
-
-
-def check_pairs(name: str, pairs: object, example: str) -> None:
-    """Raises `ValueError` for what are no pairs of a name and a value."""
-    whole = isinstance(pairs, tuple | list)
-    if not whole or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
-        raise ValueError(f"{name} is {pairs!r}; write pairs, such as {example}")
-
-
-def _parts(value: object) -> Iterator[object]:
-    if isinstance(value, tuple | list):
-        for each in value:
-            yield from _parts(each)
-    else:
-        yield value
+            raise ValueError(
+                f"submit.name is {self.name!r}. Use up to 32 lower-case letters, digits and dashes, a letter first."
+            )
+        if self.max_parallel < 1:
+            raise ValueError(f"submit.max_parallel is {self.max_parallel}. It must be at least 1.")
+        check_line_breaks(self)
 
 
 SECTIONS = {"slurm": SlurmSettings, "gke": GkeSettings, "tpu_vm": TpuVmSettings, "skypilot": SkyPilotSettings}
 
 
+def check_line_breaks(settings: object, section: str = "submit") -> None:
+    """Raise `ValueError` if a setting other than `setup` contains a line break, which would end its script line."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value, name = getattr(settings, field.name), f"{section}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_line_breaks(value, name)
+        elif field.name != "setup" and any(character in str(leaf) for leaf in _leaves(value) for character in "\n\r\0"):
+            raise ValueError(f"{name} is {value!r}. It must not contain line breaks: it becomes part of a script line.")
+
+
+def check_pairs(name: str, pairs: object, example: str) -> None:
+    """Raise `ValueError` unless `pairs` is a sequence of `(name, value)` pairs."""
+    is_sequence = isinstance(pairs, tuple | list)
+    if not is_sequence or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"{name} is {pairs!r}. It must be a sequence of pairs, such as {example}.")
+
+
 def require(section: str, settings: object, *names: str) -> None:
-    """Raises `ValueError` naming the first of `names` that is not set."""
+    """Raise `ValueError` naming the first of `names` that is not set."""
     for name in names:
         if getattr(settings, name) is None:
-            raise ValueError(f"submit.{section}.{name} is not set; add --config.submit.{section}.{name}=…")
+            raise ValueError(f"submit.{section}.{name} is not set. Add --config.submit.{section}.{name}=VALUE.")
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value

@@ -1,4 +1,4 @@
-"""What is submitted: tasks that do not wait for each other, each some commands in turn."""
+"""Job arrays: independent tasks, each a sequence of launch.py commands."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foundation.suggestions import unknown_name
+
 JOBS = ("pretrain", "export", "evaluate", "report")
-_LONGEST = 150  # letters of a folder's name; file systems have up to 255
-_JOINED = ("pretrain",)  # jobs that all processes of a task do together; one process does the others
+_LONGEST_NAME = 150  # characters of a folder name; file systems allow up to 255
+_COLLECTIVE_JOBS = ("pretrain",)  # run by all processes of a task together; the other jobs run in one process
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """A job of launch.py with its arguments, and whether all processes of a task run it together."""
+class JobCommand:
+    """A job of launch.py with its arguments; `collective` if all processes of a task run it together."""
 
     arguments: tuple[str, ...]
-    joined: bool
+    collective: bool
 
     def argv(self, python: str, program: str = "launch.py") -> list[str]:
-        """Returns the interpreter, the program and its arguments."""
+        """Return the interpreter, the program and its arguments."""
         return [python, program, *self.arguments]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """Commands in turn; the first that fails ends the task. `name` tells it from the others."""
+class ArrayTask:
+    """Commands that run one after another; the first failure ends the task. `name` is unique within the array."""
 
     name: str
-    commands: tuple[Command, ...]
+    commands: tuple[JobCommand, ...]
 
 
 def plan_tasks(
@@ -41,54 +43,57 @@ def plan_tasks(
     workdir: pathlib.Path,
     overrides: Sequence[str] = (),
     points: Sequence[Mapping[str, Any]] = (),
-    parts: int = 1,
+    num_shards: int = 1,
     arguments: Mapping[str, Sequence[str]] | None = None,
-) -> list[Task]:
-    """Returns a task for each point of a sweep, and each of `parts` of an evaluation.
+) -> list[ArrayTask]:
+    """Return one task per sweep point and evaluation shard.
 
-    A point's values are overrides of the config, and its workdir a folder of `workdir` that is named after them.
-    `arguments` are further ones by job. Raises `ValueError` for jobs that are unknown or cannot be split.
+    The values of a point override the config, and its workdir is a folder in `workdir` named after them. `arguments`
+    are additional arguments by job. Raises `ValueError` for an unknown job and for jobs that cannot be split.
     """
-    unknown = [job for job in jobs if job not in JOBS]
-    if unknown or not jobs:
-        raise ValueError(f"unknown job {', '.join(unknown) or '(none)'} in --jobs; known: {', '.join(JOBS)}")
-    if parts < 1:
-        raise ValueError(f"--parts={parts}; it must be at least 1")
-    if parts > 1 and tuple(jobs) != ("evaluate",):
-        raise ValueError("--parts splits an evaluation; submit the other jobs first, then --jobs=evaluate by itself")
-    if any(word.startswith("--shard=") for words in (arguments or {}).values() for word in words):
-        raise ValueError("--shard is set for each part of an evaluation; write --parts=N")
+    _check_jobs(jobs, num_shards=num_shards, arguments=arguments or {})
     tasks = []
-    names = names_of(points)
-    for point, name in zip(points or [{}], names or [""], strict=True):
-        folder = workdir / name if name else workdir
-        changes = [*overrides, *(override(key, value) for key, value in point.items())]
-        for part in range(parts):
-            label = "-".join(filter(None, (name, f"part-{part}" if parts > 1 else "")))
+    for point, name in zip(points or [{}], point_names(points) or [""], strict=True):
+        changes = [*overrides, *(f"--config.{key}={value}" for key, value in point.items())]
+        for shard in range(num_shards):
+            label = "-".join(filter(None, (name, f"shard-{shard}" if num_shards > 1 else "")))
             commands = []
             for job in jobs:
-                own = list((arguments or {}).get(job, ()))
-                own += [f"--shard={part}/{parts}"] if parts > 1 else []
-                given = [] if config is None else [f"--config={config}"]
-                words = (job, *given, f"--workdir={folder}", *changes, *own)
-                for word in words:
-                    if "\n" in word or "\0" in word:
-                        raise ValueError(f"{word!r} has a line break, which no command line can hold")
-                commands.append(Command(words, job in _JOINED))
-            tasks.append(Task(label or "-".join(jobs), tuple(commands)))
+                words = [job, *([] if config is None else [f"--config={config}"])]
+                words += [f"--workdir={workdir / name if name else workdir}", *changes]
+                words += (arguments or {}).get(job, ())
+                words += [f"--shard={shard}/{num_shards}"] if num_shards > 1 else []
+                commands.append(JobCommand(tuple(map(_one_line, words)), collective=job in _COLLECTIVE_JOBS))
+            tasks.append(ArrayTask(label or "-".join(jobs), tuple(commands)))
     return tasks
 
 
-def override(key: str, value: Any) -> str:
-    """Returns the argument that sets a key of a config."""
-    return f"--config.{key}={value}"
+def _check_jobs(jobs: Sequence[str], *, num_shards: int, arguments: Mapping[str, Sequence[str]]) -> None:
+    for job in jobs or [""]:
+        if job not in JOBS:
+            raise ValueError(unknown_name("job in --jobs", job, JOBS))
+    if num_shards < 1:
+        raise ValueError(f"--num_shards={num_shards} must be at least 1.")
+    if num_shards > 1 and tuple(jobs) != ("evaluate",):
+        raise ValueError(
+            f"--num_shards={num_shards} splits an evaluation only, and --jobs is {','.join(jobs)}. Submit the other "
+            "jobs first, then --jobs=evaluate by itself."
+        )
+    if any(word.startswith("--shard=") for words in arguments.values() for word in words):
+        raise ValueError("--shard cannot be submitted: each task gets its own. Use --num_shards=N.")
 
 
-def names_of(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns a folder's name for each point, after what differs between them: `learning_rate=0.001,seed=1`.
+def _one_line(word: str) -> str:
+    if "\n" in word or "\0" in word:
+        raise ValueError(f"{word!r} contains a line break, which a command line cannot hold.")
+    return word
 
-    A name that would be too long for a folder, or that of two points, ends in a hash of the values. Raises `ValueError`
-    where two points are the same.
+
+def point_names(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a unique folder name per sweep point, made of its values: `learning_rate=0.001,seed=1`.
+
+    A name that is too long for a folder, or that two points share, ends in a hash of the values. Raises `ValueError` if
+    two points are equal.
     """
     keys = list(dict.fromkeys(key for point in points for key in point))
     last = [key.rpartition(".")[2] for key in keys]
@@ -97,20 +102,22 @@ def names_of(points: Sequence[Mapping[str, Any]]) -> list[str]:
         ",".join(_safe(f"{short[key]}={value}") for key, value in point.items()) or f"point-{number}"
         for number, point in enumerate(points)
     ]
-    clear = [len(name) <= _LONGEST and names.count(name) == 1 for name in names]
+    unique = [len(name) <= _LONGEST_NAME and names.count(name) == 1 for name in names]
     names = [
-        name if is_clear else f"{name[:_LONGEST]},{_hash(point)}"
-        for name, is_clear, point in zip(names, clear, points, strict=True)
+        name if is_unique else f"{name[:_LONGEST_NAME]},{_hash(point)}"
+        for name, is_unique, point in zip(names, unique, points, strict=True)
     ]
     for name, point in zip(names, points, strict=True):
         if names.count(name) > 1:
-            raise ValueError(f"get_sweep() has the point {point} twice")
+            raise ValueError(f"get_sweep() returns the point {point} twice. Remove one of them.")
     return names
 
 
 def _safe(text: str) -> str:
-    """Returns text of letters, digits and some signs that neither file systems nor shells mind."""
-    return "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "=._-" else "_" for letter in text)
+    """Return `text` with every character replaced by _ that file systems or shells treat specially."""
+    return "".join(
+        character if (character.isascii() and character.isalnum()) or character in "=._-" else "_" for character in text
+    )
 
 
 def _hash(point: Mapping[str, Any]) -> str:
@@ -118,5 +125,5 @@ def _hash(point: Mapping[str, Any]) -> str:
 
 
 def shell_line(words: Sequence[str]) -> str:
-    """Returns one line of shell in which each word stays a word, whatever is in it."""
+    """Return `words` as one line of shell, each quoted."""
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""Files and commands of a submission: written, shown, and run only then."""
+"""Submissions: files and commands that are written, shown and then run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """`files` by path, with their text; `commands` that are run in turn, and `hints`: what a user may want to run.
+    """Text of `files` by path, `commands` to run in order, and `hints`: commands to monitor or cancel the jobs.
 
-    `run`, where it is given, runs the commands in another way; it is given what says lines, and returns an exit code.
+    `run`, if given, runs the commands in another way; it returns an exit code.
     """
 
     files: dict[pathlib.Path, str]
@@ -28,27 +28,27 @@ class Submission:
 
 
 def submit(submission: Submission, *, dry_run: bool) -> int:
-    """Writes the files, says everything, and runs the commands unless it is a `dry_run`.
+    """Write the files, show files and commands, and run the commands unless it is a `dry_run`.
 
-    Returns the exit code of the first command that fails, or 0; raises `ValueError` for one that is not installed.
+    Returns the exit code of the first command that fails, or 0. Raises `ValueError` if a program is not installed.
     """
     for path, text in submission.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         logger.info(f"— {path}")
         logger.info(text.rstrip())
-    logger.info("— what this would run" if dry_run else "— running")
+    logger.info("— commands (dry run)" if dry_run else "— running")
     for command in submission.commands:
         logger.info(shell_line(command))
     if submission.hints:
-        logger.info("— to look after it")
+        logger.info("— to monitor or cancel")
         for command in submission.hints:
             logger.info(shell_line(command))
     if dry_run:
         return 0
     for command in submission.commands:
         if shutil.which(command[0]) is None:
-            raise ValueError(f"{command[0]} is not installed here; --dry_run writes what it would be given")
+            raise ValueError(f"{command[0]} is not installed. Install it, or use --dry_run to see its commands.")
     return submission.run() if submission.run else _run(submission.commands)
 
 

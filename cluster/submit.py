@@ -1,4 +1,4 @@
-"""From jobs of launch.py to what a target runs."""
+"""Submission of launch.py jobs to a target."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import pathlib
 from collections.abc import Sequence
 
 from cluster.config import TARGETS, SubmitSettings
-from cluster.job_array import Task
+from cluster.job_array import ArrayTask
 from cluster.submission import Submission
+from foundation.suggestions import unknown_name
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, workdir: pathlib.Path) -> Submission:
-    """Returns what submits `tasks` to a target.
+def prepare(target: str, tasks: Sequence[ArrayTask], settings: SubmitSettings, *, workdir: pathlib.Path) -> Submission:
+    """Return the submission of `tasks` to a target.
 
-    Its files are to be written to `workdir/submit`, or, where that is a folder of other machines, `runs/submit` here.
-    Raises `ValueError` for an unknown target, for settings that it lacks, and for tasks that it cannot do.
+    Its files belong in `workdir/submit`, or in `runs/submit` of the current directory if the target's machines are
+    elsewhere. Raises `ValueError` for an unknown target, missing settings, and tasks that the target cannot run.
     """
     folder = workdir / "submit" if target in ("local", "slurm") else pathlib.Path("runs", "submit")
     program = "launch.py" if pathlib.Path.cwd() == ROOT else str(ROOT / "launch.py")
@@ -33,9 +34,12 @@ def prepare(target: str, tasks: Sequence[Task], settings: SubmitSettings, *, wor
 
         return skypilot(tasks, settings, folder=folder, root=ROOT)
     if target not in TARGETS:
-        raise ValueError(f"unknown --target {target!r}; known: {', '.join(TARGETS)}")
-    if any(len({command.joined for command in task.commands}) > 1 for task in tasks):
-        raise ValueError(f"every host of {target} would run what is for one process; submit --jobs=pretrain by itself")
+        raise ValueError(unknown_name("--target", target, TARGETS))
+    if any(len({command.collective for command in task.commands}) > 1 for task in tasks):
+        raise ValueError(
+            f"{target} runs the same command on every host, and only pretrain may run on all of them. Submit "
+            "--jobs=pretrain by itself, and the other jobs as a submission for one machine."
+        )
     if target == "gke":
         from cluster.targets.gke import gke
 

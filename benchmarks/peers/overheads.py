@@ -64,7 +64,7 @@ def overheads(args: argparse.Namespace) -> None:
     import jax
 
     import configs
-    from launch import known_settings
+    from arguments import known_settings
     from pretrain.checkpointing.manager import Checkpoints
     from pretrain.config.run import read_settings
     from pretrain.distributed import sharding
@@ -72,11 +72,11 @@ def overheads(args: argparse.Namespace) -> None:
     from pretrain.monitoring.metric_writer import MetricsWriter
     from pretrain.monitoring.throughput import Throughput
     from pretrain.monitoring.watchdog import Watchdog
-    from pretrain.train_step import abstract_batch, training_of
+    from pretrain.train_step import abstract_batch, build_train_step
 
-    settings = read_settings(configs.load(args.config, [], known_settings).pretrain)
+    settings = read_settings(configs.load(args.config, [], known=known_settings).pretrain)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
+    training = build_train_step(settings, mesh, model=settings.model(settings.max_vocab_size()))
     batch = {
         name: jax.device_put(jax.numpy.ones(shape.shape, shape.dtype), shape.sharding)
         for name, shape in abstract_batch(settings, mesh).items()

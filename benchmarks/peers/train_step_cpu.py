@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from arguments import QUICKSTART_CONFIG, load_config
 from benchmarks.machine import busy_seconds, cpu_model, measure_peak, page_policy
-from launch import QUICKSTART_CONFIG, load_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -188,13 +188,13 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     from models.towers import count_parameters
     from pretrain.config.run import read_settings
     from pretrain.distributed import sharding
-    from pretrain.train_step import training_of
+    from pretrain.train_step import build_train_step
 
     settings = read_settings(config)
     objective = dataclasses.replace(settings.objective, base="sigmoid", context=child == "context")
     settings = dataclasses.replace(settings, dtype="float32", objective=objective)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
-    training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
+    training = build_train_step(settings, mesh, model=settings.model(settings.max_vocab_size()))
     batch, state = make_batch(config), training.init()
 
     def step() -> None:

@@ -1,0 +1,1 @@
+"""Process environment, discovery of the other processes, and exit codes."""

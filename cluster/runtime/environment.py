@@ -1,4 +1,4 @@
-"""What a process sets up before JAX starts: memory pages, threads, and where compiled programs are kept."""
+"""Environment of a process before JAX starts: memory pages, threads, and the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 
-_CACHE_BYTES = 4_000_000_000  # least recently used programs go first
+_CACHE_BYTES = 4_000_000_000  # the least recently used programs are removed first
 
 
 def use_huge_pages() -> None:
-    """Starts this process anew with 2 MiB pages for large arrays, where glibc has them.
+    """Restart this process with 2 MiB pages for large arrays, where glibc supports them.
 
-    XLA on CPUs allocates and frees its buffers at every step; with 4 KiB pages a third of the time goes into page
-    faults (docs/PERFORMANCE.md). The C library reads the setting only at its start.
+    XLA on CPUs allocates and frees its buffers in every step; with 4 KiB pages a third of the time is spent on page
+    faults (docs/PERFORMANCE.md). The C library reads the setting only when a process starts.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        with suppress(OSError):  # then it goes on without
+        with suppress(OSError):  # continue without them
             os.execv(sys.executable, sys.orig_argv[:1] + sys.orig_argv[1:])
 
 
 def set_defaults(environment: MutableMapping[str, str]) -> None:
-    """Sets what JAX and others read from the environment, where it is not set already.
+    """Set environment variables that JAX and other libraries read, unless they are set already.
 
-    Compiled programs are kept in `~/.cache/context-pretraining` (`JAX_COMPILATION_CACHE_DIR` names another folder,
-    `JAX_ENABLE_COMPILATION_CACHE=false` keeps none), so that only the first of equal runs compiles. They are machine
-    code, which is run as it is read: none are kept where that folder cannot be this user's alone.
+    Compiled programs are cached in `~/.cache/context-pretraining`, so that only the first of several equal runs
+    compiles. `JAX_COMPILATION_CACHE_DIR` sets another folder, `JAX_ENABLE_COMPILATION_CACHE=false` disables the cache.
+    Compiled programs are machine code, which runs without checks: the cache is disabled if the folder cannot be made
+    private to this user.
     """
-    environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
-    environment.setdefault("OPENBLAS_NUM_THREADS", "1")  # XLA calls it from threads of its own, which it would wait for
+    environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch is not installed"
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")  # XLA calls it from its own threads
     if "JAX_COMPILATION_CACHE_DIR" not in environment:
         home = pathlib.Path(environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         if _make_private(home / "context-pretraining"):
@@ -43,7 +44,7 @@ def set_defaults(environment: MutableMapping[str, str]) -> None:
 
 
 def _make_private(folder: pathlib.Path) -> bool:
-    """Makes a folder, or one that is there, this user's alone; returns whether that could be done."""
+    """Create a folder, or take an existing one, that only this user can access; return whether that succeeded."""
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not hasattr(os, "geteuid") or folder.stat().st_uid == os.geteuid():
@@ -53,9 +54,9 @@ def _make_private(folder: pathlib.Path) -> bool:
 
 
 def _processor() -> str:
-    """Returns a name for this processor: a program for one may use instructions that another lacks."""
-    known = [platform.machine()]
+    """Return a hash of the processor's features: a program may use instructions that another processor lacks."""
+    features = [platform.machine()]
     with suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        known += [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
+        features += [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]

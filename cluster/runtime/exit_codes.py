@@ -1,4 +1,4 @@
-"""How a job of launch.py ends: its exit codes, and errors as sentences."""
+"""Exit codes of launch.py, and the signals and errors that lead to them."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ import threading
 from types import FrameType
 from typing import NoReturn
 
-RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-LOST = 76  # another process is gone; why, only that one knows, so whoever started all must look at its exit code too
-LOST_OTHERS = ConnectionError(
-    "another process of this run has ended or cannot be reached; its own output says why, and the same command goes on "
-    "at the last checkpoint"
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+EXIT_PEER_LOST = 76  # another process has ended; only its own exit code says whether to run the same command again
+PEER_LOST = ConnectionError(
+    "another process of this run has ended or cannot be reached. Its own output says why. Start all processes again to "
+    "resume from the last checkpoint."
 )
 
-_MOMENT = 0.05  # seconds
-_LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Bb]arrier|coordination service")
+_RETRY_SECONDS = 0.05
+_PEER_LOST_TEXT = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Bb]arrier|coordination service")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: it ends a job as an interruption does.
+    """SIGTERM, raised as an interruption of the job.
 
-    `came` tells so where code that it ran into has made another error of it, as the import of a C++ library does.
+    `received` stays true if the interrupted code replaces the exception, as the import of a C++ library does.
     """
 
-    came = False
+    received = False
 
 
-def end_by_signal(number: int, frame: FrameType | None) -> None:
-    """Raises `Terminated`."""
-    Terminated.came = True
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """Raise `Terminated`; a handler for `signal.signal`."""
+    Terminated.received = True
     raise Terminated
 
 
-def has_others() -> bool:
-    """Whether this process has joined others."""
+def has_peers() -> bool:
+    """Return whether this process has joined other processes."""
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
-def lost_others(error: Exception) -> bool:
-    """Whether an error is that of a collective or a barrier whose other processes are gone."""
-    if not has_others():
+def is_peer_lost(error: Exception) -> bool:
+    """Return whether an error comes from a collective or a barrier whose other processes have ended."""
+    if not has_peers():
         return False
-    return isinstance(error, sys.modules["jax"].errors.JaxRuntimeError) or bool(_LOST.search(str(error)))
+    return isinstance(error, sys.modules["jax"].errors.JaxRuntimeError) or bool(_PEER_LOST_TEXT.search(str(error)))
 
 
-def on_unraisable(unraisable: object) -> None:
-    """A hook for `sys.unraisablehook`, for what came where Python raises nothing, as in a garbage collection.
+def handle_unraisable(unraisable: object) -> None:
+    """Repeat an interruption that Python could not raise, as during a garbage collection; for `sys.unraisablehook`.
 
-    An interruption comes again in a moment. What storage still reports after its error has been told is left out.
+    Errors that storage libraries repeat after the job has reported them are dropped.
     """
     error = getattr(unraisable, "exc_value", None)
     if isinstance(error, KeyboardInterrupt):
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-        again = threading.Timer(_MOMENT, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        retry = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), number))
+        retry.daemon = True
+        retry.start()
     elif not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
         sys.__unraisablehook__(unraisable)  # type: ignore[arg-type]
 
 
-def end(code: int) -> NoReturn:
-    """Ends this process; where it is to be run again, or has lost others, nothing that still runs is waited for."""
-    if code == RUN_AGAIN or (code and has_others()):
+def exit_process(code: int) -> NoReturn:
+    """Exit; a preempted process, or one that failed among several, does not wait for its threads."""
+    if code == EXIT_PREEMPTED or (code and has_peers()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,189 +1,206 @@
-"""The processes of a run: how many there are, which one this is, and where they meet.
+"""Discovery of the processes of a run: how many there are, the index of this one, and the coordinator's address.
 
-One process drives all devices of a host, or one process each GPU. They are found from what SLURM, Open MPI, a JobSet on
-Kubernetes, SkyPilot or a TPU pod says in the environment, or named by arguments; where nothing says so, this process is
-alone.
+One process drives all devices of a host, or one process drives each GPU. The processes are found in the environment
+variables of SLURM, Open MPI, a JobSet on Kubernetes, SkyPilot or a TPU pod, or named by arguments. Otherwise this
+process runs alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 
-PORT = 8476  # where a JobSet's processes meet, if its manifest names none
-_HEARTBEAT_SECONDS = 30  # a process that is silent for so long is taken to be gone
-_SHUTDOWN_SECONDS = 3600  # the first process may still be fitting an evaluation when the others are done
-_GOOGLE = "0x1ae0"  # vendor of TPUs on the PCI bus
+logger = logging.getLogger(__name__)
+
+PORT = 8476  # of the coordinator, if the environment names none
+_HEARTBEAT_SECONDS = 30  # a process that is silent for longer counts as lost
+_SHUTDOWN_SECONDS = 3600  # the first process may still fit an evaluation when the other processes are done
+_GOOGLE = "0x1ae0"  # PCI vendor id of TPUs
 _ALL_DEVICES: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Processes:
-    """`count` processes of which this is number `index`; None where JAX's own detection `method` knows better.
+class ProcessGroup:
+    """The processes of a run; a field is None where JAX's own `detection_method` finds the value.
 
-    `found` says what told. `devices` are the local GPUs of this process: empty for all that it sees, None for the one
-    that JAX takes by the process's number on its host.
+    `source` names the scheduler. `local_devices` are the indices of this process's GPUs: empty for all visible ones,
+    None for the one that JAX chooses by the process's index on its host.
     """
 
-    found: str
-    count: int | None = None
-    index: int | None = None
+    source: str
+    num_processes: int | None = None
+    process_id: int | None = None
     coordinator: str | None = None
-    method: str | None = None
-    devices: tuple[int, ...] | None = _ALL_DEVICES
+    detection_method: str | None = None
+    local_devices: tuple[int, ...] | None = _ALL_DEVICES
 
 
-def find(
+def find_processes(
     environment: Mapping[str, str],
     *,
     coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     has_tpu: Callable[[], bool] | None = None,
-) -> Processes | None:
-    """Returns the processes that arguments or the environment name; None for one that is alone.
+) -> ProcessGroup | None:
+    """Return the processes that the arguments or the environment name, or None if this process runs alone.
 
-    Raises `ValueError` for arguments that do not go together, and for an environment that tells half of it.
+    Raises `ValueError` for incomplete arguments and for an incomplete environment.
     """
-    if processes == 1 and coordinator is None and process in (None, 0):
+    if num_processes == 1 and coordinator is None and process_id in (None, 0):
         return None
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     if any(value is not None for value in given.values()):
-        return _of_arguments(given)
-    for look in (_slurm, _open_mpi, _job_set, _skypilot):
-        found = look(environment)
-        if found is not None:
-            return found if found.count is None or found.count > 1 else None
+        return _from_arguments(given)
+    for look_up in (_slurm, _open_mpi, _job_set, _skypilot):
+        group = look_up(environment)
+        if group is not None:
+            return group if group.num_processes is None or group.num_processes > 1 else None
     if (has_tpu or _has_tpu)() and not _is_one_tpu_host(environment):
-        return Processes(found="TPU", devices=_ALL_DEVICES)
+        return ProcessGroup(source="TPU")
     return None
 
 
-def join(found: Processes | None) -> None:
-    """Joins the other processes, if there are any; must come before JAX looks for devices.
+def join(group: ProcessGroup | None) -> None:
+    """Join the other processes, if there are any; call this before JAX initialises its devices.
 
-    Raises `ConnectionError` where they cannot be reached.
+    Raises `ConnectionError` if they cannot be reached.
     """
-    if found is None:
+    if group is None:
         return
     import jax
 
+    logger.debug(f"joining {group}")
     try:
         jax.distributed.initialize(
-            found.coordinator,
-            num_processes=found.count,
-            process_id=found.index,
-            local_device_ids=None if found.devices is None else list(found.devices),
-            cluster_detection_method=found.method,
+            group.coordinator,
+            num_processes=group.num_processes,
+            process_id=group.process_id,
+            local_device_ids=None if group.local_devices is None else list(group.local_devices),
+            cluster_detection_method=group.detection_method,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        if found.count is None and isinstance(error, ValueError):
-            return  # a TPU that belongs to no pod, such as a notebook's
+        if group.num_processes is None and isinstance(error, ValueError):
+            return  # a TPU outside a pod, such as in a notebook
         reason = str(error).strip().partition("\n")[0]
         raise ConnectionError(
-            f"{found.found} names {found.count or 'several'} processes, which could not be joined ({reason}); "
-            "--processes=1 runs this one alone, --coordinator=HOST:PORT --processes=N --process=I says where they meet"
+            f"{group.source} names {group.num_processes or 'several'} processes, which could not be joined ({reason}). "
+            "Use --num_processes=1 to run this one alone, or --coordinator=HOST:PORT --num_processes=N --process_id=I."
         ) from error
 
 
-def _of_arguments(given: Mapping[str, str | int | None]) -> Processes:
-    coordinator, count, index = given.values()
+def _from_arguments(given: Mapping[str, str | int | None]) -> ProcessGroup:
+    coordinator, num_processes, process_id = given.values()
     missing = [name for name, value in given.items() if value is None]
     if missing:
-        raise ValueError(f"--coordinator, --processes and --process go together; {', '.join(missing)} is missing")
-    assert isinstance(coordinator, str) and isinstance(count, int) and isinstance(index, int)
+        raise ValueError(
+            f"{', '.join(missing)} is missing. --coordinator, --num_processes and --process_id must be given together."
+        )
+    assert isinstance(coordinator, str) and isinstance(num_processes, int) and isinstance(process_id, int)
     host, colon, port = coordinator.rpartition(":")
     if not (host and colon and port.isdigit()):
         raise ValueError(f"--coordinator={coordinator} is not HOST:PORT, such as 10.0.0.1:{PORT}")
-    if not 0 <= index < count:
-        raise ValueError(f"--process={index} is not among the {count} of --processes; they count from 0")
-    return Processes(found="the command line", count=count, index=index, coordinator=coordinator)
-
-
-def _slurm(environment: Mapping[str, str]) -> Processes | None:
-    """A step of `srun`; the script that `sbatch` starts is no step, though it has a task's number as well."""
-    if "SLURM_STEP_NODELIST" not in environment or "SLURM_STEP_NUM_TASKS" not in environment:
-        return None
-    here = _slurm_tasks_here(environment)
-    return Processes(
-        found="SLURM",
-        count=int(environment["SLURM_STEP_NUM_TASKS"]),
-        index=int(environment["SLURM_PROCID"]),
-        method="slurm",
-        devices=_share_of_gpus(environment, here, int(environment["SLURM_LOCALID"])),
+    if not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process_id={process_id} is out of range for --num_processes={num_processes}. "
+            f"Use 0 to {num_processes - 1}."
+        )
+    return ProcessGroup(
+        source="the command line", num_processes=num_processes, process_id=process_id, coordinator=coordinator
     )
 
 
-def _slurm_tasks_here(environment: Mapping[str, str]) -> int:
-    """Returns the tasks of the step on this node, of lists such as `2(x3),1`."""
+def _slurm(environment: Mapping[str, str]) -> ProcessGroup | None:
+    """Return the processes of an `srun` step; the script that `sbatch` starts has a task's index too, but no step."""
+    if "SLURM_STEP_NODELIST" not in environment or "SLURM_STEP_NUM_TASKS" not in environment:
+        return None
+    tasks_on_node = _slurm_tasks_on_node(environment)
+    return ProcessGroup(
+        source="SLURM",
+        num_processes=int(environment["SLURM_STEP_NUM_TASKS"]),
+        process_id=int(environment["SLURM_PROCID"]),
+        detection_method="slurm",
+        local_devices=_local_gpus(environment, tasks_on_node, int(environment["SLURM_LOCALID"])),
+    )
+
+
+def _slurm_tasks_on_node(environment: Mapping[str, str]) -> int:
+    """Return the number of tasks of the step on this node, from lists such as `2(x3),1`."""
     counts: list[int] = []
-    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
-        tasks, _, times = part.partition("(x")
-        counts += [int(tasks)] * int(times.rstrip(")") or 1)
+    for group in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        tasks, _, repeats = group.partition("(x")
+        counts += [int(tasks)] * int(repeats.rstrip(")") or 1)
     node = int(environment.get("SLURM_NODEID", 0))
     return counts[node] if node < len(counts) else counts[0]
 
 
-def _open_mpi(environment: Mapping[str, str]) -> Processes | None:
+def _open_mpi(environment: Mapping[str, str]) -> ProcessGroup | None:
     if "OMPI_COMM_WORLD_SIZE" not in environment:
         return None
-    count, index = int(environment["OMPI_COMM_WORLD_SIZE"]), int(environment["OMPI_COMM_WORLD_RANK"])
-    here = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", count))
-    devices = _share_of_gpus(environment, here, int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", index)))
-    found = Processes(found="Open MPI", count=count, index=index, devices=devices)
+    size, rank = int(environment["OMPI_COMM_WORLD_SIZE"]), int(environment["OMPI_COMM_WORLD_RANK"])
+    local_size = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", size))
+    devices = _local_gpus(environment, local_size, int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", rank)))
+    group = ProcessGroup(source="Open MPI", num_processes=size, process_id=rank, local_devices=devices)
     if "OMPI_MCA_orte_hnp_uri" in environment:
-        return dataclasses.replace(found, method="ompi")
-    if here == count:  # newer ones do not say where they began; on one host there is no need to
-        return dataclasses.replace(found, coordinator=f"127.0.0.1:{PORT}")
-    if count == 1:
-        return found
+        return dataclasses.replace(group, detection_method="ompi")
+    if local_size == size:  # newer versions do not name the first host; with one host it is this one
+        return dataclasses.replace(group, coordinator=f"127.0.0.1:{PORT}")
+    if size == 1:
+        return group
     raise ValueError(
-        f"this Open MPI does not say where its {count} processes meet; add --coordinator=HOST:PORT, the host of rank "
-        "0, --processes and --process"
+        f"this version of Open MPI does not name the first host of its {size} processes. Add --coordinator=HOST:PORT "
+        "with the host of rank 0, --num_processes and --process_id."
     )
 
 
-def _job_set(environment: Mapping[str, str]) -> Processes | None:
-    """Pods of a JobSet, or of an indexed Job, whose manifest says where they meet, as those of xpk do."""
-    count = _first(environment, "JAX_PROCESS_COUNT", "NNODES")
+def _job_set(environment: Mapping[str, str]) -> ProcessGroup | None:
+    """Return the pods of a JobSet or an indexed Job whose manifest names the coordinator, as those of xpk do."""
+    num_processes = _first_number(environment, "JAX_PROCESS_COUNT", "NNODES")
     coordinator = environment.get("JAX_COORDINATOR_ADDRESS")
-    if count is None or coordinator is None:
+    if num_processes is None or coordinator is None:
         return None
-    index = _first(environment, "JAX_PROCESS_ID", "NODE_RANK", "JOB_COMPLETION_INDEX")
-    if index is None:
-        raise ValueError(f"the environment names {count} processes at {coordinator}, and no NODE_RANK for this one")
-    index += int(environment.get("JOB_INDEX", 0)) * int(environment.get("PROCESSES_IN_JOB", 0))
+    process_id = _first_number(environment, "JAX_PROCESS_ID", "NODE_RANK", "JOB_COMPLETION_INDEX")
+    if process_id is None:
+        raise ValueError(
+            f"the environment names {num_processes} processes at {coordinator} but not the index of this one. Set "
+            "NODE_RANK."
+        )
+    process_id += int(environment.get("JOB_INDEX", 0)) * int(environment.get("PROCESSES_IN_JOB", 0))
     if ":" not in coordinator:
         coordinator += f":{environment.get('JAX_COORDINATOR_PORT', PORT)}"
-    return Processes(found="JobSet", count=count, index=index, coordinator=coordinator, devices=_ALL_DEVICES)
+    return ProcessGroup(source="JobSet", num_processes=num_processes, process_id=process_id, coordinator=coordinator)
 
 
-def _skypilot(environment: Mapping[str, str]) -> Processes | None:
+def _skypilot(environment: Mapping[str, str]) -> ProcessGroup | None:
     if "SKYPILOT_NODE_IPS" not in environment:
         return None
     hosts = environment["SKYPILOT_NODE_IPS"].split()
-    index = int(environment["SKYPILOT_NODE_RANK"])
-    return Processes(found="SkyPilot", count=len(hosts), index=index, coordinator=f"{hosts[0]}:{PORT}")
+    rank = int(environment["SKYPILOT_NODE_RANK"])
+    return ProcessGroup(source="SkyPilot", num_processes=len(hosts), process_id=rank, coordinator=f"{hosts[0]}:{PORT}")
 
 
-def _first(environment: Mapping[str, str], *names: str) -> int | None:
+def _first_number(environment: Mapping[str, str], *names: str) -> int | None:
     return next((int(environment[name]) for name in names if name in environment), None)
 
 
-def _share_of_gpus(environment: Mapping[str, str], processes: int, local: int) -> tuple[int, ...] | None:
-    """Returns the GPUs of process `local` among those of a host, by their place among the visible ones."""
+def _local_gpus(environment: Mapping[str, str], num_local: int, local_id: int) -> tuple[int, ...] | None:
+    """Return the indices, among the visible GPUs of this host, of those that process `local_id` drives."""
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if processes == 1 or len(visible) == 1:
-        return _ALL_DEVICES  # the scheduler has given it its own
+    if num_local == 1 or len(visible) == 1:
+        return _ALL_DEVICES  # the scheduler has bound the process to its own GPUs
     if not visible:
         return None
-    if len(visible) % processes:
-        raise ValueError(f"{processes} processes on this host cannot share {len(visible)} GPUs evenly")
-    each = len(visible) // processes
-    return tuple(range(local * each, (local + 1) * each))
+    if len(visible) % num_local:
+        raise ValueError(
+            f"{len(visible)} GPUs cannot be divided evenly among {num_local} processes on this host. "
+            "Start a number of processes that divides the number of GPUs."
+        )
+    size = len(visible) // num_local
+    return tuple(range(local_id * size, (local_id + 1) * size))
 
 
 def _is_one_tpu_host(environment: Mapping[str, str]) -> bool:

@@ -1,0 +1,1 @@
+"""Submission targets: each turns tasks into files and commands."""

@@ -1,4 +1,4 @@
-"""Settings for every target, and a word that a shell would take apart."""
+"""Settings for every target, and a word full of characters that shells treat specially."""
 
 from cluster.config import GkeSettings, SkyPilotSettings, SlurmSettings, SubmitSettings, TpuVmSettings
 

@@ -1,4 +1,4 @@
-"""What is submitted is written and shown word for word, whatever is in the words, and wrong input never gets there."""
+"""Submissions quote every word of a command, and wrong input is rejected before anything is submitted."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ import yaml
 import configs
 import launch
 from cluster.config import SkyPilotSettings, SlurmSettings, SubmitSettings
-from cluster.job_array import names_of, plan_tasks
+from cluster.job_array import plan_tasks, point_names
 from cluster.submission import Submission, submit
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS
@@ -27,11 +27,11 @@ def tasks_of(*jobs, **named):
 
 
 def words_after(text: str, start: str) -> list[list[str]]:
-    """Returns the words of each line that begins so, as a shell splits them."""
+    """Return the words of each line that begins with `start`, split as a shell does."""
     return [shlex.split(line) for line in text.splitlines() if line.startswith(start)]
 
 
-def test_the_script_of_slurm_has_the_commands_as_they_are(tmp_path):
+def test_slurm_script_contains_the_commands_verbatim(tmp_path):
     arguments = {"export": [f"--license={HOSTILE}"]}
     tasks = tasks_of("pretrain", "export", overrides=["--config.pretrain.steps=5"], arguments=arguments)
     prepared = prepare("slurm", tasks, SETTINGS, workdir=tmp_path)
@@ -47,7 +47,7 @@ def test_the_script_of_slurm_has_the_commands_as_they_are(tmp_path):
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
-def test_points_and_parts_are_an_array(tmp_path):
+def test_sweep_points_and_evaluation_shards_become_a_job_array(tmp_path):
     points = configs.grid({"pretrain.seed": (0, 1), "pretrain.optimizer.learning_rate": (1e-3, 3e-4)})
     tasks = tasks_of("pretrain", points=points)
     assert [task.name for task in tasks] == [
@@ -61,20 +61,21 @@ def test_points_and_parts_are_an_array(tmp_path):
     [text] = prepare("slurm", tasks, SETTINGS, workdir=tmp_path).files.values()
     assert "#SBATCH --array=0-3%4\n" in text and "3) # seed=1,learning_rate=0.0003\n" in text
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
-    parts = tasks_of("evaluate", parts=3)
-    assert [task.commands[0].arguments[-1] for task in parts] == ["--shard=0/3", "--shard=1/3", "--shard=2/3"]
+    shards = tasks_of("evaluate", num_shards=3)
+    assert [task.name for task in shards] == ["shard-0", "shard-1", "shard-2"]
+    assert [task.commands[0].arguments[-1] for task in shards] == ["--shard=0/3", "--shard=1/3", "--shard=2/3"]
 
 
-def test_the_names_of_points_are_unique_and_safe_folders():
-    assert names_of([{"a.b": 1, "c.b": 2}, {"a.b": 1, "c.b": 3}]) == ["a.b=1,c.b=2", "a.b=1,c.b=3"]
-    assert names_of([{"pretrain.data.sources": ("../x", "y z")}]) == ["sources=__.._x____y_z__"]
-    alike = names_of([{"a.b": "x y"}, {"a.b": "x/y"}, {"a.b": "x" * 400}, {"a.b": "z"}])
+def test_point_names_are_unique_and_safe_folder_names():
+    assert point_names([{"a.b": 1, "c.b": 2}, {"a.b": 1, "c.b": 3}]) == ["a.b=1,c.b=2", "a.b=1,c.b=3"]
+    assert point_names([{"pretrain.data.sources": ("../x", "y z")}]) == ["sources=__.._x____y_z__"]
+    alike = point_names([{"a.b": "x y"}, {"a.b": "x/y"}, {"a.b": "x" * 400}, {"a.b": "z"}])
     assert len(set(alike)) == 4 and alike[0].startswith("b=x_y,") and alike[3] == "b=z" and max(map(len, alike)) < 200
-    with pytest.raises(ValueError, match=r"get_sweep\(\) has the point {'pretrain.seed': 1} twice"):
-        names_of([{"pretrain.seed": 1}, {"pretrain.seed": 1}])
+    with pytest.raises(ValueError, match=r"get_sweep\(\) returns the point {'pretrain.seed': 1} twice"):
+        point_names([{"pretrain.seed": 1}, {"pretrain.seed": 1}])
 
 
-def test_workloads_of_gke_are_commands_of_xpk(tmp_path):
+def test_gke_workloads_are_xpk_commands(tmp_path):
     tame = "".join(sorted(set(HOSTILE) - set("\"'\\")))
     tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={tame}"])
     [command] = prepare("gke", tasks, SETTINGS, workdir=tmp_path).commands
@@ -83,16 +84,16 @@ def test_workloads_of_gke_are_commands_of_xpk(tmp_path):
     [line] = [word.removeprefix("--command=") for word in command if word.startswith("--command=")]
     assert shlex.split(line)[:5] == ["cd", "/app", "&&", "exec", "python3"]
     assert shlex.split(line)[-1] == f"--config.data_dir={tame}"
-    with pytest.raises(ValueError, match="xpk writes the command between double quotes"):
+    with pytest.raises(ValueError, match=r"it puts the command in double quotes\. Remove quotes and backslashes"):
         prepare("gke", tasks_of("pretrain", overrides=[f"--config.x={HOSTILE}"]), SETTINGS, workdir=tmp_path)
-    several = prepare("gke", tasks_of("evaluate", parts=2), SETTINGS, workdir=tmp_path).commands
+    several = prepare("gke", tasks_of("evaluate", num_shards=2), SETTINGS, workdir=tmp_path).commands
     assert [word for command in several for word in command if word.startswith("--workload=")] == [
         "--workload=siglip-b16-0",
         "--workload=siglip-b16-1",
     ]
 
 
-def test_tpu_vms_get_a_script_that_runs_whenever_they_start(tmp_path):
+def test_tpu_vms_get_a_startup_script(tmp_path):
     tasks = tasks_of("pretrain", overrides=[f"--config.data_dir={HOSTILE}"])
     prepared = prepare("tpu-vm", tasks, SETTINGS, workdir=tmp_path)
     [(path, text)] = prepared.files.items()
@@ -106,7 +107,7 @@ def test_tpu_vms_get_a_script_that_runs_whenever_they_start(tmp_path):
 
 
 @pytest.mark.parametrize(("codes", "ends_with"), [((75, 76, 0), 0), ((75, 1, 0), 1), ((0,), 0)])
-def test_a_tpu_vm_runs_a_job_again_that_was_told_to_end_or_lost_others(tmp_path, codes, ends_with):
+def test_tpu_vm_restarts_a_job_that_was_preempted_or_lost_a_peer(tmp_path, codes, ends_with):
     for number, code in enumerate(codes):
         (tmp_path / f"code-{number}").write_text(str(code))
     job = "n=$(cat ran 2>/dev/null | wc -l); echo $2 >> ran; exit $(cat code-$n)"
@@ -121,11 +122,11 @@ def test_a_tpu_vm_runs_a_job_again_that_was_told_to_end_or_lost_others(tmp_path,
     assert (tmp_path / "ran").read_text().split() == ["pretrain"] * (codes.index(ends_with) + 1)
 
 
-def test_a_task_of_skypilot_is_a_file(tmp_path):
+def test_skypilot_task_is_a_yaml_file(tmp_path):
     tasks = tasks_of("pretrain", "export", overrides=[f"--config.data_dir={HOSTILE}"])
     prepared = prepare("skypilot", tasks, SETTINGS, workdir=tmp_path)
     [(path, text)] = prepared.files.items()
-    assert path == pathlib.Path("runs/submit/siglip-b16.yaml")  # here, wherever the workdir of the run is
+    assert path == pathlib.Path("runs/submit/siglip-b16.yaml")  # in the current directory, wherever the workdir is
     page = yaml.safe_load(text)
     recovery = {"recover_on_exit_codes": [75]}
     asked = {"accelerators": "H100:8", "use_spot": True, "job_recovery": recovery}
@@ -134,7 +135,7 @@ def test_a_task_of_skypilot_is_a_file(tmp_path):
     assert words_after(page["run"], "python3 ")[0][-1] == f"--config.data_dir={HOSTILE}"
     assert 'if [ "$SKYPILOT_NODE_RANK" = 0 ]; then python3 launch.py export' in page["run"]
     assert prepared.commands[0][-1] == str(path) and "jax[cuda12]" in page["setup"]
-    several = prepare("skypilot", tasks_of("evaluate", parts=2), SETTINGS, workdir=tmp_path)
+    several = prepare("skypilot", tasks_of("evaluate", num_shards=2), SETTINGS, workdir=tmp_path)
     cancelled = [hint[-1] for hint in several.hints if "cancel" in hint]
     assert cancelled == [yaml.safe_load(text)["name"] for text in several.files.values()]
 
@@ -142,41 +143,52 @@ def test_a_task_of_skypilot_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        ("lsf", SETTINGS, "unknown --target 'lsf'; known: local, slurm, gke, tpu-vm, skypilot"),
-        ("gke", SubmitSettings(), r"submit\.gke\.cluster is not set; add --config\.submit\.gke\.cluster=…"),
+        ("lsf", SETTINGS, r"unknown --target 'lsf'\. Known: local, slurm, gke, tpu-vm, skypilot"),
+        ("gke", SubmitSettings(), r"submit\.gke\.cluster is not set\. Add --config\.submit\.gke\.cluster=VALUE\."),
         ("tpu-vm", SubmitSettings(), r"submit\.tpu_vm\.zone is not set"),
         ("skypilot", SubmitSettings(), r"submit\.skypilot\.accelerators is not set"),
     ],
 )
-def test_what_a_target_lacks_is_named(tmp_path, target, settings, message):
+def test_unknown_targets_and_missing_settings_are_named(tmp_path, target, settings, message):
     with pytest.raises(ValueError, match=message):
         prepare(target, tasks_of("pretrain"), settings, workdir=tmp_path)
 
 
-def test_what_cannot_be_submitted_is_told(tmp_path):
-    with pytest.raises(ValueError, match="every host of tpu-vm would run what is for one process"):
+def test_invalid_submissions_raise(tmp_path):
+    with pytest.raises(
+        ValueError, match="tpu-vm runs the same command on every host, and only pretrain may run on all of them"
+    ):
         prepare("tpu-vm", tasks_of("pretrain", "export"), SETTINGS, workdir=tmp_path)
-    with pytest.raises(ValueError, match=r"unknown job quickstart in --jobs; known: pretrain, export"):
+    with pytest.raises(
+        ValueError, match=r"unknown job in --jobs 'quickstart'\. Known: pretrain, export, evaluate, report"
+    ):
         tasks_of("quickstart")
-    with pytest.raises(ValueError, match="--parts splits an evaluation"):
-        tasks_of("pretrain", parts=2)
-    with pytest.raises(ValueError, match="has a line break"):
+    with pytest.raises(ValueError, match="--num_shards=2 splits an evaluation only, and --jobs is pretrain"):
+        tasks_of("pretrain", num_shards=2)
+    with pytest.raises(ValueError, match="contains a line break"):
         tasks_of("pretrain", overrides=["--config.x=a\nrm -r /"])
-    with pytest.raises(ValueError, match=r"--shard is set for each part of an evaluation; write --parts=N"):
+    with pytest.raises(ValueError, match=r"--shard cannot be submitted: each task gets its own\. Use --num_shards=N\."):
         tasks_of("evaluate", arguments={"evaluate": ["--shard=0/2"]})
-    with pytest.raises(ValueError, match=r"submit\.slurm\.partition is 'a\\nrm -r /'; no line"):
+    with pytest.raises(
+        ValueError, match=r"submit\.slurm\.partition is 'a\\nrm -r /'\. It must not contain line breaks"
+    ):
         SubmitSettings(slurm=SlurmSettings(partition="a\nrm -r /"))
-    with pytest.raises(ValueError, match=r"submit\.slurm\.options is .*; no line"):
+    with pytest.raises(ValueError, match=r"submit\.slurm\.options is .*\. It must not contain line breaks"):
         SubmitSettings(slurm=SlurmSettings(options=(("reservation", "a\nb"),)))
-    with pytest.raises(ValueError, match=r"submit\.slurm\.options is \('reservation', 'mine'\); write pairs, such as"):
+    with pytest.raises(
+        ValueError,
+        match=r"submit\.slurm\.options is \('reservation', 'mine'\)\. It must be a sequence of pairs, such as",
+    ):
         SubmitSettings(slurm=SlurmSettings(options=("reservation", "mine")))
-    with pytest.raises(ValueError, match=r"submit\.skypilot\.mounts is \('/runs', 's3://b'\); write pairs, such as"):
+    with pytest.raises(
+        ValueError, match=r"submit\.skypilot\.mounts is \('/runs', 's3://b'\)\. It must be a sequence of pairs, such as"
+    ):
         SkyPilotSettings(mounts=("/runs", "s3://b"))
     with pytest.raises(ValueError, match=r"submit\.name is 'A B'"):
         SubmitSettings(name="A B")
 
 
-def test_commands_run_without_a_shell_and_the_first_failure_ends_them(tmp_path, said):
+def test_commands_run_without_a_shell_until_the_first_failure(tmp_path, said):
     show = [
         sys.executable,
         "-c",
@@ -192,7 +204,9 @@ def test_commands_run_without_a_shell_and_the_first_failure_ends_them(tmp_path, 
     assert (tmp_path / "submit" / "file").read_text() == "text\n" and shlex.join(show) in said
     assert submit(prepared, dry_run=False) == 3
     assert (tmp_path / "out").read_text() == HOSTILE and not (tmp_path / "no").exists()
-    with pytest.raises(ValueError, match="sbatch-x is not installed here; --dry_run writes what it would be given"):
+    with pytest.raises(
+        ValueError, match=r"sbatch-x is not installed\. Install it, or use --dry_run to see its commands"
+    ):
         submit(Submission({}, [show, ["sbatch-x"]]), dry_run=False)
 
 
@@ -207,7 +221,7 @@ def project(tmp_path):
     return [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'runs'}"]
 
 
-def test_a_sweep_runs_here_one_after_another(project, tmp_path, capfd):
+def test_local_sweep_runs_one_point_after_another(project, tmp_path, capfd):
     assert launch.main(["submit", "--target=local", "--jobs=pretrain,export", "--license=mit", *project]) == 0
     for seed in (0, 1):
         folder = tmp_path / "runs" / f"seed={seed}"
@@ -221,11 +235,14 @@ def test_a_sweep_runs_here_one_after_another(project, tmp_path, capfd):
     ("arguments", "message"),
     [
         (["--config.pretrain.batch_size=0"], "batch_size is 0"),
-        (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez': no 'nodez' among"),
+        (
+            ["--config.submit.slurm.nodez=3"],
+            "unknown config key 'submit.slurm.nodez': no setting is named 'nodez'. Did you mean 'nodes'? Known: ",
+        ),
         (["--config.submit.slurm.nodes=many"], "config key submit.slurm.nodes is 1 and cannot become 'many'"),
     ],
 )
-def test_wrong_settings_are_told_before_anything_is_written(project, tmp_path, capsys, arguments, message):
+def test_wrong_settings_are_rejected_before_anything_is_written(project, tmp_path, capsys, arguments, message):
     assert launch.main(["submit", "--target=slurm", "--dry_run", *project, *arguments]) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
@@ -236,22 +253,22 @@ def test_wrong_settings_are_told_before_anything_is_written(project, tmp_path, c
         (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez'"),
         (["--config.evaluate.shotz=3"], "unknown config key 'evaluate.shotz'"),
         (["--methods=knnn"], "unknown adapter 'knnn'"),
-        (["--shots=many"], "evaluate.shots is ('many',); write numbers, such as 1,2,4"),
+        (["--shots=many"], "evaluate.shots ('many',) must be whole numbers, for example 1,2,4."),
     ],
 )
-def test_settings_of_jobs_without_a_config_are_checked_too(tmp_path, capsys, arguments, message):
+def test_settings_of_jobs_without_a_config_are_checked(tmp_path, capsys, arguments, message):
     given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path / 'runs'}"]
     assert launch.main(["submit", "--target=slurm", "--dry_run", *given, *arguments]) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
-def test_settings_of_submit_need_no_config(tmp_path):
+def test_submit_settings_need_no_config(tmp_path):
     given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path}", "--config.submit.slurm.partition=gpu"]
     assert launch.main(["submit", "--target=slurm", "--dry_run", *given]) == 0
     assert "#SBATCH --partition=gpu\n" in (tmp_path / "submit" / "context.sbatch").read_text()
 
 
-def test_every_point_is_checked_whatever_the_jobs(project, tmp_path, capsys):
+def test_every_sweep_point_is_checked_for_any_job(project, tmp_path, capsys):
     config_file = tmp_path / "config.py"
     config_file.write_text(config_file.read_text().replace("{'pretrain.seed': 1}", "{'pretrain.sead': 1}"))
     assert launch.main(["submit", "--target=slurm", "--dry_run", "--jobs=export", *project]) == 1
@@ -263,56 +280,57 @@ def test_every_point_is_checked_whatever_the_jobs(project, tmp_path, capsys):
     [
         ("export", "--step=last", "argument --step: invalid int value: 'last'"),
         ("export", "--format=zip", "argument --format: invalid choice: 'zip'"),
-        ("pretrain", "--processes=two", "argument --processes: invalid int value: 'two'"),
+        ("pretrain", "--num_processes=two", "argument --num_processes: invalid int value: 'two'"),
     ],
 )
-def test_arguments_of_jobs_are_read_by_the_jobs_before_anything_is_written(
-    project, tmp_path, capsys, jobs, argument, message
-):
+def test_job_options_are_parsed_before_anything_is_written(project, tmp_path, capsys, jobs, argument, message):
     with pytest.raises(SystemExit):
         launch.main(["submit", "--target=slurm", "--dry_run", f"--jobs={jobs}", argument, *project])
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
-def test_arguments_that_no_job_knows_are_usage_errors(project, capsys):
+def test_unknown_job_arguments_are_usage_errors(project, capsys):
     with pytest.raises(SystemExit):
         launch.main(["submit", "--target=slurm", "--dry_run", "--shotz=3", *project])
-    assert "unknown argument --shotz=3" in capsys.readouterr().err
+    assert "unknown option --shotz. `launch.py submit --help` lists all options." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        launch.main(["submit", "--target=slurm", "--dry_run", "--jobs=evaluate", "--shotz=3", *project])
+    assert "unknown option --shotz. Did you mean '--shots'?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         launch.main(["submit", "--target=slurm", "--dry_run", "--jobs=export", "--license", "mit", *project])
-    assert "those of its jobs are written --name=VALUE, in one word" in capsys.readouterr().err
+    assert "Write options of the submitted jobs in one word: --name=VALUE." in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_only_other_machines_see_is_no_reason_not_to_submit(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_on_other_machines_can_be_submitted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = [f"--config={configs.FOLDER / 'post_train_siglip.py'}", "--workdir=/mnt/runs/x", "--dry_run"]
     given += ["--config.pretrain.initial_checkpoint=/mnt/checkpoint"]
     given += [f"--config.submit.tpu_vm.{name}=a" for name in ("zone", "accelerator_type", "runtime_version")]
     assert launch.main(["submit", "--target=tpu-vm", *given]) == 0
-    assert "are not checked here (/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().out
+    assert "are not checked (/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().out
     assert launch.main(["submit", "--target=slurm", *given]) == 1
     assert "/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().err
 
 
-def test_tasks_run_beside_each_other_each_on_its_cores_and_all_of_them(tmp_path, capsys, said):
+def test_local_tasks_run_in_parallel_on_separate_cores(tmp_path, capsys, said):
     program = tmp_path / "program"
     program.write_text(
         "#!/bin/bash\n"
         'echo "cores $(taskset -cp $$ | sed s/.*:.//) $*"\n'
-        "[[ $* == *seed=0* ]] && exit 3\n"  # at once; the others wait for each other
+        "[[ $* == *seed=0* ]] && exit 3\n"  # at once; the other two wait for each other
         f"touch {tmp_path}/$PPID-$$\n"
         f'for _ in $(seq 100); do [ "$(ls {tmp_path} | grep -c -- -)" -ge 2 ] && exit 0; sleep 0.1; done; exit 9\n'
     )
     program.chmod(0o755)
     points = [{"pretrain.seed": seed} for seed in range(3)]
     tasks = plan_tasks(["pretrain"], config="c.py", workdir=tmp_path / "runs", points=points)
-    prepared = prepare("local", tasks, SubmitSettings(python=str(program), beside=2), workdir=tmp_path / "runs")
+    prepared = prepare("local", tasks, SubmitSettings(python=str(program), max_parallel=2), workdir=tmp_path / "runs")
     assert submit(prepared, dry_run=False) == 3
-    assert any(line.startswith("seed=0: ended with 3 after") for line in said)
-    assert sum("done in" in line for line in said) == 2
+    assert any(line.startswith("seed=0: failed with exit code 3 after") for line in said)
+    assert sum(": finished after" in line for line in said) == 2
     logs = [(tmp_path / "runs" / "submit" / f"seed={seed}.log").read_text() for seed in range(3)]
     assert all(f"--config.pretrain.seed={seed}" in log for seed, log in enumerate(logs))
     if len(os.sched_getaffinity(0)) == 2:
         assert all(re.match(r"cores \d ", log) for log in logs)
-    with pytest.raises(ValueError, match=r"submit\.beside is 0; it must be at least 1"):
-        SubmitSettings(beside=0)
+    with pytest.raises(ValueError, match=r"submit\.max_parallel is 0\. It must be at least 1\."):
+        SubmitSettings(max_parallel=0)

@@ -1,4 +1,4 @@
-"""What a process sets up before JAX starts."""
+"""The environment of a process before JAX starts."""
 
 import os
 import pathlib
@@ -15,10 +15,10 @@ def mode(path: pathlib.Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_compiled_programs_are_kept_where_this_user_alone_writes_and_reads(tmp_path, there):
+@pytest.mark.parametrize("exists", [False, True])
+def test_compilation_cache_is_private_to_the_user(tmp_path, exists):
     folder, environment = tmp_path / "context-pretraining", {"XDG_CACHE_HOME": str(tmp_path)}
-    if there:
+    if exists:
         folder.mkdir()
         folder.chmod(0o777)
     before = os.umask(0)
@@ -29,24 +29,24 @@ def test_compiled_programs_are_kept_where_this_user_alone_writes_and_reads(tmp_p
     assert mode(folder) == 0o700 and pathlib.Path(environment[CACHE]).parent == folder
 
 
-def test_compiled_programs_of_a_folder_that_is_anothers_are_not_run(tmp_path):
+def test_compilation_cache_of_another_user_is_not_used(tmp_path):
     folder, environment = tmp_path / "context-pretraining", {"XDG_CACHE_HOME": str(tmp_path)}
     folder.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("only root gives a folder away")
+        pytest.skip("only root can change the owner of a folder")
     os.chown(folder, 65_534, 65_534)
     set_defaults(environment)
     assert CACHE not in environment
 
 
-def test_a_home_that_cannot_hold_programs_ends_nothing(tmp_path):
+def test_unwritable_home_disables_the_compilation_cache(tmp_path):
     (tmp_path / "file").write_text("")
     environment = {"XDG_CACHE_HOME": str(tmp_path / "file")}
     set_defaults(environment)
     assert CACHE not in environment and environment["OPENBLAS_NUM_THREADS"] == "1"
 
 
-def test_a_folder_for_programs_that_is_named_is_left_as_it_is(tmp_path):
+def test_given_compilation_cache_is_unchanged(tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path), CACHE: "/somewhere"}
     set_defaults(environment)
     assert environment[CACHE] == "/somewhere" and not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""How jobs end that are interrupted at bad moments."""
+"""Interruptions at moments when Python cannot raise them."""
 
 import pathlib
 import subprocess
@@ -10,16 +10,16 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 PROGRAM = """
 import gc, os, signal, sys, time
-from cluster.runtime.exit_codes import Terminated, end_by_signal, on_unraisable
+from cluster.runtime.exit_codes import Terminated, handle_unraisable, raise_terminated
 
-signal.signal(signal.SIGTERM, end_by_signal)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start with & ignore it
-sys.unraisablehook = on_unraisable
+signal.signal(signal.SIGTERM, raise_terminated)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore SIGINT
+sys.unraisablehook = handle_unraisable
 signals = [signal.{name}]
 gc.callbacks.append(lambda phase, info: signals and os.kill(os.getpid(), signals.pop()))
 try:
     gc.collect()
-    print("went on", flush=True)
+    print("continued", flush=True)
     time.sleep(30)
 except KeyboardInterrupt as error:
     print(type(error).__name__)
@@ -27,7 +27,7 @@ except KeyboardInterrupt as error:
 
 
 @pytest.mark.parametrize(("name", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")])
-def test_an_interruption_within_a_garbage_collection_comes_again(name, error):
+def test_an_interruption_during_garbage_collection_is_repeated(name, error):
     program = [sys.executable, "-c", PROGRAM.replace("{name}", name)]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ended.stdout.split("\n") == ["went on", error, ""] and not ended.stderr
+    assert ended.stdout.split("\n") == ["continued", error, ""] and not ended.stderr

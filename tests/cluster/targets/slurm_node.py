@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node on loopback, of Debian's packages slurm-wlm and munge, for as long as a test runs."""
+"""A one-node SLURM cluster on loopback for tests, from Debian's packages slurm-wlm and munge."""
 
 import os
 import pathlib
@@ -14,15 +14,15 @@ _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def missing() -> str | None:
-    """Returns why SLURM cannot be started here, or None."""
+    """Return why SLURM cannot be started on this machine, or None."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
     if absent:
         return f"{', '.join(absent)} not installed (Debian's slurm-wlm and munge)"
-    return None if os.geteuid() == 0 else "the daemons of SLURM need root"
+    return None if os.geteuid() == 0 else "the SLURM daemons need root"
 
 
 def free_port() -> int:
-    """Returns a port that nothing listens on."""
+    """Return a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @contextmanager
 def slurm_node(folder: pathlib.Path) -> Iterator[dict[str, str]]:
-    """Starts the daemons with their files in `folder`; yields the environment in which sbatch finds them."""
+    """Start the daemons with their files in `folder`; yield the environment in which sbatch finds them."""
     host = socket.gethostname().partition(".")[0]
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
@@ -46,7 +46,7 @@ def slurm_node(folder: pathlib.Path) -> Iterator[dict[str, str]]:
         "SlurmdPort": free_port(),
         "SlurmUser": "root",
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={munge},cred_expire=5",  # a job that is queued again waits for so many seconds
+        "AuthInfo": f"socket={munge},cred_expire=5",  # in seconds; a requeued job waits for it
         "CredType": "cred/munge",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool",
@@ -58,7 +58,7 @@ def slurm_node(folder: pathlib.Path) -> Iterator[dict[str, str]]:
         "TaskPlugin": "task/none",
         "SwitchType": "switch/none",
         "MpiDefault": "none",
-        "SlurmdParameters": "config_overrides",  # as many tasks as the test likes
+        "SlurmdParameters": "config_overrides",  # more tasks than CPU cores
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_CPU",
         "SchedulerType": "sched/builtin",
@@ -116,13 +116,13 @@ def _wait_until_idle(environment: dict[str, str]) -> None:
 
 
 def wait_for(job: str, environment: dict[str, str], *, seconds: float = 300) -> list[str]:
-    """Waits until a job, and all of an array, is over; returns how each ended."""
+    """Wait until a job or a whole job array has ended; return the state of each task."""
     deadline = time.monotonic() + seconds
     command = ["scontrol", "--oneliner", "show", "job", job]
     while time.monotonic() < deadline:
-        told = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
-        states = [part.split("=")[1] for part in told.split() if part.startswith("JobState=")]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+        states = [part.split("=")[1] for part in output.split() if part.startswith("JobState=")]
         if states and not set(states) & {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"}:
             return states
         time.sleep(0.5)
-    raise TimeoutError(f"job {job} is not over: {told}")
+    raise TimeoutError(f"job {job} has not ended: {output}")

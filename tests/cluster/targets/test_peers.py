@@ -1,4 +1,4 @@
-"""SkyPilot and xpk read what is written for them (requirements-cluster.txt)."""
+"""SkyPilot and xpk parse the files and commands of their targets (requirements-cluster.txt)."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cluster.job_array import plan_tasks
-from cluster.runtime.process_discovery import find
+from cluster.runtime.process_discovery import find_processes
 from cluster.submit import prepare
 from tests.cluster.submitted import HOSTILE, SETTINGS
 
@@ -27,7 +27,7 @@ TASKS = plan_tasks(
 )
 
 
-def test_skypilot_reads_its_tasks(tmp_path, monkeypatch):
+def test_skypilot_parses_the_task_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sky = pytest.importorskip("sky", reason="skypilot is not installed (requirements-cluster.txt)")
     prepared = prepare("skypilot", TASKS, SETTINGS, workdir=tmp_path)
@@ -42,7 +42,7 @@ def test_skypilot_reads_its_tasks(tmp_path, monkeypatch):
         assert task.setup == 'pip install -r requirements.txt "jax[cuda12]"\n'
 
 
-def test_xpk_reads_its_commands(tmp_path):
+def test_xpk_parses_the_commands(tmp_path):
     pytest.importorskip("xpk", reason="xpk is not installed (requirements-cluster.txt)")
     from xpk.parser.core import set_parser
 
@@ -68,7 +68,7 @@ def test_xpk_reads_its_commands(tmp_path):
     ],
     ids=["two slices of TPUs", "two hosts with GPUs"],
 )
-def test_the_job_set_of_xpk_tells_the_job_to_end_and_restarts_it(tmp_path, settings, pods, chips):
+def test_xpk_job_set_forwards_sigterm_and_restarts_a_preempted_job(tmp_path, settings, pods, chips):
     pytest.importorskip("xpk", reason="xpk is not installed (requirements-cluster.txt)")
     job = tmp_path / "launch.py"
     job.write_text(
@@ -97,16 +97,16 @@ def test_the_job_set_of_xpk_tells_the_job_to_end_and_restarts_it(tmp_path, setti
     assert pod["terminationGracePeriodSeconds"] == 120
     [container] = [each for each in pod["containers"] if "launch.py" in each["command"][-1]]
     assert container["image"] == "gcr.io/p/i" and chips.items() <= container["resources"]["limits"].items()
-    if settings.device_type:  # TPUs say themselves who the others are
-        told = {each["name"]: each.get("value", "1") for each in container["env"]}
-        found = find(told, coordinator=None, processes=None, process=None)
-        assert (found.found, found.count, found.index) == ("JobSet", 2, 1)
-        assert found.coordinator == told["JAX_COORDINATOR_ADDRESS"] + ":" + told["JAX_COORDINATOR_PORT"]
+    if settings.device_type:  # TPU pods discover their processes themselves
+        variables = {each["name"]: each.get("value", "1") for each in container["env"]}
+        group = find_processes(variables)
+        assert (group.source, group.num_processes, group.process_id) == ("JobSet", 2, 1)
+        assert group.coordinator == variables["JAX_COORDINATOR_ADDRESS"] + ":" + variables["JAX_COORDINATOR_PORT"]
 
     ran = subprocess.Popen(container["command"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     while not (tmp_path / "began").exists():
         assert ran.poll() is None
         time.sleep(0.05)
     ran.send_signal(signal.SIGTERM)
-    said, _ = ran.communicate(timeout=30)
-    assert ran.returncode == 75 and "EXIT_CODE=75" in said
+    output, _ = ran.communicate(timeout=30)
+    assert ran.returncode == 75 and "EXIT_CODE=75" in output

@@ -1,4 +1,4 @@
-"""On a real SLURM of one node: tasks train together, are told to end and go on; evaluations and sweeps are arrays."""
+"""A real one-node SLURM: tasks train together, are preempted and resume; evaluations and sweeps are job arrays."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder with shards and the config of a run on them, which is evaluated on them too."""
+    """A folder with a shard and the config of a run that trains and is evaluated on it."""
     folder = tmp_path_factory.mktemp("project")
     shard = write_shard(folder / "s.tar", labelled(30))
     evaluate = {"datasets": (str(shard),), "retrieval": (), "shots": (1,), "seeds": 2, "methods": ("knn",)}
@@ -53,7 +53,7 @@ def project(tmp_path_factory):
 
 
 def submit(slurm, *arguments, tasks=1) -> str:
-    """Submits as a user does; returns the job's number."""
+    """Submit with launch.py; return the job id."""
     given = [f"--config.submit.slurm.tasks_per_node={tasks}", "--config.submit.slurm.time=10", "--target=slurm"]
     command = [sys.executable, "launch.py", "submit", *given, *arguments]
     environment = {**slurm, "JAX_COORDINATOR_PORT": str(free_port())}
@@ -66,7 +66,7 @@ def output_of(workdir: pathlib.Path) -> str:
     return "\n".join(path.read_text() for path in sorted((workdir / "submit").glob("*.log")))
 
 
-def test_two_tasks_train_together_are_told_to_end_and_are_queued_again(slurm, project, tmp_path):
+def test_two_tasks_train_together_and_are_requeued_after_preemption(slurm, project, tmp_path):
     workdir = tmp_path / "run"
     job = submit(slurm, f"--config={project / 'config.py'}", f"--workdir={workdir}", tasks=2)
     deadline = time.monotonic() + 200
@@ -85,12 +85,12 @@ def test_two_tasks_train_together_are_told_to_end_and_are_queued_again(slurm, pr
     alone = tmp_path / "alone"
     assert launch.main(["pretrain", f"--config={project / 'config.py'}", f"--workdir={alone}"]) == 0
     ours, one = (named(restore_parameters(folder / "checkpoints")[1]) for folder in (workdir, alone))
-    felt = [name for name in one if not name.endswith("attention/key/bias")]  # a softmax does not feel it
+    felt = [name for name in one if not name.endswith("attention/key/bias")]  # a softmax is invariant to it
     errors = {name: np.linalg.norm(ours[name] - one[name]) / np.linalg.norm(one[name]) for name in felt}
-    assert max(errors.values()) < 1e-3, errors  # 90 steps of other rounding
+    assert max(errors.values()) < 1e-3, errors  # 90 steps with different rounding
 
 
-def test_an_evaluation_is_an_array_whose_last_task_merges(slurm, project, tmp_path):
+def test_the_last_shard_of_an_evaluation_merges_the_results(slurm, project, tmp_path):
     checkpoint = save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip"))
     for name in ("things", "others"):
         samples = labelled(60)
@@ -99,14 +99,14 @@ def test_an_evaluation_is_an_array_whose_last_task_merges(slurm, project, tmp_pa
         write_shard(tmp_path / name / "test-00000.tar", samples[40:])
     given = [f"--checkpoint=tiny={checkpoint}", f"--datasets={tmp_path / 'things'},{tmp_path / 'others'}"]
     given += [f"--data_dir={tmp_path}", "--methods=prototypes,knn", "--shots=1,2", "--seeds=2"]
-    job = submit(slurm, "--jobs=evaluate", "--parts=2", f"--workdir={tmp_path / 'split'}", *given)
+    job = submit(slurm, "--jobs=evaluate", "--num_shards=2", f"--workdir={tmp_path / 'split'}", *given)
     assert wait_for(job, slurm) == ["COMPLETED", "COMPLETED"], output_of(tmp_path / "split")
     assert launch.main(["evaluate", f"--workdir={tmp_path / 'whole'}", *given]) == 0
     split, whole = ((tmp_path / name / "evaluation" / "results.jsonl").read_bytes() for name in ("split", "whole"))
     assert split == whole and whole.count(b"\n") > 10
 
 
-def test_a_sweep_is_an_array_and_the_report_compares_its_runs(slurm, project, tmp_path, capsys):
+def test_a_sweep_is_a_job_array_and_the_report_compares_its_runs(slurm, project, tmp_path, capsys):
     swept = project / "swept.py"
     swept.write_text((project / "config.py").read_text() + SWEEP)
     workdir = tmp_path / "sweep"
@@ -129,7 +129,7 @@ def test_a_sweep_is_an_array_and_the_report_compares_its_runs(slurm, project, tm
     assert {row.partition(",")[0].strip('"') for row in rows[1:]} <= {*runs, "seed=0", "seed=1"} and len(rows) > 4
 
 
-def test_a_task_that_fails_is_not_queued_again(slurm, project, tmp_path):
+def test_a_failed_task_is_not_requeued(slurm, project, tmp_path):
     workdir = tmp_path / "run"
     given = [f"--config={project / 'config.py'}", f"--workdir={workdir}", "--config.pretrain.data.sources=gone.tar,"]
     job = submit(slurm, *given)
@@ -143,8 +143,8 @@ if [ -z "$SLURM_RESTART_COUNT" ] && [[ "$*" == *seed=1* ]]; then sleep $((SLURM_
 """
 
 
-def test_only_the_told_task_of_an_array_is_queued_again_though_its_processes_end_apart(slurm, project, tmp_path):
-    """The program only ends as told, 8 s apart: longer than SLURM waits (KillWait) before it kills what is left."""
+def test_only_the_preempted_task_of_an_array_is_requeued(slurm, project, tmp_path):
+    """The processes of a task exit 8 s apart, longer than SLURM waits (KillWait) before it kills remaining ones."""
     swept, program = project / "swept.py", tmp_path / "program"
     swept.write_text((project / "config.py").read_text() + SWEEP)
     program.write_text(ENDS)
@@ -152,7 +152,7 @@ def test_only_the_told_task_of_an_array_is_queued_again_though_its_processes_end
     given = [f"--config={swept}", f"--workdir={tmp_path}", f"--config.submit.python={program}"]
     job = submit(slurm, *given, tasks=2)
     assert wait_for(job, slurm) == ["COMPLETED", "COMPLETED"], output_of(tmp_path)
-    told = re.findall(r"process \d: restart \d", output_of(tmp_path))
-    assert sorted(told) == ["process 0: restart 0"] * 2 + ["process 0: restart 1"] + ["process 1: restart 0"] * 2 + [
+    starts = re.findall(r"process \d: restart \d", output_of(tmp_path))
+    assert sorted(starts) == ["process 0: restart 0"] * 2 + ["process 0: restart 1"] + ["process 1: restart 0"] * 2 + [
         "process 1: restart 1"
     ]

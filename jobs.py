@@ -1,0 +1,346 @@
+"""Job functions: each imports what it needs from pretrain/ and adapt/, which never import each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import configs
+from arguments import EVALUATE_CONFIG, evaluate_overrides, load_config, parse
+from cluster.config import SECTIONS as SUBMIT_SECTIONS
+from cluster.config import SubmitSettings
+from cluster.job_array import plan_tasks, point_names
+from cluster.runtime.exit_codes import EXIT_PREEMPTED, has_peers
+from cluster.runtime.process_discovery import find_processes, join
+from foundation.error_text import error_text
+from foundation.json_lines import append_json_line
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from adapt.embedding.encoder import Encoder
+    from adapt.evaluation.online import EvaluationInTraining
+    from adapt.evaluation.run import EvaluateSettings
+
+logger = logging.getLogger(__name__)
+
+JOBS_FILE = "jobs.jsonl"
+
+
+def pretrain(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> int:
+    """Train the run in `workdir` or resume it, together with the other processes of the run."""
+    join(find_processes(os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id))
+
+    from pretrain.train import pretrain as train
+
+    with record_job(workdir, "pretrain") as describe:
+        evaluate = evaluation_in_training(config)
+        result = train(config.pretrain, workdir, data_dir=config.data_dir, evaluate=evaluate)
+        describe(f"steps {result.start_step}–{result.step} of {result.batch_size} pairs")
+    return EXIT_PREEMPTED if result.preempted else 0
+
+
+def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
+    """Return the evaluation of a run while it trains, or None if the config asks for none."""
+    from adapt.evaluation.online import EvaluationInTraining
+
+    settings = evaluation_settings(config)
+    return settings and EvaluationInTraining(settings, config.data_dir)
+
+
+def evaluation_settings(config: ConfigDict) -> EvaluateSettings | None:
+    """Return the settings of the evaluation while a run trains, or None if the config asks for none."""
+    from adapt.evaluation.run import EvaluateSettings
+
+    every = config.pretrain.get("evaluate_every")
+    if not every:
+        return None
+    sections = [name for name in ("evaluate", "evaluate_in_training") if name in config]
+    if not sections:
+        raise ValueError(
+            f"pretrain.evaluate_every is {every}, but the config has no section evaluate. Add one that names datasets."
+        )
+    values = {name: value for section in sections for name, value in config[section].items()}
+    return typed(EvaluateSettings, sections[-1], values)
+
+
+def export(
+    workdir: pathlib.Path,
+    *,
+    out: pathlib.Path | None = None,
+    step: int | None = None,
+    format: str = "huggingface",
+    dtype: str | None = None,
+    license: str | None = None,
+) -> None:
+    """Export a checkpoint of the run."""
+    from pretrain.checkpointing.export import export as write
+
+    target = out or workdir / ("export.npz" if format == "big_vision" else "export")
+    with record_job(workdir, "export") as describe:
+        path = write(workdir, target, step=step, format=format, dtype=dtype, license=license)
+        describe(f"to {path}")
+    print(f"exported to {path}", flush=True)
+    if format == "big_vision":
+        logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={workdir / 'tokenizer'}")
+
+
+def evaluate(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    checkpoint: str | None = None,
+    shard: str = "0/1",
+    cache: pathlib.Path | None = None,
+) -> None:
+    """Evaluate the export of the run, or the given checkpoints instead."""
+    from adapt.evaluation.run import EvaluateSettings, Shard, checkpoint_names, split_checkpoints
+    from adapt.evaluation.run import evaluate as run
+    from adapt.report.card_results import card_results
+    from foundation.progress import ProgressBars
+    from models.checkpoints.model_card import write_results
+
+    settings = typed(EvaluateSettings, "evaluate", config.evaluate)
+    checkpoints = {workdir.name: workdir / "export"}
+    if checkpoint:
+        checkpoints = checkpoint_names(split_checkpoints(checkpoint))
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise ValueError(f"--shard={shard} is not a shard. Write --shard=i/n, such as 0/4.")
+    with record_job(workdir, "evaluate") as describe:
+        rows = run(
+            checkpoints,
+            settings,
+            out=workdir / "evaluation",
+            data_dir=config.data_dir,
+            cache=cache,
+            shard=Shard(index=int(index), count=int(count)),
+            progress=ProgressBars().show,
+        )
+        describe(f"{len(rows)} results")
+    if not checkpoint:
+        write_results(workdir / "export", card_results(rows))
+
+
+def report(workdir: pathlib.Path, *, config_path: str | None = None) -> None:
+    """Write the report of a run, or of all runs in a folder; the config file names the points of a sweep."""
+    from adapt.report.html_report import write_report
+    from adapt.report.results_index import read_all_runs
+
+    points = point_names(configs.load_sweep(config_path)) if config_path else []
+    runs = read_all_runs(workdir, expected=points)
+    print(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}"))
+
+
+def quickstart(config: ConfigDict, workdir: pathlib.Path, *, compare: bool = False) -> int:
+    """Pretrain, export, evaluate and report; `compare` adds a run without the context objective."""
+    from adapt.report.html_report import write_report
+    from adapt.report.results_index import read_runs
+
+    workdirs = {"with context": workdir / "context"}
+    if compare:
+        workdirs["plain"] = workdir / "plain"
+    for name, folder in workdirs.items():
+        with config.unlocked():
+            config.pretrain.objective.context = name == "with context"
+        logger.info(f"\n{config.pretrain.objective.base} loss, {name}, in {folder}")
+        code = pretrain(config, folder)
+        if code:
+            return code
+        export(folder)
+        evaluate(config, folder)
+    results = [run for name, folder in workdirs.items() for run in read_runs(folder, name=name)]
+    print(write_report(results, workdir, title="Quickstart: emoji"))
+    return 0
+
+
+def inspect_data(config: ConfigDict, workdir: pathlib.Path, *, step: int = 0, steps: int = 8, rows: int = 64) -> None:
+    """Write pages that show the batch of a step; the run in the workdir does not change."""
+    from pretrain.tools.inspect_batches import inspect
+
+    print(inspect(config.pretrain, workdir, data_dir=config.data_dir, step=step, steps=steps, shown=rows))
+
+
+def compile_step(config: ConfigDict, topology: str) -> int:
+    """Compile the training step ahead of time; return 1 if it does not fit the topology."""
+    from pretrain.tools.aot_compile import compile_job
+
+    return 0 if compile_job(config.pretrain, topology) else 1
+
+
+def sort_photos(
+    checkpoint: str,
+    *,
+    support: str,
+    query: str,
+    out: pathlib.Path,
+    method: str = "auto",
+    template: Sequence[str] | None = None,
+    dtype: str | None = None,
+    image_size: int | None = None,
+    tokenizer: str | None = None,
+) -> None:
+    """Sort images into the classes of the example images."""
+    from adapt.photos.pipeline import DEFAULT_TEMPLATE, Task
+    from adapt.photos.pipeline import sort_photos as run
+    from foundation.progress import ProgressBars
+
+    templates = tuple(template or (DEFAULT_TEMPLATE,))
+    task = Task(
+        support=os.path.expanduser(support),
+        query=os.path.expanduser(query),
+        out=out.expanduser(),
+        method=method,
+        templates=() if templates == ("none",) else templates,
+    )
+    task.check()
+    encoder = open_encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+    run(encoder, task, progress=ProgressBars().show)
+
+
+def embed(
+    checkpoint: str,
+    *,
+    out: pathlib.Path,
+    images: str | None = None,
+    texts: str | None = None,
+    data_dir: str = "runs/data",
+    dtype: str | None = None,
+    image_size: int | None = None,
+    tokenizer: str | None = None,
+) -> None:
+    """Write the embeddings of images, texts or both."""
+    from adapt.embedding.export import check_inputs, embed_collections
+    from foundation.progress import ProgressBars
+
+    check_inputs(images, texts, data_dir)
+    encoder = open_encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+    progress = ProgressBars().show
+    written = embed_collections(encoder, out, images=images, texts=texts, data_dir=data_dir, progress=progress)
+    for name, found in written.items():
+        skipped = f", {found.bad} skipped, see {found.files['bad']}" if found.bad else ""
+        logger.info(f"{found.rows} {name} in {found.files['safetensors']}{skipped}")
+
+
+def open_encoder(checkpoint: str, *, dtype: str | None, image_size: int | None, tokenizer: str | None) -> Encoder:
+    """Open a checkpoint for embedding."""
+    import jax
+
+    from adapt.embedding.encoder import Encoder
+
+    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    encoder = Encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+    logger.info(f"{checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
+    return encoder
+
+
+def convert(checkpoint: str, *, out: pathlib.Path, image_size: int | None = None, tokenizer: str | None = None) -> None:
+    """Write a checkpoint in another format: an .npz for big_vision, otherwise a Hugging Face directory."""
+    from models.checkpoints.big_vision import save_big_vision
+    from models.checkpoints.io import describe_checkpoint, open_checkpoint, save_checkpoint
+
+    if out.exists():
+        raise FileExistsError(f"{out} already exists. Choose another --out.")
+
+    def on_host(path: str, array: Any) -> Any:
+        return array
+
+    if out.suffix != ".npz":
+        save_checkpoint(out, open_checkpoint(checkpoint, image_size=image_size, tokenizer=tokenizer, place=on_host))
+    elif tokenizer is not None:
+        raise ValueError(f"--tokenizer={tokenizer} cannot be written: an .npz contains no tokenizer. Omit the option.")
+    else:
+        found = describe_checkpoint(checkpoint, image_size=image_size)
+        save_big_vision(out, found.settings, found.read(place=on_host), found.scalars())
+        logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={checkpoint}")
+    print(out, flush=True)
+
+
+def submit(
+    target: str,
+    workdir: pathlib.Path,
+    *,
+    jobs: Sequence[str] = ("pretrain",),
+    num_shards: int = 1,
+    dry_run: bool = False,
+    config_path: str | None = None,
+    overrides: Sequence[str] = (),
+    job_options: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Submit jobs to a cluster, one task per point of the config's sweep and shard of an evaluation."""
+    from cluster.submission import submit as run
+    from cluster.submit import prepare
+
+    own = [override for override in overrides if override.startswith("--config.submit.")]
+    tasks = plan_tasks(
+        jobs,
+        config=config_path,
+        workdir=workdir,
+        overrides=[override for override in overrides if override not in own],
+        points=configs.load_sweep(config_path) if config_path else [],
+        num_shards=num_shards,
+        arguments=job_options,
+    )
+    for task in tasks:
+        for each in task.commands:
+            check_command(each.arguments, remote=target not in ("local", "slurm"))
+    config = load_config(config_path or str(EVALUATE_CONFIG), own)  # any config has the defaults of this section
+    section = dict(config.get("submit", {}))
+    section |= {name: typed(kind, f"submit.{name}", section.get(name, {})) for name, kind in SUBMIT_SECTIONS.items()}
+    prepared = prepare(target, tasks, typed(SubmitSettings, "submit", section), workdir=workdir)
+    return run(prepared, dry_run=dry_run)
+
+
+def check_command(arguments: Sequence[str], *, remote: bool) -> None:
+    """Raise `ValueError` if the command line of a job contains unknown or invalid settings; exit for unknown options.
+
+    The initial checkpoint of a `remote` run may exist on the machines of the cluster only.
+    """
+    from adapt.evaluation.run import EvaluateSettings
+    from pretrain.config.run import read_settings
+
+    args, overrides = parse(arguments)
+    config = load_config(args.config, [*overrides, *evaluate_overrides(args)]) if args.config else None
+    if args.job == "pretrain":
+        try:
+            read_settings(config.pretrain, args.workdir)
+        except FileNotFoundError as error:
+            if not remote:
+                raise
+            logger.info(f"settings that depend on the initial checkpoint are not checked ({error_text(error)})")
+        evaluation_settings(config)
+    if args.job == "evaluate":
+        typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))
+
+
+def typed(settings: type, section: str, values: Mapping[str, Any]) -> Any:
+    """Return the typed settings of a config section."""
+    from models.config import build
+
+    return build(settings, section, values)
+
+
+@contextmanager
+def record_job(workdir: pathlib.Path, name: str) -> Iterator[Callable[[str], None]]:
+    """Append the job, its duration and a description to `workdir/jobs.jsonl`; yield a function for the description."""
+    start = time.monotonic()
+    descriptions: list[str] = []
+    logger.info(f"— {name}")
+    yield descriptions.append
+    if has_peers() and sys.modules["jax"].process_index():
+        return
+    line = {"job": name, "what": " ".join(descriptions), "seconds": round(time.monotonic() - start, 2)}
+    append_json_line(workdir / JOBS_FILE, line)
