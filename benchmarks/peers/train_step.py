@@ -60,7 +60,7 @@ def main() -> int:
         if importlib.util.find_spec("open_clip"):
             children.append("open_clip")
         else:
-            print("open_clip, the peer, is not installed; `pip install -r requirements-bench.txt`", file=sys.stderr)
+            print("open_clip, the peer, is not installed; `pip install -r requirements-parity.txt -r requirements-bench.txt`", file=sys.stderr)
         print(table(name, args, {child: start(name, child, args) for child in children}), flush=True)
     return 0
 
@@ -116,11 +116,11 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
     from models.towers import count_parameters
     from pretrain.distributed import sharding
     from pretrain.monitoring.throughput import count_pair_flops
-    from pretrain.train_step import abstract_batch, training_of
+    from pretrain.train_step import abstract_batch, build_train_step
 
     settings = settings_of(name, args, context=args.child == "context")
     mesh = sharding.create_mesh()
-    training = training_of(settings, mesh, model=settings.model(VOCABULARY))
+    training = build_train_step(settings, mesh, model=settings.model(VOCABULARY))
     began = time.perf_counter()
     step = training.step.lower(training.abstract_state, abstract_batch(settings, mesh)).compile()
     compile_seconds, memory = time.perf_counter() - began, step.memory_analysis()
