@@ -15,7 +15,7 @@ from models.checkpoints.io import save_checkpoint
 from pretrain.losses.contrastive import RULES, Scales, base_loss
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def test_an_adapter_of_ones_own_is_evaluated_beside_the_others(shown, tmp_path, 
 def test_a_dataset_of_ones_own_is_three_lines(shown, tmp_path, capsys):
     given = [f"--config={shown / 'things.py'}", f"--checkpoint={shown / 'export'}", f"--workdir={tmp_path}"]
     assert launch.main(["evaluate", *given, "--methods=knn", "--shots=1", "--seeds=2", f"--data_dir={tmp_path}"]) == 0
-    assert re.search(r"things, few_shot: knn \d+\.\d% at 1 shots", capsys.readouterr().out)
+    assert re.search(r"things, few_shot: knn \d+\.\d% at 1 shot\n", capsys.readouterr().out)
 
 
 def headings():

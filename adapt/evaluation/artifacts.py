@@ -1,4 +1,4 @@
-"""What a report shows beside accuracies: a picture of each class, and how far queries are from the examples seen."""
+"""Files that a report shows in addition to accuracies: class thumbnails, and distances from queries to the support."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from foundation.atomic import write_text
 
 CLASSES = "classes"
 _PIXELS = 64
-_MOST = 400  # classes with a picture
+_MOST = 400  # classes with a thumbnail
 _BLOCK = 4096  # queries
 
 
-def write_classes(out: pathlib.Path, class_names: Sequence[str], images: LabelledImages) -> str:
-    """Writes names and a picture of each class, unless they are there; returns the name of the file."""
+def write_classes(out: pathlib.Path, class_names: Sequence[str], *, images: LabelledImages) -> str:
+    """Write the names and a thumbnail of each class, unless the file exists; return the name of the file."""
     name = f"{fingerprint(images.fingerprint, *class_names)}.json"
     path = out / CLASSES / name
     if not path.is_file():
@@ -33,21 +33,25 @@ def write_classes(out: pathlib.Path, class_names: Sequence[str], images: Labelle
     return name
 
 
-def write_distances(out: pathlib.Path, key: str, supports: Sequence[np.ndarray], queries: np.ndarray) -> str:
-    """Writes 1 − cosine of each query and its nearest example, `[cases, queries]`, unless it is there already.
+def write_distances(out: pathlib.Path, key: str, *, supports: Sequence[np.ndarray], queries: np.ndarray) -> str:
+    """Write 1 − cosine of each query and its nearest support image, `[sets, queries]`, unless the file exists.
 
-    `supports` `[n, dim]` and `queries` `[queries, dim]` are raw features, `key` is a hash of both. Returns the
-    name of the file.
+    `supports` `[n, dim]` and `queries` `[queries, dim]` are raw features; `key` is a hash of both. Returns the name of
+    the file.
     """
     name = f"distances-{key}.npy"
     path = out / PREDICTIONS / name
     if not path.is_file():
-        unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)  # noqa: E731
-        x = unit(queries)
-        found = np.empty((len(supports), len(queries)), np.float32)
+        unit_queries = _normalize(queries)
+        distances = np.empty((len(supports), len(queries)), np.float32)
         for row, support in enumerate(supports):
-            s = unit(support).T
-            for start in range(0, len(x), _BLOCK):
-                found[row, start : start + _BLOCK] = 1 - (x[start : start + _BLOCK] @ s).max(axis=1)
-        save_array(path, found)
+            unit_support = _normalize(support).T
+            for start in range(0, len(queries), _BLOCK):
+                cosines = unit_queries[start : start + _BLOCK] @ unit_support
+                distances[row, start : start + _BLOCK] = 1 - cosines.max(axis=1)
+        save_array(path, distances)
     return name
+
+
+def _normalize(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

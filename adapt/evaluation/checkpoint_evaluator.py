@@ -1,4 +1,4 @@
-"""The evaluation of one checkpoint, unit by unit."""
+"""Evaluation of one checkpoint, unit by unit."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from adapt.embedding.cache import Hosts, Progress, save_array
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.artifacts import write_classes, write_distances
 from adapt.evaluation.config import EvaluateSettings
-from adapt.evaluation.features import Features, TaskFeatures
+from adapt.evaluation.features import TaskEmbedder, TaskEmbeddings
 from adapt.evaluation.fewshot import run_grid
-from adapt.evaluation.results import PREDICTIONS, Unit, note_cost
-from adapt.evaluation.retrieval import EXAMPLES, Captioned
-from adapt.evaluation.tasks import Case, Task, build_task, unseen
+from adapt.evaluation.results import PREDICTIONS, Unit, append_cost
+from adapt.evaluation.retrieval import EXAMPLES, CaptionedImages
+from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
+from adapt.evaluation.tasks import EvaluationTask, SupportSet, build_task, counted_queries
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
@@ -34,42 +35,73 @@ from foundation.atomic import write_text
 logger = logging.getLogger(__name__)
 
 _THREADS = 2
-_NEVER_SEEN = -1  # what is predicted for a query that a case must not be asked
 
 
-class Job:
-    """The evaluation of one checkpoint, opened."""
+class NoteLog:
+    """Log each note once, although several checkpoints give rise to it."""
 
-    def __init__(
-        self,
-        name: str,
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Log a note unless it was logged before."""
+        if text not in self._logged:
+            self._logged.add(text)
+            logger.info(f"note: {text}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointEvaluator:
+    """One opened checkpoint with the settings and folders of its evaluation."""
+
+    name: str
+    path: str
+    settings: EvaluateSettings
+    out: pathlib.Path
+    encoder: Encoder
+    embedder: TaskEmbedder
+    notes: NoteLog
+
+    @classmethod
+    def open(
+        cls,
         path: str | os.PathLike,
+        *,
+        name: str,
         settings: EvaluateSettings,
         out: pathlib.Path,
         cache: pathlib.Path,
         hosts: Hosts | None,
         progress: Progress,
-        said: set[str],
-    ):
-        self.name, self.path, self.settings, self.out, self.cache = name, os.fspath(path), settings, out, cache
-        self.hosts, self.progress, self.said = hosts, progress, said
-        self.encoder = Encoder(path)
-        self.features = TaskFeatures(self.encoder, cache, name=name, hosts=hosts, progress=progress)
+        notes: NoteLog,
+    ) -> CheckpointEvaluator:
+        """Open a checkpoint; results go to `out`, embeddings to `cache`."""
+        encoder = Encoder(path)
+        embedder = TaskEmbedder(encoder, cache, name=name, hosts=hosts, progress=progress)
+        return cls(
+            name=name,
+            path=os.fspath(path),
+            settings=settings,
+            out=out,
+            encoder=encoder,
+            embedder=embedder,
+            notes=notes,
+        )
 
-    def dataset(self, dataset: Dataset, source: Dataset | None, *, work: bool) -> list[Unit]:
-        """Does the units of a dataset that are not done, if they are this job's work; returns all of them."""
+    def evaluate_dataset(self, dataset: Dataset, source: Dataset | None, *, compute: bool) -> list[Unit]:
+        """Return all units of a dataset; with `compute`, first compute those that are not finished."""
         units = []
         for task in self.tasks(dataset, source):
-            own = {method: self._unit(task, dataset, method) for method in self._methods(task)}
-            units += own.values()
-            left = [method for method, unit in own.items() if work and unit.read(self.out) is None]
-            if left:
-                self._do_all({method: own[method] for method in left}, task, dataset)
+            by_method = {method: self._unit(task, dataset, method) for method in self._methods(task)}
+            units += by_method.values()
+            unfinished = {method: unit for method, unit in by_method.items() if compute and unit.read(self.out) is None}
+            if unfinished:
+                self._compute_units(unfinished, task, dataset)
         return units
 
-    def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[Task]:
-        """Yields the tasks that a dataset has; says which it has not."""
-        self.features.forget()
+    def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[EvaluationTask]:
+        """Yield the tasks of the settings that a dataset supports; log a note for the others."""
+        self.embedder.clear()
         for name in self.settings.tasks:
             task = build_task(
                 name,
@@ -80,147 +112,146 @@ class Job:
                 source=source,
             )
             if task is None:
-                self._say_once(f"note: {dataset.name} has no task {name}")
+                self.notes.note(f"{dataset.name} does not support task {name}")
                 continue
             for note in task.notes:
-                self._say_once(f"note: {note}")
-            if not task.cases:
-                self._say_once(f"note: {dataset.name} has too few examples for task {name}")
+                self.notes.note(note)
+            if not task.support_sets:
+                self.notes.note(f"{dataset.name} has too few support images for task {name}")
                 continue
             yield task
 
-    def _do_all(self, units: Mapping[str, Unit], task: Task, dataset: Dataset) -> None:
-        """Does units of a task: embeds once for all, then two methods at a time on CPUs, which compile on one core."""
-        began = time.monotonic()
-        features = self.features.of(task, dataset)
-        seconds = round(time.monotonic() - began, 3)
-        note_cost(
-            self.out, checkpoint=self.name, dataset=task.dataset, task=task.name, what="embedding", seconds=seconds
-        )
-        workers = _THREADS if jax.default_backend() == "cpu" else 1
-        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
-            for text in threads.map(lambda method: self._do(units[method], task, dataset, method, features), units):
-                logger.info(text)
-
-    def retrieval(self, captioned: Captioned, *, work: bool) -> Unit:
-        """Does the retrieval of a source, if it is this job's work and not done; returns its unit."""
-        depends = (self.encoder.fingerprint, captioned.fingerprint, captioned.caption)
-        unit = Unit.of(self.name, captioned.name, "retrieval", depends=depends)
-        if work and unit.read(self.out) is None:
-            rows, examples = captioned.run(self.encoder, self.cache, self.hosts, self.progress)
-            write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(examples, ensure_ascii=False))
-            unit.write(self.out, [row | self._context() | {"examples": unit.key} for row in rows])
-            logger.info(
-                f"{captioned.name}: "
-                + ", ".join(f"{row['metric']} {row['value']:.1%}" for row in rows if row["k"] == 10)
-            )
+    def evaluate_retrieval(self, captioned: CaptionedImages, *, compute: bool) -> Unit:
+        """Return the retrieval unit of a source; with `compute`, first compute it if it is not finished."""
+        depends_on = (self.encoder.fingerprint, captioned.fingerprint, captioned.caption)
+        unit = Unit.create(self.name, captioned.name, "retrieval", depends_on=depends_on)
+        if compute and unit.read(self.out) is None:
+            result = captioned.evaluate(self.encoder, **self.embedder.options)
+            write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(result.examples, ensure_ascii=False))
+            unit.write(self.out, [row | self._provenance() | {"examples": unit.key} for row in result.rows])
+            recalls = ", ".join(f"{row['metric']} {row['value']:.1%}" for row in result.rows if row["k"] == 10)
+            logger.info(f"{captioned.name}: {recalls}")
         return unit
 
-    def _methods(self, task: Task) -> Sequence[str]:
+    def _methods(self, task: EvaluationTask) -> Sequence[str]:
         if task.name == "zero_shot":
             return ("zero_shot",)
         return ("linear_probe",) if task.name == "linear_probe" else self.settings.methods
 
-    def _unit(self, task: Task, dataset: Dataset, method: str) -> Unit:
-        support = "" if task.support is None else task.support.fingerprint
-        cases = [f"{case.shots} {case.seed} {fingerprint(case.rows, case.labels)}" for case in task.cases]
-        depends = (self.encoder.fingerprint, support, *(question.fingerprint for question in task.questions), *cases)
-        depends += (*_settings_of(method), *task.class_names, repr(task.templates), dataset.settings.template)
-        depends += (task.metric, repr(self.settings.logit_scale), repr(self.settings.transfer_from))
-        return Unit.of(self.name, task.dataset, task.name, method, depends=depends)
+    def _unit(self, task: EvaluationTask, dataset: Dataset, method: str) -> Unit:
+        support = "" if task.support_images is None else task.support_images.fingerprint
+        drawn = [f"{each.shots} {each.seed} {fingerprint(each.rows, each.labels)}" for each in task.support_sets]
+        depends_on = (
+            self.encoder.fingerprint,
+            support,
+            *(query_set.fingerprint for query_set in task.query_sets),
+            *drawn,
+            *_searched_settings(method),
+            *task.class_names,
+            repr(task.templates),
+            dataset.settings.template,
+            task.metric,
+            repr(self.settings.logit_scale),
+            repr(self.settings.transfer_from),
+        )
+        return Unit.create(self.name, task.dataset, task.name, method, depends_on=depends_on)
 
-    def _do(self, unit: Unit, task: Task, dataset: Dataset, method: str, features: Features) -> str:
-        """Does a unit; returns a line that tells of it."""
+    def _compute_units(self, units: Mapping[str, Unit], task: EvaluationTask, dataset: Dataset) -> None:
+        """Compute units by method: embed once for all of them, then run the methods, on CPUs two at a time.
+
+        Two threads keep two cores busy, because XLA compiles on one.
+        """
         began = time.monotonic()
-        support, queries = features.support, features.queries
-        labels = np.concatenate([question.labels for question in task.questions])
-        sizes = [len(question.labels) for question in task.questions]
-        cases = _baselines(task) if method == "zero_shot" else task.cases
-        groups = np.repeat(np.arange(len(sizes)), sizes)
-        masks = np.stack([question.classes for question in task.questions])
+        embeddings = self.embedder.embed(task, dataset)
+        self._append_cost(task, "embedding", seconds=round(time.monotonic() - began, 3))
+        workers = _THREADS if jax.default_backend() == "cpu" else 1
+        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+            futures = [
+                threads.submit(self._compute_unit, unit, task, dataset, method=method, embeddings=embeddings)
+                for method, unit in units.items()
+            ]
+            for future in futures:
+                logger.info(future.result())
+
+    def _compute_unit(
+        self, unit: Unit, task: EvaluationTask, dataset: Dataset, *, method: str, embeddings: TaskEmbeddings
+    ) -> str:
+        """Compute and write a unit; return a line for the log."""
+        began = time.monotonic()
+        queries = stack_queries(task.query_sets)
+        support_sets = _zero_shot_draws(task) if method == "zero_shot" else task.support_sets
         rows: list[dict[str, Any]] = []
-        predictions = []
-        for variant, texts in features.texts.items():
-            outcome = run_grid(
+        predictions: list[np.ndarray] = []
+        for variant, class_texts in embeddings.class_texts.items():
+            found = run_grid(
                 method,
-                [support[case.rows] for case in cases],
-                [case.labels for case in cases],
-                texts,
-                queries,
-                groups,
-                masks,
+                [embeddings.support[each.rows] for each in support_sets],
+                [each.labels for each in support_sets],
+                class_texts=class_texts,
+                queries=embeddings.queries,
+                groups=queries.groups,
+                candidates=queries.candidates,
                 logit_scale=self.settings.logit_scale,
             )
-            for case, chosen, found in zip(cases, outcome.chosen, outcome.predictions, strict=True):
-                row = self._row(task, method, case) | {"settings": dict(Grid(method).settings[int(chosen)])}
-                if task.name == "zero_shot":
-                    row["settings"] = {
-                        "templates": variant,
-                        "texts": len(task.templates[0]) if variant == "ensemble" else 1,
-                    }
-                for question, start in zip(task.questions, np.cumsum([0, *sizes]), strict=False):
-                    span = slice(int(start), int(start) + len(question.labels))
-                    found[span][~unseen(task, case, question)] = _NEVER_SEEN
-                    rows.append(
-                        row
-                        | {"question": question.name}
-                        | _score(found[span], labels[span], question.classes, task.metric)
-                        | {"case": len(predictions), "span": [span.start, span.stop]}
+            for support_set, chosen, predicted in zip(support_sets, found.chosen, found.predictions, strict=True):
+                row = self._row(task, method, support_set)
+                row["settings"] = _text_settings(task, variant) or dict(Grid(method).settings[int(chosen)])
+                for query_set, span in zip(task.query_sets, queries.spans, strict=True):
+                    predicted[span][~counted_queries(task, support_set, query_set)] = EXCLUDED
+                    accuracy = score(
+                        predicted[span], queries.labels[span], candidates=query_set.candidates, metric=task.metric
                     )
-                predictions.append(found)
+                    place = {"case": len(predictions), "span": [span.start, span.stop]}
+                    rows.append(row | {"question": query_set.name} | accuracy | place)
+                predictions.append(predicted)
+        files = self._write_artifacts(unit, task, embeddings, labels=queries.labels)
+        context = self._provenance() | files | {"dataset_fingerprint": dataset.fingerprint}
+        unit.write(self.out, [row | context for row in rows], predictions=np.stack(predictions))
+        seconds = round(time.monotonic() - began, 3)
+        self._append_cost(task, method, seconds=seconds, cases=len(support_sets), queries=len(queries.labels))
+        return self._log_line(task, method, rows)
+
+    def _write_artifacts(
+        self, unit: Unit, task: EvaluationTask, embeddings: TaskEmbeddings, *, labels: np.ndarray
+    ) -> dict[str, Any]:
+        """Write the labels, for few-shot also thumbnails and distances at the most shots; return the file names."""
         files = {"predictions": unit.predictions_path(self.out).name, "labels": f"labels-{fingerprint(labels)}.npy"}
         save_array(self.out / PREDICTIONS / files["labels"], labels.astype(np.int32))
-        if task.name == "few_shot":
-            files |= self._evidence(task, support, queries)
-        context = self._context() | files | {"dataset_fingerprint": dataset.fingerprint}
-        unit.write(self.out, [row | context for row in rows], np.stack(predictions))
-        note_cost(
-            self.out,
-            checkpoint=self.name,
-            dataset=task.dataset,
-            task=task.name,
-            what=method,
-            seconds=round(time.monotonic() - began, 3),
-            cases=len(cases),
-            queries=len(labels),
-        )
-        return self._told(task, method, rows)
-
-    def _evidence(self, task: Task, support: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
-        """Writes what goes with the cases of the most shots; returns the names of the files."""
-        most = max(case.shots for case in task.cases)
-        cases = [case for case in task.cases if case.shots == most]
-        parts = [fingerprint(case.rows) for case in cases]
+        if task.name != "few_shot":
+            return files
+        most = max(each.shots for each in task.support_sets)
+        largest = [each.rows for each in task.support_sets if each.shots == most]
         key = fingerprint(
-            self.encoder.image_fingerprint, task.support.fingerprint, task.questions[0].fingerprint, *parts
+            self.encoder.image_fingerprint,
+            task.support_images.fingerprint,
+            task.query_sets[0].fingerprint,
+            *(fingerprint(rows) for rows in largest),
         )
-        distances = write_distances(self.out, key, [support[case.rows] for case in cases], queries)
-        return {"distances": distances, "classes_file": write_classes(self.out, task.class_names, task.support)}
+        supports = [embeddings.support[rows] for rows in largest]
+        distances = write_distances(self.out, key, supports=supports, queries=embeddings.queries)
+        classes = write_classes(self.out, task.class_names, images=task.support_images)
+        return files | {"distances": distances, "classes_file": classes}
 
-    def _row(self, task: Task, method: str, case: Case) -> dict[str, Any]:
-        shots = 0 if method == "zero_shot" else case.shots
-        options = Grid(method)
-        repeated = len(np.unique(case.labels)) < len(case.labels)
-        selection = options.selected_by if repeated else DEFAULTS
-        if method == "zero_shot" or len(options.settings) == 1:
-            selection = "none"
-        keys = "" if task.support is None else "\n".join(map(task.support.key, case.rows))
+    def _row(self, task: EvaluationTask, method: str, support_set: SupportSet) -> dict[str, Any]:
+        """Return the fields that the rows of a support set share, without the chosen settings."""
+        zero_shot = method == "zero_shot"
+        drawn = "" if task.support_images is None else "\n".join(map(task.support_images.key, support_set.rows))
         return {
             "task": task.name,
             "dataset": task.dataset,
             "method": method,
-            "shots": "all" if task.name == "linear_probe" else shots,
-            "seed": case.seed,
+            "shots": "all" if task.name == "linear_probe" else 0 if zero_shot else support_set.shots,
+            "seed": support_set.seed,
             "metric": task.metric,
             "k": None,
-            "selection": selection,
-            "short": case.short and method != "zero_shot",
-            "examples_drawn": 0 if method == "zero_shot" else len(case.rows),
-            "support": None if method == "zero_shot" else fingerprint(keys),
+            "selection": _selection(method, support_set.labels),
+            "short": support_set.short and not zero_shot,
+            "examples_drawn": 0 if zero_shot else len(support_set.rows),
+            "support": None if zero_shot else fingerprint(drawn),
             "logit_scale": self.settings.logit_scale,
         }
 
-    def _context(self) -> dict[str, Any]:
+    def _provenance(self) -> dict[str, Any]:
         return {
             "checkpoint": self.name,
             "checkpoint_path": self.path,
@@ -230,48 +261,45 @@ class Job:
             "jax": importlib.metadata.version("jax"),
         }
 
-    def _told(self, task: Task, method: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    def _append_cost(self, task: EvaluationTask, work: str, **cost: float) -> None:
+        append_cost(self.out, checkpoint=self.name, dataset=task.dataset, task=task.name, what=work, **cost)
+
+    def _log_line(self, task: EvaluationTask, method: str, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Return the mean accuracy of each query set at the most shots."""
         most = rows[-1]["shots"]
-        parts = []
-        for question in task.questions:
-            values = [row["value"] for row in rows if row["shots"] == most and row["question"] == question.name]
-            parts.append(f"{question.name} {np.mean(values):.1%}".strip())
-        at = f" at {most} shots" if most else ""
-        return f"{self.name}, {task.dataset}, {task.name}: {method} {', '.join(parts)}{at}"
-
-    def _say_once(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
-            logger.info(text)
+        accuracies = []
+        for query_set in task.query_sets:
+            values = [row["value"] for row in rows if row["shots"] == most and row["question"] == query_set.name]
+            accuracies.append(f"{query_set.name} {np.mean(values):.1%}".strip())
+        at = f" at {most} shot{'' if most == 1 else 's'}" if most else ""
+        return f"{self.name}, {task.dataset}, {task.name}: {method} {', '.join(accuracies)}{at}"
 
 
-def _settings_of(method: str) -> tuple[str, ...]:
-    """Returns all that a method's choice depends on: every setting that is tried, defaults included, and how."""
-    options = Grid(method)
-    return (options.selected_by, *(repr(settings_of(adapter)) for adapter in options.adapters))
+def _searched_settings(method: str) -> tuple[str, ...]:
+    """Return everything that the selection of settings depends on: its procedure and every candidate in full."""
+    grid = Grid(method)
+    return (grid.selected_by, *(repr(settings_of(adapter)) for adapter in grid.adapters))
 
 
-def _baselines(task: Task) -> tuple[Case, ...]:
-    """Returns the cases of zero-shot: one a seed in a pool, where the queries differ by seed, else one."""
-    pooled = any(question.pool_rows is not None for question in task.questions)
-    first: dict[int, Case] = {}
-    for case in task.cases:  # in the order of the seeds, as at every number of shots
-        first.setdefault(case.seed if pooled else 0, case)
-    return tuple(dataclasses.replace(case, rows=case.rows[:0], labels=case.labels[:0]) for case in first.values())
+def _selection(method: str, labels: np.ndarray) -> str:
+    """Return how the settings of a method are selected on a support set with these labels."""
+    grid = Grid(method)
+    if method == "zero_shot" or len(grid.settings) == 1:
+        return "none"
+    return grid.selected_by if len(np.unique(labels)) < len(labels) else DEFAULTS
 
 
-def _score(predictions: np.ndarray, labels: np.ndarray, classes: np.ndarray, metric: str) -> dict[str, Any]:
-    """Returns the share of right predictions of the queries that count, or the mean of those of the classes."""
-    counted = predictions != _NEVER_SEEN
-    right, labels = (predictions == labels)[counted], labels[counted]
-    if not len(right):
-        raise ValueError("no query is left to be asked; draw fewer shots, or give the dataset a query split")
-    asked = np.bincount(labels, minlength=len(classes))
-    per_class = np.bincount(labels, right, minlength=len(classes))[asked > 0] / asked[asked > 0]
-    value = float(right.mean()) if metric == "accuracy" else float(per_class.mean())
-    return {
-        "value": value,
-        "queries": len(right),
-        "classes": int(classes.sum()),
-        "classes_asked": int((asked > 0).sum()),
-    }
+def _text_settings(task: EvaluationTask, variant: str) -> dict[str, Any] | None:
+    """Return the settings of a zero-shot row, None for other tasks."""
+    if task.name != "zero_shot":
+        return None
+    return {"templates": variant, "texts": len(task.templates[0]) if variant == "ensemble" else 1}
+
+
+def _zero_shot_draws(task: EvaluationTask) -> tuple[SupportSet, ...]:
+    """Return empty support sets: one per seed in a pool, where the queries differ by seed, else a single one."""
+    pooled = any(query_set.pool_rows is not None for query_set in task.query_sets)
+    first: dict[int, SupportSet] = {}
+    for support_set in task.support_sets:
+        first.setdefault(support_set.seed if pooled else 0, support_set)
+    return tuple(dataclasses.replace(each, rows=each.rows[:0], labels=each.labels[:0]) for each in first.values())

@@ -1,34 +1,45 @@
-"""What is evaluated and how: the `evaluate` section of a config."""
+"""Settings of an evaluation: the `evaluate` section of a config."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from adapt.adapters.registry import TRAINING_FREE, find
 from adapt.evaluation.tasks import TASKS
 from data.fewshot.labelled import DatasetSettings
+from foundation.settings import build
+from foundation.suggestions import unknown_name
 
 CAPTIONS = ("first", "all", "each")
+FEW_EXAMPLES = ("cap", "skip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """What is evaluated and how.
+    """Settings of an evaluation.
 
-    `datasets` are names that `open_dataset` opens, `own` the settings of those that a config describes by
-    name, `retrieval` names of `data.sources`; classes with fewer than `min_examples` are left out. `tasks` are those of
-    `TASKS`. Settings of the `methods`, by default all that need no training, are selected on the support
-    alone (`adapt.select`); at one shot, where that is impossible, the defaults are used. All text logits are scaled by
-    `logit_scale`, whatever a checkpoint has learned, so that checkpoints compare. A class with fewer examples than
-    shots gives all it has (`few_examples` "cap"), or the number of shots is left out ("skip"). `transfer_from` is the
-    dataset whose examples the task transfer sees. `caption` says what describes an image in retrieval: its `first`
-    text, `all` of them joined, or `each` on its own.
+    datasets: labelled sets, as `data.fewshot.open.open_dataset` names them.
+    custom_datasets: settings of the datasets that the config itself defines, by name.
+    tasks: names in `TASKS`.
+    retrieval: sources of captioned images, as `data.sources.open.open_source` names them.
+    caption: the text that describes an image in retrieval: its "first", "all" of them joined, or "each" on its own.
+    shots: numbers of support images per class.
+    seeds: number of support sets drawn for each number of shots.
+    methods: adapters, by default all that need no training. Their hyper-parameters are selected on the support set
+        alone (`adapt.select`); at one shot, where that is impossible, the defaults are used.
+    min_examples: classes with fewer support images are left out.
+    few_examples: "cap" uses all images of a class with fewer images than shots, "skip" skips that number of shots.
+    transfer_from: the dataset of the support images of the task "transfer".
+    logit_scale: scale of all text logits, whatever scale a checkpoint learned, so that checkpoints are comparable.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"own": "custom_datasets"}
+
     datasets: tuple[str, ...] = ()
-    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    custom_datasets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tasks: tuple[str, ...] = ("zero_shot", "few_shot")
     retrieval: tuple[str, ...] = ()
     caption: str = "each"
@@ -41,50 +52,67 @@ class EvaluateSettings:
     logit_scale: float = 100.0
 
     def __post_init__(self) -> None:
-        if not self.datasets and not self.retrieval:
-            raise ValueError("there is nothing to evaluate; name evaluate.datasets, evaluate.retrieval or both")
+        self._check_datasets()
         for method in self.methods:
             find(method)
         for task in self.tasks:
             if task not in TASKS:
-                raise ValueError(f"unknown task {task!r} in evaluate.tasks; known: {', '.join(TASKS)}")
+                raise ValueError(unknown_name("evaluate.tasks", task, TASKS))
+        for name, value, known in (
+            ("caption", self.caption, CAPTIONS),
+            ("few_examples", self.few_examples, FEW_EXAMPLES),
+        ):
+            if value not in known:
+                raise ValueError(unknown_name(f"evaluate.{name}", value, known))
+        self._check_numbers()
+        object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
+
+    def _check_datasets(self) -> None:
+        if not self.datasets and not self.retrieval:
+            raise ValueError("nothing to evaluate. Set evaluate.datasets, evaluate.retrieval or both.")
+        if len({*self.datasets}) < len(self.datasets):
+            raise ValueError(f"evaluate.datasets {self.datasets} contains a dataset twice. Remove one of the two.")
         if "transfer" in self.tasks and not self.transfer_from:
             raise ValueError(
-                "evaluate.tasks has transfer; name the dataset with the examples in evaluate.transfer_from"
+                "evaluate.tasks contains transfer, but evaluate.transfer_from is empty. Set it to the dataset of the "
+                "support images."
             )
-        if self.caption not in CAPTIONS:
-            raise ValueError(f"unknown evaluate.caption {self.caption!r}; known: {', '.join(CAPTIONS)}")
-        if self.few_examples not in ("cap", "skip"):
-            raise ValueError(f"unknown evaluate.few_examples {self.few_examples!r}; known: cap, skip")
+
+    def _check_numbers(self) -> None:
         if not all(isinstance(shots, int) for shots in self.shots):
-            raise ValueError(f"evaluate.shots is {self.shots!r}; write numbers, such as 1,2,4")
-        if not self.shots or min(self.shots) < 1 or self.seeds < 1:
-            raise ValueError(f"evaluate.shots {self.shots} and evaluate.seeds {self.seeds} must be positive")
-        if not 0 < self.logit_scale < float("inf") or len(set(self.shots)) < len(self.shots):
-            raise ValueError(
-                f"evaluate.logit_scale {self.logit_scale} must be positive, evaluate.shots {self.shots} without repeats"
-            )
-        if len({*self.datasets}) < len(self.datasets):
-            raise ValueError(f"evaluate.datasets {self.datasets} names a set twice")
-        object.__setattr__(self, "own", _own(self.own))
+            raise ValueError(f"evaluate.shots {self.shots!r} must be whole numbers, for example 1,2,4.")
+        if not self.shots or min(self.shots) < 1:
+            raise ValueError(f"evaluate.shots {self.shots} must be one or more positive numbers.")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"evaluate.shots {self.shots} contains a number twice. Remove one of the two.")
+        if self.seeds < 1:
+            raise ValueError(f"evaluate.seeds {self.seeds} must be positive.")
+        if not 0 < self.logit_scale < math.inf:
+            raise ValueError(f"evaluate.logit_scale {self.logit_scale} must be positive and finite.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-    """One of `count` equal parts of the datasets, `index` from 0, as a job of an array takes it."""
+class Shard:
+    """One of `count` equal parts of the datasets, `index` from 0, evaluated by one job of an array."""
 
     index: int = 0
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise ValueError(f"share {self.index}/{self.count} is none; write i/n with i from 0 to n − 1")
+            raise ValueError(
+                f"shard {self.index}/{self.count} does not exist. Write --shard=i/n with i from 0 to n − 1."
+            )
+
+    def contains(self, number: int) -> bool:
+        """Return whether the item with this number belongs to the shard."""
+        return number % self.count == self.index
 
 
-def _own(own: Mapping[str, Any]) -> dict[str, DatasetSettings]:
-    from models.config import build
-
+def _dataset_settings(values: Mapping[str, Any]) -> dict[str, DatasetSettings]:
     return {
-        name: each if isinstance(each, DatasetSettings) else build(DatasetSettings, f"evaluate.own.{name}", each)
-        for name, each in own.items()
+        name: each
+        if isinstance(each, DatasetSettings)
+        else build(DatasetSettings, f"evaluate.custom_datasets.{name}", each)
+        for name, each in values.items()
     }

@@ -36,7 +36,9 @@ def open_inputs(settings: EvaluateSettings, data_dir: str | os.PathLike) -> Eval
     ]
     _check_catalogue([name for name in (*wanted, *shifts) if name not in custom], data_dir)
     opened = {
-        name: open_dataset(name, data_dir, own=custom, min_examples=settings.min_examples, with_shifts=with_shifts)
+        name: open_dataset(
+            name, data_dir, custom_datasets=custom, min_examples=settings.min_examples, with_shifts=with_shifts
+        )
         for name in wanted
     }
     names = [dataset.name for dataset in opened.values()]

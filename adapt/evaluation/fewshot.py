@@ -1,4 +1,4 @@
-"""All cases of a task by one method, in as few compiled programs as their sizes allow."""
+"""Fit one method to all support sets of a task in as few compiled programs as their sizes allow."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from adapt.adapters.ops import normalize
 from adapt.adapters.support import Support
 from adapt.model_selection.hyperparameters import Grid
 
-_ROWS = 256  # supports up to this many rows share one program,
-_PADDING = 1.6  # and so do larger ones that are at most that many times smaller than the largest of them
-_QUERIES = 256  # queries are padded to a power of two of at least this many, from 4,096 on to multiples of 4,096
+_ROWS = 256  # support sets of up to this many rows share one program,
+_PADDING = 1.6  # and so do larger ones that are at most this many times smaller than the largest among them
+_QUERIES = 256  # queries are padded to a power of two of at least this many, above 4,096 to multiples of 4,096
 
 
-class Outcome(NamedTuple):
-    """Of each case the number of the chosen setting `[cases]`, and of each query the class `[cases, queries]`."""
+class FewShotPredictions(NamedTuple):
+    """The number of the chosen setting per support set `[sets]`, and the predicted classes `[sets, queries]`."""
 
     chosen: np.ndarray
     predictions: np.ndarray
@@ -31,17 +31,18 @@ def run_grid(
     method: str,
     supports: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
-    texts: np.ndarray,
+    *,
+    class_texts: np.ndarray,
     queries: np.ndarray,
     groups: np.ndarray,
-    masks: np.ndarray,
-    *,
+    candidates: np.ndarray,
     logit_scale: float,
-) -> Outcome:
-    """Fits a method to each support with the setting that leaving out examples of it favours, and classifies queries.
+) -> FewShotPredictions:
+    """Fit a method to each support set, with the setting that does best on held-out support, and classify the queries.
 
-    `supports` are raw features `[n, dim]` of each case, of any length, with `labels` `[n]`; `texts` `[classes, dim]`;
-    `queries` `[queries, dim]`, each of which is told among the classes of `masks[groups[i]]`, `[groups, classes]`.
+    `supports` are raw features `[n, dim]` per support set, of any lengths, with `labels` `[n]`; `class_texts` is
+    `[classes, dim]` and `queries` `[queries, dim]`. Query i is classified among the classes where
+    `candidates[groups[i]]` is true; `candidates` is `[groups, classes]`.
     """
     chosen = np.zeros(len(supports), np.int32)
     predictions = np.zeros((len(supports), len(queries)), np.int32)
@@ -49,28 +50,29 @@ def run_grid(
     padded = _padded(count)
     queries = np.pad(queries, [(0, padded - count), (0, 0)])
     groups = np.pad(groups, (0, padded - count))
-    for numbers, rows in _buckets([len(case) for case in labels]):
-        features = np.zeros((len(numbers), rows, texts.shape[1]), np.float32)
-        marks = np.full((len(numbers), rows), -1, np.int32)
-        for place, number in enumerate(numbers):
+    for members, rows in _buckets([len(each) for each in labels]).items():
+        features = np.zeros((len(members), rows, class_texts.shape[1]), np.float32)
+        padded_labels = np.full((len(members), rows), -1, np.int32)
+        for place, number in enumerate(members):
             features[place, : len(labels[number])] = supports[number]
-            marks[place, : len(labels[number])] = labels[number]
-        found = _run(method, features, marks, texts, queries, groups, masks, np.float32(logit_scale))
-        chosen[numbers] = found[0]
-        predictions[numbers] = np.asarray(found[1])[:, :count]
-    return Outcome(chosen, predictions)
+            padded_labels[place, : len(labels[number])] = labels[number]
+        found = _run(method, features, padded_labels, class_texts, queries, groups, candidates, np.float32(logit_scale))
+        index = list(members)
+        chosen[index] = found[0]
+        predictions[index] = np.asarray(found[1])[:, :count]
+    return FewShotPredictions(chosen, predictions)
 
 
-def _buckets(sizes: Sequence[int]) -> list[tuple[list[int], int]]:
-    """Returns the numbers of the cases that share a program, and its rows: sizes that are near enough are padded."""
+def _buckets(sizes: Sequence[int]) -> dict[tuple[int, ...], int]:
+    """Return the numbers of the support sets that share a program, with the rows that all of them are padded to."""
     rows: list[int] = []
     for size in sorted({max(size, _ROWS) for size in sizes}, reverse=True):
         if not rows or size * _PADDING < rows[-1]:
             rows.append(size)
-    found: dict[int, list[int]] = {}
+    buckets: dict[int, list[int]] = {}
     for number, size in enumerate(sizes):
-        found.setdefault(min(row for row in rows if row >= size), []).append(number)
-    return [(numbers, size) for size, numbers in sorted(found.items())]
+        buckets.setdefault(min(row for row in rows if row >= size), []).append(number)
+    return {tuple(numbers): size for size, numbers in sorted(buckets.items())}
 
 
 def _padded(count: int) -> int:
@@ -89,6 +91,7 @@ def _run(
     masks: jax.Array,
     logit_scale: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
+    """Return the chosen settings `[sets]` and predictions `[sets, queries]` of support sets `[sets, rows, dim]`."""
     options, key = Grid(method), jax.random.key(0)
     texts, queries = normalize(texts), normalize(queries)
 

@@ -1,4 +1,4 @@
-"""Evaluation of a run that goes on: all hosts embed, then the first one fits and classifies beside the training."""
+"""Evaluation during training: all hosts embed, then the first one fits and classifies while training continues."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 import jax
 
 from adapt.embedding.cache import ALONE
+from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.datasets import open_inputs
-from adapt.evaluation.run import EvaluateSettings, checkpoint_names, embed, evaluate
-from adapt.evaluation.summary import scalars_of
+from adapt.evaluation.run import checkpoint_names, embed, evaluate
+from adapt.evaluation.summary import mean_scalars
 from foundation.log import silenced
 
 CACHE = "embeddings"
 
 
 class EvaluationInTraining:
-    """Evaluates exports of a run, each in the folder that it lies in.
+    """Evaluate the exports of a run, each in its own folder.
 
-    Raises as `open_inputs` does where datasets are not there, before anything is trained.
+    Raises as `open_inputs` does where datasets are missing, before training starts.
     """
 
     def __init__(self, settings: EvaluateSettings, data_dir: str | os.PathLike):
@@ -30,17 +31,17 @@ class EvaluationInTraining:
         self._inputs = open_inputs(settings, data_dir)
 
     def __call__(self, step: int, export: pathlib.Path) -> Callable[[], Mapping[str, float]]:
-        """Embeds with all hosts; returns what computes the results from that, on this host's processor alone.
+        """Embed on all hosts; return a function that computes the results on this host's CPU alone.
 
-        The rows go to `results.jsonl` beside the export, their means are returned by name; the embeddings, which no
-        other checkpoint has, are removed.
+        The function writes the rows to `results.jsonl` next to the export and returns their means by name. It removes
+        the embeddings, which no other checkpoint can use.
         """
         cache = export.parent / CACHE
         with silenced("adapt", "models"):
             embed(export, self.settings, self._inputs, cache=cache)
 
         def finish() -> dict[str, float]:
-            with jax.default_device(_processor()), silenced("adapt", "models"):
+            with jax.default_device(_cpu()), silenced("adapt", "models"):
                 rows = evaluate(
                     checkpoint_names([os.fspath(export)]),
                     self.settings,
@@ -51,13 +52,13 @@ class EvaluationInTraining:
                     data_dir=self.data_dir,
                 )
             shutil.rmtree(cache)
-            return scalars_of(rows)
+            return mean_scalars(rows)
 
         return finish
 
 
-def _processor() -> Any:
-    """Returns a device that training does not wait for: the processor, where JAX has it beside accelerators."""
+def _cpu() -> Any:
+    """Return a device that training does not use: the CPU, if JAX has one in addition to accelerators."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Retrieval as a task of an evaluation: the images and texts of a source, and pictures that show what is found."""
+"""Image-text retrieval as a task of an evaluation: images and captions of a source, recall, and example results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from adapt.embedding.cache import Hosts, Progress, embed_images, embed_texts
 from adapt.embedding.encoder import Encoder
-from adapt.evaluation.retrieval_metrics import retrieval
+from adapt.evaluation.retrieval_metrics import RetrievalRecall, retrieval_recall
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
@@ -22,8 +22,22 @@ EXAMPLES = "examples"
 _SHOWN, _NEAREST = 12, 6
 
 
-class Captioned(NamedTuple):
-    """The images of a source, texts that describe them, and the number of the image that each text is of."""
+class PairEmbeddings(NamedTuple):
+    """Embeddings of images `[images, dim]` and of texts `[texts, dim]`."""
+
+    images: np.ndarray
+    texts: np.ndarray
+
+
+class RetrievalResult(NamedTuple):
+    """The rows of both directions, and examples: a text and its nearest images as data URIs."""
+
+    rows: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+
+class CaptionedImages(NamedTuple):
+    """The images of a source, the texts that describe them, and the number of the image that each text describes."""
 
     name: str
     caption: str
@@ -38,20 +52,24 @@ class Captioned(NamedTuple):
         return fingerprint(self.images.fingerprint, self.image_of_text, *self.texts)
 
     def embed(
-        self, encoder: Encoder, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the embeddings of images `[images, dim]` and texts `[texts, dim]`."""
+        self, encoder: Encoder, *, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
+    ) -> PairEmbeddings:
+        """Return the embeddings of images and texts."""
         name = f"{self.name}: images"
         images = embed_images(encoder, self.images, cache, name=name, hosts=hosts, progress=progress)
-        return images, embed_texts(encoder, self.texts, cache, hosts=hosts)
+        return PairEmbeddings(images, embed_texts(encoder, self.texts, cache, hosts=hosts))
 
-    def run(
-        self, encoder: Encoder, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Returns the rows of both directions, and examples: a text and its nearest pictures as data URIs."""
-        found = retrieval(*self.embed(encoder, cache, hosts, progress), self.image_of_text)
+    def evaluate(
+        self, encoder: Encoder, *, cache: str | os.PathLike, hosts: Hosts | None, progress: Progress
+    ) -> RetrievalResult:
+        """Return recall in both directions, as rows, and a few example results."""
+        embeddings = self.embed(encoder, cache=cache, hosts=hosts, progress=progress)
+        recall = retrieval_recall(embeddings.images, embeddings.texts, image_of_text=self.image_of_text)
+        return RetrievalResult(self._rows(recall), self._examples(recall.nearest_images))
+
+    def _rows(self, recall: RetrievalRecall) -> list[dict[str, Any]]:
         queries = {"text→image": len(self.texts), "image→text": len(np.unique(self.image_of_text))}
-        rows = [
+        return [
             {
                 "task": "retrieval",
                 "dataset": self.name,
@@ -69,10 +87,9 @@ class Captioned(NamedTuple):
                 "classes": len(self.images) if direction == "text→image" else len(self.texts),
                 "queries": queries[direction],
             }
-            for direction, recall in (("text→image", found.text_to_image), ("image→text", found.image_to_text))
-            for k, value in recall.items()
+            for direction, recall_at in (("text→image", recall.text_to_image), ("image→text", recall.image_to_text))
+            for k, value in recall_at.items()
         ]
-        return rows, self._examples(found.nearest_images)
 
     def _examples(self, nearest: np.ndarray) -> list[dict[str, Any]]:
         return [
@@ -91,24 +108,22 @@ class Captioned(NamedTuple):
         ]
 
 
-def open_captioned(name: str, caption: str, data_dir: str | os.PathLike) -> Captioned:
-    """Reads a source once; `caption` says what describes an image: its first text, all of them joined, or each."""
+def open_captioned_images(name: str, caption: str, *, data_dir: str | os.PathLike) -> CaptionedImages:
+    """Read a source once; an image is described by its "first" text, "all" of them joined, or "each" on its own.
+
+    Raises `ValueError` for a sample without text.
+    """
     source = open_source(name, data_dir)
-    described = {
-        "first": lambda texts: [texts[0]],
-        "all": lambda texts: [", ".join(texts)],
-        "each": list,
-    }[caption]
     digests, names, texts, image_of_text = [], [], [], []
     for number in range(len(source)):
         record = source[number]
         if not record.texts:
-            raise ValueError(f"{name}: {record.key} has no text; it cannot serve for retrieval")
+            raise ValueError(f"{name}: sample {record.key} has no text, which retrieval needs. Remove the sample.")
         digests.append(fingerprint(record.image))
         names.append(record.texts[0])
-        of_image = described(record.texts)
-        texts += of_image
-        image_of_text += [number] * len(of_image)
+        captions = _captions(record.texts, caption)
+        texts += captions
+        image_of_text += [number] * len(captions)
 
     def image(number: int) -> Image.Image:
         record = source[number]
@@ -116,4 +131,12 @@ def open_captioned(name: str, caption: str, data_dir: str | os.PathLike) -> Capt
 
     labels = np.zeros(len(source), np.int64)
     images = LabelledImages(labels=labels, image=image, key=source.key, fingerprint=fingerprint(*digests))
-    return Captioned(name, caption, images, texts, np.array(image_of_text), names)
+    return CaptionedImages(name, caption, images, texts, np.array(image_of_text), names)
+
+
+def _captions(texts: Sequence[str], caption: str) -> list[str]:
+    if caption == "first":
+        return [texts[0]]
+    if caption == "all":
+        return [", ".join(texts)]
+    return list(texts)

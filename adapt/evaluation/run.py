@@ -1,7 +1,7 @@
-"""Few-shot evaluation of checkpoints: every dataset × task × method × shots × draw, and retrieval.
+"""Few-shot evaluation of checkpoints: every dataset × task × method × shots × seed, and retrieval.
 
-Work is done in units, one checkpoint, dataset, task and method each. A unit whose file is there is not done again, so
-that a job that was stopped goes on, and jobs that share a folder share the work.
+The work is split into units, one per checkpoint, dataset, task and method. A finished unit has a file and is not
+computed again, so that an interrupted evaluation resumes, and jobs that share a folder share the work.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapt.embedding.cache import Hosts, Progress
-from adapt.evaluation.checkpoint_evaluator import Job
-from adapt.evaluation.config import EvaluateSettings, Share
-from adapt.evaluation.datasets import Inputs, open_inputs
+from adapt.evaluation.checkpoint_evaluator import CheckpointEvaluator, NoteLog
+from adapt.evaluation.config import EvaluateSettings, Shard
+from adapt.evaluation.datasets import EvaluationInputs, open_inputs
 from adapt.evaluation.results import Unit, merge
 
 logger = logging.getLogger(__name__)
 
-_ALL = Share()
+_WHOLE = Shard()
+
+
+def _no_progress(name: str, done: int, total: int) -> None:
+    pass
 
 
 def evaluate(
@@ -30,35 +34,35 @@ def evaluate(
     out: str | os.PathLike,
     data_dir: str | os.PathLike,
     cache: str | os.PathLike | None = None,
-    share: Share = _ALL,
-    inputs: Inputs | None = None,
+    shard: Shard = _WHOLE,
+    inputs: EvaluationInputs | None = None,
     hosts: Hosts | None = None,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = _no_progress,
 ) -> list[dict[str, Any]]:
-    """Evaluates checkpoints, each under a name; returns the rows, and writes them to `out/results.jsonl`.
+    """Evaluate checkpoints, given by name, and write the rows to `out/results.jsonl`; return the rows.
 
-    Datasets and retrieval sets are opened before any work, so that what is missing is told first, unless they are given
-    as `inputs`. Embeddings are made by `hosts`, by default all, and kept in `cache`, by default `out/embeddings`, under
-    the content of checkpoint and data. With a `share` only its part of the datasets is evaluated; whichever job ends
-    last writes `results.jsonl`, and the others return the rows there are.
+    Datasets and retrieval sets are opened before any work, unless they are passed as `inputs`, so that missing ones
+    are reported first. Embeddings are computed by `hosts`, by default all, and kept in `cache`, by default
+    `out/embeddings`, under a hash of checkpoint and data. With a `shard`, only its part of the datasets is evaluated;
+    the job that finishes last writes `results.jsonl`, and the others return the rows finished so far.
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
     datasets, source, captioned = inputs or open_inputs(settings, data_dir)
     units: list[Unit] = []
-    said: set[str] = set()
-    for checkpoint, path in checkpoints.items():
-        job = Job(checkpoint, path, settings, out, cache, hosts, progress, said)
+    notes = NoteLog()
+    for name, path in checkpoints.items():
+        evaluator = CheckpointEvaluator.open(
+            path, name=name, settings=settings, out=out, cache=cache, hosts=hosts, progress=progress, notes=notes
+        )
         for number, dataset in enumerate(datasets.values()):
-            mine = number % share.count == share.index
-            units += job.dataset(dataset, source, work=mine)
-        for number, each in enumerate(captioned):
-            mine = (len(datasets) + number) % share.count == share.index
-            units.append(job.retrieval(each, work=mine))
+            units += evaluator.evaluate_dataset(dataset, source, compute=shard.contains(number))
+        for number, each in enumerate(captioned, len(datasets)):
+            units.append(evaluator.evaluate_retrieval(each, compute=shard.contains(number)))
     rows, missing = merge(out, units)
     if missing:
         logger.info(
-            f"{missing} of {len(units)} units are the work of other shares; the job that ends last writes results.jsonl"
+            f"{missing} of {len(units)} units belong to other shards; the shard that finishes last writes results.jsonl"
         )
     return rows
 
@@ -66,38 +70,47 @@ def evaluate(
 def embed(
     checkpoint: str | os.PathLike,
     settings: EvaluateSettings,
-    inputs: Inputs,
+    inputs: EvaluationInputs,
     *,
     cache: str | os.PathLike,
     hosts: Hosts | None = None,
 ) -> None:
-    """Puts into `cache` all that `evaluate` needs of a checkpoint's towers, after which it computes on its own."""
+    """Write all embeddings that `evaluate` needs of a checkpoint to `cache`; after that, it runs on one host."""
     cache = pathlib.Path(cache)
-    job = Job("", checkpoint, settings, cache, cache, hosts, lambda name, done, total: None, set())
+    evaluator = CheckpointEvaluator.open(
+        checkpoint,
+        name="",
+        settings=settings,
+        out=cache,
+        cache=cache,
+        hosts=hosts,
+        progress=_no_progress,
+        notes=NoteLog(),
+    )
     for dataset in inputs.datasets.values():
-        for task in job.tasks(dataset, inputs.source):
-            job.features.of(task, dataset)
+        for task in evaluator.tasks(dataset, inputs.source):
+            evaluator.embedder.embed(task, dataset)
     for each in inputs.captioned:
-        each.embed(job.encoder, cache, job.hosts, job.progress)
+        each.embed(evaluator.encoder, **evaluator.embedder.options)
 
 
 def split_checkpoints(text: str) -> list[str]:
-    """Returns the checkpoints, PATH or NAME=PATH each, of a list with commas; paths that are there may have commas."""
-    pieces, found = text.split(","), []
+    """Split a comma-separated list of checkpoints, `PATH` or `NAME=PATH`; existing paths may contain commas."""
+    pieces, checkpoints = text.split(","), []
     while pieces:
         for count in range(len(pieces), 0, -1):
-            one = ",".join(pieces[:count])
-            if count == 1 or os.path.exists(one) or os.path.exists(one.partition("=")[2]):
+            candidate = ",".join(pieces[:count])
+            if count == 1 or os.path.exists(candidate) or os.path.exists(candidate.partition("=")[2]):
                 break
-        found.append(one)
+        checkpoints.append(candidate)
         pieces = pieces[count:]
-    return found
+    return checkpoints
 
 
 def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:
-    """Returns a short name for each checkpoint: the last part of its path, of an `export` folder that before it.
+    """Return the path of each checkpoint by a short name: the name in `NAME=PATH`, else the last part of the path.
 
-    Raises `ValueError` where two are called the same; `NAME=PATH` gives one a name.
+    For a path that ends in `export`, the name is the folder above. Raises `ValueError` where two names are equal.
     """
     named: dict[str, str] = {}
     for path in paths:
@@ -106,6 +119,6 @@ def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:
             parts = [part for part in path.rstrip("/").split("/") if part]
             name, rest = (parts[-2] if len(parts) > 1 and parts[-1] == "export" else parts[-1]), path
         if name in named:
-            raise ValueError(f"two checkpoints are called {name!r}; write NAME={rest} for one")
+            raise ValueError(f"two checkpoints are called {name!r}. Write NAME={rest} to rename one of them.")
         named[name] = rest
     return named

@@ -1,4 +1,4 @@
-"""Support sets: which labelled examples a few-shot classifier may see."""
+"""Draws of support sets: the labelled images that a few-shot classifier is given."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 
 class Draw(NamedTuple):
-    """Rows of the drawn examples, class by class; `short` says that some class had fewer than the shots asked for."""
+    """Rows of the drawn images, class by class; `short` is true where a class has fewer images than shots."""
 
     rows: np.ndarray
     short: bool
 
 
-def draw_nested(labels: np.ndarray, classes: int, *, shots: int, seed: int, keep: int = 0) -> Draw:
-    """Draws `shots` examples of each class in [0, classes), of a class with fewer all but `keep`.
+def draw_nested(labels: np.ndarray, num_classes: int, *, shots: int, seed: int, keep: int = 0) -> Draw:
+    """Draw `shots` images of each class in [0, num_classes), from a smaller class all but `keep`.
 
-    The supports of one seed are nested: a class's examples are the first of one random order, whatever the shots.
+    The draws of one seed are nested: the images of a class at k shots are the first k of one random order.
     """
     rng = np.random.default_rng(seed)
     rows, short = [], False
-    for label in range(classes):
+    for label in range(num_classes):
         order = rng.permutation(np.flatnonzero(labels == label))
         order = order[: len(order) - keep] if keep else order
         short |= len(order) < shots
@@ -31,10 +31,10 @@ def draw_nested(labels: np.ndarray, classes: int, *, shots: int, seed: int, keep
 
 
 def draw_coop(labels: np.ndarray, *, shots: int, seed: int) -> Draw:
-    """Draws as the few-shot lists of CoOp (arXiv 2109.01134) were drawn from their train lists, seeds from 1.
+    """Draw as CoOp (arXiv 2109.01134) drew its few-shot lists from its training lists, with seeds from 1.
 
-    `labels` must be in the order of the list. Python's random numbers begin anew for each number of shots and seed, so
-    that supports are not nested; of a class with fewer examples some are drawn twice.
+    `labels` must be in the order of the list. Python's random generator is seeded again for each number of shots, so
+    that draws are not nested. A class with fewer images than shots is drawn from with replacement.
     """
     rng = random.Random(seed)
     rows: list[int] = []
@@ -47,5 +47,5 @@ def draw_coop(labels: np.ndarray, *, shots: int, seed: int) -> Draw:
 
 
 def draw_all(labels: np.ndarray) -> Draw:
-    """Returns all examples, class by class."""
+    """Return all images, class by class."""
     return Draw(np.argsort(labels, kind="stable"), False)

@@ -1,4 +1,4 @@
-"""Results as few named numbers, such as `digits/knn@16`, to be drawn over the steps of a run."""
+"""Results as a few named numbers, such as `digits/knn@16`, to be plotted over the steps of a run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from data.fewshot.open import short_name
 
 
-def scalars_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns the mean over the draws of each dataset, task, question, method and number of shots, by name.
+def mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean over seeds per dataset, task, query set, method and number of shots, by name.
 
-    Of few-shot classification the name is `DATASET/METHOD@SHOTS`, its zero-shot baseline `DATASET/zero_shot@0`; that on
-    all queries is `DATASET/zero_shot`. Of other tasks the name has the task, and the question where it has one.
+    The name is `DATASET/METHOD@SHOTS` for few-shot classification, `DATASET/zero_shot@0` for its zero-shot baseline
+    and `DATASET/zero_shot` for zero-shot on all queries. The names of other tasks include the task, and the query set
+    where there are several.
     """
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for row in rows:
-        found.setdefault(_name(row), []).append(row["value"])
-    return {name: math.fsum(values) / len(values) for name, values in found.items()}
+        values.setdefault(_name(row), []).append(row["value"])
+    return {name: math.fsum(each) / len(each) for name, each in values.items()}
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG that follows the page's text colour, light or dark."""
+"""Line and point charts as inline SVG in the text colour of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-# Replaced by `currentColor`, so that axes and labels take the colour of the page around them.
+# Replaced by `currentColor`, so that axes and labels have the text colour of the page.
 _INK = "#010203"
-_LINE = 9.0  # points that a name takes
-_LEGEND = 5  # lines that are named within the chart, more below it
-_HALF = 32  # letters that half of the chart is wide
+_LINE = 9.0  # height of a name, in points
+_LEGEND = 5  # lines up to which the legend is inside the chart, else below it
+_HALF = 32  # characters that fit in half the width of the chart
 COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c8a9e", "#8c5a2b", "#3aa6b9")
 
 
 class Line(NamedTuple):
-    """One line: points `x`, `y`, and half-widths of a band around it (empty for none)."""
+    """A line through points `x`, `y`, with a band of half-widths `band` around it (empty for none)."""
 
     label: str
     x: Sequence[float]
@@ -38,7 +38,7 @@ def line_chart(
     percent: bool = False,
     log_y: bool = False,
 ) -> str:
-    """Returns the chart as an `<svg>` element. `x_ticks` makes the x axis logarithmic with these ticks."""
+    """Return a chart of lines as an `<svg>` element; `x_ticks` makes the x axis logarithmic with these ticks."""
 
     def draw(axes: Any) -> None:
         for line in lines:
@@ -66,7 +66,7 @@ def line_chart(
 
 
 class Points(NamedTuple):
-    """Points `x`, `y` of one colour, each with a name; `bars` are ends of intervals of y, none if empty."""
+    """Named points `x`, `y` of one colour; `bars` are the ends of their intervals of y (empty for none)."""
 
     label: str
     x: Sequence[float]
@@ -79,7 +79,7 @@ class Points(NamedTuple):
 def point_chart(
     points: Sequence[Points], *, x_label: str, y_label: str, log_x: bool = False, zero: bool = False
 ) -> str:
-    """Returns a chart of named points as an `<svg>` element; `zero` draws the line y = 0."""
+    """Return a chart of named points as an `<svg>` element; `zero` draws the line y = 0."""
 
     def draw(axes: Any) -> None:
         if zero:
@@ -103,11 +103,11 @@ def point_chart(
 
 
 def _lifts(points: Points, span: float) -> list[float]:
-    """Returns how far each name stands above its point, so that names of neighbours are lines of their own.
+    """Return the offset of each name above its point, in points, such that names of neighbours do not overlap.
 
-    `span` is the difference of y between the outermost points of the chart.
+    `span` is the range of y in the chart.
     """
-    height = 150 / (span or 1.0)  # between them, about
+    height = 150 / (span or 1.0)  # points per unit of y, roughly
     lifts, placed = [4.0] * len(points.y), []
     for number in sorted(range(len(lifts)), key=lambda number: points.y[number]):
         x, y = points.x[number], height * points.y[number]
@@ -159,7 +159,7 @@ def _chart(
                 where = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
                 figure.set_figheight(3.4 + 0.2 * math.ceil(len(labels) / columns))
             for text in (where or axes.legend(frameon=False, fontsize=9)).get_texts():
-                text.set_parse_math(False)  # a "$" in a name is a dollar
+                text.set_parse_math(False)  # a "$" in a name is no formula
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

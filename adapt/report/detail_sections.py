@@ -1,4 +1,4 @@
-"""The parts of a report beyond accuracy by shots: base and new classes, other domains, locality, confusion, cost."""
+"""Sections of a report beyond accuracy by shots: other tasks, locality, worst-classified classes, compute cost."""
 
 from __future__ import annotations
 
@@ -8,179 +8,220 @@ from typing import Any
 import numpy as np
 
 from adapt.report.charts import Line, Points, line_chart, point_chart
-from adapt.report.results_index import Findings, Question
-from adapt.report.sections import Section, label_of, percent
+from adapt.report.formatting import count, format_interval, method_label
+from adapt.report.results_index import Predictions, ResultsIndex, TaskKey
+from adapt.report.sections import Section
 from adapt.report.statistics import mean_interval
-from adapt.report.tables import Cell, Table
+from adapt.report.tables import Cell, ReportTable
 
 _WORST, _BINS = 5, 5
 
 
-def halves(findings: Findings) -> list[Section]:
-    """Returns base and new classes: told apart among their own (base-to-new), and among all (forgetting)."""
+def halves(index: ResultsIndex) -> list[Section]:
+    """Return accuracy on base and new classes: among the classes of each half, and among all classes."""
     sections = []
     for task, title, text in (
         (
             "base_to_new",
             "Base and new classes",
-            "Examples of the first half of the classes only; each half classified among its own classes.",
+            "Support images of the first half of the classes (base) only. The queries of each half are classified "
+            "among the classes of that half.",
         ),
         (
             "forgetting",
             "Forgetting",
-            "Examples of the first half of the classes only; all queries classified among all classes. New: classes "
-            "never adapted to, of which zero_shot is the accuracy before.",
+            "Support images of the first half of the classes (base) only. All queries are classified among all "
+            "classes. Methods never adapt to the new classes; their accuracy before adaptation is that of zero_shot.",
         ),
     ):
-        for dataset in findings.datasets(task):
-            rows, groups = [], []
-            questions = [Question(dataset, task, part) for part in ("base", "new")]
-            shots = findings.shots(questions[0])
-            for color, run in enumerate(findings.runs):
-                points = []
-                for method in findings.methods(task):
-                    found = [findings.interval(run.name, each, method, shots[-1]) for each in questions]
-                    if None in found:
-                        continue
-                    a, b = (interval.mean for interval in found)
-                    harmonic = 2 * a * b / (a + b) if a + b else 0.0
-                    rows.append([label_of(findings, run.name, method), *map(percent, found), f"{100 * harmonic:.1f}"])
-                    points.append((100 * a, 100 * b, method))
-                if points:
-                    of = run.name if len(findings.runs) > 1 else ""
-                    groups.append(Points(of, *zip(*points, strict=True), color=color))
-            if rows:
-                head = [f"{shots[-1]} shots", "base, %", "new, %", "harmonic mean"]
-                cells = [[Cell(text) for text in row] for row in rows]
-                table = Table(f"{task}-{dataset}", f"{title}, {dataset}", head, cells)
-                chart = point_chart(groups, x_label="base classes, %", y_label="new classes, %")
-                sections.append(Section(f"{title}: {dataset}", text, [table], [chart], dataset=dataset))
+        sections += [
+            section for dataset in index.datasets(task) for section in _halves(index, task, dataset, title, text)
+        ]
     return sections
 
 
-def elsewhere(findings: Findings) -> list[Section]:
-    """Returns the tasks whose queries are of another domain or set than the examples, and the probe on all data."""
+def _halves(index: ResultsIndex, task: str, dataset: str, title: str, text: str) -> list[Section]:
+    rows, groups = [], []
+    base, new = (TaskKey(dataset, task, half) for half in ("base", "new"))
+    shots = index.shots(base)
+    for color, run in enumerate(index.runs):
+        points = []
+        for method in index.methods(task):
+            intervals = [index.interval(run.name, key, method=method, shots=shots[-1]) for key in (base, new)]
+            if None in intervals:
+                continue
+            a, b = (interval.mean for interval in intervals)
+            harmonic = 2 * a * b / (a + b) if a + b else 0.0
+            label = method_label(index, run.name, method)
+            rows.append([label, *map(format_interval, intervals), f"{100 * harmonic:.1f}"])
+            points.append((100 * a, 100 * b, method))
+        if points:
+            name = run.name if len(index.runs) > 1 else ""
+            groups.append(Points(name, *zip(*points, strict=True), color=color))
+    if not rows:
+        return []
+    head = [count(shots[-1], "shot"), "base, %", "new, %", "harmonic mean"]
+    cells = [[Cell(text) for text in row] for row in rows]
+    table = ReportTable(f"{task}-{dataset}", f"{title}, {dataset}", head, cells)
+    chart = point_chart(groups, x_label="accuracy on base classes, %", y_label="accuracy on new classes, %")
+    return [Section(f"{title}: {dataset}", text, [table], [chart], dataset=dataset)]
+
+
+def other_tasks(index: ResultsIndex) -> list[Section]:
+    """Return the tasks that need one table each: other domains, other datasets, the linear probe and zero-shot."""
     sections = []
     for task, title, text in (
-        ("shift", "Domain shift", "Examples of the set; queries of its classes in another domain, among those there."),
-        ("transfer", "Transfer", "Examples of the set that is asked about in brackets; queries among the new classes."),
-        ("linear_probe", "Linear probe on all examples", "Regularised by 4-fold cross-validation on the examples."),
-        ("zero_shot", "Zero-shot", "By an ensemble of templates, and by the single one."),
+        (
+            "shift",
+            "Domain shift",
+            "Support images of the dataset. Queries come from the domain in brackets and are classified among the "
+            "classes that occur there.",
+        ),
+        (
+            "transfer",
+            "Transfer",
+            "Support images of the dataset in brackets. Queries are classified among the classes of the other dataset.",
+        ),
+        (
+            "linear_probe",
+            "Linear probe on all support images",
+            "Trained on every labelled image of the support split, with the regularisation selected by 4-fold "
+            "cross-validation on it.",
+        ),
+        ("zero_shot", "Zero-shot", "Class names only: an ensemble of templates, and the single template."),
     ):
-        rows = []
-        for question in findings.questions(task):
-            for run in findings.runs:
-                for method in findings.methods(task):
-                    shots = (findings.shots(question) or ["all" if task == "linear_probe" else 0])[-1]
-                    found = findings.rows(run.name, question, method, shots)
-                    groups: dict[str, list[float]] = {}
-                    for row in found:
-                        variant = f" ({row['settings']['templates']})" if task == "zero_shot" else ""
-                        groups.setdefault(variant, []).append(row["value"])
-                    asked = f"{question.dataset} [{question.question}]" if question.question else question.dataset
-                    rows += [
-                        [
-                            Cell(asked),
-                            Cell(label_of(findings, run.name, method) + variant),
-                            Cell(f"{shots}"),
-                            Cell(percent(mean_interval(values))),
-                        ]
-                        for variant, values in groups.items()
-                    ]
+        rows = [row for key in index.keys(task) for row in _task_rows(index, key)]
         if rows:
             head = ["dataset", "method", "shots", "accuracy, %"]
-            sections.append(Section(title, text, [Table(task, title, head, rows)]))
+            sections.append(Section(title, text, [ReportTable(task, title, head, rows)]))
     return sections
 
 
-def locality(findings: Findings) -> list[Section]:
-    """Returns accuracy against the distance of a query to the nearest example, by fifths of the queries."""
+def _task_rows(index: ResultsIndex, key: TaskKey) -> list[list[Cell]]:
+    """Return a row of cells for each run, method and, for zero-shot, set of templates."""
+    cells = []
+    dataset = f"{key.dataset} [{key.query_set}]" if key.query_set else key.dataset
+    shots = (index.shots(key) or ["all" if key.task == "linear_probe" else 0])[-1]
+    for run in index.runs:
+        for method in index.methods(key.task):
+            values: dict[str, list[float]] = {}
+            for row in index.rows(run.name, key, method=method, shots=shots):
+                variant = f" ({row['settings']['templates']})" if key.task == "zero_shot" else ""
+                values.setdefault(variant, []).append(row["value"])
+            label = method_label(index, run.name, method)
+            cells += [
+                [Cell(dataset), Cell(label + variant), Cell(f"{shots}"), Cell(format_interval(mean_interval(each)))]
+                for variant, each in values.items()
+            ]
+    return cells
+
+
+def locality(index: ResultsIndex) -> list[Section]:
+    """Return accuracy by the distance of a query to the nearest support image, in five equal groups of queries."""
     sections = []
-    for question in findings.questions("few_shot"):
-        shots = (findings.shots(question) or [0])[-1]
+    for key in index.keys("few_shot"):
+        shots = (index.shots(key) or [0])[-1]
         lines = []
-        for number, run in enumerate(findings.runs):
-            for color, method in enumerate(findings.methods()):
-                rows = findings.rows(run.name, question, method, shots)
-                answers, distances = findings.answers(run.name, rows), findings.distances(run.name, rows)
-                if answers is None or distances is None or len(answers[0]) not in (1, len(distances)):
+        for number, run in enumerate(index.runs):
+            for color, method in enumerate(index.methods()):
+                rows = index.rows(run.name, key, method=method, shots=shots)
+                found, distances = index.predictions(run.name, rows), index.distances(run.name, rows)
+                if found is None or distances is None or len(found.predicted) not in (1, len(distances)):
                     continue
-                predictions = np.broadcast_to(answers[0], distances.shape)
-                asked = predictions >= 0
-                edges = np.quantile(distances[asked], np.linspace(0, 1, _BINS + 1))
-                which = np.clip(np.searchsorted(edges, distances, side="right") - 1, 0, _BINS - 1)
-                right = predictions == answers[1]
-                parts = [asked & (which == part) for part in range(_BINS)]
-                x = [float(distances[part].mean()) for part in parts if part.any()]
-                y = [float(right[part].mean()) for part in parts if part.any()]
-                lines.append(Line(label_of(findings, run.name, method), x, y, (), color, number > 0))
+                x, y = _accuracy_by_distance(found, distances)
+                lines.append(Line(method_label(index, run.name, method), x, y, (), color, number > 0))
         if lines:
-            chart = line_chart(lines, x_label="1 − cosine to the nearest example", y_label="accuracy", percent=True)
-            text = f"Fifths of the queries by the distance to their nearest example, {shots} shots."
-            sections.append(Section(f"Locality: {question.dataset}", text, charts=[chart], dataset=question.dataset))
+            chart = line_chart(
+                lines, x_label="distance to the nearest support image (1 − cosine)", y_label="accuracy", percent=True
+            )
+            text = (
+                "Accuracy of five equal groups of queries, ordered by the distance to their nearest support image, at "
+                f"{count(shots, 'shot')}."
+            )
+            sections.append(Section(f"Locality: {key.dataset}", text, charts=[chart], dataset=key.dataset))
     return sections
 
 
-def worst_classes(findings: Findings) -> list[Section]:
-    """Returns the classes told worst, what they are taken for, and a picture of each."""
+def _accuracy_by_distance(found: Predictions, distances: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return the mean distance and the accuracy of each group of queries."""
+    predicted = np.broadcast_to(found.predicted, distances.shape)
+    counted = predicted >= 0
+    edges = np.quantile(distances[counted], np.linspace(0, 1, _BINS + 1))
+    group = np.clip(np.searchsorted(edges, distances, side="right") - 1, 0, _BINS - 1)
+    right = predicted == found.labels
+    members = [counted & (group == number) for number in range(_BINS)]
+    return (
+        [float(distances[each].mean()) for each in members if each.any()],
+        [float(right[each].mean()) for each in members if each.any()],
+    )
+
+
+def worst_classes(index: ResultsIndex) -> list[Section]:
+    """Return the worst-classified classes, their most frequent wrong prediction, and a picture of each."""
     sections = []
-    for question in findings.questions("few_shot"):
-        shots = (findings.shots(question) or [0])[-1]
-        for run in findings.runs:
-            for method in findings.methods():
-                rows = findings.rows(run.name, question, method, shots)
-                answers, classes = findings.answers(run.name, rows), findings.classes(run.name, rows)
-                if answers is None or classes is None:
+    for key in index.keys("few_shot"):
+        shots = (index.shots(key) or [0])[-1]
+        for run in index.runs:
+            for method in index.methods():
+                rows = index.rows(run.name, key, method=method, shots=shots)
+                found, classes = index.predictions(run.name, rows), index.classes(run.name, rows)
+                if found is None or classes is None:
                     continue
-                shown = _worst(*answers, classes)
-                of = f", {run.name}" if len(findings.runs) > 1 else ""
-                title = f"Worst classes: {question.dataset}, {method}{of}"
-                text = f"At {shots} shots, and the class that each is most often taken for. Pictures: an example."
-                sections.append(Section(title, text, dataset=question.dataset, method=method, pictures=shown))
+                title = f"Worst-classified classes: {key.dataset}, {method_label(index, run.name, method)}"
+                text = (
+                    f"The lowest accuracies at {count(shots, 'shot')}, each with the most frequent wrong prediction. "
+                    "The pictures are examples of the classes."
+                )
+                pictures = _worst(found, classes)
+                sections.append(Section(title, text, dataset=key.dataset, method=method, pictures=pictures))
     return sections
 
 
-def _worst(predictions: np.ndarray, labels: np.ndarray, classes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    count = len(classes["names"])
-    table = np.zeros((count, count), np.int64)
-    for line in predictions:
-        np.add.at(table, (labels[line >= 0], line[line >= 0]), 1)
-    asked = table.sum(axis=1)
-    accuracy = np.where(asked > 0, np.diagonal(table) / np.maximum(asked, 1), np.inf)
+def _worst(found: Predictions, classes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    num_classes = len(classes["names"])
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    for predicted in found.predicted:
+        np.add.at(confusion, (found.labels[predicted >= 0], predicted[predicted >= 0]), 1)
+    queries = confusion.sum(axis=1)
+    accuracy = np.where(queries > 0, np.diagonal(confusion) / np.maximum(queries, 1), np.inf)
     shown = []
     for label in np.argsort(accuracy, kind="stable")[:_WORST]:
-        wrong = table[label].copy()
+        wrong = confusion[label].copy()
         wrong[label] = 0
-        taken = int(wrong.argmax())
-        if asked[label] and wrong[taken]:
-            named = {"name": classes["names"][label], "picture": classes["pictures"][label]}
-            other = {"name": classes["names"][taken], "picture": classes["pictures"][taken]}
-            shares = {"right": f"{accuracy[label]:.0%}", "taken": f"{wrong[taken] / asked[label]:.0%}"}
-            shown.append({"class": named, "other": other} | shares)
+        other = int(wrong.argmax())
+        if queries[label] and wrong[other]:
+            shown.append(
+                {
+                    "class": {"name": classes["names"][label], "picture": classes["pictures"][label]},
+                    "other": {"name": classes["names"][other], "picture": classes["pictures"][other]},
+                    "accuracy": f"{accuracy[label]:.0%}",
+                    "confused": f"{wrong[other] / queries[label]:.0%}",
+                }
+            )
     return shown
 
 
-def costs(findings: Findings) -> list[Section]:
-    """Returns how long embedding, and fitting and classifying took."""
+def costs(index: ResultsIndex) -> list[Section]:
+    """Return the seconds of embedding, and of selecting, fitting and classifying by method."""
     rows = []
-    for run in findings.runs:
+    for run in index.runs:
         by_method: dict[str, list[float]] = {}
         for cost in run.costs:
             if cost["what"] != "embedding":
-                line = by_method.setdefault(cost["what"], [0, 0, 0.0])
-                line[0] += cost["cases"]
-                line[1] += cost["cases"] * cost["queries"]
-                line[2] += cost["seconds"]
+                totals = by_method.setdefault(cost["what"], [0, 0, 0.0])
+                totals[0] += cost["cases"]
+                totals[1] += cost["cases"] * cost["queries"]
+                totals[2] += cost["seconds"]
         embedding = sum(cost["seconds"] for cost in run.costs if cost["what"] == "embedding")
         if run.costs:
             rows.append([Cell(run.name), Cell("embedding"), Cell(""), Cell(""), Cell(f"{embedding:.1f}")])
         rows += [
-            [Cell(run.name), Cell(method), Cell(f"{cases:,}"), Cell(f"{queries:,}"), Cell(f"{seconds:.1f}")]
-            for method, (cases, queries, seconds) in by_method.items()
+            [Cell(run.name), Cell(method), Cell(f"{support_sets:,}"), Cell(f"{predictions:,}"), Cell(f"{seconds:.1f}")]
+            for method, (support_sets, predictions, seconds) in by_method.items()
         ]
-    head = ["checkpoint", "what", "supports", "answers", "seconds"]
+    head = ["checkpoint", "work", "support sets", "predictions", "seconds"]
     text = (
-        "Embedding, less what was in the cache; selection of settings, fitting and classifying, with compiling, some "
-        "methods beside each other."
+        "Embedding excludes what was in the cache. The time of a method includes the selection of hyper-parameters, "
+        "fitting, classification and compilation; on CPUs two methods run at the same time."
     )
-    return [Section("What it cost", text, [Table("costs", "cost", head, rows)])] if rows else []
+    return [Section("Compute cost", text, [ReportTable("costs", "compute cost", head, rows)])] if rows else []

@@ -1,4 +1,4 @@
-"""The parts of a report: tables and charts of what was found, each about all, one dataset or one method."""
+"""Sections of a report on few-shot accuracy: a summary, accuracy by shots, and the gain of one run over another."""
 
 from __future__ import annotations
 
@@ -9,168 +9,195 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.report.charts import Line, Points, line_chart, point_chart
-from adapt.report.results_index import Findings, Question
+from adapt.report.formatting import count, format_difference, format_interval, mark_best, method_label
+from adapt.report.results_index import ResultsIndex, TaskKey
 from adapt.report.statistics import Difference, Interval, mean_difference, shots_needed
-from adapt.report.tables import Cell, Table
+from adapt.report.tables import Cell, ReportTable
 
-_BANDS = 4  # lines whose intervals a chart can show
+_BANDS = 4  # lines up to which a chart shows their intervals
 
 
 class Section(NamedTuple):
-    """A heading, sentences, tables and charts; shown for its `dataset` and `method` alone where it has one."""
+    """A heading with text, tables and charts; one with a `dataset` or `method` is shown only when it is selected."""
 
     title: str
     text: str = ""
-    tables: Sequence[Table] = ()
+    tables: Sequence[ReportTable] = ()
     charts: Sequence[str] = ()
     dataset: str | None = None
     method: str | None = None
     pictures: Sequence[Mapping[str, Any]] = ()
 
 
-def summary(findings: Findings) -> list[Section]:
-    """Returns a table of datasets × methods for each run, at the most shots of each dataset."""
+def summary(index: ResultsIndex) -> list[Section]:
+    """Return a table of datasets × methods for each run, at the most shots of each dataset."""
     sections = []
-    methods = findings.methods()
-    for run in findings.runs:
+    methods = index.methods()
+    for run in index.runs:
         rows, means = [], {method: [] for method in methods}
-        for question in findings.questions("few_shot"):
-            shots = findings.shots(question)
+        for key in index.keys("few_shot"):
+            shots = index.shots(key)
             if not shots:
                 continue
-            found = [findings.interval(run.name, question, method, shots[-1]) for method in methods]
-            if not any(found):
+            intervals = [index.interval(run.name, key, method=method, shots=shots[-1]) for method in methods]
+            if not any(intervals):
                 continue
-            for method, interval in zip(methods, found, strict=True):
+            for method, interval in zip(methods, intervals, strict=True):
                 means[method].append(math.nan if interval is None else interval.mean)
-            rows.append([Cell(question.dataset), Cell(f"{shots[-1]}"), *_marked(found)])
+            rows.append([Cell(key.dataset), Cell(f"{shots[-1]}"), *mark_best(intervals)])
         if len(rows) > 1:
             averages = [Interval(float(np.mean(values)), math.nan) for values in means.values()]
-            rows.append([Cell("average"), Cell(""), *_marked([None if math.isnan(a.mean) else a for a in averages])])
-        name = "summary" if len(findings.runs) == 1 else f"summary-{run.name}"
-        table = Table(name, f"accuracy, %, {run.name}", ["dataset", "shots", *methods], rows)
-        text = "Mean over the draws ± 95 % interval. Marked: the best of a row; underlined: within its interval."
-        title = "Accuracy" if len(findings.runs) == 1 else f"Accuracy of {run.name}"
+            rows.append([Cell("average"), Cell(""), *mark_best([None if math.isnan(a.mean) else a for a in averages])])
+        name = "summary" if len(index.runs) == 1 else f"summary-{run.name}"
+        table = ReportTable(name, f"accuracy, %, {run.name}", ["dataset", "shots", *methods], rows)
+        text = (
+            "Mean over seeds ± half-width of the 95% confidence interval. Highlighted: the best method of a row. "
+            "Underlined: methods within the interval of the best."
+        )
+        title = "Accuracy" if len(index.runs) == 1 else f"Accuracy of {run.name}"
         sections += [Section(title, text, [table])] if rows else []
     return sections
 
 
-def curves(findings: Findings) -> list[Section]:
-    """Returns accuracy against shots of every dataset, and averaged over the datasets."""
-    sections = []
-    questions = findings.questions("few_shot")
-    if len(questions) > 1:
-        common = sorted(set.intersection(*(set(findings.shots(question)) for question in questions)))
-        lines = []
-        for number, run in enumerate(findings.runs):
-            for color, method in enumerate(findings.methods()):
-                found = [[findings.interval(run.name, each, method, k) for each in questions] for k in common]
-                if common and all(interval for at in found for interval in at):
-                    means = [float(np.mean([interval.mean for interval in at])) for at in found]
-                    lines.append(Line(label_of(findings, run.name, method), common, means, (), color, number > 0))
-        if lines:
-            chart = _shots_chart(lines, common)
-            text = f"Mean over {len(questions)} datasets, each counted alike."
-            sections.append(Section("Accuracy against examples a class, on average", text, charts=[chart]))
-    for question in questions:
-        sections.append(_dataset_curves(findings, question))
-    return sections
+def curves(index: ResultsIndex) -> list[Section]:
+    """Return accuracy by number of shots: averaged over the datasets, then for every dataset."""
+    keys = index.keys("few_shot")
+    return [*(_average_curves(index, keys) if len(keys) > 1 else []), *(_dataset_curves(index, key) for key in keys)]
 
 
-def _dataset_curves(findings: Findings, question: Question) -> Section:
-    shots = findings.shots(question) or [1]
-    lines, rows, columns = [], [], []
-    for number, run in enumerate(findings.runs):
-        for color, method in enumerate(findings.methods()):
-            found = {k: findings.interval(run.name, question, method, k) for k in shots}
-            there = {k: interval for k, interval in found.items() if interval}
-            if not there:
+def _average_curves(index: ResultsIndex, keys: Sequence[TaskKey]) -> list[Section]:
+    common = sorted(set.intersection(*(set(index.shots(key)) for key in keys)))
+    lines = []
+    for number, run in enumerate(index.runs):
+        for color, method in enumerate(index.methods()):
+            intervals = [[index.interval(run.name, key, method=method, shots=k) for key in keys] for k in common]
+            if common and all(interval for at in intervals for interval in at):
+                means = [float(np.mean([interval.mean for interval in at])) for at in intervals]
+                lines.append(Line(method_label(index, run.name, method), common, means, (), color, number > 0))
+    if not lines:
+        return []
+    text = f"Mean over {len(keys)} datasets with equal weights."
+    return [Section("Average accuracy by number of shots", text, charts=[_shots_chart(lines, common)])]
+
+
+def _dataset_curves(index: ResultsIndex, key: TaskKey) -> Section:
+    shots = index.shots(key) or [1]
+    lines, labels, columns = [], [], []
+    for number, run in enumerate(index.runs):
+        for color, method in enumerate(index.methods()):
+            intervals = {k: index.interval(run.name, key, method=method, shots=k) for k in shots}
+            present = {k: interval for k, interval in intervals.items() if interval}
+            if not present:
                 continue
-            label = label_of(findings, run.name, method)
-            bands = [0.0 if math.isnan(interval.half_width) else interval.half_width for interval in there.values()]
-            means = [interval.mean for interval in there.values()]
-            lines.append(Line(label, list(there), means, bands, color, number > 0))
-            rows.append(label)
-            columns.append(list(found.values()))
-    marked = [_marked(list(at)) for at in zip(*columns, strict=True)]
-    cells = [[Cell(label), *(at[row] for at in marked)] for row, label in enumerate(rows)]
-    head = [_metric(findings, question), *(f"{k} shot{'s' if k > 1 else ''}" for k in shots)]
-    first = next(row for run in findings.runs for row in run.results if _of(row, question))
-    text = (
-        f"{first['classes']} classes, {first['queries']:,} queries a draw; chance {100 / first['classes']:.1f} %."
-        + _short_note(findings, question)
-    )
+            label = method_label(index, run.name, method)
+            bands = [0.0 if math.isnan(interval.half_width) else interval.half_width for interval in present.values()]
+            means = [interval.mean for interval in present.values()]
+            lines.append(Line(label, list(present), means, bands, color, number > 0))
+            labels.append(label)
+            columns.append(list(intervals.values()))
+    marked = [mark_best(list(at)) for at in zip(*columns, strict=True)]
+    cells = [[Cell(label), *(at[row] for at in marked)] for row, label in enumerate(labels)]
+    first = index.row_of(key)
+    head = [_metric(first), *(count(k, "shot") for k in shots)]
     if len(lines) > _BANDS:
         lines = [line._replace(band=()) for line in lines]
-    chart = _shots_chart(lines, shots)
-    table = Table(f"few_shot-{question.dataset}", f"few-shot, {question.dataset}", head, cells)
-    return Section(f"Few-shot classification: {question.dataset}", text, [table], [chart], dataset=question.dataset)
+    return Section(
+        f"Few-shot classification: {key.dataset}",
+        f"{first['classes']} classes, {first['queries']:,} query images per seed; chance is {1 / first['classes']:.1%}."
+        + _short_note(index, key),
+        [ReportTable(f"few_shot-{key.dataset}", f"few-shot, {key.dataset}", head, cells)],
+        [_shots_chart(lines, shots)],
+        dataset=key.dataset,
+    )
 
 
-def comparison(findings: Findings) -> list[Section]:
-    """Returns for every method what the other runs gain over the first on each dataset, and what that is in shots."""
-    sections = []
-    first = findings.runs[0].name
-    for other in findings.runs[1:]:
-        for method in findings.methods():
-            rows, gains, points, marks = [], [], [], []
-            for question in findings.questions("few_shot"):
-                shots = findings.shots(question)
-                if not shots:
-                    continue
-                gain = findings.difference(first, other.name, question, method, shots[-1])
-                if gain is None:
-                    continue
-                gains.append(gain.mean)
-                classes = findings.rows(first, question, method, shots[-1])[0]["classes"]
-                points.append((classes, 100 * gain.mean, question.dataset))
-                marks.append((100 * gain.low, 100 * gain.high))
-                a, b = (findings.interval(run, question, method, shots[-1]) for run in (first, other.name))
-                cells = [percent(a), percent(b), points_of(gain)]
-                rows.append(
-                    [
-                        Cell(question.dataset),
-                        Cell(f"{classes}"),
-                        Cell(f"{shots[-1]}"),
-                        Cell(cells[0]),
-                        Cell(cells[1]),
-                        Cell(cells[2], "best" if gain.sure and gain.mean > 0 else ""),
-                        Cell(_efficiency(findings, first, other.name, question, method)),
-                    ]
-                )
-            if not rows:
-                continue
-            if len(gains) > 1:
-                rows.append([Cell("average"), *[Cell("")] * 4, Cell(points_of(mean_difference(gains))), Cell("")])
-            head = ["dataset", "classes", "shots", first, other.name, "gain, points", f"shots {first} needs"]
-            name = f"gain-{other.name}-{method}"
-            charts = []
-            if len(points) > 1:
-                x, y, names = zip(*points, strict=True)
-                charts = [
-                    point_chart(
-                        [Points("", x, y, names, marks)],
-                        x_label="number of classes",
-                        y_label="gain, points",
-                        log_x=True,
-                        zero=True,
-                    )
-                ]
-            text = (
-                "Percentage points on the same draws and queries, with 95 % intervals: of a dataset by paired "
-                "bootstrap over draws and queries, of the average Student's over the datasets. Shots needed, as in "
-                f"6 for 4: with 6 examples a class {first} is as accurate as {other.name} with 4, the most for which "
-                f"that can be told; > and < where {first} never is, or always is."
-            )
-            title = f"Gain of {other.name} over {first}: {method}"
-            sections.append(Section(title, text, [Table(name, title, head, rows)], charts, method=method))
-    return sections
+class _Gain(NamedTuple):
+    """The gain of a run over the first one on a dataset, at the most shots."""
+
+    dataset: str
+    classes: int
+    shots: int
+    accuracies: tuple[Interval | None, Interval | None]
+    difference: Difference
+    efficiency: str
 
 
-def _efficiency(findings: Findings, first: str, other: str, question: Question, method: str) -> str:
-    """Returns the shots that the first run needs for what the other has, at the most shots where that can be told."""
-    shots = findings.shots(question)
-    curves = [{k: findings.interval(run, question, method, k) for k in shots} for run in (first, other)]
+def comparison(index: ResultsIndex) -> list[Section]:
+    """Return the gain of every other run over the first, per method: by dataset, and expressed in shots."""
+    return [
+        section
+        for other in index.runs[1:]
+        for method in index.methods()
+        for section in _gain_section(index, index.runs[0].name, other.name, method=method)
+    ]
+
+
+def _gain_section(index: ResultsIndex, first: str, other: str, *, method: str) -> list[Section]:
+    gains = [gain for key in index.keys("few_shot") if (gain := _gain(index, first, other, key=key, method=method))]
+    if not gains:
+        return []
+    rows = [
+        [
+            Cell(gain.dataset),
+            Cell(f"{gain.classes}"),
+            Cell(f"{gain.shots}"),
+            *(Cell(format_interval(accuracy)) for accuracy in gain.accuracies),
+            Cell(
+                format_difference(gain.difference),
+                "best" if gain.difference.significant and gain.difference.mean > 0 else "",
+            ),
+            Cell(gain.efficiency),
+        ]
+        for gain in gains
+    ]
+    charts = []
+    if len(gains) > 1:
+        average = format_difference(mean_difference([gain.difference.mean for gain in gains]))
+        rows.append([Cell("average"), *[Cell("")] * 4, Cell(average), Cell("")])
+        charts.append(_gain_chart(gains))
+    text = (
+        f"Accuracy of {other} minus accuracy of {first}, in percentage points, on the same support sets and queries, "
+        "with 95% confidence intervals: a paired bootstrap over seeds and queries for a dataset, Student's interval "
+        f"over the datasets for the average. The last column gives the shots that {first} needs for the accuracy of "
+        f"{other}: “6 for 4” means 6 shots instead of 4. It refers to the largest number of shots where this can be "
+        f"determined; “>” means that {first} never reaches that accuracy, “<” that {first} always exceeds it."
+    )
+    head = ["dataset", "classes", "shots", first, other, "gain, points", f"shots {first} needs"]
+    title = f"Gain of {other} over {first}: {method}"
+    table = ReportTable(f"gain-{other}-{method}", title, head, rows)
+    return [Section(title, text, [table], charts, method=method)]
+
+
+def _gain(index: ResultsIndex, first: str, other: str, *, key: TaskKey, method: str) -> _Gain | None:
+    shots = index.shots(key)
+    difference = index.difference(first, other, key=key, method=method, shots=shots[-1]) if shots else None
+    if difference is None:
+        return None
+    return _Gain(
+        key.dataset,
+        index.rows(first, key, method=method, shots=shots[-1])[0]["classes"],
+        shots[-1],
+        tuple(index.interval(run, key, method=method, shots=shots[-1]) for run in (first, other)),
+        difference,
+        _efficiency(index, first, other, key=key, method=method),
+    )
+
+
+def _gain_chart(gains: Sequence[_Gain]) -> str:
+    points = Points(
+        "",
+        [gain.classes for gain in gains],
+        [100 * gain.difference.mean for gain in gains],
+        [gain.dataset for gain in gains],
+        [(100 * gain.difference.low, 100 * gain.difference.high) for gain in gains],
+    )
+    return point_chart([points], x_label="number of classes", y_label="gain, points", log_x=True, zero=True)
+
+
+def _efficiency(index: ResultsIndex, first: str, other: str, *, key: TaskKey, method: str) -> str:
+    """Return the shots that the first run needs for the accuracy of the other, at the most shots where they exist."""
+    shots = index.shots(key)
+    curves = [{k: index.interval(run, key, method=method, shots=k) for k in shots} for run in (first, other)]
     if method == "zero_shot" or any(interval is None for curve in curves for interval in curve.values()):
         return ""
     known, wanted = ({k: interval.mean for k, interval in curve.items()} for curve in curves)
@@ -181,56 +208,24 @@ def _efficiency(findings: Findings, first: str, other: str, question: Question, 
     return f">{shots[-1]} for {shots[-1]}" if wanted[shots[-1]] > known[shots[-1]] else f"<{shots[0]} for {shots[-1]}"
 
 
-def percent(interval: Interval | None) -> str:
-    """Returns an interval in per cent."""
-    if interval is None:
-        return "–"
-    if math.isnan(interval.half_width):
-        return f"{100 * interval.mean:.1f}"
-    return f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"
-
-
-def points_of(gain: Difference) -> str:
-    """Returns a difference in percentage points with its interval."""
-    ends = "" if math.isnan(gain.low) else f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.mean:+.1f}{ends}".replace("-", "−")
-
-
-def _marked(found: Sequence[Interval | None]) -> list[Cell]:
-    there = [interval for interval in found if interval is not None]
-    if not there:
-        return [Cell("–") for _ in found]
-    best = max(there, key=lambda interval: interval.mean)
-    near = best.mean - (0.0 if math.isnan(best.half_width) else best.half_width)
-
-    def mark(interval: Interval | None) -> str:
-        if interval is None or interval.mean < near:
-            return ""
-        return "best" if interval.mean == best.mean else "near"
-
-    return [Cell(percent(interval), mark(interval)) for interval in found]
-
-
-def label_of(findings: Findings, run: str, method: str) -> str:
-    """Returns the name of a method, with its run where there are several."""
-    return f"{method}, {run}" if len(findings.runs) > 1 else method
-
-
 def _shots_chart(lines: Sequence[Line], shots: Sequence[int]) -> str:
-    return line_chart(lines, x_label="examples per class", y_label="accuracy", x_ticks=shots, percent=True)
+    return line_chart(
+        lines, x_label="shots (support images per class)", y_label="accuracy", x_ticks=shots, percent=True
+    )
 
 
-def _of(row: Mapping[str, Any], question: Question) -> bool:
-    return (row["dataset"], row["task"], row.get("question", "")) == question
+def _metric(row: Mapping[str, Any]) -> str:
+    return {"accuracy": "accuracy, %", "mean_per_class_accuracy": "mean per-class accuracy, %"}[row["metric"]]
 
 
-def _metric(findings: Findings, question: Question) -> str:
-    row = next(row for run in findings.runs for row in run.results if _of(row, question))
-    return {"accuracy": "accuracy, %", "mean_per_class_accuracy": "accuracy, mean of classes, %"}[row["metric"]]
-
-
-def _short_note(findings: Findings, question: Question) -> str:
-    short = {row["shots"] for run in findings.runs for row in run.results if _of(row, question) and row.get("short")}
+def _short_note(index: ResultsIndex, key: TaskKey) -> str:
+    methods = index.methods()
+    short = [
+        shots
+        for run in index.runs
+        for shots in index.shots(key)
+        if any(row.get("short") for method in methods for row in index.rows(run.name, key, method=method, shots=shots))
+    ]
     if not short:
         return ""
-    return f" Some classes have fewer examples than {min(short)}: they give all they have from there on."
+    return f" From {count(min(short), 'shot')} on, classes with fewer support images use all that they have."

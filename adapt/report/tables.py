@@ -1,4 +1,4 @@
-"""A table once, as HTML page, CSV, Markdown and LaTeX show it."""
+"""A table of a report in three formats: CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _MARKDOWN = {"|": r"\|", "<": "&lt;", ">": "&gt;", "\n": " ", "*": r"\*", "`": r
 
 
 class Cell(NamedTuple):
-    """A text, and whether it is the best of its kind, or cannot be told from the best."""
+    """A text with a mark: "best", "near" (within the interval of the best) or "" (none)."""
 
     text: str
-    mark: str = ""  # best, near
+    mark: str = ""
 
 
-class Table(NamedTuple):
-    """Columns and rows of cells; the first cell of a row is its label. `name` is that of its files."""
+class ReportTable(NamedTuple):
+    """Columns and rows of cells; the first cell of a row is its label, `name` that of the files."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ class Table(NamedTuple):
     note: str = ""
 
     def to_csv(self) -> str:
-        """Returns the table as CSV."""
+        """Return the table as CSV."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.columns)
@@ -50,22 +50,22 @@ class Table(NamedTuple):
         return buffer.getvalue()
 
     def to_markdown(self) -> str:
-        """Returns the table as Markdown, the best in bold."""
-        lines = [[_replace(column, _MARKDOWN) for column in self.columns], ["---"] * len(self.columns)]
+        """Return the table as Markdown, with "best" cells in bold."""
+        lines = [[_escape(column, _MARKDOWN) for column in self.columns], ["---"] * len(self.columns)]
         for row in self.rows:
-            texts = [_replace(cell.text, _MARKDOWN) for cell in row]
+            texts = [_escape(cell.text, _MARKDOWN) for cell in row]
             lines.append([f"**{text}**" if c.mark == "best" else text for text, c in zip(texts, row, strict=True)])
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
     def to_latex(self) -> str:
-        """Returns the table as a LaTeX tabular with booktabs' rules, the best in bold, what is as good underlined."""
+        """Return the table as a LaTeX tabular with booktabs rules, "best" cells in bold and "near" ones underlined."""
         wrap = {"best": r"\textbf{%s}", "near": r"\underline{%s}", "": "%s"}
-        lines = [" & ".join(_replace(column, _LATEX) for column in self.columns) + r" \\", r"\midrule"]
+        lines = [" & ".join(_escape(column, _LATEX) for column in self.columns) + r" \\", r"\midrule"]
         for row in self.rows:
-            lines.append(" & ".join(wrap[cell.mark] % _replace(cell.text, _LATEX) for cell in row) + r" \\")
+            lines.append(" & ".join(wrap[cell.mark] % _escape(cell.text, _LATEX) for cell in row) + r" \\")
         begin = r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}"
         return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _replace(text: str, replacements: dict[str, str]) -> str:
+def _escape(text: str, replacements: dict[str, str]) -> str:
     return "".join(replacements.get(character, character) for character in text)

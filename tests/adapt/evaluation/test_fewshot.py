@@ -1,4 +1,4 @@
-"""Many cases in one compiled program give what each gives alone, by the float64 references."""
+"""Support sets that share a compiled program are classified as each is alone, by the float64 references."""
 
 import functools
 
@@ -12,14 +12,14 @@ from adapt.model_selection.hyperparameters import Grid
 from tests.adapt.adapters import references
 
 FEATURES, LABELS, TEXTS, QUERIES = references.example()
-# No two examples are alike: rounding would decide which of them is nearer.
+# No two support images are equal: rounding would decide which one is nearer.
 FEATURES = FEATURES + np.random.default_rng(0).normal(0, 0.1, FEATURES.shape)
 MASKS = np.array([[True] * 6, [True, True, True, False, False, False], [False, False, False, True, True, True]])
-FEW = [0, 1, 5, 6, 9, 12, 13, 17, 22]  # rows of a smaller support
+FEW = [0, 1, 5, 6, 9, 12, 13, 17, 22]  # rows of a smaller support set
 
 
 def many(count):
-    """Returns so many queries and the group of each."""
+    """Return `count` queries and the group of each."""
     rng = np.random.default_rng(count)
     return QUERIES[rng.integers(len(QUERIES), size=count)] + rng.normal(size=(count, 7)), rng.integers(3, size=count)
 
@@ -28,10 +28,19 @@ QUERIED, GROUPS = many(255)
 
 
 def run(method, supports, queries=QUERIED, groups=GROUPS):
-    """Classifies by the supports, each a list of rows of the example or features with their labels."""
+    """Classify with support sets, each a list of rows of FEATURES or a pair of features and labels."""
     found = [(FEATURES[s], LABELS[s]) if isinstance(s, list) else s for s in supports]
     features, labels = zip(*found, strict=True)
-    return run_grid(method, features, labels, TEXTS, queries, groups, MASKS, logit_scale=100.0)
+    return run_grid(
+        method,
+        features,
+        labels,
+        class_texts=TEXTS,
+        queries=queries,
+        groups=groups,
+        candidates=MASKS,
+        logit_scale=100.0,
+    )
 
 
 @functools.cache
@@ -46,7 +55,7 @@ def expected(method, chosen, features, labels, queries=QUERIED, groups=GROUPS):
 
 
 @pytest.mark.parametrize("method", adapt.TRAINING_FREE)
-def test_predictions_are_those_of_the_reference_among_the_classes_of_the_question(method):
+def test_predictions_are_those_of_the_reference_among_the_candidate_classes(method):
     outcome = both(method)
     assert outcome.predictions.shape == (2, 255)
     for number, rows in enumerate((slice(None), FEW)):
@@ -56,8 +65,8 @@ def test_predictions_are_those_of_the_reference_among_the_classes_of_the_questio
 
 
 @pytest.mark.parametrize("method", ["tip_adapter", "gda"])
-def test_supports_of_different_size_do_not_touch_one_another_and_need_no_padding(method, monkeypatch):
-    monkeypatch.setattr(adapt.evaluation.fewshot, "_ROWS", 1)  # each size by itself, no row is added
+def test_support_sets_of_different_sizes_are_independent_and_padding_changes_nothing(method, monkeypatch):
+    monkeypatch.setattr(adapt.evaluation.fewshot, "_ROWS", 1)  # a program per size, without padding
     for number, rows in enumerate((list(range(len(LABELS))), FEW)):
         alone = run(method, [rows])
         assert alone.chosen == both(method).chosen[number]
@@ -65,7 +74,7 @@ def test_supports_of_different_size_do_not_touch_one_another_and_need_no_padding
 
 
 @pytest.mark.parametrize("method", ["prototypes", "gda"])
-def test_a_support_that_is_too_large_to_share_a_program_is_classified_by_as_well(method):
+def test_a_support_set_too_large_to_share_a_program_gets_its_own(method):
     rng = np.random.default_rng(1)
     labels = rng.integers(6, size=257)
     large = TEXTS[labels] + 2 * rng.normal(size=(257, 7)), labels
@@ -78,7 +87,7 @@ def test_a_support_that_is_too_large_to_share_a_program_is_classified_by_as_well
 
 @pytest.mark.parametrize("count", [1, 257])
 @pytest.mark.parametrize("method", ["prototypes", "tip_adapter"])
-def test_however_many_queries_there_are_each_is_classified_by_itself(method, count):
+def test_each_query_is_classified_independently_of_their_number(method, count):
     queries, groups = many(count)
     outcome = run(method, [list(range(len(LABELS))), FEW], queries, groups)
     np.testing.assert_array_equal(outcome.chosen, both(method).chosen)
@@ -87,6 +96,6 @@ def test_however_many_queries_there_are_each_is_classified_by_itself(method, cou
         np.testing.assert_array_equal(outcome.predictions[number], reference)
 
 
-def test_without_examples_the_texts_decide():
+def test_without_support_the_class_texts_decide():
     outcome = run("zero_shot", [[]])
     np.testing.assert_array_equal(outcome.predictions[0], expected("zero_shot", 0, FEATURES, LABELS))

@@ -1,4 +1,4 @@
-"""The job `evaluate` as a process: on other numbers of devices, and killed again and again, it gives the same bytes."""
+"""`launch.py evaluate` as a process writes the same bytes on any number of devices and after any number of kills."""
 
 import os
 import pathlib
@@ -11,14 +11,14 @@ import pytest
 
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    """Arguments of a job on a tiny checkpoint and shards of more pictures than a batch, without the workdir."""
+    """Arguments of a job on a tiny checkpoint and shards of more images than a batch, without the workdir."""
     folder = tmp_path_factory.mktemp("job")
     checkpoint = save_checkpoint(folder / "export", tiny_checkpoint("siglip"))
     samples = labelled(341)
@@ -31,39 +31,39 @@ def arguments(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(arguments, tmp_path_factory):
-    """The folder of an evaluation that nothing stopped, on one device."""
+    """The folder of an uninterrupted evaluation on one device."""
     workdir = tmp_path_factory.mktemp("whole")
-    end(start(arguments, workdir, devices=1))
+    finish(start(arguments, workdir, devices=1))
     return workdir / "evaluation"
 
 
 def start(arguments, workdir, *, devices):
-    """Starts the job on so many devices that the processor pretends to be."""
+    """Start the job on `devices` fake CPU devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
     command = [sys.executable, "launch.py", *arguments, f"--workdir={workdir}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
 
 
-def end(process):
-    """Waits for a job that must succeed."""
+def finish(process):
+    """Wait for a job, which must succeed."""
     errors = process.communicate()[1]
     assert process.returncode == 0, errors.decode()
 
 
 def contents(folder, pattern):
-    """Returns the bytes of the files that match, by their path in the folder."""
+    """Return the bytes of the matching files by their path in the folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
 
 
 def test_another_number_of_devices_gives_the_same_bytes(arguments, whole, tmp_path):
-    end(start(arguments, tmp_path, devices=8))
+    finish(start(arguments, tmp_path, devices=8))
     embeddings = contents(whole, "embeddings/*/*.npy")
     assert len(embeddings) == 3 and contents(tmp_path / "evaluation", "embeddings/*/*.npy") == embeddings
     assert contents(tmp_path / "evaluation", "results.jsonl") == contents(whole, "results.jsonl")
 
 
-def test_killed_after_any_unit_it_goes_on_to_the_same_bytes_and_does_none_again(arguments, whole, tmp_path):
+def test_killed_after_any_unit_the_job_resumes_to_the_same_bytes_and_recomputes_no_unit(arguments, whole, tmp_path):
     folder = tmp_path / "evaluation"
 
     def finished():
@@ -81,7 +81,7 @@ def test_killed_after_any_unit_it_goes_on_to_the_same_bytes_and_does_none_again(
         now = finished()
         assert len(now) > len(done) and done.items() <= now.items()
         done, killed = now, killed + 1
-    end(start(arguments, tmp_path, devices=1))
-    assert done.items() <= finished().items()  # equal where the last two units ended side by side
+    finish(start(arguments, tmp_path, devices=1))
+    assert done.items() <= finished().items()  # equal if the last two units finished together
     for pattern in ("results.jsonl", "units/*.jsonl", "predictions/*.npy", "embeddings/*/*.npy"):
         assert contents(folder, pattern) == contents(whole, pattern), pattern

@@ -1,9 +1,9 @@
-"""Recall against a loop, and where ties and broken numbers count."""
+"""Retrieval recall against a loop; ties and NaN count against the match."""
 
 import numpy as np
 import pytest
 
-from adapt.evaluation.retrieval_metrics import retrieval
+from adapt.evaluation.retrieval_metrics import retrieval_recall
 from tests.adapt.adapters.references import unit
 
 
@@ -14,7 +14,7 @@ def embeddings(count, seed=0):
 
 
 def naive(queries, others, k):
-    """Returns the share of queries whose match is among the k most similar others."""
+    """Return the fraction of queries whose match is among the k most similar others."""
     found = 0
     for i, query in enumerate(unit(queries)):
         cosines = [float(query @ other) for other in unit(others)]
@@ -25,38 +25,40 @@ def naive(queries, others, k):
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_recall_equals_a_loop_in_both_directions(count):
     images, texts = embeddings(count)
-    found = retrieval(3 * images, texts, at=(1, 5, 10))
+    found = retrieval_recall(3 * images, texts, at=(1, 5, 10))
     assert found.text_to_image == {k: naive(texts, images, k) for k in (1, 5, 10)}
     assert found.image_to_text == {k: naive(images, texts, k) for k in (1, 5, 10)}
     assert count < 40 or found.text_to_image != found.image_to_text
 
 
-def test_texts_equal_to_their_images_find_them():
+def test_texts_equal_to_their_images_have_recall_one():
     images, _ = embeddings(12)
-    found = retrieval(images, 2 * images)
+    found = retrieval_recall(images, 2 * images)
     assert found.text_to_image == found.image_to_text == {1: 1.0, 5: 1.0, 10: 1.0}
     np.testing.assert_array_equal(found.nearest_images[:, 0], np.arange(12))
 
 
-def test_texts_of_other_images_do_not():
+def test_texts_of_other_images_have_recall_zero():
     images, _ = embeddings(12)
-    assert retrieval(images, np.roll(images, 1, 0)).text_to_image[1] == 0
+    assert retrieval_recall(images, np.roll(images, 1, 0)).text_to_image[1] == 0
 
 
 @pytest.mark.parametrize("embedding", [np.ones(4), np.zeros(4), np.full(4, np.nan)])
-def test_an_encoder_that_tells_nothing_apart_finds_nothing(embedding):
+def test_equal_embeddings_find_nothing(embedding):
     same = np.tile(embedding.astype(np.float32), (8, 1))
-    found = retrieval(same, same)
+    found = retrieval_recall(same, same)
     assert found.text_to_image == found.image_to_text == {1: 0.0, 5: 0.0, 10: 1.0}
 
 
-def test_a_twin_of_the_right_image_counts_against_it():
+def test_a_duplicate_of_the_right_image_counts_against_it():
     images = np.eye(4, dtype=np.float32)[[0, 1, 2, 2]]
-    found = retrieval(images, images, at=(1, 2))
+    found = retrieval_recall(images, images, at=(1, 2))
     assert found.text_to_image == found.image_to_text == {1: 0.5, 2: 1.0}
 
 
 def test_nearest_images_are_sorted():
     images, texts = embeddings(15)
     cosines = unit(texts) @ unit(images).T
-    np.testing.assert_array_equal(retrieval(images, texts, at=(1, 6)).nearest_images, np.argsort(-cosines)[:, :6])
+    np.testing.assert_array_equal(
+        retrieval_recall(images, texts, at=(1, 6)).nearest_images, np.argsort(-cosines)[:, :6]
+    )

@@ -1,4 +1,4 @@
-"""The whole evaluation of a tiny export on a tiny shard, computed again from the embeddings it left."""
+"""A whole evaluation of a tiny export on a tiny shard, recomputed from the embeddings that it wrote."""
 
 import json
 import pathlib
@@ -12,12 +12,12 @@ import pytest
 
 import adapt
 from adapt.embedding.encoder import Encoder
-from adapt.evaluation.checkpoint_evaluator import _score
 from adapt.evaluation.results import read_results
-from adapt.evaluation.run import EvaluateSettings, Share, evaluate
+from adapt.evaluation.run import EvaluateSettings, Shard, evaluate
 from adapt.evaluation.sampling import draw_nested
+from adapt.evaluation.scoring import score
 from adapt.model_selection.hyperparameters import Grid
-from adapt.report.results_index import Findings, Question, Run
+from adapt.report.results_index import ResultsIndex, Run, TaskKey
 from data.fewshot.labelled import METRICS
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
@@ -25,7 +25,7 @@ from models.text.tokenizer import train_tokenizer
 from tests.adapt.adapters import references
 from tests.data.shard_files import labelled, write_shard
 from tests.logged import logged
-from tests.models.towers_of import open_golden
+from tests.models.tiny_models import open_golden
 
 SAMPLES = [
     (key, image, fields | {"texts": [f"thing {number}", f"kind of {number * 7 % 10}"]})
@@ -40,10 +40,10 @@ class Evaluated(NamedTuple):
     settings: EvaluateSettings
     out: pathlib.Path
     rows: Sequence[dict[str, Any]]
-    said: Sequence[str]
+    messages: Sequence[str]
 
     def again(self, out: pathlib.Path, **changes: Any) -> list[dict[str, Any]]:
-        """Evaluates to `out`, with the embeddings that the first run left unless there are some already."""
+        """Evaluate to `out`, with the embeddings of the first run unless `out` has some already."""
         if not (out / "embeddings").exists():
             shutil.copytree(self.out / "embeddings", out / "embeddings")
         settings = EvaluateSettings(**{**vars(self.settings), **changes})
@@ -54,7 +54,7 @@ class Evaluated(NamedTuple):
 def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model, parameters = open_golden()
-    rng = np.random.default_rng(0)  # as they are the weights tell hardly anything apart
+    rng = np.random.default_rng(0)  # the golden weights hardly distinguish any images
     parameters = jax.tree.map(lambda array: array + rng.normal(0, 0.4, array.shape).astype("f4"), parameters)
     scalars = {"logit_scale": 2.0, "logit_bias": -3.0}
     tokenizer = train_tokenizer(["thing 0 1 2", "kind of 345 6789"], vocab_size=61, length=model.text.length)
@@ -63,23 +63,23 @@ def evaluated(tmp_path_factory):
     shard = str(write_shard(folder / "s.tar", SAMPLES))
     settings = EvaluateSettings(
         datasets=("things",),
-        own={"things": {"support": shard, "template": "{}"}},
+        custom_datasets={"things": {"support": shard, "template": "{}"}},
         tasks=("zero_shot", "few_shot"),
         retrieval=(shard,),
         caption="first",
         shots=(1, 2, 3),
         seeds=3,
     )
-    with logged() as said:
+    with logged() as messages:
         rows = evaluate({"tiny": checkpoint}, settings, out=folder / "out", data_dir=folder)
-    return Evaluated(checkpoint, Encoder(checkpoint), settings, folder / "out", rows, said)
+    return Evaluated(checkpoint, Encoder(checkpoint), settings, folder / "out", rows, messages)
 
 
 @pytest.fixture(scope="module")
 def features(evaluated):
-    """The embeddings of all images and of the classes' names."""
+    """The embeddings of all images and of the class names."""
     found = [np.load(path) for path in (evaluated.out / "embeddings").glob("images-*/*.npy")]
-    assert len(found) == 2 and np.array_equal(*found)  # of the dataset and of retrieval
+    assert len(found) == 2 and np.array_equal(*found)  # of the dataset and of the retrieval set
     return found[0], evaluated.encoder.embed_texts(["kind 0", "kind 1", "kind 2"])
 
 
@@ -96,13 +96,13 @@ def few_shot(rows, method):
 
 
 def right(method, settings, support, queries, features):
-    """Returns how many of the queries the reference classifies rightly from the support."""
+    """Return how many of the queries the reference classifies correctly from the support."""
     images, texts = features
     logits = references.logits(method, settings, images[support], LABELS[support], texts, images[queries])
     return int(np.sum(logits.argmax(axis=1) == LABELS[queries]))
 
 
-def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_retrieval(evaluated):
+def test_every_method_shots_and_seed_has_a_row_and_so_do_both_directions_of_retrieval(evaluated):
     for method in evaluated.settings.methods:
         cases = [(row["shots"], row["seed"]) for row in few_shot(evaluated.rows, method)]
         shots = (0,) if method == "zero_shot" else (1, 2, 3)
@@ -111,15 +111,15 @@ def test_there_is_a_row_for_every_method_shots_and_draw_and_two_directions_of_re
     assert retrieval == [f"{way} recall@{k}" for way in ("text→image", "image→text") for k in (1, 5, 10)]
     assert {row["classes"] for row in few_shot(evaluated.rows, "knn")} == {3}
     assert {row["queries"] for row in few_shot(evaluated.rows, "knn")} == {len(SAMPLES) - 9}
-    assert len(evaluated.said) == 2 + len(evaluated.settings.methods)
+    assert len(evaluated.messages) == 2 + len(evaluated.settings.methods)
 
 
-def test_distances_are_those_to_the_nearest_example_of_a_rows_own_draw(evaluated, features):
+def test_distances_are_to_the_nearest_image_of_the_row_s_own_support_set(evaluated, features):
     images = references.unit(features[0])
-    found = Findings([Run("tiny", evaluated.rows, {}, [], [], [], evaluated.out)])
+    index = ResultsIndex([Run("tiny", evaluated.rows, {}, [], [], [], evaluated.out)])
     for method in evaluated.settings.methods:
-        rows = found.rows("tiny", Question("things"), method, 3)
-        distances, (predictions, _) = found.distances("tiny", rows), found.answers("tiny", rows)
+        rows = index.rows("tiny", TaskKey("things"), method=method, shots=3)
+        distances, (predictions, _) = index.distances("tiny", rows), index.predictions("tiny", rows)
         for row, distance, predicted in zip(rows, distances, predictions, strict=True):
             support = draw(3, row["seed"])
             np.testing.assert_allclose(distance, 1 - (images @ images[support].T).max(axis=1), atol=1e-5)
@@ -127,7 +127,7 @@ def test_distances_are_those_to_the_nearest_example_of_a_rows_own_draw(evaluated
 
 
 @pytest.mark.parametrize("method", adapt.TRAINING_FREE)
-def test_every_accuracy_is_that_of_the_reference_on_the_same_draw(evaluated, features, method):
+def test_every_accuracy_equals_the_reference_on_the_same_draw(evaluated, features, method):
     for row in few_shot(evaluated.rows, method):
         support = draw(max(row["shots"], 1), row["seed"])
         count = right(method, row["settings"], support, queries(row["seed"]), features)
@@ -136,7 +136,7 @@ def test_every_accuracy_is_that_of_the_reference_on_the_same_draw(evaluated, fea
 
 
 @pytest.mark.parametrize("method", ["prototypes", "knn", "tip_adapter"])
-def test_every_setting_is_the_first_of_the_best_on_the_support_alone(evaluated, features, method):
+def test_the_selected_setting_is_the_first_best_on_the_support_alone(evaluated, features, method):
     settings = Grid(method).settings
     for row in few_shot(evaluated.rows, method):
         if row["shots"] == 1:
@@ -152,17 +152,17 @@ def test_every_setting_is_the_first_of_the_best_on_the_support_alone(evaluated, 
         assert row["selection"] == "leave-one-out on the support"
 
 
-def test_the_file_holds_the_rows(evaluated):
+def test_the_results_file_contains_the_rows(evaluated):
     lines = (evaluated.out / "results.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == read_results(evaluated.out) == evaluated.rows
     assert {row["checkpoint_fingerprint"] for row in evaluated.rows} == {evaluated.encoder.fingerprint}
 
 
 @pytest.mark.parametrize("caption", ["first", "all"])
-def test_recall_is_that_of_a_loop_over_the_captions(evaluated, features, monkeypatch, tmp_path, caption):
+def test_recall_equals_a_loop_over_the_captions(evaluated, features, monkeypatch, tmp_path, caption):
     rows = evaluated.rows
     if caption == "all":
-        monkeypatch.delattr(Encoder, "embed_images")  # another caption embeds no image again
+        monkeypatch.delattr(Encoder, "embed_images")  # with other captions, no image is embedded again
         rows = evaluated.again(tmp_path, caption="all", datasets=())
     captions = [fields["texts"] for _, _, fields in SAMPLES]
     texts = evaluated.encoder.embed_texts([c[0] if caption == "first" else ", ".join(c) for c in captions])
@@ -175,7 +175,7 @@ def test_recall_is_that_of_a_loop_over_the_captions(evaluated, features, monkeyp
         assert row["value"] == np.mean(np.array(rank) < row["k"])
 
 
-def test_examples_show_the_nearest_pictures(evaluated):
+def test_examples_show_the_nearest_images(evaluated):
     (path,) = (evaluated.out / "examples").iterdir()
     examples = json.loads(path.read_text())
     assert {row["examples"] for row in evaluated.rows if row["task"] == "retrieval"} == {path.stem}
@@ -186,7 +186,7 @@ def test_examples_show_the_nearest_pictures(evaluated):
         assert all(image["match"] == (image["text"] == example["text"]) for image in example["images"])
 
 
-def test_every_text_finds_its_image_and_an_image_any_of_its_texts(evaluated, features, tmp_path):
+def test_a_text_must_find_its_image_and_an_image_any_of_its_texts(evaluated, features, tmp_path):
     rows = [row for row in evaluated.again(tmp_path, caption="each", datasets=()) if row["task"] == "retrieval"]
     captions = [text for _, _, fields in SAMPLES for text in fields["texts"]]
     texts = references.unit(evaluated.encoder.embed_texts(captions))
@@ -202,9 +202,9 @@ def test_every_text_finds_its_image_and_an_image_any_of_its_texts(evaluated, fea
         assert row["queries"] == len(ranks)
 
 
-def test_a_second_run_embeds_nothing_and_does_no_finished_unit(evaluated, monkeypatch, tmp_path):
+def test_a_second_run_embeds_nothing_and_recomputes_no_finished_unit(evaluated, monkeypatch, tmp_path):
     def refuse(*arguments, **options):
-        raise AssertionError("done again")
+        raise AssertionError("computed again")
 
     monkeypatch.setattr(Encoder, "iterate_images", refuse)
     assert evaluated.again(tmp_path) == evaluated.rows
@@ -212,37 +212,37 @@ def test_a_second_run_embeds_nothing_and_does_no_finished_unit(evaluated, monkey
     assert evaluated.again(tmp_path) == evaluated.rows
     unit = next((tmp_path / "units").glob("*-knn-*"))
     content = unit.read_text()
-    unit.write_text(content[: len(content) // 2])  # as by a kill in the middle of a write
-    with pytest.raises(AssertionError, match="done again"):
+    unit.write_text(content[: len(content) // 2])  # as if killed in the middle of a write
+    with pytest.raises(AssertionError, match="computed again"):
         evaluated.again(tmp_path)
     monkeypatch.undo()
     assert evaluated.again(tmp_path) == evaluated.rows
     assert unit.read_text() == content
 
 
-def test_shares_together_give_what_one_job_gives(evaluated, tmp_path):
+def test_the_shards_of_an_evaluation_give_the_results_of_one_job(evaluated, tmp_path):
     shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
     settings = EvaluateSettings(**{**vars(evaluated.settings), "datasets": ("things", "digits"), "shots": (1, 2)})
     settings = EvaluateSettings(**{**vars(settings), "methods": ("zero_shot", "knn"), "seeds": 2})
 
     def run(out, **options):
         given = {"out": out, "data_dir": tmp_path, "cache": tmp_path / "embeddings"}
-        with logged() as said:
-            return evaluate({"tiny": evaluated.checkpoint}, settings, **given, **options), said
+        with logged() as messages:
+            return evaluate({"tiny": evaluated.checkpoint}, settings, **given, **options), messages
 
     whole, _ = run(tmp_path / "whole")
-    _, said = run(tmp_path / "parts", share=Share(index=1, count=2))
-    assert "4 of 7 units are the work of other shares" in said[-1]
-    with pytest.raises(FileNotFoundError, match="finished units of an evaluation that goes on"):
+    _, messages = run(tmp_path / "parts", shard=Shard(index=1, count=2))
+    assert "4 of 7 units belong to other shards" in messages[-1]
+    with pytest.raises(FileNotFoundError, match=r"has 3 finished units but no results\.jsonl: .* to resume it\."):
         read_results(tmp_path / "parts")
-    run(tmp_path / "parts", share=Share(index=0, count=2))
+    run(tmp_path / "parts", shard=Shard(index=0, count=2))
     assert (tmp_path / "whole/results.jsonl").read_bytes() == (tmp_path / "parts/results.jsonl").read_bytes()
     assert read_results(tmp_path / "parts") == whole
 
 
 @pytest.fixture(scope="module")
 def split(evaluated, tmp_path_factory):
-    """Rows and folder of the tasks on two sets with splits, whose classes are of uneven size."""
+    """Rows and folder of several tasks on two datasets with splits and classes of uneven size."""
     folder, samples = tmp_path_factory.mktemp("split"), labelled(120, classes=5)
     few = [sample for sample in samples if sample[2]["label"] != 1 or int(sample[0]) % 20 == 1]
     for name, train, test in (("birds", few[:50], few[50:]), ("cars", samples[100:], samples[90:97])):
@@ -252,7 +252,9 @@ def split(evaluated, tmp_path_factory):
     birds = {part: str(folder / f"birds/{split}-*.tar") for part, split in (("support", "train"), ("query", "test"))}
     settings = EvaluateSettings(
         datasets=("birds", str(folder / "cars")),
-        own={"birds": birds | {"template": "{}", "templates": ("{}", "thing {}"), "metric": "mean_per_class_accuracy"}},
+        custom_datasets={
+            "birds": birds | {"template": "{}", "templates": ("{}", "thing {}"), "metric": "mean_per_class_accuracy"}
+        },
         tasks=("zero_shot", "linear_probe", "base_to_new", "forgetting", "transfer"),
         methods=("zero_shot", "prototypes"),
         transfer_from=str(folder / "cars"),
@@ -260,15 +262,15 @@ def split(evaluated, tmp_path_factory):
         seeds=2,
     )
     options = {"out": folder / "out", "data_dir": folder}
-    with logged() as said:
+    with logged() as messages:
         rows = evaluate({"tiny": evaluated.checkpoint}, settings, **options)
     asked = np.array([fields["label"] for _, _, fields in few[50:]])
-    return rows, folder / "out", asked, said
+    return rows, folder / "out", asked, messages
 
 
 def test_every_row_of_every_task_follows_from_the_saved_predictions(split):
-    rows, out, asked, said = split
-    assert "note: cars has no task transfer" in said
+    rows, out, asked, messages = split
+    assert "note: cars does not support task transfer" in messages
     counts = {}
     for row in rows:
         counts[row["dataset"], row["task"]] = counts.get((row["dataset"], row["task"]), 0) + 1
@@ -284,16 +286,19 @@ def test_every_row_of_every_task_follows_from_the_saved_predictions(split):
             expected = np.mean(predictions == labels)
         assert row["value"] == pytest.approx(expected, rel=1e-12), row
         assert (row["queries"], row["classes_asked"]) == (len(labels), len(set(labels.tolist())))
-        told = {"base": 3, "new": 2} if row["task"] == "base_to_new" else {}
-        assert row["classes"] == told.get(row["question"], 5)
-    halves = 2 * (1 + 2 * 2)  # questions, each by the texts and by prototypes of every shots and seed
+        candidates = {"base": 3, "new": 2} if row["task"] == "base_to_new" else {}
+        assert row["classes"] == candidates.get(row["question"], 5)
+    halves = 2 * (1 + 2 * 2)  # query sets, each by zero_shot and by prototypes at every shots and seed
     whole = {"zero_shot": 1, "linear_probe": 1, "base_to_new": halves, "forgetting": halves}
     expected = {(name, task): count for name in ("birds", "cars") for task, count in whole.items()}
-    several = {("birds", "zero_shot"): 2, ("birds", "transfer"): 1 + 2 * 2}  # cars has one template, and is no target
+    several = {
+        ("birds", "zero_shot"): 2,
+        ("birds", "transfer"): 1 + 2 * 2,
+    }  # cars has one template and is the source of transfer
     assert counts == expected | several
 
 
-def test_zero_shot_of_every_task_follows_from_the_cached_embeddings_and_the_texts(evaluated, split):
+def test_zero_shot_rows_of_every_task_follow_from_the_cached_embeddings_and_the_texts(evaluated, split):
     rows, out, asked, _ = split
     arrays = [np.load(path) for path in (out / "embeddings").glob("*/*.npy")]
     (images,) = [array for array in arrays if len(array) == len(asked)]
@@ -318,32 +323,32 @@ def test_zero_shot_of_every_task_follows_from_the_cached_embeddings_and_the_text
     assert len(seen) == 7
 
 
-def test_the_mean_of_the_classes_counts_small_ones_as_much_as_large_ones_and_only_those_asked():
+def test_mean_per_class_accuracy_weighs_every_class_that_occurs_equally():
     predictions, labels = np.array([0, 0, 0, 1, 1, -1, 0]), np.array([0, 0, 0, 0, 1, 1, 3])
-    found = {metric: _score(predictions, labels, np.ones(5, bool), metric) for metric in METRICS}
+    found = {metric: score(predictions, labels, candidates=np.ones(5, bool), metric=metric) for metric in METRICS}
     assert found["accuracy"]["value"] == 4 / 6
     assert found["mean_per_class_accuracy"]["value"] == (3 / 4 + 1 / 1 + 0 / 1) / 3
     for each in found.values():
-        assert (each["queries"], each["classes"], each["classes_asked"]) == (6, 5, 3)  # -1 was not to be asked
-    with pytest.raises(ValueError, match="no query is left to be asked"):
-        _score(np.array([-1]), np.array([0]), np.ones(5, bool), "accuracy")
+        assert (each["queries"], each["classes"], each["classes_asked"]) == (6, 5, 3)  # -1 does not count
+    with pytest.raises(ValueError, match="no query is left, because the support sets contain all images"):
+        score(np.array([-1]), np.array([0]), candidates=np.ones(5, bool), metric="accuracy")
 
 
-def test_where_all_shots_are_left_out_that_is_said_and_nothing_else_is_lost(evaluated, tmp_path):
+def test_when_all_shots_are_skipped_a_note_says_so_and_other_tasks_still_run(evaluated, tmp_path):
     shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
     settings = {"few_examples": "skip", "shots": (50,), "retrieval": (), "methods": ("knn",)}
     settings = EvaluateSettings(**{**vars(evaluated.settings), **settings})
-    with logged() as said:
+    with logged() as messages:
         rows = evaluate({"tiny": evaluated.checkpoint}, settings, out=tmp_path, data_dir=tmp_path)
     assert {row["task"] for row in rows} == {"zero_shot"} and read_results(tmp_path) == rows
-    assert said[1:] == [
-        "note: things: a class has 7 examples to draw from; 50 shots are left out",
-        "note: things has too few examples for task few_shot",
+    assert messages[1:] == [
+        "note: things: the smallest class has 7 images to draw from, besides one kept as a query; 50 shots are skipped",
+        "note: things has too few support images for task few_shot",
     ]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-50], lambda content: b""])
-def test_a_damaged_cache_is_made_again(evaluated, tmp_path, damage):
+def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
     shutil.copytree(evaluated.out / "embeddings", tmp_path / "embeddings")
     paths = sorted((tmp_path / "embeddings").glob("*/*.npy"))
     whole = [path.read_bytes() for path in paths]
@@ -358,24 +363,33 @@ def test_a_damaged_cache_is_made_again(evaluated, tmp_path, damage):
     ("change", "message"),
     [
         ({"methods": ("knn", "svm")}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter, "),
-        ({"tasks": ("few_shots",)}, "unknown task 'few_shots' in evaluate.tasks; known: zero_shot, few_shot, "),
-        ({"tasks": ("transfer",)}, "name the dataset with the examples in evaluate.transfer_from"),
-        ({"datasets": (), "retrieval": ()}, "there is nothing to evaluate"),
-        ({"datasets": ("digits", "digits")}, "names a set twice"),
-        ({"few_examples": "drop"}, "unknown evaluate.few_examples 'drop'; known: cap, skip"),
-        ({"own": {"a": {"suport": "x"}}}, r"unknown key evaluate\.own\.a\.suport; known: support, query"),
+        (
+            {"tasks": ("few_shots",)},
+            r"unknown evaluate\.tasks 'few_shots'\. Did you mean 'few_shot'\? Known: zero_shot, few_shot, ",
+        ),
+        ({"tasks": ("transfer",)}, "evaluate.tasks contains transfer, but evaluate.transfer_from is empty"),
+        (
+            {"datasets": (), "retrieval": ()},
+            r"nothing to evaluate\. Set evaluate\.datasets, evaluate\.retrieval or both\.",
+        ),
+        ({"datasets": ("digits", "digits")}, "contains a dataset twice"),
+        ({"few_examples": "drop"}, r"unknown evaluate\.few_examples 'drop'\. Known: cap, skip\."),
+        (
+            {"custom_datasets": {"a": {"suport": "x"}}},
+            r"unknown key evaluate\.custom_datasets\.a\.suport; known: support, query",
+        ),
         ({"shots": ()}, r"evaluate\.shots \(\)"),
         ({"shots": (0, 1)}, r"evaluate\.shots \(0, 1\)"),
         ({"seeds": 0}, r"evaluate\.seeds 0"),
-        ({"caption": "longest"}, "unknown evaluate.caption 'longest'; known: first, all, each"),
+        ({"caption": "longest"}, r"unknown evaluate\.caption 'longest'\. Known: first, all, each\."),
     ],
 )
-def test_impossible_settings_are_refused(evaluated, change, message):
+def test_invalid_settings_raise(evaluated, change, message):
     with pytest.raises(ValueError, match=message):
         EvaluateSettings(**{**vars(evaluated.settings), **change})
 
 
-def test_classes_that_are_too_small_are_left_out(evaluated, features, tmp_path):
+def test_classes_below_min_examples_are_left_out(evaluated, features, tmp_path):
     images, texts = features[0][LABELS > 0], references.unit(features[1][1:])
     labels = LABELS[LABELS > 0] - 1
     settings = {"min_examples": 9, "methods": ("zero_shot",), "retrieval": (), "tasks": ("few_shot",)}
@@ -386,11 +400,11 @@ def test_classes_that_are_too_small_are_left_out(evaluated, features, tmp_path):
         assert row["value"] == pytest.approx(np.mean(guesses == labels[query]), rel=1e-6)
 
 
-def test_a_set_of_too_small_classes_is_refused(evaluated, tmp_path):
+def test_a_dataset_of_classes_below_min_examples_raises(evaluated, tmp_path):
     with pytest.raises(ValueError, match="things: 0 of 3 classes have at least 10 examples"):
         evaluated.again(tmp_path, min_examples=10)
 
 
-def test_a_folder_without_results_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no results\.jsonl"):
+def test_a_folder_without_results_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no results\.jsonl\. Run `launch\.py evaluate` to write it\."):
         read_results(tmp_path)

@@ -1,4 +1,4 @@
-"""Random supports, nested ones and those of CoOp's published lists."""
+"""Draws of support sets: nested ones, and those of CoOp's published lists."""
 
 import json
 import pathlib
@@ -16,19 +16,19 @@ def nested(shots, seed=0, **options):
     return draw_nested(LABELS, 4, shots=shots, seed=seed, **options)
 
 
-def test_every_class_gives_as_many_examples_as_there_are_shots():
+def test_every_class_contributes_as_many_images_as_shots():
     for shots in (1, 2, 16):
         drawn = nested(shots)
         np.testing.assert_array_equal(LABELS[drawn.rows], np.repeat(np.arange(4), shots))
         assert not drawn.short
 
 
-def test_supports_of_one_seed_are_nested_whatever_shots_are_asked_for():
+def test_the_draws_of_one_seed_are_nested():
     for fewer, more in ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32)):
         assert set(nested(fewer).rows) < set(nested(more).rows)
 
 
-def test_a_class_with_fewer_examples_gives_all_it_has_or_all_but_those_to_keep():
+def test_a_class_with_fewer_images_than_shots_contributes_all_but_the_kept_ones():
     drawn = nested(32)
     np.testing.assert_array_equal(np.bincount(LABELS[drawn.rows]), [17, 20, 32, 31])
     assert drawn.short and nested(18).short and not nested(17).short
@@ -36,12 +36,12 @@ def test_a_class_with_fewer_examples_gives_all_it_has_or_all_but_those_to_keep()
     assert nested(17, keep=1).short
 
 
-def test_the_seed_alone_decides():
+def test_a_draw_depends_on_the_seed_alone():
     assert np.array_equal(nested(5).rows, nested(5).rows)
     assert not np.array_equal(np.sort(nested(5).rows), np.sort(nested(5, seed=1).rows))
 
 
-def test_every_example_is_drawn_equally_often():
+def test_every_image_is_drawn_equally_often():
     counts = np.zeros(len(LABELS))
     for seed in range(400):
         np.add.at(counts, nested(10, seed=seed).rows, 1)
@@ -49,13 +49,13 @@ def test_every_example_is_drawn_equally_often():
     assert np.abs(counts - expected).max() < 5 * np.sqrt(100)
 
 
-def test_all_examples_are_there_once_class_by_class():
+def test_draw_all_returns_every_image_once_class_by_class():
     rows = draw_all(LABELS).rows
     np.testing.assert_array_equal(LABELS[rows], np.sort(LABELS))
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(LABELS)))
 
 
-def test_a_list_is_drawn_from_as_coop_does():
+def test_coop_draws_equal_python_s_random_calls():
     labels = np.array([2, 0, 2, 2, 0, 1])  # by hand: random.seed(1); random.sample([0, 2, 3], 2); sample([1, 4], 2)
     import random
 
@@ -65,7 +65,7 @@ def test_a_list_is_drawn_from_as_coop_does():
     assert drawn.rows.tolist() == expected and drawn.short
 
 
-@pytest.mark.skipif(not COOP.is_dir(), reason="the published lists of CoOp are not here")
+@pytest.mark.skipif(not COOP.is_dir(), reason="the published lists of CoOp are not available")
 @pytest.mark.parametrize("name", ["Caltech101", "DescribableTextures", "OxfordFlowers"])
 def test_the_published_lists_are_reproduced(name):
     train = json.loads((COOP / f"split_zhou_{name}.json").read_text())["train"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adapt.model_selection.calibration import UNTESTED_CONFIDENCE, factor_of_examples, factor_of_left_out, probabilities
-from adapt.photos.outliers import FAR_SHARE, far_below, nearest
+from adapt.photos.outliers import FAR_PERCENTILE, far_threshold, find_nearest
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 40)
@@ -71,31 +71,31 @@ def unit(rows):
 def test_far_is_below_the_percentile_of_the_nearest_other_example():
     examples = unit(RNG.normal(size=(30, 5)))
     closest = [max(examples[i] @ examples[j] for j in range(30) if j != i) for i in range(30)]
-    assert far_below(examples) == pytest.approx(np.percentile(closest, FAR_SHARE), abs=1e-6)
+    assert far_threshold(examples) == pytest.approx(np.percentile(closest, FAR_PERCENTILE), abs=1e-6)
 
 
 def test_copies_of_an_example_do_not_make_everything_else_far():
     examples = unit(RNG.normal(size=(8, 5)))
     closest = [max(examples[i] @ examples[j] for j in range(8) if j != i) for i in range(8)]
     twice = np.concatenate([examples, examples])
-    assert far_below(twice) == pytest.approx(np.percentile(closest + closest, FAR_SHARE), abs=1e-6)
-    assert far_below(np.ones((4, 1))) == -1
+    assert far_threshold(twice) == pytest.approx(np.percentile(closest + closest, FAR_PERCENTILE), abs=1e-6)
+    assert far_threshold(np.ones((4, 1))) == -1
 
 
 def test_of_pictures_like_the_examples_about_one_in_twenty_is_far():
     middles = unit(RNG.normal(size=(5, 32)))
     draw = lambda count: unit(middles[RNG.integers(0, 5, count)] + RNG.normal(0, 0.1, (count, 32)))  # noqa: E731
     examples = draw(400)
-    _, cosines = nearest(draw(2000), examples)
-    assert 0.03 < np.mean(cosines < far_below(examples)) < 0.07
-    _, cosines = nearest(unit(RNG.normal(size=(100, 32))), examples)
-    assert np.mean(cosines < far_below(examples)) > 0.95
+    _, cosines = find_nearest(draw(2000), examples)
+    assert 0.03 < np.mean(cosines < far_threshold(examples)) < 0.07
+    _, cosines = find_nearest(unit(RNG.normal(size=(100, 32))), examples)
+    assert np.mean(cosines < far_threshold(examples)) > 0.95
 
 
 def test_the_nearest_example_is_found_in_blocks(monkeypatch):
     monkeypatch.setattr("adapt.photos.outliers._ROWS", 4)
     features, examples = unit(RNG.normal(size=(11, 5))), unit(RNG.normal(size=(7, 5)))
-    numbers, cosines = nearest(features, examples)
+    numbers, cosines = find_nearest(features, examples)
     expected = [max(range(7), key=lambda j, i=i: features[i] @ examples[j]) for i in range(11)]
     assert numbers.tolist() == expected
     np.testing.assert_allclose(cosines, (features * examples[expected]).sum(axis=1), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Pictures of plain colours, sorted by a few examples a colour."""
+"""Images of plain colours, classified with a few support images per colour."""
 
 import csv
 import html
@@ -16,13 +16,13 @@ from PIL import Image
 import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.model_selection.calibration import probabilities
-from adapt.photos.pipeline import Task, sort_photos
+from adapt.photos.pipeline import SortingTask, sort_photos
 from models.checkpoints.io import save_checkpoint
 from tests.logged import logged
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 COLORS = {"blue_birds": (30, 30, 220), "green_tree": (20, 180, 40), "red_fish": (220, 30, 30)}
-METHODS = ("zero_shot", "prototypes", "knn", "tip_adapter", "gda")  # a few, to compile less
+METHODS = ("zero_shot", "prototypes", "knn", "tip_adapter", "gda")  # few, to compile less
 
 
 def paint(path, color, seed):
@@ -32,7 +32,7 @@ def paint(path, color, seed):
 
 
 def make(folder: pathlib.Path, shots: int) -> pathlib.Path:
-    """Makes a support of `shots` examples a colour, and queries."""
+    """Write a support set of `shots` images per colour, and query images."""
     for number, (name, color) in enumerate(COLORS.items()):
         for i in range(shots):
             paint(folder / "support" / name / f"{i}.png", color, 100 * number + i)
@@ -60,7 +60,7 @@ def photos(tmp_path_factory):
 
 
 def task(folder, out, **changes):
-    return Task(support=str(folder / "support"), query=str(folder / "query"), out=out, **changes)
+    return SortingTask(support=str(folder / "support"), query=str(folder / "query"), out=out, **changes)
 
 
 def rows(path):
@@ -73,12 +73,12 @@ def sorted_photos(encoder, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("sorted") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapt.model_selection.methods.TRAINING_FREE", METHODS)
-        with logged() as said:
-            outcome = sort_photos(encoder, task(photos, out))
-    return out, outcome, said
+        with logged() as messages:
+            result = sort_photos(encoder, task(photos, out))
+    return out, result, messages
 
 
-def test_pictures_are_sorted_by_their_color(sorted_photos):
+def test_images_are_classified_by_their_color(sorted_photos):
     out, _, _ = sorted_photos
     found = rows(out / "predictions.csv")
     assert list(found[0]) == ["path", "class", "probability", "nearest", "cosine", "far"]
@@ -88,8 +88,8 @@ def test_pictures_are_sorted_by_their_color(sorted_photos):
         assert 0.6 < float(row["probability"]) <= 1 and float(row["cosine"]) > 0.999 and row["far"] in ("yes", "no")
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason(sorted_photos, photos):
-    out, _, said = sorted_photos
+def test_unusable_files_are_listed_with_a_reason(sorted_photos, photos):
+    out, _, messages = sorted_photos
     found = {
         pathlib.Path(row["path"]).relative_to(photos).as_posix(): row["reason"] for row in rows(out / "left_out.csv")
     }
@@ -99,50 +99,56 @@ def test_what_cannot_be_used_is_listed_with_its_reason(sorted_photos, photos):
         "support/loose.png",
         "query/cut.png",
     }
-    assert found["support/nothing/IMG_1.HEIC"].startswith("not a picture: .HEIC is not read; .jpg, .jpeg")
+    assert found["support/nothing/IMG_1.HEIC"].startswith("unsupported file type .HEIC; supported: .jpg, .jpeg")
     assert found["support/red_fish/broken.jpg"].startswith("not an image") and "truncated" in found["query/cut.png"]
-    assert found["support/loose.png"] == "no example: it lies in no class folder"
-    assert "class folder nothing holds no readable picture; the class is left out" in said
-    assert any("12 examples of 3 classes, 15 pictures to sort; 4 files left out" in line for line in said)
+    assert found["support/loose.png"] == "not in a class folder"
+    assert "class folder nothing has no readable image and is left out" in messages
+    assert any("12 support images of 3 classes, 15 images to classify; 4 files left out" in line for line in messages)
 
 
-def test_auto_takes_the_first_of_the_best_methods_and_shows_the_table(sorted_photos):
-    _, outcome, said = sorted_photos
-    accuracy = {one.method: one.accuracy for one in outcome.choice.candidates}
+def test_auto_selects_the_first_of_the_best_methods_and_logs_the_comparison(sorted_photos):
+    _, result, messages = sorted_photos
+    accuracy = {one.method: one.accuracy for one in result.choice.candidates}
     assert tuple(accuracy) == METHODS and accuracy["zero_shot"] < 1 and accuracy["prototypes"] == 1
-    assert outcome.choice.chosen.method == "prototypes"
+    assert result.choice.chosen.method == "prototypes"
     for method, right in accuracy.items():
-        (line,) = [line for line in said if line.startswith(f"{method:<12} ")]
-        assert f"{right:.1%} right" in line and "on the support, " in line
-    assert "taken: prototypes (leave-one-out on the support)" in said
+        (line,) = [line for line in messages if line.startswith(f"{method:<12} ")]
+        assert f"{right:.1%} correct" in line and "on the support, " in line
+    assert "selected: prototypes (leave-one-out on the support)" in messages
 
 
 def test_the_saved_classifier_gives_the_same_predictions(sorted_photos, encoder, photos):
-    out, outcome, _ = sorted_photos
+    out, result, _ = sorted_photos
     described = json.loads((out / "classifier" / "classes.json").read_text())
     assert described["classes"] == list(COLORS) and described["templates"] == ["a photo of a {}."]
     assert described["method"] == "prototypes" and described["checkpoint_fingerprint"] == encoder.fingerprint
     features = encoder.embed_images(
-        lambda number: Image.open(photos / "query" / outcome.query.paths[number]).convert("RGB"), 15
+        lambda number: Image.open(photos / "query" / result.query.paths[number]).convert("RGB"), 15
     )
     logits = np.asarray(adapt.load(out / "classifier")(features))
-    np.testing.assert_allclose(probabilities(logits, described["calibration"]), outcome.probabilities, atol=1e-4)
+    np.testing.assert_allclose(probabilities(logits, described["calibration"]), result.probabilities, atol=1e-4)
 
 
-def test_the_page_holds_its_pictures(sorted_photos):
+def test_the_page_is_self_contained(sorted_photos):
     out, _, _ = sorted_photos
     page = (out / "predictions.html").read_text()
     assert page.count("data:image/webp;base64,") >= 30 and '<img src="data:' in page
     assert "http" not in page.replace("http-equiv", "") and "prefers-color-scheme: dark" in page
-    for words in ("blue birds", "tip_adapter", "Least certain", "Far from every example", "broken.jpg"):
+    for words in (
+        "blue birds",
+        "tip_adapter",
+        "Least confident predictions",
+        "Far from every support image",
+        "broken.jpg",
+    ):
         assert words in page
 
 
-def test_names_that_are_html_are_text_on_the_page(encoder, tmp_path):
+def test_names_with_markup_are_escaped_on_the_page(encoder, tmp_path):
     folder, hostile = make(tmp_path, 2), """<script>alert(1)<&" onerror='x' שלום"""
     (folder / "support" / "red_fish").rename(folder / "support" / hostile)
     (folder / "query" / "deep" / "red_fish-0.png").rename(folder / "query" / "deep" / f"{hostile}.png")
-    (folder / "query" / f"{hostile}.jpg").write_bytes(b"nothing")  # listed as left out
+    (folder / "query" / f"{hostile}.jpg").write_bytes(b"nothing")  # appears among the files left out
     sort_photos(encoder, task(folder, tmp_path / "out", method="prototypes"))
     page = (tmp_path / "out" / "predictions.html").read_text(encoding="utf-8")
     assert "<script" not in page
@@ -151,7 +157,7 @@ def test_names_that_are_html_are_text_on_the_page(encoder, tmp_path):
         assert shown in html.unescape(page)
 
 
-def test_a_second_run_embeds_nothing_and_says_the_same(sorted_photos, encoder, photos, monkeypatch):
+def test_a_second_run_embeds_nothing_and_gives_the_same_predictions(sorted_photos, encoder, photos, monkeypatch):
     out, _, _ = sorted_photos
     before = {name: (out / name).read_bytes() for name in ("predictions.csv", "left_out.csv")}
     with monkeypatch.context() as patch:
@@ -170,31 +176,31 @@ def test_a_second_run_embeds_nothing_and_says_the_same(sorted_photos, encoder, p
     }
     whole = (folder / "images.npy").read_bytes()
     (folder / "images.npy").write_bytes(whole[:-7])
-    with pytest.raises(ValueError, match=r"are damaged; remove it to embed these pictures again"):
+    with pytest.raises(ValueError, match=r"are damaged\. Remove the folder to compute them again\."):
         sort_photos(encoder, task(photos, out))
     (folder / "images.npy").write_bytes(whole)
 
 
-def test_pictures_unlike_every_example_are_far(encoder, tmp_path):
+def test_images_unlike_the_support_are_far(encoder, tmp_path):
     folder = make(tmp_path, 3)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "query" / "odd.png")
     sort_photos(encoder, task(folder, tmp_path / "out", method="knn"))
     found = {row["path"]: row["far"] for row in rows(tmp_path / "out" / "predictions.csv")}
     assert found["odd.png"] == "yes" and list(found.values()).count("no") > 8
-    assert "Far from every example" in (tmp_path / "out" / "predictions.html").read_text()
+    assert "Far from every support image" in (tmp_path / "out" / "predictions.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("templates", "method", "source"),
-    [(("a {}",), "tip_adapter", "the scale of the text logits"), ((), "prototypes", "the examples themselves")],
+    [(("a {}",), "tip_adapter", "the scale of the text logits"), ((), "prototypes", "the support images themselves")],
 )
-def test_one_example_a_class_falls_back_on_defaults(encoder, tmp_path, templates, method, source):
+def test_one_support_image_per_class_gives_the_defaults(encoder, tmp_path, templates, method, source):
     folder = make(tmp_path, 1)
-    with logged() as said:
-        outcome = sort_photos(encoder, task(folder, tmp_path / "out", templates=templates))
-    assert outcome.choice.chosen.method == method and outcome.choice.chosen.selected_by == "defaults"
-    assert outcome.calibration.source == source and np.isnan(outcome.choice.chosen.accuracy)
-    assert any(line.startswith("no class has two examples") for line in said)
+    with logged() as messages:
+        result = sort_photos(encoder, task(folder, tmp_path / "out", templates=templates))
+    assert result.choice.chosen.method == method and result.choice.chosen.selected_by == "defaults"
+    assert result.calibration.source == source and np.isnan(result.choice.chosen.accuracy)
+    assert any(line.startswith("no class has two support images") for line in messages)
     described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
     assert described["left_out_accuracy"] is None and (described["calibration"] == 1.0) == bool(templates)
     if not templates:
@@ -203,7 +209,7 @@ def test_one_example_a_class_falls_back_on_defaults(encoder, tmp_path, templates
         ]
 
 
-def test_without_tokenizer_pictures_alone_decide(photos, tmp_path, monkeypatch):
+def test_without_a_tokenizer_classification_is_by_images_alone(photos, tmp_path, monkeypatch):
     path = save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (path / name).unlink()
@@ -211,28 +217,28 @@ def test_without_tokenizer_pictures_alone_decide(photos, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"class names need a tokenizer .*--tokenizer=FOLDER, or .*--template=none"):
         sort_photos(bare, task(photos, tmp_path / "out"))
     monkeypatch.setattr("adapt.model_selection.methods.TRAINING_FREE", ("zero_shot", "tip_x", "prototypes", "ape"))
-    outcome = sort_photos(bare, task(photos, tmp_path / "out", templates=()))
-    assert [one.method for one in outcome.choice.candidates] == ["prototypes"]
-    assert outcome.choice.chosen.accuracy == 1
+    result = sort_photos(bare, task(photos, tmp_path / "out", templates=()))
+    assert [one.method for one in result.choice.candidates] == ["prototypes"]
+    assert result.choice.chosen.accuracy == 1
 
 
-def test_a_broken_checkpoint_is_one_sentence(photos, tmp_path):
+def test_a_checkpoint_with_nan_weights_raises(photos, tmp_path):
     made = tiny_checkpoint("siglip")
     parameters = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), made.parameters)
     broken = Encoder(save_checkpoint(tmp_path / "export", made._replace(parameters=parameters)))
     with pytest.raises(
-        ValueError, match=r"the embedding of .* is not finite, as are 13 of 13; the checkpoint is broken"
+        ValueError, match=r"13 of 13 embeddings are not finite, first that of .*\. The checkpoint is broken"
     ):
         sort_photos(broken, task(photos, tmp_path / "out"))
 
 
-def test_a_name_that_is_not_utf_8_is_told_and_sorted(encoder, tmp_path):
+def test_a_name_that_is_not_utf_8_is_classified_and_shown_escaped(encoder, tmp_path):
     folder = make(tmp_path, 2)
     source = os.fsencode(folder / "query" / "deep" / "red_fish-0.png")
     try:
         os.rename(source, source.replace(b"red_fish-0", b"caf\xe9"))
     except OSError:
-        pytest.skip("this file system has only names in UTF-8")
+        pytest.skip("this file system accepts only names in UTF-8")
     sort_photos(encoder, task(folder, tmp_path / "out", method="zero_shot"))
     assert rows(tmp_path / "out" / "predictions.csv")[0]["path"] in ("deep/caf\\xe9.png", "deep/blue_birds-0.png")
     assert "caf\\xe9.png" in (tmp_path / "out" / "predictions.csv").read_text()

@@ -1,4 +1,4 @@
-"""The page and the table behind it."""
+"""The report page and its CSV file."""
 
 import csv
 import html
@@ -12,7 +12,7 @@ from adapt.report.html_report import CSV_FIELDS, write_report
 from adapt.report.results_index import Run, read_runs
 from adapt.report.statistics import mean_interval
 
-pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the page's font draws them, not matplotlib's
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the browser's font draws them, not matplotlib's
 HOSTILE = """<script>alert("x")</script> & 'one' "two" $\\frac{$ שלום 👩‍🚀 </style>"""
 SHOTS = (1, 2, 4)
 PLAIN_FIELDS = set(CSV_FIELDS) - {"run", "settings", "value"}
@@ -74,7 +74,7 @@ def page(written):
 
 
 def tables(page):
-    """Returns the cells of every table of the page, as text."""
+    """Return the cells of every table of the page, as text."""
     return [
         [
             [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)]
@@ -85,7 +85,7 @@ def tables(page):
 
 
 def tables_of(page, title):
-    """Returns the tables of the section whose heading begins so."""
+    """Return the tables of the section whose heading starts with `title`."""
     sections = re.findall(r"<section[^>]*>.*?</section>", page, re.DOTALL)
     return tables(next(each for each in sections if html.unescape(each).partition("<h2>")[2].startswith(title)))
 
@@ -98,7 +98,7 @@ def test_the_page_loads_nothing(page):
     assert all(target.startswith(("#", "data:image/")) or target == "report.csv" for target in targets)
 
 
-def test_hostile_names_are_shown_as_they_are(page):
+def test_hostile_names_are_shown_as_text(page):
     assert HOSTILE not in page
     shown = html.unescape(re.sub(r"<[^>]*>", "", page))
     for name in (f"Report {HOSTILE}", f"set {HOSTILE}", f"knn, first {HOSTILE}", f"Texts of {HOSTILE}"):
@@ -107,7 +107,7 @@ def test_hostile_names_are_shown_as_they_are(page):
         assert HOSTILE in map(html.unescape, re.findall(rf'{attribute}="([^"]*)"', page))
 
 
-def test_every_mean_is_that_of_its_rows(page, runs):
+def test_every_mean_equals_that_of_its_rows(page, runs):
     head, *lines = tables_of(page, "Few-shot classification")[0]
     assert head == ["accuracy, %", "1 shot", "2 shots", "4 shots"]
     expected = []
@@ -126,11 +126,11 @@ def test_every_mean_is_that_of_its_rows(page, runs):
 def test_the_best_of_each_column_is_marked(page):
     section = page[page.index("<h2>Few-shot classification") :]
     cells = re.findall(r'<td class="best">(.*?) ±', section[: section.index("</section>")])
-    assert cells == ["40.2", "48.2", "68.2"]  # zero_shot 0.38, knn 0.26 + 0.1 · shots, and both 0.013 · 5 / 3 more
+    assert cells == ["40.2", "48.2", "68.2"]  # zero_shot 0.38, knn 0.26 + 0.1 · shots, both plus 0.013 · 5 / 3
 
 
-def test_retrieval_is_listed_and_chance_is_never_above_one(page, runs):
-    lines = next(table for table in tables(page) if table[0][2] == "measure")[1:]
+def test_retrieval_is_listed_with_chance_at_most_one(page, runs):
+    lines = next(table for table in tables(page) if table[0][2] == "metric")[1:]
     assert [line[3:5] for line in lines] == [["5.0%", "12.5%"], ["50.0%", "100.0%"]] * 2
 
 
@@ -146,9 +146,9 @@ def test_the_csv_has_every_row_and_field(written, runs):
         assert all(line[field] == ("" if row.get(field) is None else str(row[field])) for field in PLAIN_FIELDS)
 
 
-def test_charts_take_the_colour_of_the_page(page):
+def test_charts_have_the_text_colour_of_the_page(page):
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == 3  # accuracy by shots, and two learning curves
+    assert len(charts) == 3  # accuracy by shots and two learning curves
     for chart in charts:
         assert "#010203" not in chart and "#000000" not in chart and "black" not in chart
         assert "currentColor" in chart
@@ -162,7 +162,7 @@ def test_charts_without_a_band_or_with_one_point_are_drawn():
 
 
 @pytest.mark.parametrize("left", ["retrieval", "few_shot", "zero_shot", "metrics", "nothing"])
-def test_a_run_that_lacks_something_is_still_shown(tmp_path, left):
+def test_a_run_with_partial_results_is_still_shown(tmp_path, left):
     whole = run("only", seeds=1)
     kept = {
         "retrieval": whole._replace(results=whole.results[-2:], metrics=[]),
@@ -178,10 +178,10 @@ def test_a_run_that_lacks_something_is_still_shown(tmp_path, left):
     assert "±" not in "".join(cell for table in tables(page) for line in table for cell in line)
     if left == "zero_shot":
         assert tables_of(page, "Few-shot classification")[0][1] == ["zero_shot", "38.0"]
-    assert ("Examples are drawn at random, 1 times" in page) == (left == "few_shot")
+    assert ("Support sets are drawn at random with 1 seed." in page) == (left == "few_shot")
 
 
-def test_methods_with_different_shots_leave_gaps(tmp_path):
+def test_missing_shots_are_dashes(tmp_path):
     other = Run("other", [few_shot("prototypes", 8, seed, 0.5) for seed in (0, 1)], {}, [], [])
     page = write_report([run("one"), other], tmp_path, title="t").read_text(encoding="utf-8")
     head, *lines = tables_of(page, "Few-shot classification")[0]
@@ -189,8 +189,8 @@ def test_methods_with_different_shots_leave_gaps(tmp_path):
     assert lines[-1] == ["prototypes, other", "–", "–", "–", "50.0 ± 0.0"]
 
 
-def test_a_report_is_read_from_what_the_jobs_left(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no results\.jsonl"):
+def test_runs_are_read_from_the_files_of_the_jobs(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no results\.jsonl\. Run `launch\.py evaluate` to write it\."):
         read_runs(tmp_path)
     folder = tmp_path / "evaluation"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Two checkpoints compared on made-up predictions: numbers by hand, and the page in a browser."""
+"""Two checkpoints compared on artificial predictions: numbers by hand, and the page in a browser."""
 
 import csv
 import html
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from adapt.embedding.cache import save_array
-from adapt.report.html_report import headline, write_report
-from adapt.report.results_index import Findings, Question, read_runs
+from adapt.report.headline import headline
+from adapt.report.html_report import write_report
+from adapt.report.results_index import ResultsIndex, TaskKey, read_runs
 from adapt.report.statistics import mean_difference
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
@@ -25,7 +26,7 @@ CHROMIUM = os.environ.get("CHROME") or next(filter(None, map(shutil.which, ("chr
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A workdir as `evaluate` leaves it, with predictions that are right with a known probability."""
+    """A workdir as `evaluate` writes it, with predictions that are right with a known probability."""
     workdir = tmp_path_factory.mktemp("compared")
     evaluation = workdir / "evaluation"
     labels = np.random.default_rng(0).integers(CLASSES, size=QUERIES).astype(np.int32)
@@ -43,7 +44,9 @@ def folder(tmp_path_factory):
                 cases = [(0, 0)] if method == "zero_shot" else [(k, seed) for seed in range(SEEDS) for k in SHOTS]
                 found = []
                 for case, (shots, seed) in enumerate(cases):
-                    rng = np.random.default_rng([number, shots, seed])  # the same for both: their answers are paired
+                    rng = np.random.default_rng(
+                        [number, shots, seed]
+                    )  # the same for both runs: their predictions are paired
                     share = SHARES[checkpoint][shots or "zero_shot"]
                     found.append(np.where(rng.random(QUERIES) < share, labels, (labels + 1) % CLASSES))
                     rows.append(
@@ -85,37 +88,41 @@ def page(folder):
     return write_report(read_runs(folder), folder, title="compared").read_text(encoding="utf-8")
 
 
-def test_a_difference_is_that_of_the_paired_answers(folder):
-    findings = Findings(read_runs(folder))
+def test_a_difference_is_that_of_the_paired_predictions(folder):
+    index = ResultsIndex(read_runs(folder))
     for dataset in DATASETS:
-        question = Question(dataset)
-        a, b = (findings.interval(run, question, "knn", 4).mean for run in ("first", "second"))
-        gain = findings.difference("first", "second", question, "knn", 4)
+        key = TaskKey(dataset)
+        a, b = (index.interval(run, key, method="knn", shots=4).mean for run in ("first", "second"))
+        gain = index.difference("first", "second", key=key, method="knn", shots=4)
         assert gain.mean == pytest.approx(b - a, abs=1e-12)
-        assert gain.sure and gain.low < gain.mean < gain.high
-        assert gain.high - gain.low < 0.12  # unpaired it were 0.2
-        assert findings.difference("first", "second", question, "zero_shot", 4).mean == 0
+        assert gain.significant and gain.low < gain.mean < gain.high
+        assert gain.high - gain.low < 0.12  # it would be 0.2 if unpaired
+        assert index.difference("first", "second", key=key, method="zero_shot", shots=4).mean == 0
 
 
-def test_rows_of_other_data_or_draws_are_not_compared(folder):
+def test_rows_with_different_data_or_support_sets_are_not_compared(folder):
     runs = read_runs(folder)
     for change in ({"dataset_fingerprint": "other"}, {"support": "other"}):
         other = runs[1]._replace(results=[row | change for row in runs[1].results])
-        assert Findings([runs[0], other]).difference("first", "second", Question("birds"), "knn", 4) is None
+        index = ResultsIndex([runs[0], other])
+        assert index.difference("first", "second", key=TaskKey("birds"), method="knn", shots=4) is None
 
 
-def test_the_first_sentence_says_which_is_better_by_how_much_and_how_sure(folder):
-    findings = Findings(read_runs(folder))
-    gains = [findings.difference("first", "second", Question(name), "knn", 4).mean for name in DATASETS]
-    sentence = headline(findings)[0]
-    assert f"second has {100 * np.mean(gains):+.1f} [" in sentence
-    assert "2 of the datasets are clearly better and 0 clearly worse" in sentence
+def test_the_headline_states_which_run_is_better_by_how_much_and_with_which_interval(folder):
+    index = ResultsIndex(read_runs(folder))
+    keys = [TaskKey(name) for name in DATASETS]
+    gains = [index.difference("first", "second", key=key, method="knn", shots=4).mean for key in keys]
+    sentence = headline(index)[0]
+    assert f"the difference in accuracy is {100 * np.mean(gains):+.1f} [" in sentence
+    assert "2 datasets significantly better, 0 significantly worse" in sentence
     interval = mean_difference(gains)
-    assert sentence.startswith("second is better than first in knn" if interval.low > 0 else "No clear difference")
-    assert headline(findings)[2].startswith("3 draws of 1, 4 examples a class; the same examples and test images")
+    assert sentence.startswith(
+        "second is better than first in knn" if interval.low > 0 else "No significant difference"
+    )
+    assert headline(index)[2].startswith("3 seeds at 1, 4 shots. All runs use the same support sets and query images;")
 
 
-def test_the_tables_beside_the_page_have_its_numbers(folder, page):
+def test_the_table_files_have_the_numbers_of_the_page(folder, page):
     shown = html.unescape(page)
     for path in (folder / "tables").glob("*.csv"):
         for line in list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]:
@@ -143,8 +150,8 @@ document.body.append(out);
 </script></body>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome here, and CHROME names none")
-def test_a_browser_shows_the_chosen_dataset_and_method_and_names_as_text(folder, page, tmp_path):
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome found; set CHROME to a browser")
+def test_a_browser_shows_the_selected_dataset_and_method_and_escapes_names(folder, page, tmp_path):
     driven = tmp_path / "driven.html"
     driven.write_text(
         page.replace("<head>", "<head><script>window.alert = () => { window.alerts = 1; };</script>").replace(
@@ -157,13 +164,13 @@ def test_a_browser_shows_the_chosen_dataset_and_method_and_names_as_text(folder,
     result = subprocess.run(command, capture_output=True, text=True, timeout=180)
     found = re.search(r'<pre id="seen">(.*?)</pre>', result.stdout, re.DOTALL)
     assert found, result.stderr[-2000:]
-    told = json.loads(html.unescape(found[1]))
-    assert told["alerts"] == 0 and told["wide"] <= 500  # headless Chromium makes no narrower window
+    state = json.loads(html.unescape(found[1]))
+    assert state["alerts"] == 0 and state["wide"] <= 500  # headless Chromium has no narrower window
     with open(folder / "tables" / "gain_second_knn.csv", encoding="utf-8", newline="") as file:
         gains = list(csv.reader(file))[1:]
-    assert set(told["seen"]) == {f"{dataset}|{method}" for dataset in DATASETS for method in METHODS}
+    assert set(state["seen"]) == {f"{dataset}|{method}" for dataset in DATASETS for method in METHODS}
     for dataset in DATASETS:
-        texts = told["seen"][f"{dataset}|knn"]
+        texts = state["seen"][f"{dataset}|knn"]
         shown = "\n".join(texts)
         for line in gains:
             assert all(cell in shown for cell in line if cell), line
@@ -172,4 +179,4 @@ def test_a_browser_shows_the_chosen_dataset_and_method_and_names_as_text(folder,
         assert not any(text.startswith(f"Few-shot classification: {other}") for text in texts for other in others)
         assert any(text.startswith("Gain of second over first: knn") for text in texts)
         assert not any("Gain of second over first: zero_shot" in text for text in texts)
-        assert "class 0 <b>" in shown  # the worst classes are named
+        assert "class 0 <b>" in shown  # among the worst-classified classes

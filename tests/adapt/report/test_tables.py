@@ -1,10 +1,10 @@
-"""A table in its three formats, with what each must escape."""
+"""A report table in its three formats, with the characters that each must escape."""
 
 import csv
 
-from adapt.report.tables import Cell, Table
+from adapt.report.tables import Cell, ReportTable
 
-TABLE = Table(
+TABLE = ReportTable(
     "t",
     "title",
     ["data_set", "a, %", "b"],
@@ -15,21 +15,21 @@ TABLE = Table(
 )
 
 
-def test_csv_gives_every_text_back():
+def test_csv_round_trips_every_text():
     assert list(csv.reader(TABLE.to_csv().splitlines())) == [
         list(TABLE.columns),
         *([cell.text for cell in row] for row in TABLE.rows),
     ]
 
 
-def test_markdown_shows_markup_as_text_and_the_best_in_bold():
+def test_markdown_escapes_markup_and_sets_the_best_in_bold():
     head, rule, first, second = TABLE.to_markdown().splitlines()
     assert head == "| data_set | a, % | b |" and rule == "| --- | --- | --- |"
     assert first == r'| &lt;b&gt;"quoted" \| & שלום | **50.0 ± 1.0** | −3 |'
     assert second == "| 100% $x$ {y} | 1 |  |"
 
 
-def test_latex_escapes_what_it_reads_as_commands():
+def test_latex_escapes_special_characters():
     lines = TABLE.to_latex().splitlines()
     assert lines[0] == r"\begin{tabular}{lrr}" and lines[-1] == r"\end{tabular}"
     assert lines[2] == r"data\_set & a, \% & b \\"

@@ -1,0 +1,37 @@
+"""Results of an evaluation as lines of a model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapt.report.results_index import ResultsIndex, Run
+from models.checkpoints.model_card import Result
+
+
+def card_results(rows: Sequence[Mapping[str, Any]]) -> list[Result]:
+    """Return the lines of a model card: recall at 10, zero-shot, and every method at the most shots."""
+    results = [
+        Result(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['classes']:,}")
+        for row in rows
+        if row["task"] == "retrieval" and row["k"] == 10
+    ]
+    index = ResultsIndex([Run("", rows, {}, (), ())])
+    for key in index.keys("few_shot"):
+        for method in index.methods():
+            shots = 0 if method == "zero_shot" else (index.shots(key) or [0])[-1]
+            interval = index.interval("", key, method=method, shots=shots)
+            if interval is None:
+                continue
+            drawn = index.rows("", key, method=method, shots=shots)
+            spread = "" if math.isnan(interval.half_width) else f" ± {interval.half_width:.1%}"
+            protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}"
+            results.append(Result(key.dataset, f"accuracy of {method}", f"{interval.mean:.1%}{spread}", protocol))
+    return results
+
+
+def _draws(shots: int, seeds: int) -> str:
+    if not shots:
+        return "no support images"
+    return f"{shots} shots, {seeds} seeds, mean and 95% interval" if seeds > 1 else f"{shots} shots, 1 seed"

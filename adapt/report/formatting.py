@@ -1,0 +1,56 @@
+"""Numbers and labels as the report shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from adapt.report.results_index import ResultsIndex
+from adapt.report.statistics import Difference, Interval
+from adapt.report.tables import Cell
+
+
+def format_interval(interval: Interval | None) -> str:
+    """Return an accuracy in percent with the half-width of its interval, for example `61.3 ± 1.2`."""
+    if interval is None:
+        return "–"
+    if math.isnan(interval.half_width):
+        return f"{100 * interval.mean:.1f}"
+    return f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"
+
+
+def format_difference(difference: Difference) -> str:
+    """Return a difference in percentage points with its interval, for example `+1.5 [+0.4, +2.6]`."""
+    ends = "" if math.isnan(difference.low) else f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    return f"{100 * difference.mean:+.1f}{ends}".replace("-", "−")
+
+
+def mark_best(intervals: Sequence[Interval | None]) -> list[Cell]:
+    """Return cells with the best interval marked "best", and "near" the ones within the interval of the best."""
+    present = [interval for interval in intervals if interval is not None]
+    if not present:
+        return [Cell("–") for _ in intervals]
+    best = max(present, key=lambda interval: interval.mean)
+    near = best.mean - (0.0 if math.isnan(best.half_width) else best.half_width)
+
+    def mark(interval: Interval | None) -> str:
+        if interval is None or interval.mean < near:
+            return ""
+        return "best" if interval.mean == best.mean else "near"
+
+    return [Cell(format_interval(interval), mark(interval)) for interval in intervals]
+
+
+def method_label(index: ResultsIndex, run: str, method: str) -> str:
+    """Return the name of a method, followed by its run if the report has several."""
+    return f"{method}, {run}" if len(index.runs) > 1 else method
+
+
+def run_suffix(index: ResultsIndex, run: str) -> str:
+    """Return the run in parentheses if the report has several, else an empty string."""
+    return f" ({run})" if len(index.runs) > 1 else ""
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, for example `1 shot` and `4 shots`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,64 @@
+"""The evaluation protocol in words."""
+
+from __future__ import annotations
+
+from adapt.report.formatting import count
+from adapt.report.results_index import ResultsIndex
+
+_CAPTIONS = {
+    "first": "its first text",
+    "all": "all its texts, joined by commas",
+    "each": "each of its texts",
+}
+
+
+def protocol(index: ResultsIndex) -> list[str]:
+    """Return sentences on draws, selection, intervals, retrieval and checkpoints."""
+    return [*_few_shot(index), *_retrieval(index), *_checkpoints(index)]
+
+
+def _few_shot(index: ResultsIndex) -> list[str]:
+    drawn = [
+        row
+        for run in index.runs
+        for row in run.results
+        if row["task"] not in ("retrieval", "zero_shot") and row["method"] != "zero_shot"
+    ]
+    if not drawn:
+        return []
+    seeds, scales = {row["seed"] for row in drawn}, sorted({row["logit_scale"] for row in drawn})
+    selections = "; ".join(sorted({row["selection"] for row in drawn} - {"none"}))
+    return [
+        f"Support sets are drawn at random with {count(len(seeds), 'seed')}. The draws of a seed are nested: the "
+        "support set at k shots consists of the first k images of each class. Datasets that ask for it use CoOp's "
+        "published draws instead.",
+        "Where a dataset has a query split, all of its images are queries. Otherwise the queries are the images that "
+        "no support set of the seed contains, the same for every method and number of shots.",
+        f"Hyper-parameters of a method are selected on the support set alone{': ' if selections else ''}{selections}. "
+        "Queries never take part in the selection.",
+        f"Text logits are scaled by {', '.join(f'{scale:g}' for scale in scales)}, whatever scale a checkpoint "
+        "learned.",
+        "Accuracies are means over seeds ± the half-width of Student's t interval at 95%. Differences between "
+        "checkpoints use the same support sets and queries, with the interval of a paired bootstrap over both. "
+        "Averages over datasets have Student's interval over the datasets.",
+    ]
+
+
+def _retrieval(index: ResultsIndex) -> list[str]:
+    rows = [row for run in index.runs for row in run.results if row["task"] == "retrieval"]
+    return [
+        f"In retrieval an image is described by {_CAPTIONS[caption]}. A text must find its image, an image any of its "
+        "texts."
+        for caption in sorted({row["settings"]["caption"] for row in rows})
+    ]
+
+
+def _checkpoints(index: ResultsIndex) -> list[str]:
+    sentences = []
+    for run in index.runs:
+        found = {(row.get("checkpoint_path"), row["checkpoint_fingerprint"], row.get("dtype")) for row in run.results}
+        for path, fingerprint, dtype in sorted(found, key=str):
+            where = f" at {path}" if path else ""
+            computed = f", computed in {dtype}" if dtype else ""
+            sentences.append(f"{run.name} is the checkpoint with fingerprint {fingerprint}{where}{computed}.")
+    return sentences
