@@ -195,7 +195,7 @@ class Session:
             state = self._begin()
         else:
             state = self.checkpoints.restore(self.training.abstract_state)
-            logger.info(f"continuing at step {int(state.step)}")
+            logger.info(f"resuming at step {int(state.step)}")
         return state, int(state.step)
 
     def _begin(self) -> TrainState:
@@ -313,7 +313,7 @@ class Session:
 
     def _tell_end(self, step: int, preempted: bool) -> None:
         if preempted:
-            logger.info(f"told to end at step {step} of {self.steps}; the same command goes on there")
+            logger.info(f"received SIGTERM at step {step} of {self.steps}; run the same command to resume there")
         found = self.best.best(self.checkpoints.steps()) if self.best else None
         if found and not preempted:
             value, best = found[1], found[0]

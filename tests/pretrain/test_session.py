@@ -68,7 +68,7 @@ def test_a_run_that_is_told_to_end_saves_within_a_step_and_goes_on_to_the_same_b
         assert result.start_step == (steps[-1] if steps else 0)
         assert result.preempted == (result.step < 9)
         if result.preempted:
-            told = f"told to end at step {result.step} of 9; the same command goes on there"
+            told = f"received SIGTERM at step {result.step} of 9; run the same command to resume there"
             assert told in capsys.readouterr().out
             assert f"step_{result.step}" in final_checkpoints(tmp_path) or result.step == 0
         steps.append(result.step)

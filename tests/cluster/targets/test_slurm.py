@@ -17,7 +17,7 @@ from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.cluster.targets.slurm_node import free_port, missing, slurm_node, wait_for
 from tests.data.shard_files import labelled, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 from tests.pretrain.distributed.test_two_processes import named
 from tests.pretrain.tiny import config
 
@@ -76,8 +76,8 @@ def test_two_tasks_train_together_and_are_requeued_after_preemption(slurm, proje
     subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
     assert wait_for(job, slurm) == ["COMPLETED"], output_of(workdir)
     said = output_of(workdir)
-    [ended] = set(re.findall(r"told to end at step (\d+) of 90; the same command goes on there", said))
-    assert f"continuing at step {ended}" in said and "2 device(s) of 2 processes" in said
+    [ended] = set(re.findall(r"received SIGTERM at step (\d+) of 90; run the same command to resume there", said))
+    assert f"resuming at step {ended}" in said and "2 device(s) of 2 processes" in said
     assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == list(range(10, 91, 10))
     jobs = [json.loads(line) for line in (workdir / "jobs.jsonl").read_text().splitlines()]
     assert [line["what"] for line in jobs] == [f"steps 0–{ended} of 8 pairs", f"steps {ended}–90 of 8 pairs"]
