@@ -100,7 +100,7 @@ class CheckpointEvaluator:
         return units
 
     def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[EvaluationTask]:
-        """Yield the tasks of the settings that a dataset supports; log a note for the others."""
+        """Yield the tasks of the settings that a dataset supports; log a note for each unsupported one."""
         self.embedder.clear()
         for name in self.settings.tasks:
             task = build_task(

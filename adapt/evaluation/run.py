@@ -44,7 +44,7 @@ def evaluate(
     Datasets and retrieval sets are opened before any work, unless they are passed as `inputs`, so that missing ones
     are reported first. Embeddings are computed by `hosts`, by default all, and kept in `cache`, by default
     `out/embeddings`, under a hash of checkpoint and data. With a `shard`, only its part of the datasets is evaluated;
-    the job that finishes last writes `results.jsonl`, and the others return the rows finished so far.
+    the job that finishes last writes `results.jsonl`, and earlier ones return the rows finished so far.
     """
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)

@@ -234,7 +234,7 @@ def _draw_support_sets(
 ) -> _Draws:
     """Return the support sets of every number of shots and seed, restricted to the mask `classes`, and notes.
 
-    Images are drawn from all classes before the restriction: a class gets the same images with or without the others.
+    Images are drawn from all classes before the restriction: the images of a class do not depend on the mask.
     """
     labels, count = dataset.support.labels, len(dataset.class_names)
     coop = dataset.settings.draws == "coop"

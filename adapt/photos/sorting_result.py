@@ -42,7 +42,7 @@ class SortingResult:
 
     @property
     def far(self) -> np.ndarray:
-        """Whether each query is far from every support image, `[queries]`."""
+        """The mask of queries that are far from every support image, `[queries]`."""
         return self.cosines < self.far_threshold
 
     @property

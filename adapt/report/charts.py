@@ -159,7 +159,7 @@ def _chart(
                 where = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
                 figure.set_figheight(3.4 + 0.2 * math.ceil(len(labels) / columns))
             for text in (where or axes.legend(frameon=False, fontsize=9)).get_texts():
-                text.set_parse_math(False)  # a "$" in a name is no formula
+                text.set_parse_math(False)  # a "$" in a name does not start a formula
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

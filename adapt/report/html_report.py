@@ -49,7 +49,7 @@ TABLES = "tables"
 def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) -> pathlib.Path:
     """Write `report.html`, `report.csv` with all rows, and each table as CSV, Markdown and LaTeX to `folder/tables`.
 
-    With several runs, the others are compared with the first. Returns the path of the page.
+    The first run is the baseline that all later ones are compared with. Returns the path of the page.
     """
     folder = pathlib.Path(folder)
     index = ResultsIndex(runs)
