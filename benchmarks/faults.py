@@ -1,6 +1,6 @@
 """Hurts runs on purpose, and prints what was lost: `python benchmarks/faults.py [--only=killed,damaged]`.
 
-The long form of tests/test_faults.py; it takes about half an hour on two cores. Needs root, for small and read-only
+The long form of tests/fault_injection/test_faults.py; it takes about half an hour on two cores. Needs root, for small and read-only
 disks. docs/RELIABILITY.md has its figures.
 """
 
@@ -17,15 +17,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks.machine import describe_machine
-from tests import faults
-from tests.trials import Trial
+from tests.fault_injection import faults
+from tests.fault_injection.trials import Trial
 
 WAYS = ((0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP))
 # Of each fault the steps of the run, the steps between its checkpoints, and what is done.
 FAULTS = {
     "killed": (4000, 25, functools.partial(faults.killed, moments=50)),
     "killed in export": (40, 20, functools.partial(faults.killed_in_export, moments=20)),
-    "told to end": (2500, 25, functools.partial(faults.told_to_end, moments=20)),
+    "preempted": (2500, 25, functools.partial(faults.preempted, moments=20)),
     "lost process": (120, 10, functools.partial(faults.lost_process, ways=WAYS)),
     "devices": (40, 5, faults.devices),
     "disk full": (1500, 25, functools.partial(faults.disk_full, moments=10)),

@@ -1,4 +1,4 @@
-"""What the project does with hostile input; of checkpoints: tests/models/io/test_hostile_files.py."""
+"""Hostile input is refused; hostile checkpoints are in tests/models/io/test_hostile_files.py."""
 
 import io
 import json
@@ -18,20 +18,20 @@ from adapt.embedding.cache import load_array
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import _is_whole
 from adapt.photos.folders import embed_folder
-from adapt.report.results_index import _open
+from adapt.report.results_index import read_array
 from data.fewshot.labelled import read_labels
 from data.pipeline.image_ops import FORMATS, EncodedImage
 from data.sources.base import BadRecord
 from data.sources.open import open_source
 from models.checkpoints.io import open_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker: pathlib.Path):
         self.marker = marker
@@ -42,18 +42,18 @@ class Bomb:
 
 @pytest.fixture
 def bomb(tmp_path):
-    """A file of objects as .npy, and the file that appears when one of them is unpickled."""
+    """An .npy file of pickled objects; fails the test if one of them is unpickled."""
     marker, path = tmp_path / "exploded", tmp_path / "bomb.npy"
     np.save(path, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
     np.load(path, allow_pickle=True)
-    assert marker.exists()  # it is one
+    assert marker.exists()  # unpickling does create the file
     marker.unlink()
     yield path
     assert not marker.exists()
 
 
 def as_npz(bomb, path, *names):
-    """Puts the bomb under each of some names."""
+    """Write an .npz with the bomb under each of `names`."""
     np.savez(path, **dict.fromkeys(names, np.array([Bomb(bomb.parent / "exploded")], dtype=object)))
 
 
@@ -63,26 +63,26 @@ def test_a_checkpoint_of_pickles_is_refused(bomb, tmp_path):
         open_checkpoint(tmp_path / "bomb.npz")
 
 
-def test_pickles_among_what_was_embedded_are_made_anew(bomb, tmp_path):
+def test_pickles_among_cached_embeddings_are_rebuilt(bomb, tmp_path):
     assert load_array(bomb, (1,)) is None
     as_npz(bomb, tmp_path / "piece.npz", "embeddings", "ids", "bad")
     assert not _is_whole(tmp_path / "piece.npz")
-    assert _open(bomb) is None  # predictions, of which the report then shows less
+    assert read_array(bomb) is None  # predictions; the report omits them
 
 
-def test_embeddings_of_photos_that_became_a_pickle_are_refused(bomb, tmp_path):
+def test_photo_embeddings_replaced_by_a_pickle_are_refused(bomb, tmp_path):
     encoder = Encoder(save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip")))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(png(0))
-    given = {"out": tmp_path / "out", "progress": lambda *_: None}
-    embed_folder(encoder, str(tmp_path / "photos"), "photos", **given)
+    given = {"name": "photos", "out": tmp_path / "out", "progress": lambda *_: None}
+    embed_folder(encoder, str(tmp_path / "photos"), **given)
     [kept] = (tmp_path / "out").rglob("*.npy")
     shutil.copy(bomb, kept)
-    with pytest.raises(ValueError, match=r"embeddings in .* are damaged; remove it"):
-        embed_folder(encoder, str(tmp_path / "photos"), "photos", **given)
+    with pytest.raises(ValueError, match=r"embeddings in .* are damaged\. Remove the folder to compute them again\."):
+        embed_folder(encoder, str(tmp_path / "photos"), **given)
 
 
-def test_indexes_and_labels_that_became_pickles_are_made_anew(bomb, tmp_path):
+def test_indexes_and_labels_replaced_by_pickles_are_rebuilt(bomb, tmp_path):
     (tmp_path / "a.png").write_bytes(png(0))
     (tmp_path / "t.csv").write_text("filepath,caption\na.png,a thing\n")
     open_source(str(tmp_path / "t.csv"), tmp_path / "cache")
@@ -91,23 +91,25 @@ def test_indexes_and_labels_that_became_pickles_are_made_anew(bomb, tmp_path):
         index.write_bytes(content)
         assert open_source(str(tmp_path / "t.csv"), tmp_path / "cache")[0].texts == ("a thing",)
     source = open_source(str(write_shard(tmp_path / "s.tar", labelled(3))), tmp_path / "cache")
-    labels = read_labels("mine", source, tmp_path / "data")
+    labels = read_labels("mine", source, data_dir=tmp_path / "data")
     [kept] = (tmp_path / "data").rglob("*.npz")
     as_npz(bomb, kept, "labels", "class_names", "fingerprint")
-    assert read_labels("mine", source, tmp_path / "data").labels.tolist() == labels.labels.tolist() == [0, 1, 2]
+    assert (
+        read_labels("mine", source, data_dir=tmp_path / "data").labels.tolist() == labels.labels.tolist() == [0, 1, 2]
+    )
 
 
 @pytest.fixture
 def classifier(tmp_path):
-    """A folder with a classifier of two classes."""
+    """A folder with a saved classifier of two classes."""
     features = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     adapt.create("knn").fit(features, np.array([0, 0, 1, 1])).save(tmp_path / "classifier")
     return tmp_path / "classifier"
 
 
-def test_a_classifier_that_is_a_pickle_is_refused(bomb, classifier):
+def test_a_pickled_classifier_is_refused(bomb, classifier):
     shutil.copy(bomb, classifier / ARRAYS_FILE)
-    with pytest.raises(ValueError, match="does not hold a classifier that can be opened"):
+    with pytest.raises(ValueError, match="does not hold a valid classifier"):
         adapt.load(classifier)
 
 
@@ -124,21 +126,21 @@ def test_a_classifier_that_is_a_pickle_is_refused(bomb, classifier):
         {"settings": {"temperature": float("inf")}},
     ],
 )
-def test_a_classifier_that_cannot_be_is_refused(classifier, change):
+def test_a_classifier_with_impossible_fields_is_refused(classifier, change):
     fields = json.loads((classifier / JSON_FILE).read_text())
     (classifier / JSON_FILE).write_text(json.dumps(fields | change))
-    with pytest.raises(ValueError, match="does not hold a classifier that can be opened"):
+    with pytest.raises(ValueError, match="does not hold a valid classifier"):
         adapt.load(classifier)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "null", "3", "\x00", "{}"])
-def test_a_classifier_that_is_no_json_is_refused(classifier, content):
+def test_a_classifier_that_is_not_json_is_refused(classifier, content):
     (classifier / JSON_FILE).write_text(content)
-    with pytest.raises(ValueError, match="does not hold a classifier that can be opened"):
+    with pytest.raises(ValueError, match="does not hold a valid classifier"):
         adapt.load(classifier)
 
 
-def test_a_shard_of_traps_is_read_and_nothing_appears_outside_it(tmp_path):
+def test_a_hostile_shard_is_read_without_writing_files(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     with tarfile.open(folder / "s.tar", "w") as archive:
@@ -178,7 +180,7 @@ def test_a_shard_of_traps_is_read_and_nothing_appears_outside_it(tmp_path):
         {"shape": None},
     ],
 )
-def test_an_index_that_came_with_a_shard_is_not_trusted(tmp_path, change):
+def test_a_forged_shard_index_is_not_trusted(tmp_path, change):
     shard = write_shard(tmp_path / "s.tar", labelled(4))
     open_source(str(shard), tmp_path)
     [path] = tmp_path.rglob("*.safetensors")
@@ -192,26 +194,26 @@ def test_an_index_that_came_with_a_shard_is_not_trusted(tmp_path, change):
         source = open_source(str(shard), tmp_path)
         assert [source[index].texts for index in range(len(source))] == [(f"thing {index}",) for index in range(4)]
     except OSError as error:
-        assert "is damaged" in str(error) and "remove it, and it is built again" in str(error)
+        assert "is damaged" in str(error) and "Remove it; it will be rebuilt" in str(error)
 
 
-def test_pictures_are_decoded_in_the_formats_that_the_documentation_names(tmp_path):
+def test_only_documented_image_formats_are_decoded(tmp_path):
     named = "JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF"
     assert named in (ROOT / "docs" / "PHOTOS.md").read_text(encoding="utf-8")
     assert list(FORMATS) == named.upper().replace(" AND", ",").split(", ")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(" + str(tmp_path).encode() + b"/evil) (w) file\n"
     for content in (postscript, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n"):
-        with pytest.raises(BadRecord, match="none of JPEG"):
+        with pytest.raises(BadRecord, match="the image is not JPEG, PNG"):
             EncodedImage(content, "x")
 
 
-def test_postscript_runs_no_program_whatever_its_file_is_called(tmp_path, monkeypatch):
+def test_postscript_starts_no_program_under_any_file_name(tmp_path, monkeypatch):
     marker, program = tmp_path / "ran", tmp_path / "bin" / "gs"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho 9\ntouch {marker}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as in a process that has not looked for it
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as in a process that has not searched for it yet
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) (w) file\n%%EOF\n"
     with pytest.raises(OSError):
         Image.open(io.BytesIO(content)).load()
@@ -223,11 +225,11 @@ def test_postscript_runs_no_program_whatever_its_file_is_called(tmp_path, monkey
     source = open_source(str(tmp_path / "photos"), tmp_path / "cache")
     assert len(source) == 4
     for index in range(4):
-        with pytest.raises(BadRecord, match="none of JPEG"):
+        with pytest.raises(BadRecord, match="the image is not JPEG, PNG"):
             EncodedImage(source[index].image, "x").decode()
     assert not marker.exists()
 
 
-def test_what_skypilot_reads_holds_plain_values_only():
+def test_yaml_with_objects_is_not_written():
     with pytest.raises(yaml.YAMLError):
         yaml.safe_dump(Bomb(pathlib.Path("x")))

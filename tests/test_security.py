@@ -1,4 +1,4 @@
-"""What the project's code must never do. What it does with hostile input: tests/test_hostile_input.py."""
+"""Constructs that the project's code must not contain; tests/test_hostile_input.py tests its behaviour."""
 
 import ast
 import pathlib
@@ -6,15 +6,19 @@ import pathlib
 import jinja2
 
 ROOT = pathlib.Path(__file__).parents[1]
-ROOMS = ("adapt", "benchmarks", "cluster", "configs", "data", "foundation", "models", "pretrain")
+PACKAGES = ("adapt", "benchmarks", "cluster", "configs", "data", "foundation", "models", "pretrain")
 FILES = sorted(
-    [*ROOT.glob("*.py"), *ROOT.glob(".ci/*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    [
+        *ROOT.glob("*.py"),
+        *ROOT.glob(".ci/*.py"),
+        *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
+    ]
 )
 TREES = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
-    """Returns what the imported names of a file stand for, with dots."""
+    """Return the dotted names that the imported names of a file stand for."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -28,7 +32,7 @@ def imported(tree: ast.AST) -> dict[str, str]:
 
 
 def calls():
-    """Yields (file, dotted name, call) of each call in the project, by the names of where things come from."""
+    """Yield (file, dotted name, call) for each call in the project, with imported names resolved."""
     for path, tree in TREES.items():
         names = imported(tree)
         for node in ast.walk(tree):
@@ -38,11 +42,11 @@ def calls():
 
 
 def keyword(call: ast.Call, name: str) -> object:
-    """Returns the constant that a call gives to a keyword; None where it has none, and "?" for what is no constant."""
+    """Return the constant that a call passes to a keyword, None without the keyword, "?" for other expressions."""
     return next((getattr(each.value, "value", "?") for each in call.keywords if each.arg == name), None)
 
 
-def test_nothing_that_unpickles_is_imported():
+def test_no_module_that_unpickles_is_imported():
     forbidden = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torch"}
     for path, tree in TREES.items():
         peers = {"torch"} if path.parts[0] == "benchmarks" else set()
@@ -50,7 +54,7 @@ def test_nothing_that_unpickles_is_imported():
         assert not found & (forbidden - peers), path
 
 
-def test_arrays_are_loaded_without_pickles():
+def test_arrays_are_loaded_without_pickle():
     found = [(path, call) for path, name, call in calls() if name in ("numpy.load", "jax.numpy.load")]
     assert len(found) >= 8
     for path, call in found:
@@ -59,7 +63,7 @@ def test_arrays_are_loaded_without_pickles():
     assert not [path for path, name, _ in calls() if name in ("torch.load", "pandas.read_pickle")]
 
 
-def test_no_shell_is_built_from_strings_and_no_text_is_run():
+def test_no_shell_command_is_built_from_strings_and_no_text_is_executed():
     forbidden = {"os.system", "os.popen", "eval", "exec", "compile", "__import__", "importlib.import_module"}
     forbidden |= {
         "subprocess.getoutput",
@@ -75,11 +79,11 @@ def test_no_shell_is_built_from_strings_and_no_text_is_run():
             assert keyword(call, "shell") is None, f"{path}:{call.lineno}"
             assert not call.args or not isinstance(call.args[0], ast.Constant | ast.JoinedStr), f"{path}:{call.lineno}"
         if name.startswith("runpy."):
-            assert path == pathlib.Path("configs/__init__.py")  # a config is a program that its user runs
+            assert path == pathlib.Path("configs/__init__.py")  # a config is a program, trusted by its user
     assert started > 3
 
 
-def test_archives_are_never_extracted_and_yaml_is_read_and_written_safely():
+def test_archives_are_never_extracted_and_yaml_is_safe():
     for path, name, call in calls():
         last = name.rpartition(".")[2]
         assert last not in ("extract", "extractall", "unpack_archive"), f"{path}:{call.lineno}"
@@ -88,13 +92,13 @@ def test_archives_are_never_extracted_and_yaml_is_read_and_written_safely():
         assert keyword(call, "trust_remote_code") in (None, False), f"{path}:{call.lineno}"
 
 
-def test_pictures_from_elsewhere_are_opened_in_one_place():
-    own = ("data/emoji", "benchmarks")  # their own pictures
+def test_untrusted_images_are_opened_in_one_place():
+    own = ("data/emoji", "benchmarks")  # their own images
     found = {str(path) for path, name, _ in calls() if name == "PIL.Image.open"}
     assert {path for path in found if not path.startswith(own)} == {"data/pipeline/image_ops.py"}
 
 
-def test_every_page_escapes_what_it_shows():
+def test_every_page_escapes_its_values():
     environments = [(path, call) for path, name, call in calls() if name == "jinja2.Environment"]
     assert environments and all(keyword(call, "autoescape") is True for _, call in environments), environments
     trusted = []
@@ -104,4 +108,4 @@ def test_every_page_escapes_what_it_shows():
     assert [node.attr if isinstance(node, jinja2.nodes.Getattr) else node.name for node in trusted] == [
         "chart",
         "chart",
-    ]  # drawings that matplotlib writes, which escapes text itself
+    ]  # matplotlib's SVG, in which it escapes text itself

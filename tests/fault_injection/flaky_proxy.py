@@ -1,4 +1,4 @@
-"""A proxy on loopback that fails some requests and stalls others, as object stores do on bad days."""
+"""A proxy on loopback that fails some requests and delays others, as an unreliable object store does."""
 
 import random
 import threading
@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FlakyProxy:
-    """Forwards to `target`; a share `failing` of requests is answered by 500, 503 or a closed connection, and a share
-    `stalling` only after `stall_seconds`. It counts both.
+    """Forward requests to `target`, unreliably.
+
+    A fraction `failing` of the requests gets 500, 503 or a closed connection; a fraction `stalling` gets its answer
+    after `stall_seconds` only. Both are counted.
     """
 
     def __init__(self, target: str, *, failing: float, stalling: float, stall_seconds: float, seed: int = 0):
@@ -68,6 +70,6 @@ class FlakyProxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Ends the proxy."""
+        """Stop the proxy."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""Runs of launch.py that are hurt at chosen moments: started, waited for, hurt, and compared with one that was not."""
+"""Runs of launch.py for fault injection: start, wait, interrupt, and compare with an undisturbed run."""
 
 import hashlib
 import os
@@ -20,20 +20,20 @@ from tests.data.shard_files import labelled, write_shard
 from tests.logged import logged
 from tests.pretrain.tiny import config
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TIMES = ("seconds", "pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "replaced_records")
 TIMES += ("run_seconds", "host_memory_gb")
 
 
 def free_port() -> int:
-    """Returns a port that nothing listens on."""
+    """Return a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 class Trial:
-    """A run in `folder/NAME` of so many steps on shards in `folder`, and what is done to it."""
+    """Runs of `steps` steps on shards in `folder`, with a checkpoint and a log line every `every` steps."""
 
     def __init__(self, folder: pathlib.Path, *, steps: int, every: int, shards: int = 1, **changes):
         self.folder, self.steps, self.every = folder, steps, every
@@ -62,12 +62,12 @@ class Trial:
         environment: dict[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
     ) -> subprocess.Popen:
-        """Starts a job on the run, its output in `workdir.log`."""
+        """Start a job on a run; its output goes to the run's log file."""
         flags = "--xla_backend_optimization_level=0"
         flags += f" --xla_force_host_platform_device_count={devices}" if devices > 1 else ""
         settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(self.cache)}
         settings |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "OPENBLAS_NUM_THREADS": "1"}
-        # A job that a shell has put into the background has interruptions ignored; huge pages start a job anew.
+        # Huge pages would restart the process.
         settings |= {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")} | (environment or {})
         command = [*wrapper, sys.executable, "launch.py", job, f"--config={self.config}", f"--workdir={workdir}"]
         with open(self.log(workdir), "ab") as log:
@@ -76,69 +76,74 @@ class Trial:
             )
 
     def log(self, workdir: pathlib.Path) -> pathlib.Path:
-        """Returns the file of a run's output."""
+        """Return the log file of a run."""
         return self.folder / f"{workdir.name}.log"
 
-    def said(self, workdir: pathlib.Path) -> str:
-        """Returns the output of the jobs on a run so far."""
+    def output(self, workdir: pathlib.Path) -> str:
+        """Return the output of all jobs on a run so far."""
         return self.log(workdir).read_text(errors="replace")
 
     def finish(self, workdir: pathlib.Path, *arguments: str, **named) -> None:
-        """Runs a job to its end, which must be a good one."""
+        """Run a job, which must succeed."""
         code = self.start(workdir, *arguments, **named).wait(900)
-        assert code == 0, f"exit code {code}: {self.said(workdir)[-2000:]}"
+        assert code == 0, f"exit code {code}: {self.output(workdir)[-2000:]}"
 
-    def whole(self) -> pathlib.Path:
-        """Returns the workdir of the run that nothing happens to, which is made once."""
-        workdir = self.folder / "whole"
+    def undisturbed(self) -> pathlib.Path:
+        """Return the workdir of the undisturbed run, which is trained once."""
+        workdir = self.folder / "undisturbed"
         if not workdir.exists():
             self.finish(workdir)
         return workdir
 
 
 def wait_until(holds: Callable[[], object], process: subprocess.Popen, *, seconds: float = 120) -> bool:
-    """Waits until something holds; returns False where the process has ended before."""
+    """Wait until `holds()` is true; return False if the process ends first."""
     deadline = time.monotonic() + seconds
     while not holds():
         if process.poll() is not None:
             return False
         if time.monotonic() > deadline:
-            raise TimeoutError("it does not come to that")
+            raise TimeoutError(f"the condition is not true after {seconds} s")
         time.sleep(0.002)
     return True
 
 
 def lines_of(workdir: pathlib.Path) -> int:
-    """Returns how many lines of metrics there are."""
+    """Return the number of lines of metrics."""
     return len(read_metrics(workdir / "metrics.jsonl"))
 
 
 def complete_steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps of the checkpoints that have their final name."""
+    """Return the steps of the complete checkpoints, those with their final name."""
     names = [path.name for path in (workdir / "checkpoints").glob("step_*")]
     return sorted(int(name[5:]) for name in names if name[5:].isdigit())
 
 
 def is_writing(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint is being written."""
+    """Return whether a checkpoint is being written."""
     return any(not path.name[5:].isdigit() for path in (workdir / "checkpoints").glob("step_*"))
 
 
-def continued_at(said: str) -> list[int]:
-    """Returns the steps at which the run was continued, in turn."""
-    return [int(step) for step in re.findall(r"continuing at step (\d+)", said)]
+def resumed_steps(output: str) -> list[int]:
+    """Return the steps at which the run was resumed, in order."""
+    return [int(step) for step in re.findall(r"resuming at step (\d+)", output)]
+
+
+def preempted_steps(output: str) -> list[int]:
+    """Return the steps at which the run was preempted, in order."""
+    return [int(step) for step in re.findall(r"received SIGTERM at step (\d+) of", output)]
 
 
 def parameters_of(workdir: pathlib.Path) -> tuple[int, dict]:
-    """Returns the newest step and its parameters; what cannot be read raises."""
-    with logged() as said:
+    """Return the newest step and its parameters; fail if a checkpoint cannot be read."""
+    with logged() as messages:
         found = restore_parameters(workdir / "checkpoints")
-    assert not said, said
+    assert not messages, messages
     return found
 
 
 def check_same(one: pathlib.Path, other: pathlib.Path) -> None:
-    """Raises where two runs differ in a bit of their parameters, or in their metrics but for times."""
+    """Check that two runs have bit-identical parameters, and the same metrics except for times."""
     (step, a), (again, b) = parameters_of(one), parameters_of(other)
     assert step == again and all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
     first, second = (
@@ -149,7 +154,7 @@ def check_same(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def digest(folder: pathlib.Path) -> str:
-    """Returns a hash of all files of a folder but a model card, which has the folder's name."""
+    """Return a hash of all files of a folder except the model card, which contains the folder's name."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "README.md":
@@ -158,6 +163,6 @@ def digest(folder: pathlib.Path) -> str:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kills a process, which was running."""
+    """Kill a process, which must be running."""
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
