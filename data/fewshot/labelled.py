@@ -1,4 +1,4 @@
-"""Labelled image sets: what an evaluation draws examples from and asks about, with names and texts of the classes."""
+"""Labelled images: the settings of a few-shot dataset, its images and labels, and class names in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,25 +18,27 @@ from PIL import Image
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
 from data.sources.base import Source
+from foundation.atomic import atomic_file
+from foundation.suggestions import unknown_name
 
 METRICS = ("accuracy", "mean_per_class_accuracy")
 DRAWS = ("nested", "coop")
-_FOLDER = ".labels"
+_CACHE_FOLDER = ".labels"
 _THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetSettings:
-    """Where a labelled set lies and how its classes are put in words.
+    """Settings of a labelled dataset: its sources, class names and prompt templates.
 
-    `support` and `query` are names of `data.sources` whose samples have `label` and `class`: examples are drawn from
-    the first, the second is asked about; without `query` that is what is not drawn. `validation`, what the field
-    chooses settings on, is for the reader: nothing is chosen on it here. `shifts` are names of
-    other sets whose queries are of these classes or of some of them, in another domain. `class_names` words the
-    classes, in the order of their numbers; empty, the names that the samples have are put in words. `template` is the
-    one text of a class, `templates` the ensemble (empty: the one). `draws` is "nested", supports of k shots being the
-    first k of one draw, or "coop", as the published few-shot lists were drawn. `title`, `licence` and
-    `templates_source` are for the reader.
+    `support` and `query` are sources (see `data.sources.open`) whose samples have `label` and `class`. Support images
+    are drawn from `support`. Queries are the images of `query` or, without it, the images of `support` that were not
+    drawn. `validation` documents the split on which the literature selects hyper-parameters; it is not used. `shifts`
+    are names of datasets whose queries show the same classes, or some of them, in another domain. `class_names` are the
+    classes in words, in the order of their labels; if empty, they are derived from the names in the samples.
+    `template` is the single prompt of a class, `templates` the ensemble (if empty, the single one). `draws` is
+    "nested", where the support of k shots is the first k images of one draw, or "coop", which reproduces the published
+    few-shot lists. `title`, `licence` and `templates_source` are documentation.
     """
 
     support: str | None = None
@@ -55,22 +56,24 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         if self.support is None and self.query is None:
-            raise ValueError("a dataset needs a support, a query or both, each a source such as /data/train-*.tar")
+            raise ValueError("a dataset needs a support, a query, or both. Each is a source such as /data/train-*.tar.")
         if self.metric not in METRICS:
-            raise ValueError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
+            raise ValueError(unknown_name("metric", self.metric, METRICS))
         if self.draws not in DRAWS:
-            raise ValueError(f"unknown draws {self.draws!r}; known: {', '.join(DRAWS)}")
+            raise ValueError(unknown_name("draws", self.draws, DRAWS))
         for template in (self.template, *self.templates):
             if template.count("{}") != 1:
-                raise ValueError(f"the template {template!r} must have one {{}}, where the class goes")
+                raise ValueError(
+                    f"the template {template!r} must contain exactly one {{}}, the place of the class name"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Images with class numbers `labels` `[n]`; of a class that the set does not know the number is −1.
+    """Images with class labels `[n]`; −1 labels an image of an unknown class.
 
-    `image(i)` returns image i as RGB, `key(i)` names it; `fingerprint` changes when images or labels do. Where these
-    are the `rows` of other images, `parent` are those.
+    `image(i)` returns image i as RGB and `key(i)` its key. `fingerprint` changes with images and labels. A subset of
+    other images has them as `parent`, and its indices there as `rows`.
     """
 
     labels: np.ndarray
@@ -84,7 +87,7 @@ class LabelledImages:
         return len(self.labels)
 
     def take(self, rows: np.ndarray, labels: np.ndarray) -> LabelledImages:
-        """Returns some of the images, with other labels."""
+        """Return a subset of the images with new labels."""
         return LabelledImages(
             labels=labels,
             image=lambda index: self.image(int(rows[index])),
@@ -96,24 +99,25 @@ class LabelledImages:
 
 
 class Labels(NamedTuple):
-    """What the samples of a source say: class numbers `[n]`, the name of each class, a hash of images and labels."""
+    """The labels of all samples of a source `[n]`, the name of each class, and a hash of images and labels."""
 
     labels: np.ndarray
     class_names: Sequence[str]
     fingerprint: str
 
 
-def read_labels(name: str, source: Source, data_dir: str | os.PathLike) -> Labels:
-    """Reads all samples of a source once; what they say is kept in `data_dir` for as long as the source stays the same.
+def read_labels(name: str, source: Source, *, data_dir: str | os.PathLike) -> Labels:
+    """Read the labels of all samples of a source; they are cached in `data_dir` until the source changes.
 
-    Raises `ValueError` for a sample without label or class, and where two names stand for one number.
+    `name` identifies the dataset in errors. Raises `ValueError` for a sample without label or class, and for a label
+    with two class names.
     """
     stamp = source.content_fingerprint()
-    path = pathlib.Path(data_dir) / _FOLDER / f"{stamp}-v1.npz"
+    path = pathlib.Path(data_dir) / _CACHE_FOLDER / f"{stamp}-v1.npz"
     if stamp is not None:
-        found = _load(path)
-        if found is not None:
-            return found
+        cached = _load(path)
+        if cached is not None:
+            return cached
     digest, labels = hashlib.sha256(), []
     names: dict[int, str] = {}
 
@@ -122,30 +126,34 @@ def read_labels(name: str, source: Source, data_dir: str | os.PathLike) -> Label
         return hashlib.sha256(record.image).digest(), record.label, record.class_name, record.key
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        for image, label, class_name, key in _ahead(threads, read, len(source)):
+        for image, label, class_name, key in _prefetch(threads, read, len(source)):
             if label is None or class_name is None or label < 0:
-                raise ValueError(f"{name}: {key} has no label or class; it cannot serve for few-shot evaluation")
+                raise ValueError(
+                    f"{name}: {key} has no label or no class. Few-shot evaluation needs both for every sample."
+                )
             if names.setdefault(label, class_name) != class_name:
-                raise ValueError(f"{name}: label {label} is {names[label]!r} and {class_name!r}")
+                raise ValueError(
+                    f"{name}: label {label} is both {names[label]!r} and {class_name!r}. Give each class its own label."
+                )
             digest.update(image)
             labels.append(label)
     known = list(getattr(source, "class_names", ()))
     count = max(max(names) + 1, len(known))
     class_names = [names.get(label, known[label] if label < len(known) else "") for label in range(count)]
     array = np.array(labels, np.int64)
-    found = Labels(array, class_names, fingerprint(digest.digest(), array, json.dumps(class_names)))
+    result = Labels(array, class_names, fingerprint(digest.digest(), array, json.dumps(class_names)))
     if stamp is not None:
-        _save(path, found)
-    return found
+        _save(path, result)
+    return result
 
 
 def in_words(class_name: str) -> str:
-    """Returns the name as a text would have it: identifiers such as `face-smiling` and `red_fox` in words."""
+    """Return a class name in words: identifiers such as `face-smiling` and `red_fox` lose their punctuation."""
     return " ".join(class_name.replace("_", " ").replace("-", " ").split())
 
 
 def open_images(source: Source, labels: Labels) -> LabelledImages:
-    """Returns the images of a source with what `read_labels` found there."""
+    """Return the images of a source with their labels from `read_labels`."""
 
     def image(index: int) -> Image.Image:
         record = source[index]
@@ -154,15 +162,15 @@ def open_images(source: Source, labels: Labels) -> LabelledImages:
     return LabelledImages(labels=labels.labels, image=image, key=source.key, fingerprint=labels.fingerprint)
 
 
-def _ahead(threads: concurrent.futures.Executor, read: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """Yields `read(0)` … `read(count − 1)`, read a little ahead, so that the whole never lies in memory."""
-    coming: collections.deque[concurrent.futures.Future] = collections.deque()
+def _prefetch(threads: concurrent.futures.Executor, read: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """Yield `read(0)` … `read(count − 1)`, prefetched within a bounded window to limit memory."""
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
     for index in range(count):
-        coming.append(threads.submit(read, index))
-        if len(coming) > 4 * _THREADS:
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()
+        pending.append(threads.submit(read, index))
+        if len(pending) > 4 * _THREADS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _load(path: pathlib.Path) -> Labels | None:
@@ -170,16 +178,11 @@ def _load(path: pathlib.Path) -> Labels | None:
         with np.load(path, allow_pickle=False) as arrays:
             names = json.loads(arrays["class_names"].tobytes())
             return Labels(arrays["labels"], names, str(arrays["fingerprint"]))
-    except FileNotFoundError:
-        return None
-    except Exception:
+    except Exception:  # missing, or damaged in one of many ways: read the samples again
         return None
 
 
-def _save(path: pathlib.Path, found: Labels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = np.frombuffer(json.dumps(list(found.class_names)).encode(), np.uint8)
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        np.savez(partial, labels=found.labels, class_names=names, fingerprint=np.array(found.fingerprint))
-        os.replace(partial, path)
+def _save(path: pathlib.Path, labels: Labels) -> None:
+    names = np.frombuffer(json.dumps(list(labels.class_names)).encode(), np.uint8)
+    with atomic_file(path) as temporary:
+        np.savez(temporary, labels=labels.labels, class_names=names, fingerprint=np.array(labels.fingerprint))

@@ -1,4 +1,4 @@
-"""Opens labelled sets by name: those of the catalogue, those of a config, and whatever lies in a folder or shards."""
+"""Open labelled datasets by name: from the catalogue, from a config, or from a folder or shards."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from data.fewshot.catalog import CATALOGUE
 from data.fewshot.labelled import DatasetSettings, LabelledImages, in_words, open_images, read_labels
 from data.io.fingerprint import fingerprint
 from data.sources.open import open_source
+from foundation.suggestions import did_you_mean
 
 _SPLIT_FILE = re.compile(r"(?P<split>.+?)-\d+(-of-\d+)?\.tar")
 _SUPPORT_SPLITS = ("train", "training")
@@ -23,10 +24,10 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A labelled set, opened: its classes in words, and the images of its parts, all with the same class numbers.
+    """An open labelled dataset: class names in words, and the images of its parts, all with the same labels.
 
-    Without `query` examples and queries are drawn from `support`; a set without `support` only tests others. `notes`
-    are sentences about what was left out.
+    Without `query`, support and query images are both drawn from `support`. A dataset without `support` serves only as
+    query set of another. `notes` are sentences about classes that were left out.
     """
 
     name: str
@@ -39,14 +40,27 @@ class Dataset:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The ensemble of texts of a class."""
+        """The ensemble of prompt templates."""
         return self.settings.templates or (self.settings.template,)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the images and labels to draw from and to ask about, and of the names of the classes."""
+        """A hash of the images and labels of support and query, and of the class names."""
         parts = (self.support, self.query)
         return fingerprint(*("" if part is None else part.fingerprint for part in parts), *self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LabelledSource:
+    images: LabelledImages
+    class_names: Sequence[str]  # as in the samples, by label
+
+
+@dataclasses.dataclass(frozen=True)
+class _SelectedClasses:
+    new_labels: Mapping[str, int]  # class name as in the samples → label in the opened dataset
+    words: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def open_dataset(
@@ -57,55 +71,40 @@ def open_dataset(
     min_examples: int = 0,
     with_shifts: bool = True,
 ) -> Dataset:
-    """Opens a set: one of `own`, of the catalogue, `digits` (scikit-learn's), or by where it lies.
+    """Open a dataset: one of `custom_datasets` or of the catalogue, `digits` (scikit-learn's), or a path.
 
-    A folder may hold the splits of a set, `train-00000.tar` … and `test-00000.tar` … or folders `train/` and `test/` of
-    shards or of class folders; `FOLDER:SUPPORT:QUERY` names two of its splits. Any other source of `data.sources` whose
-    samples have `label` and `class` is one pool to draw examples and queries from. Classes with fewer than
-    `min_examples` examples are left out, and without `with_shifts` the images of other domains. Raises
-    `FileNotFoundError` or `ValueError` where there is no such set or it cannot serve.
+    A folder may hold the splits of a dataset: `train-00000.tar` … and `test-00000.tar` …, or folders `train/` and
+    `test/` of shards or class folders. `FOLDER:SUPPORT:QUERY` names two of its splits. Support and query images are
+    both drawn from any other source (see `data.sources.open`) whose samples have `label` and `class`. Classes with
+    fewer than `min_examples` images are left out. `with_shifts=False` does not open the images of other domains.
+
+    Raises `FileNotFoundError` or `ValueError` if the dataset does not exist or is unsuitable.
     """
     if name == "digits":
-        return _digits()
-    settings = find_settings(name, custom_datasets or {})
-    opened = {
-        part: _open(name, getattr(settings, part), data_dir)
+        return _open_digits()
+    custom = custom_datasets or {}
+    settings = find_settings(name, custom)
+    sources = {
+        part: _open_labelled_source(name, getattr(settings, part), data_dir=data_dir)
         for part in ("support", "query")
         if getattr(settings, part) is not None
     }
-    first = opened["support" if "support" in opened else "query"]
-    raw_names, counts = first.raw_names, np.bincount(first.images.labels, minlength=len(first.raw_names))
-    if settings.class_names and len(settings.class_names) != len(raw_names):
-        raise ValueError(f"{name} has {len(raw_names)} classes, and {len(settings.class_names)} class_names are given")
-    words = settings.class_names or tuple(map(in_words, raw_names))
-    kept = np.flatnonzero(counts >= max(min_examples, 1))
-    if len(kept) < 2:
-        raise ValueError(
-            f"{name}: {len(kept)} of {len(counts)} classes have at least {max(min_examples, 1)} examples (the largest "
-            f"has {counts.max()}); lower evaluate.min_examples"
-        )
-    numbers = {raw_names[label]: number for number, label in enumerate(kept)}
-    if len(numbers) < len(kept):
-        several = [raw_names[label] for label in kept]
-        twice = next(each for each in several if several.count(each) > 1)
-        raise ValueError(
-            f"{name}: two of its classes are called {twice!r}; give each its own name in the samples' class"
-        )
-    notes: list[str] = []
-    if len(kept) < len(counts):
-        notes.append(f"{len(counts) - len(kept)} of {len(counts)} classes have too few examples and are left out")
-    parts = {part: _renumber(found, numbers, part, notes) for part, found in opened.items()}
+    classes = _select_classes(name, settings, first=next(iter(sources.values())), min_examples=min_examples)
+    notes = list(classes.notes)
+    if "query" in sources:
+        notes += _note_unknown_classes(sources["query"], classes.new_labels)
+    parts = {part: _relabel(source, classes.new_labels) for part, source in sources.items()}
     shifts = {}
     for other in settings.shifts if with_shifts else ():
-        target = find_settings(other, custom_datasets or {})
-        found = _open(other, target.query or target.support, data_dir)
-        shifts[other] = _renumber(found, numbers, other, [])
+        target = find_settings(other, custom)
+        source = _open_labelled_source(other, target.query or target.support, data_dir=data_dir)
+        shifts[other] = _relabel(source, classes.new_labels)
         if not len(shifts[other]):
-            raise ValueError(f"{other} has no class of {name}; it is no shift of it")
+            raise ValueError(f"{other} has no class of {name}, so it cannot be one of its shifts")
     return Dataset(
-        name=short_name(name, custom_datasets or {}),
+        name=short_name(name, custom),
         settings=settings,
-        class_names=tuple(words[label] for label in kept),
+        class_names=classes.words,
         support=parts.get("support"),
         query=parts.get("query"),
         shifts=shifts,
@@ -113,65 +112,95 @@ def open_dataset(
     )
 
 
-def find_settings(name: str, own: Mapping[str, DatasetSettings]) -> DatasetSettings:
-    """Returns where a set lies; for a name that is no known one, what its folder holds."""
-    for known in (own, CATALOGUE):
+def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> DatasetSettings:
+    """Return the settings of a dataset; for a path, they follow from the content of its folder."""
+    for known in (custom_datasets, CATALOGUE):
         if name in known:
             return known[name]
     folder, support, query = (*name.rsplit(":", 2), "", "")[:3] if name.count(":") >= 2 else (name, "", "")
-    splits = _splits(os.path.expanduser(folder))
+    splits = _find_splits(os.path.expanduser(folder))
     if support and splits:
         for split in (support, query):
             if split not in splits:
-                raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(splits)}")
+                raise ValueError(
+                    f"{folder} has no split {split!r}.{did_you_mean(split, splits)} It has: {', '.join(splits)}."
+                )
         return DatasetSettings(support=splits[support], query=splits[query])
     train, test = (next(filter(splits.__contains__, names), None) for names in (_SUPPORT_SPLITS, _QUERY_SPLITS))
     if train and test:
         return DatasetSettings(support=splits[train], query=splits[test])
     if splits:
         raise ValueError(
-            f"{folder} holds the splits {', '.join(splits)}; name one to draw examples from and one to ask about, "
-            f"such as {folder}:{next(iter(splits))}:{list(splits)[-1]}"
+            f"{folder} has the splits {', '.join(splits)}, which are not a train and a test split. Name the support "
+            f"and the query split, for example {folder}:{next(iter(splits))}:{list(splits)[-1]}."
         )
     return DatasetSettings(support=name)
 
 
-def short_name(name: str, own: Mapping[str, DatasetSettings]) -> str:
-    """Returns how a set is called in results: of a path the last part."""
-    if name in own or name in CATALOGUE or os.sep not in name:
+def short_name(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> str:
+    """Return the name of a dataset in results: the last part of a path, any other name unchanged."""
+    if name in custom_datasets or name in CATALOGUE or os.sep not in name:
         return name
     return os.path.basename(name.rstrip("/"))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-    images: LabelledImages
-    raw_names: Sequence[str]
+def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.PathLike) -> _LabelledSource:
+    path = source_name.replace("{data_dir}", os.fspath(data_dir))
+    if source_name == name:
+        source = open_source(path, data_dir, other_names=("digits", *CATALOGUE))
+    else:
+        try:
+            source = open_source(path, data_dir)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{name}: {error}") from error
+    labels = read_labels(name, source, data_dir=data_dir)
+    return _LabelledSource(open_images(source, labels), labels.class_names)
 
 
-def _open(name: str, source_name: str, data_dir: str | os.PathLike) -> _Opened:
-    try:
-        source = open_source(source_name.replace("{data_dir}", os.fspath(data_dir)), data_dir)
-    except FileNotFoundError as error:
-        if source_name == name:
-            raise FileNotFoundError(f"{error}, digits, {', '.join(CATALOGUE)}") from error
-        raise FileNotFoundError(f"{name}: {error}") from error
-    labels = read_labels(name, source, data_dir)
-    return _Opened(open_images(source, labels), labels.class_names)
+def _select_classes(
+    name: str, settings: DatasetSettings, *, first: _LabelledSource, min_examples: int
+) -> _SelectedClasses:
+    """Choose the classes of the first source that have enough images, and number them consecutively."""
+    names, least = first.class_names, max(min_examples, 1)
+    counts = np.bincount(first.images.labels, minlength=len(names))
+    if settings.class_names and len(settings.class_names) != len(names):
+        raise ValueError(
+            f"{name} has {len(names)} classes, but class_names lists {len(settings.class_names)}. List one per class."
+        )
+    words = settings.class_names or tuple(map(in_words, names))
+    kept = np.flatnonzero(counts >= least)
+    if len(kept) < 2:
+        raise ValueError(
+            f"{name}: {len(kept)} of {len(counts)} classes have at least {least} images (the largest has "
+            f"{counts.max()}), and two are needed. Lower evaluate.min_examples."
+        )
+    new_labels = {names[label]: number for number, label in enumerate(kept)}
+    if len(new_labels) < len(kept):
+        kept_names = [names[label] for label in kept]
+        repeated = next(each for each in kept_names if kept_names.count(each) > 1)
+        raise ValueError(f"{name}: two classes are named {repeated!r}. Give each its own name in the samples' `class`.")
+    left_out = len(counts) - len(kept)
+    notes = (f"{left_out} of {len(counts)} classes have too few images and are left out",) if left_out else ()
+    return _SelectedClasses(new_labels, tuple(words[label] for label in kept), notes)
 
 
-def _renumber(found: _Opened, numbers: Mapping[str, int], part: str, notes: list[str]) -> LabelledImages:
-    """Returns the images of known classes, numbered as these are."""
-    mapped = np.array([numbers.get(name, -1) for name in found.raw_names], np.int64)[found.images.labels]
-    rows = np.flatnonzero(mapped >= 0)
-    unknown = {found.raw_names[label] for label in np.unique(found.images.labels)} - set(numbers)
-    if unknown and part == "query":
-        notes.append(f"{len(unknown)} classes of the queries, such as {min(unknown)!r}, have no examples: left out")
-    return found.images.take(rows, mapped[rows])
+def _note_unknown_classes(source: _LabelledSource, new_labels: Mapping[str, int]) -> list[str]:
+    present = {source.class_names[label] for label in np.unique(source.images.labels)}
+    unknown = present - set(new_labels)
+    if not unknown:
+        return []
+    return [f"{len(unknown)} query classes, such as {min(unknown)!r}, have no support images and are left out"]
 
 
-def _splits(folder: str) -> dict[str, str]:
-    """Returns the source of each split that a folder holds as shards, or in folders of shards or of class folders."""
+def _relabel(source: _LabelledSource, new_labels: Mapping[str, int]) -> LabelledImages:
+    """Return the images of known classes with their new labels."""
+    labels = np.array([new_labels.get(name, -1) for name in source.class_names], np.int64)[source.images.labels]
+    rows = np.flatnonzero(labels >= 0)
+    return source.images.take(rows, labels[rows])
+
+
+def _find_splits(folder: str) -> dict[str, str]:
+    """Return the splits in a folder and their sources: shards, folders of shards, or folders of class folders."""
     if not os.path.isdir(folder):
         return {}
     names = sorted(os.listdir(folder))
@@ -179,13 +208,13 @@ def _splits(folder: str) -> dict[str, str]:
     if matches:
         return {match["split"]: os.path.join(folder, f"{match['split']}-*.tar") for match in matches}
     known = [name for name in names if name in (*_SUPPORT_SPLITS, *_QUERY_SPLITS)]
-    inner = {name: _split_source(os.path.join(folder, name)) for name in known}
-    found = {name: source for name, source in inner.items() if source is not None}
-    return found if len(found) > 1 else {}
+    sources = {name: _split_source(os.path.join(folder, name)) for name in known}
+    splits = {name: source for name, source in sources.items() if source is not None}
+    return splits if len(splits) > 1 else {}
 
 
 def _split_source(path: str) -> str | None:
-    """Returns the source in the folder of a split: its class folders, or its shards."""
+    """Return the source in the folder of a split: its class folders or its shards."""
     if not os.path.isdir(path):
         return None
     entries = list(os.scandir(path))
@@ -194,7 +223,7 @@ def _split_source(path: str) -> str | None:
     return os.path.join(path, "*.tar") if any(entry.name.endswith(".tar") for entry in entries) else None
 
 
-def _digits() -> Dataset:
+def _open_digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Whether the sources of the catalogue are there, and how they are prepared where they are not."""
+"""Check which sources of the catalogue are prepared, and describe how to prepare the missing ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from data.sources import tfds as tfds_source
 DATA_DIR = "{data_dir}"
 _COOP_PAGE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 
-# What TFDS cannot download: which file goes where, below `downloads/manual` in the folder of the data.
-MANUAL = {
+# Datasets that TFDS cannot download, and where to put their files: {manual} is `downloads/manual` in the data folder.
+MANUAL_DOWNLOADS = {
     "imagenet2012": (
-        "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, of https://image-net.org/download-images (on "
-        "registration), into {manual}"
+        "download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org/download-images "
+        "(requires registration) into {manual}"
     ),
     "resisc45": (
-        "unpack NWPU-RESISC45.rar, of https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, so that "
-        "{manual}/NWPU-RESISC45/airplane and the 44 other class folders are there"
+        "download https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs and unpack NWPU-RESISC45.rar so that the 45 class "
+        "folders are {manual}/NWPU-RESISC45/airplane and so on"
     ),
 }
 
-# The first folder in the folder of the data, and how it is filled.
+# Folder within the data folder → how to fill it.
 ARCHIVES = {
     "fgvc-aircraft-2013b": f"curl -L {fgvc_aircraft.ARCHIVE} | tar xz -C {DATA_DIR}",
     "country211": f"curl -L https://openaipublic.azureedge.net/clip/data/country211.tgz | tar xz -C {DATA_DIR}",
@@ -66,16 +66,17 @@ ARCHIVES = {
 }
 
 
-def is_there(source: str, data_dir: str | os.PathLike) -> bool:
-    """Tells whether a source of the catalogue is in `data_dir`; of archives, whether lists and folders are.
+def is_prepared(source: str, data_dir: str | os.PathLike) -> bool:
+    """Return whether a source of the catalogue is in `data_dir`; for archives, whether their lists and folders are.
 
-    A remote path counts as there: it is asked for when it is opened.
+    Remote paths count as prepared; they are checked when they are opened.
     """
     source = source.format(data_dir=os.fspath(data_dir))
     if source.startswith(tfds_source.PREFIX):
-        return _is_prepared(source.removeprefix(tfds_source.PREFIX), data_dir)
+        return _is_prepared_tfds(source.removeprefix(tfds_source.PREFIX), data_dir)
     if source.startswith(coop.PREFIX):
-        paths: tuple[str, ...] = coop.parse(source.removeprefix(coop.PREFIX))[:2]
+        name = coop.parse(source.removeprefix(coop.PREFIX))
+        paths: tuple[str, ...] = (name.split_list, name.folder)
     elif source.startswith(fgvc_aircraft.PREFIX):
         folder, split = fgvc_aircraft.parse(source.removeprefix(fgvc_aircraft.PREFIX))
         paths = tuple(f"{folder}/{name}" for name in ("images", "variants.txt", f"images_variant_{split}.txt"))
@@ -84,20 +85,20 @@ def is_there(source: str, data_dir: str | os.PathLike) -> bool:
     return all(is_remote(path) or os.path.exists(os.path.expanduser(path)) for path in paths)
 
 
-def how_to_prepare(source: str, data_dir: str | os.PathLike) -> str:
-    """Returns the command or the steps that prepare a source of the catalogue in `data_dir`."""
+def preparation_steps(source: str, data_dir: str | os.PathLike) -> str:
+    """Return the command or instructions that prepare a source of the catalogue in `data_dir`."""
     if source.startswith(tfds_source.PREFIX):
         builder = _parse(source.removeprefix(tfds_source.PREFIX))[0]
-        steps = tfds_source.how_to_prepare(builder, data_dir)
-        if builder in MANUAL:
+        steps = tfds_source.preparation_steps(builder, data_dir)
+        if builder in MANUAL_DOWNLOADS:
             manual = os.path.join(os.fspath(data_dir), "downloads", "manual")
-            return f"{MANUAL[builder].format(manual=manual)}; then: {steps}"
+            return f"{MANUAL_DOWNLOADS[builder].format(manual=manual)}; then: {steps}"
         return steps
     folder = source.partition(f"{DATA_DIR}/")[2].partition("/")[0]
     return ARCHIVES[folder].format(data_dir=os.fspath(data_dir))
 
 
-def _is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
+def _is_prepared_tfds(name: str, data_dir: str | os.PathLike) -> bool:
     import tensorflow_datasets as tfds
 
     builder, split = _parse(name)
@@ -108,5 +109,5 @@ def _is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
 def _parse(name: str) -> tuple[str, str]:
     match = tfds_source.NAME.fullmatch(name)
     if not match:
-        raise ValueError(f"{tfds_source.PREFIX}{name} names no split")
+        raise ValueError(f"{tfds_source.PREFIX}{name} has no split")
     return match["builder"], match["split"]

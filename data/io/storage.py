@@ -145,6 +145,15 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
+def size_and_mtime(path: str) -> tuple[int, int]:
+    """Return size in bytes and modification time in ns of a local file; −1 and −1 if it cannot be accessed."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
 def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file; a pipe is opened without waiting for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from data.pipeline.sampler import BatchSampler, generator
 from data.sources.base import BadRecord, Record, Source
 from foundation.suggestions import unknown_name
 
-CAPTIONS = ("first", "random", "all", "shuffled")
+Caption = Literal["first", "random", "all", "shuffled"]
+CAPTIONS = get_args(Caption)
 ATTEMPTS = 32  # records tried per row
 FAILURES = "failures"
 _PREFETCHED_BATCHES = 2

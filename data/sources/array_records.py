@@ -1,4 +1,4 @@
-"""Samples in ArrayRecord files, each record a `tf.train.Example`, read without TensorFlow."""
+"""Samples in ArrayRecord files of `tf.train.Example` records, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote
-from data.sources.base import BadRecord, Record, find_texts, to_label
+from data.sources.base import BadRecord, Record, find_texts, parse_label
 
 
 class ArrayRecords:
-    """The records of ArrayRecord files, one file after the other: a `Source`.
+    """A `Source` of the records of several ArrayRecord files, one file after the other.
 
-    A record is a `tf.train.Example` whose features are: the encoded picture under the first of `image_keys` that it
-    has, one or more texts under the first of `text_keys`, and where there are such `label` (a number) and `class`.
+    Each record is a `tf.train.Example`. The encoded image is read from the first of `image_keys` that it has, one or
+    more texts from the first of `text_keys`, and the class from the optional features `label` (a number) and `class`.
     """
 
     def __init__(self, files: Sequence[File], *, image_keys: tuple[str, ...], text_keys: tuple[str, ...]):
         remote = next((file.path for file in files if is_remote(file.path)), None)
         if remote:
-            raise ValueError(f"{remote}: ArrayRecord files are read from disks and mounts only; copy or mount them")
+            raise ValueError(
+                f"{remote} is remote; ArrayRecord files are read from local paths only. Copy or mount them."
+            )
         self._paths = [file.path for file in files]
         self._image_keys, self._text_keys = image_keys, text_keys
         self._lock, self._opened = threading.Lock(), None
         try:
             self._length = len(self._reader())
-        except Exception as error:  # the reader's errors have types of their own
-            raise ValueError(f"{self._paths[0]} or another is no ArrayRecord file ({error})") from error
+        except Exception as error:  # the reader has its own error types
+            raise ValueError(f"{self._paths[0]} or another file is not a valid ArrayRecord file ({error})") from error
         if not self._length:
             raise ValueError(f"no record in {len(files)} file(s) such as {self._paths[0]}")
         sizes = (f"{file.name} {file.size}" for file in files)
@@ -48,31 +50,33 @@ class ArrayRecords:
         key = self.key(index)
         try:
             content = self._reader()[index]
-        except RuntimeError as error:  # what the reader raises for a chunk that is damaged
+        except RuntimeError as error:  # raised by the reader for a damaged chunk
             raise BadRecord("fields not readable", key, f"the record cannot be read ({error})") from error
         fields = parse_example(content, key)
         image = next((fields[name] for name in self._image_keys if fields.get(name)), None)
         if image is None:
-            raise BadRecord("no image", key, f"it has no picture, but {', '.join(sorted(fields)) or 'nothing'}")
+            raise BadRecord(
+                "no image", key, f"the record has no image, only {', '.join(sorted(fields)) or 'no features'}"
+            )
         label, name = (next(iter(fields.get(field, ())), None) for field in ("label", "class"))
         return Record(
             key=key,
             image=image[0] if isinstance(image[0], bytes) else b"",
-            texts=find_texts(fields, self._text_keys, key),
-            label=to_label(label),
+            texts=find_texts(fields, self._text_keys, key=key),
+            label=parse_label(label),
             class_name=name.decode("utf-8", "replace") if isinstance(name, bytes) else None,
         )
 
     def content_fingerprint(self) -> str:
-        """Returns a hash that changes when a file may have: of names, sizes and times."""
+        """Return a hash of the files' names, sizes and modification times."""
         return fingerprint(self.fingerprint, *self._stamps)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """Returns the texts of a sample; it is read whole."""
+        """Return the texts of a sample; reads the whole record."""
         return self[index].texts
 
     def key(self, index: int) -> str:
-        """Returns `FILE:NUMBER`, counted from 0 through all files of the source, with the name of the first."""
+        """Return `FILE:NUMBER`: the name of the first file, and the number of the record among all files, from 0."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         return f"{self._paths[0].rpartition('/')[2]}:{index}"
@@ -87,14 +91,14 @@ class ArrayRecords:
 
 
 def parse_example(content: bytes, key: str) -> dict[str, list]:
-    """Returns the features of a serialized `tf.train.Example`, each a list; raises `BadRecord` for what is none."""
+    """Return the features of a serialized `tf.train.Example` as lists; raises `BadRecord` if it cannot be parsed."""
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
         features = tf_example_pb2.Example.FromString(content).features.feature
     except DecodeError as error:
-        raise BadRecord("fields not readable", key, "the record is no tf.train.Example") from error
+        raise BadRecord("fields not readable", key, "the record is not a tf.train.Example") from error
     return {
         name: list(getattr(value, value.WhichOneof("kind") or "bytes_list").value) for name, value in features.items()
     }

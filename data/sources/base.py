@@ -1,4 +1,4 @@
-"""What one sample is, what a source of samples offers, and how a sample that cannot be used is told."""
+"""Records, the protocol of data sources, and the error for unusable samples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ REASONS = (
     "text not UTF-8",
     "too many bytes",
 )
-LARGEST_PART = 1 << 30  # bytes of one picture or text; four times what max_pixels takes as RGB
+MAX_PART_BYTES = 1 << 30  # of one image or text: four times the size of max_pixels as RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """One sample: an encoded image, its texts (the first is its name), and a class number where there is one.
+    """One sample: an encoded image, its texts (the first is its name), and a class label if there is one.
 
-    `key` names the sample in messages, for example `emoji-noto-00000.tar/0000017`; `metadata` are the other fields
-    that the source has for it.
+    `key` identifies the sample in messages, for example `emoji-noto-00000.tar/0000017`. `metadata` holds the other
+    fields of the sample.
     """
 
     key: str
@@ -41,12 +41,12 @@ class Record:
 
 @runtime_checkable
 class Source(Protocol):
-    """A random-access collection of records, as Grain defines a data source.
+    """A random-access collection of records; compatible with Grain's random-access data sources.
 
-    `source[i]` raises `BadRecord` for a sample that cannot be used, and `OSError` where the storage fails. `texts(i)`
-    are its texts alone, which is less to read, and `key(i)` names it without reading it. `fingerprint` changes when the
-    samples or their order may have; `content_fingerprint()` also when a file was written anew, and is None where that
-    cannot be told.
+    `source[i]` raises `BadRecord` for an unusable sample and `OSError` if the storage fails. `texts(i)` returns only
+    the texts, which reads less. `key(i)` returns the sample's key without reading it. `fingerprint` changes if the
+    samples or their order may have changed. `content_fingerprint()` also changes if a file was rewritten; it is None
+    if that cannot be detected.
     """
 
     fingerprint: str
@@ -63,7 +63,7 @@ class Source(Protocol):
 
 
 class BadRecord(ValueError):
-    """A sample that cannot be used, for one of `REASONS`."""
+    """An unusable sample, for one of `REASONS`."""
 
     def __init__(self, reason: str, key: str, detail: str):
         super().__init__(f"{key}: {detail}")
@@ -74,34 +74,34 @@ class BadRecord(ValueError):
 
     @property
     def code(self) -> int:
-        """The reason's number, from 1."""
+        """The number of the reason, from 1."""
         return REASONS.index(self.reason) + 1
 
 
 def clean_texts(value: object, key: str) -> tuple[str, ...]:
-    """Returns the texts that a field holds, a string or a list of them, without blanks around and empty ones."""
+    """Return the non-empty texts of a field, a string or a list of strings, stripped of whitespace."""
     values = (value,) if isinstance(value, str | bytes) else value
     if not isinstance(values, list | tuple) or not all(isinstance(text, str | bytes) for text in values):
         raise BadRecord("fields not readable", key, f"texts must be strings, found {value!r:.80}")
     try:
         texts = [text.decode("utf-8-sig") if isinstance(text, bytes) else text for text in values]
         for text in texts:
-            text.encode("utf-8")  # JSON may spell half a surrogate pair
+            text.encode("utf-8")  # JSON can contain half a surrogate pair
     except UnicodeError as error:
         raise BadRecord("text not UTF-8", key, f"a text is not UTF-8 ({error.reason})") from error
     return tuple(filter(None, (text.strip() for text in texts)))
 
 
-def find_texts(fields: Mapping[str, Any], keys: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """Returns the texts under the first of `keys` that `fields` has; none where it has none of them."""
-    for name in keys:
+def find_texts(fields: Mapping[str, Any], text_keys: tuple[str, ...], *, key: str) -> tuple[str, ...]:
+    """Return the texts of the first of `text_keys` in `fields`, or none; `key` identifies the sample in errors."""
+    for name in text_keys:
         if fields.get(name) is not None:
             return clean_texts(fields[name], key)
     return ()
 
 
-def to_label(value: object) -> int | None:
-    """Returns the class number that a field spells, or None: what else a field of that name may hold is no label."""
+def parse_label(value: object) -> int | None:
+    """Return the class label in a field, or None if the field does not hold a whole number."""
     try:
         number = float(value)
         return int(number) if number.is_integer() else None

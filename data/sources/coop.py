@@ -1,10 +1,11 @@
-"""The published split lists of CoOp: `split_zhou_*.json`, which name the pictures of the splits one by one."""
+"""The published split lists of CoOp: `split_zhou_*.json`, which list the images of each split."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from typing import NamedTuple
 
 from data.io.storage import is_remote, read_file
 from data.sources.split_lists import ImageList, ListedImage
@@ -14,12 +15,20 @@ SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"(?P<list>.+\.json):(?P<folder>.+):(?P<split>[^:/]+)")
 
 
-class CoopSplit(ImageList):
-    """A split of such a list, `SPLIT_JSON:IMAGES_FOLDER:train`, `…:val` or `…:test`: a `Source` in the list's order.
+class CoopName(NamedTuple):
+    """The parts of a source name `SPLIT_JSON:IMAGES_FOLDER:SPLIT`."""
 
-    The list has `{"train": [[path, class number, class name], …], "val": …, "test": …}` with paths within the folder,
-    as https://github.com/KaiyangZhou/CoOp writes it. Raises `FileNotFoundError` where list or folder are not there, and
-    `ValueError` for a list of another form.
+    split_list: str
+    folder: str
+    split: str
+
+
+class CoopSplit(ImageList):
+    """A `Source` of one split of a list, `SPLIT_JSON:IMAGES_FOLDER:SPLIT` with split `train`, `val` or `test`.
+
+    The list is `{"train": [[path, label, class name], …], "val": …, "test": …}` with paths within the folder, as
+    https://github.com/KaiyangZhou/CoOp writes it. Raises `FileNotFoundError` if the list or the folder does not exist,
+    and `ValueError` for a list of another form.
     """
 
     def __init__(self, name: str):
@@ -29,46 +38,49 @@ class CoopSplit(ImageList):
             text = read_file(path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{path} is not there; https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md has the lists"
+                f"{path} does not exist. Download the list from "
+                "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md."
             ) from error
         if not is_remote(folder) and not os.path.isdir(folder):
-            raise FileNotFoundError(f"{folder} is no folder; name the one that the paths in {path} start from")
-        splits = _read(path, text)
+            raise FileNotFoundError(f"{folder} is not a folder. Give the folder that contains the paths in {path}.")
+        splits = _parse_list(path, text)
         if split not in splits:
-            raise ValueError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
-        super().__init__(folder, [ListedImage(row[0], row[1]) for row in splits[split]], _class_names(path, splits))
+            raise ValueError(f"{path} has no split {split!r}. It has: {', '.join(splits)}.")
+        images = [ListedImage(row[0], row[1]) for row in splits[split]]
+        super().__init__(folder, images, class_names=_class_names(path, splits))
 
 
-def parse(name: str) -> tuple[str, str, str]:
-    """Returns list, folder and split of a name without its prefix; raises `ValueError` where it is not made so."""
+def parse(name: str) -> CoopName:
+    """Parse a source name without its prefix; raises `ValueError` for an invalid one."""
     match = _NAME.fullmatch(name)
     if not match or match["split"] not in SPLITS:
         raise ValueError(
-            f"{PREFIX}{name} names no list, folder and split; write {PREFIX}SPLIT_JSON:IMAGES_FOLDER:SPLIT with a "
-            f"SPLIT of {', '.join(SPLITS)}"
+            f"{PREFIX}{name} is not of the form {PREFIX}SPLIT_JSON:IMAGES_FOLDER:SPLIT with split {', '.join(SPLITS)}"
         )
-    return match["list"], match["folder"], match["split"]
+    return CoopName(match["list"], match["folder"], match["split"])
 
 
-def _read(path: str, text: bytes) -> dict[str, list[tuple[str, int, str]]]:
+def _parse_list(path: str, text: bytes) -> dict[str, list[tuple[str, int, str]]]:
     try:
         return {
-            split: [(str(picture), int(label), str(name)) for picture, label, name in rows]
+            split: [(str(image), int(label), str(name)) for image, label, name in rows]
             for split, rows in json.loads(text).items()
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no split list ({error}); expected "
-            '{"train": [["PATH", NUMBER, "CLASS"], ...], "val": [...], "test": [...]}'
+            f"{path} is not a split list ({error}). Expected "
+            '{"train": [["PATH", NUMBER, "CLASS"], ...], "val": [...], "test": [...]}.'
         ) from error
 
 
 def _class_names(path: str, splits: dict[str, list[tuple[str, int, str]]]) -> list[str]:
     names: dict[int, str] = {}
     for rows in splits.values():
-        for picture, label, name in rows:
+        for image, label, name in rows:
             if names.setdefault(label, name) != name:
-                raise ValueError(f"{path}: class {label} is {names[label]!r}, and {name!r} of {picture}; mend the list")
+                raise ValueError(
+                    f"{path}: label {label} is both {names[label]!r} and {name!r} ({image}). Fix the list."
+                )
     if sorted(names) != list(range(len(names))):
-        raise ValueError(f"{path}: its {len(names)} classes are not numbered 0 to {len(names) - 1}; mend the list")
+        raise ValueError(f"{path}: its {len(names)} classes are not labelled 0 to {len(names) - 1}. Fix the list.")
     return [names[label] for label in range(len(names))]

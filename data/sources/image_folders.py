@@ -1,4 +1,4 @@
-"""Pictures in folders: one folder a class, `root/class/picture.jpg`, or wherever they lie."""
+"""Image files in folders: one folder per class, `root/CLASS/IMAGE.jpg`, or any layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from data.io.fingerprint import fingerprint
-from data.io.storage import filesystem, is_remote, read_file
+from data.io.storage import filesystem, is_remote, read_file, size_and_mtime
 from data.sources.base import BadRecord, Record
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
@@ -17,25 +17,25 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", "
 
 
 class ImageFiles:
-    """All pictures in a folder and the folders in it, in the order of their names: a `Source` without texts.
+    """A `Source` of all images in a folder and its subfolders, in the order of their paths, without texts.
 
-    Raises `ValueError` where there are none.
+    Raises `ValueError` if there are none.
     """
 
     def __init__(self, root: str):
         self._root = root.rstrip("/")
         names = sorted(self._list())
         if not names:
-            raise ValueError(self._none())
-        # One array of bytes takes a fraction of the memory that as many Python strings would.
+            raise ValueError(self._no_images())
+        # An array of bytes uses a fraction of the memory of Python strings.
         self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names], np.bytes_)
         self.fingerprint = fingerprint(self._names)
 
     def _list(self) -> list[str]:
-        return _list_pictures(self._root)
+        return _list_images(self._root)
 
-    def _none(self) -> str:
-        return f"{self._root} holds no pictures ({', '.join(SUFFIXES)})"
+    def _no_images(self) -> str:
+        return f"{self._root} contains no images ({', '.join(SUFFIXES)})"
 
     def __len__(self) -> int:
         return len(self._names)
@@ -45,23 +45,23 @@ class ImageFiles:
         return Record(key=self.key(index), image=self._read(index), metadata={"path": _readable(name)})
 
     def path(self, index: int) -> str:
-        """Returns the path of a picture within the folder, as the file system has it (`os.fsdecode`)."""
+        """Return the path of an image within the folder, as the file system has it (`os.fsdecode`)."""
         return self._name(index)
 
     def content_fingerprint(self) -> str | None:
-        """Returns a hash that changes when a picture may have: of names, sizes and times; None but on local disks."""
+        """Return a hash of the images' paths, sizes and modification times; None for remote folders."""
         if is_remote(self._root):
             return None
         paths = (os.path.join(self._root, self._name(index)) for index in range(len(self)))
-        stats = np.array([_size_and_time(path) for path in paths], np.int64)
+        stats = np.array([size_and_mtime(path) for path in paths], np.int64)
         return fingerprint(self.fingerprint, stats)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """Returns no text."""
+        """Return no texts."""
         return ()
 
     def key(self, index: int) -> str:
-        """Returns the path of a picture within the folder."""
+        """Return the path of an image within the folder, printable."""
         return _readable(self._name(index))
 
     def _read(self, index: int) -> bytes:
@@ -79,10 +79,10 @@ class ImageFiles:
 
 
 class ClassFolders(ImageFiles):
-    """One class a folder, in the order of their names: a `Source`. A picture's text is its class, `_` read as space.
+    """A `Source` of images in one folder per class, in the order of their names.
 
-    Pictures may lie deeper within the folder of their class; other files are passed over. Raises `ValueError` where
-    there are no class folders with pictures.
+    The text of an image is its class, with spaces for `_`. Class folders may have subfolders; other files are ignored.
+    Raises `ValueError` if there are no class folders with images.
     """
 
     def __init__(self, root: str):
@@ -92,8 +92,8 @@ class ClassFolders(ImageFiles):
     def _list(self) -> list[str]:
         return [name for name in super()._list() if "/" in name]
 
-    def _none(self) -> str:
-        return f"{self._root} holds no class folders with pictures: expected {self._root}/CLASS/PICTURE.jpg"
+    def _no_images(self) -> str:
+        return f"{self._root} contains no class folders with images. Expected {self._root}/CLASS/IMAGE.jpg."
 
     def __getitem__(self, index: int) -> Record:
         class_name = self._name(index).partition("/")[0]
@@ -105,16 +105,16 @@ class ClassFolders(ImageFiles):
         )
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """Returns the name of a picture's class."""
+        """Return the name of an image's class."""
         return (_readable(self._name(index).partition("/")[0]).replace("_", " "),)
 
     def key(self, index: int) -> str:
-        """Returns `ROOT/CLASS/PICTURE`, of the root its last part."""
+        """Return `ROOT/CLASS/IMAGE`, with the last part of the root."""
         return _readable(f"{self._root.rpartition('/')[2]}/{self._name(index)}")
 
 
-def _list_pictures(root: str) -> list[str]:
-    """Returns the paths within `root` of all pictures."""
+def _list_images(root: str) -> list[str]:
+    """Return the paths of all images within `root`."""
     if is_remote(root):
         system, path = filesystem(root)
         found = [name[len(path.rstrip("/")) + 1 :] for name in system.find(path)]
@@ -125,19 +125,11 @@ def _list_pictures(root: str) -> list[str]:
             inner = os.path.relpath(folder, root).replace(os.sep, "/")
             found += files if inner == "." else [f"{inner}/{name}" for name in files]
             real = {name: os.path.realpath(os.path.join(folder, name)) for name in inner_folders}
-            inner_folders[:] = [name for name in inner_folders if real[name] not in seen]  # links may lead in circles
+            inner_folders[:] = [name for name in inner_folders if real[name] not in seen]  # links can form cycles
             seen.update(real.values())
     return [name for name in found if name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:  # gone or not to be reached: its row says so
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
-
-
 def _readable(name: str) -> str:
-    """Returns a file name with what is not UTF-8 replaced, to be shown and to be a text."""
+    """Return a file name with invalid UTF-8 replaced, for messages and texts."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

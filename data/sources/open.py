@@ -1,4 +1,4 @@
-"""Opens image-text sources by name."""
+"""Open image-text sources by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bisect
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from data import emoji
 from data.io.fingerprint import fingerprint
@@ -22,14 +23,22 @@ from data.sources.image_folders import ClassFolders
 from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
+from foundation.suggestions import did_you_mean, unknown_name
 
 EMOJI_PREFIX = "emoji:"
 TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
 IMAGE_KEYS = ("image", "image_path", "filepath", "path", "file", "url", "image/encoded", "jpg")
 
 
+class SampleLocation(NamedTuple):
+    """The source of a sample, by number, and its index there."""
+
+    source: int
+    index: int
+
+
 class ConcatenatedSource:
-    """Several sources as one, one after the other."""
+    """A `Source` of several sources, one after the other."""
 
     def __init__(self, sources: Sequence[Source]):
         self.sources = tuple(sources)
@@ -46,26 +55,26 @@ class ConcatenatedSource:
         return self.sources[source][inner]
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """Returns the texts of a sample."""
+        """Return the texts of a sample."""
         source, inner = self.locate(index)
         return self.sources[source].texts(inner)
 
     def content_fingerprint(self) -> str | None:
-        """Returns a hash that changes when a source may have, None where one cannot tell."""
-        found = [source.content_fingerprint() for source in self.sources]
-        return None if None in found else fingerprint(*found)
+        """Return the hash of the sources' content fingerprints, None if one of them is None."""
+        fingerprints = [source.content_fingerprint() for source in self.sources]
+        return None if None in fingerprints else fingerprint(*fingerprints)
 
     def key(self, index: int) -> str:
-        """Returns the name of a sample."""
+        """Return the key of a sample."""
         source, inner = self.locate(index)
         return self.sources[source].key(inner)
 
-    def locate(self, index: int) -> tuple[int, int]:
-        """Returns the number of the source that a sample is in, and its place there."""
+    def locate(self, index: int) -> SampleLocation:
+        """Return the source of a sample and its index there."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         source = bisect.bisect_right(self._ends, index)
-        return source, index - (self._ends[source - 1] if source else 0)
+        return SampleLocation(source, index - (self._ends[source - 1] if source else 0))
 
 
 def open_source(
@@ -74,21 +83,24 @@ def open_source(
     *,
     text_keys: tuple[str, ...] = TEXT_KEYS,
     image_keys: tuple[str, ...] = IMAGE_KEYS,
+    other_names: Sequence[str] = (),
 ) -> Source:
-    """Opens a source; what it is follows from its name.
+    """Open a source; its name determines its kind.
 
-    `emoji:ARTIST` is the embedded set (written to `data_dir` at first use), `tfds:NAME:SPLIT` a prepared data set in
-    `data_dir`, `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT` a split of a list such as CoOp publishes, and
-    `aircraft:FOLDER:SPLIT` one of FGVC Aircraft's archive. Paths, patterns with `*` or `{000..099}`, and URLs that
-    fsspec opens: `….tar` are shards, `….csv`, `….tsv` and `….jsonl` tables, `….array_record*` ArrayRecord files, and a
-    folder holds one folder a class. Indexes of what cannot be written to lie in `data_dir`.
+    - `emoji:ARTIST`: the embedded emoji set, written to `data_dir` on first use
+    - `tfds:NAME:SPLIT`: a TFDS dataset prepared in `data_dir`
+    - `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT`: a split of a list published by CoOp
+    - `aircraft:FOLDER:SPLIT`: a split of FGVC Aircraft's archive
+    - a path, a pattern with `*` or `{000..099}`, or a URL that fsspec opens: `.tar` shards, `.csv`, `.tsv` or `.jsonl`
+      tables, `.array_record*` files, or a folder with one folder per class
 
-    Raises `FileNotFoundError` or `ValueError` where nothing is found, and for what is none of these.
+    Indexes are stored in `data_dir` if the folder of the data is read-only. Raises `FileNotFoundError` or `ValueError`
+    if nothing is found, or if it is none of these; the error also lists `other_names` that the caller accepts.
     """
     if name.startswith(EMOJI_PREFIX):
         artist = name.removeprefix(EMOJI_PREFIX)
         if artist not in emoji.ARTISTS:
-            raise ValueError(f"unknown emoji artist {artist!r}; known: {', '.join(emoji.ARTISTS)}")
+            raise ValueError(unknown_name("emoji artist", artist, emoji.ARTISTS))
         path = emoji.write_shards(pathlib.Path(data_dir) / "emoji")[artist]
         return TarShards(find_files(os.fspath(path)), cache_dir=data_dir, text_keys=text_keys)
     if name.startswith(TFDS_PREFIX):
@@ -99,27 +111,28 @@ def open_source(
         return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
     if is_folder(name):
         return ClassFolders(os.path.expanduser(name))
-    files = _find(name)
-    names = {_kind(file) for file in files}
-    if names == {"shard"}:
+    files = _find(name, other_names)
+    kinds = {_kind(file) for file in files}
+    if kinds == {"shard"}:
         return TarShards(files, cache_dir=data_dir, text_keys=text_keys)
-    if names == {"array record"}:
+    if kinds == {"array record"}:
         return ArrayRecords(files, image_keys=image_keys, text_keys=text_keys)
-    if names == {"table"}:
+    if kinds == {"table"}:
         tables = [CaptionTable(file, cache_dir=data_dir, image_keys=image_keys, text_keys=text_keys) for file in files]
         return tables[0] if len(tables) == 1 else ConcatenatedSource(tables)
     other = next((file.path for file in files if _kind(file) == "other"), None)
     raise ValueError(
-        f"{name!r} matches {other or 'files of several kinds'}; a source is .tar shards, .csv, .tsv, .jsonl, "
-        ".array_record files, or a folder of class folders"
+        f"{name!r} matches {other or 'files of several kinds'}. A source is .tar shards, .csv, .tsv, .jsonl or "
+        ".array_record files, or a folder of class folders."
     )
 
 
-def _find(name: str) -> list[File]:
+def _find(name: str, other_names: Sequence[str]) -> list[File]:
     try:
         return find_files(name)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; known names: {', '.join(known_names())}") from error
+        names = [*known_names(), *other_names]
+        raise FileNotFoundError(f"{error}.{did_you_mean(name, names)} Known names: {', '.join(names)}") from error
 
 
 def _kind(file: File) -> str:
@@ -127,12 +140,12 @@ def _kind(file: File) -> str:
     if ".array_record" in name:
         return "array record"
     if name.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
-        return "shard"  # of which a compressed one is refused with its reason
+        return "shard"  # compressed shards raise an error that explains why
     return "table" if name.endswith(TABLE_SUFFIXES) else "other"
 
 
 def is_folder(name: str) -> bool:
-    """Tells whether a path or URL is a folder; of URLs those that end in a slash."""
+    """Return whether a path, or a URL that ends in a slash, is a folder."""
     if is_remote(name):
         if not name.endswith("/"):
             return False
@@ -142,7 +155,7 @@ def is_folder(name: str) -> bool:
 
 
 def known_names() -> list[str]:
-    """Returns the names that stand for a source; any other is a path or pattern."""
+    """Return the names and forms of sources other than paths and patterns."""
     lists = [f"{COOP_PREFIX}SPLIT_JSON:IMAGES_FOLDER:SPLIT", f"{AIRCRAFT_PREFIX}FOLDER:SPLIT"]
     return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS] + [f"{TFDS_PREFIX}NAME:SPLIT"] + lists
 
@@ -154,7 +167,7 @@ def open_sources(
     text_keys: tuple[str, ...] = TEXT_KEYS,
     image_keys: tuple[str, ...] = IMAGE_KEYS,
 ) -> ConcatenatedSource:
-    """Opens several sources as one."""
+    """Open several sources as one."""
     return ConcatenatedSource(
         [open_source(name, data_dir, text_keys=text_keys, image_keys=image_keys) for name in names]
     )

@@ -1,4 +1,4 @@
-"""Image-text samples in `.tar` shards, as webdataset and img2dataset write them, read by offset and never extracted."""
+"""Image-text samples in `.tar` shards of webdataset and img2dataset, read by offset and never extracted."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
-from data.sources.base import LARGEST_PART, BadRecord, Record, clean_texts, find_texts, to_label
+from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_label
 from data.sources.tar_index import MAX_HEADER_BYTES, PARTS, ensure_indexes
 
+logger = logging.getLogger(__name__)
+
 _OPEN_INDEXES = 256
-_GAP = 1 << 16  # bytes between the parts of a sample that are read rather than asked for apart
-_SHOWN = 5  # damaged shards that are named
+_MAX_GAP = 1 << 16  # bytes between the parts of a sample; larger gaps are skipped by separate reads
+_MAX_LISTED = 5  # damaged shards in a message
 
 
 class TarShards:
-    """The samples of shards, one shard after the other: a `Source`.
+    """A `Source` of the samples of several shards, one shard after the other.
 
-    A sample is an image `KEY.jpg`, `.jpeg`, `.png`, `.webp` or `.avif` with `KEY.json`, `KEY.txt` or both beside it.
-    Its texts are those of the first of `text_keys` that the JSON has, a string or a list of them, where the name `txt`
-    stands for the `.txt` member; `label` and `class` of the JSON, or a number in `KEY.cls`, are its class.
+    A sample is an image `KEY.jpg`, `.jpeg`, `.png`, `.webp` or `.avif` with `KEY.json`, `KEY.txt` or both. Its texts
+    are the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for the
+    `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number in `KEY.cls`.
 
-    Raises `ValueError` where no shard holds a sample. A shard that is cut off or damaged is told once, and the samples
-    before the damage are used.
+    Raises `ValueError` if no shard holds a sample. Damaged shards are logged, and the samples before the damage are
+    used.
     """
 
     def __init__(self, files: Sequence[File], *, cache_dir: str | os.PathLike, text_keys: tuple[str, ...]):
         self._files, self._text_keys = list(files), text_keys
         indexes = ensure_indexes(self._files, cache_dir)
         self._indexes = [path for path, _ in indexes]
-        # Keys name shards from where their folders part.
+        # Keys contain the path of the shard within the common folder.
         self._folder = os.path.commonpath([os.path.dirname(file.path) for file in self._files])
         self._ends = np.cumsum([summary.samples for _, summary in indexes], dtype=np.int64)
         self.problems = {
@@ -46,17 +48,17 @@ class TarShards:
             for file, (_, summary) in zip(self._files, indexes, strict=True)
             if summary.problem
         }
+        damaged = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_MAX_LISTED])
         if not len(self):
-            told = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_SHOWN])
             raise ValueError(
-                f"no sample in {len(files)} shard(s) such as {files[0].path}" + (f" ({told})" if told else "")
+                f"no sample in {len(files)} shard(s) such as {files[0].path}" + (f" ({damaged})" if damaged else "")
             )
         if self.problems:
-            named = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_SHOWN])
-            logging.getLogger(__name__).warning(
-                "%d of %d shards are damaged, and the samples before the damage are used: %s%s",
-                len(self.problems), len(files), named, " …" if len(self.problems) > _SHOWN else "",
-            )  # fmt: skip
+            more = " …" if len(self.problems) > _MAX_LISTED else ""
+            logger.warning(
+                f"{len(self.problems)} of {len(files)} shards are damaged; using the samples before the damage: "
+                f"{damaged}{more}"
+            )
         digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
         self.fingerprint = fingerprint(*digests, *text_keys)
 
@@ -67,32 +69,32 @@ class TarShards:
         file, sample = self._sample(index)
         parts = _read_parts(file, sample)
         if "image" not in parts:
-            raise BadRecord("no image", sample.key, f"it has no image, but {', '.join(sorted(parts))}")
+            raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        label, name = to_label(fields.get("label", parts.get("cls"))), fields.get("class")
+        label, name = parse_label(fields.get("label", parts.get("cls"))), fields.get("class")
         return Record(
             key=sample.key,
             image=parts["image"],
-            texts=_texts(fields, parts.get("txt"), self._text_keys, sample.key),
+            texts=_find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key),
             label=label,
             class_name=None if name is None else str(name),
             metadata=fields,
         )
 
     def key(self, index: int) -> str:
-        """Returns `SHARD/KEY` of a sample."""
+        """Return the key of a sample, `SHARD/KEY`."""
         return self._sample(index)[1].key
 
     def content_fingerprint(self) -> str:
-        """Returns a hash that changes when a shard may have: of names, sizes, and times or what a server tells."""
+        """Return a hash of the shards' names, sizes and modification times (or the server's equivalent)."""
         return fingerprint(self.fingerprint, *(file.stamp for file in self._files))
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """Returns the texts of a sample, without reading its image."""
+        """Return the texts of a sample without reading its image."""
         file, sample = self._sample(index)
         parts = _read_parts(file, sample, ("json", "txt"))
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        return _texts(fields, parts.get("txt"), self._text_keys, sample.key)
+        return _find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key)
 
     def _sample(self, index: int) -> tuple[File, _Sample]:
         if not 0 <= index < len(self):
@@ -127,7 +129,7 @@ def _open_index(path: pathlib.Path, file: File) -> _OpenIndex:
 
 @functools.lru_cache(maxsize=_OPEN_INDEXES)
 def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
-    """Maps the arrays of an index file into memory; `file` is there so that a new index is opened anew."""
+    """Map the arrays of an index file into memory; `file` is a cache key, so that a rebuilt index is opened again."""
     try:
         with open(path, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
@@ -143,26 +145,28 @@ def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
             raise ValueError(f"arrays of shapes {shapes} for {samples} samples")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OSError(
-            f"the index {path} of {file.path} is damaged ({error}); remove it, and it is built again"
+            f"the index {path} of {file.path} is damaged ({error}). Remove it; it will be rebuilt."
         ) from error
     return _OpenIndex(**arrays)
 
 
 def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) -> dict[str, bytes]:
-    """Returns the wanted parts of a sample that are there, in one read where they lie together."""
+    """Return the wanted parts that the sample has, in one read if they are close together."""
     spans = {part: span for part, span in zip(PARTS, sample.spans, strict=True) if span[0] >= 0 and part in wanted}
     if not spans:
         return {}
     for part, (offset, size) in spans.items():
         if offset + size > file.size:
             raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
-        if size > LARGEST_PART:  # before any memory is taken
+        if size > MAX_PART_BYTES:
             raise BadRecord(
-                "too many bytes", sample.key, f"its {part} has {size:,}, and at most {LARGEST_PART:,} are read"
+                "too many bytes",
+                sample.key,
+                f"its {part} has {size:,} bytes, more than the limit of {MAX_PART_BYTES:,}",
             )
     start = min(offset for offset, _ in spans.values())
     stop = max(offset + size for offset, size in spans.values())
-    if stop - start <= sum(size for _, size in spans.values()) + _GAP:
+    if stop - start <= sum(size for _, size in spans.values()) + _MAX_GAP:
         content = read_range(file, start, stop)
         parts = {part: content[offset - start : offset - start + size] for part, (offset, size) in spans.items()}
     else:
@@ -181,13 +185,15 @@ def _parse(text: bytes, key: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadRecord("fields not readable", key, f"its .json cannot be read ({error})") from error
     if not isinstance(fields, dict):
-        raise BadRecord("fields not readable", key, f"its .json is no object but {type(fields).__name__}")
+        raise BadRecord("fields not readable", key, f"its .json must be an object, found {type(fields).__name__}")
     return fields
 
 
-def _texts(fields: Mapping[str, Any], txt: bytes | None, keys: tuple[str, ...], key: str) -> tuple[str, ...]:
-    if txt is not None and "txt" in keys:
-        before = keys[: keys.index("txt")]
+def _find_texts(
+    fields: Mapping[str, Any], text_keys: tuple[str, ...], *, txt: bytes | None, key: str
+) -> tuple[str, ...]:
+    if txt is not None and "txt" in text_keys:
+        before = text_keys[: text_keys.index("txt")]
         if not any(fields.get(name) is not None for name in before):
             return clean_texts(txt, key)
-    return find_texts(fields, keys, key)
+    return find_texts(fields, text_keys, key=key)

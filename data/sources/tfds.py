@@ -1,4 +1,4 @@
-"""Samples of TensorFlow Datasets by name, read without TensorFlow."""
+"""Datasets of TensorFlow Datasets (TFDS), read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NAME = re.compile(r"(?P<builder>[\w./-]+(?::\d+\.\d+\.\d+)?):(?P<split>[A-Za-z_]
 
 
 class TfdsSource:
-    """A split of a prepared data set, `NAME[/CONFIG][:VERSION]:SPLIT` such as `cifar10:train[:90%]`: a `Source`.
+    """A `Source` of a split of a prepared dataset, `NAME[/CONFIG][:VERSION]:SPLIT`, such as `cifar10:train[:90%]`.
 
-    The set must have been prepared in the ArrayRecord format in `data_dir`; the error says how. The picture is its
-    first image feature, the texts are those of the first of `text_keys` that it has (in `a/b` form within sequences),
-    the class its first class label.
+    The dataset must have been prepared in the ArrayRecord format in `data_dir`; the error message gives the command.
+    The image is the first image feature, the class the first class label. The texts are those of the first of
+    `text_keys` that a sample has; features within sequences are named `a/b`.
     """
 
     def __init__(self, name: str, *, data_dir: str | os.PathLike, text_keys: tuple[str, ...]):
@@ -27,25 +27,25 @@ class TfdsSource:
 
         match = NAME.fullmatch(name)
         if not match:
-            raise ValueError(f"{PREFIX}{name} names no split; write {PREFIX}NAME[/CONFIG][:VERSION]:SPLIT")
+            raise ValueError(f"{PREFIX}{name} has no split. Write {PREFIX}NAME[/CONFIG][:VERSION]:SPLIT.")
         self._name, self._text_keys = name, text_keys
         try:
             builder = tfds.builder(match["builder"], data_dir=data_dir, file_format="array_record")
             if not builder.is_prepared():
-                raise FileNotFoundError(how_to_prepare(match["builder"], data_dir))
+                raise FileNotFoundError(preparation_steps(match["builder"], data_dir))
             features = dict(_leaves(builder.info.features))
             images = [path for path, feature in features.items() if isinstance(feature, tfds.features.Image)]
             if len(images) == 0 or len(images[0]) > 1:
                 raise ValueError(
-                    f"{PREFIX}{name} has no single image feature among {', '.join(map('/'.join, features))}"
+                    f"{PREFIX}{name} has no single image feature; its features are {', '.join(map('/'.join, features))}"
                 )
             self._image_key = images[0][0]
             skip = {self._image_key: tfds.decode.SkipDecoding()}
             self._data = builder.as_data_source(split=match["split"], decoders=skip)
         except tfds.core.DatasetNotFoundError as error:
             raise FileNotFoundError(
-                f"{PREFIX}{match['builder']} is no data set in {os.fspath(data_dir)}, and none that TFDS can prepare; "
-                "see https://www.tensorflow.org/datasets/catalog for names"
+                f"{PREFIX}{match['builder']} is not a dataset in {os.fspath(data_dir)}, nor one that TFDS can prepare. "
+                "For names, see https://www.tensorflow.org/datasets/catalog."
             ) from error
         labels = [path for path, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
         self._label_key = next((path[0] for path in labels if len(path) == 1), None)
@@ -66,40 +66,40 @@ class TfdsSource:
         name = self.class_names[label] if label is not None and 0 <= label < len(self.class_names) else None
         image = fields[self._image_key]
         if not isinstance(image, bytes):
-            raise BadRecord("no image", key, f"its {self._image_key} is {type(image).__name__}")
-        texts = find_texts(dict(_flat(fields)), self._text_keys, key)
+            raise BadRecord("no image", key, f"its {self._image_key} is of type {type(image).__name__}")
+        texts = find_texts(dict(_flatten(fields)), self._text_keys, key=key)
         return Record(key=key, image=image, texts=texts, label=label if name is not None else None, class_name=name)
 
     def content_fingerprint(self) -> str:
-        """Returns a hash that changes when a prepared file may have: of names, sizes and times."""
+        """Return a hash of the prepared files' names, sizes and modification times."""
         files = [(file.name, file.stat()) for file in os.scandir(self._folder)]
         stamps = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files)
         return fingerprint(self.fingerprint, *stamps)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """Returns the texts of a sample; it is read whole."""
+        """Return the texts of a sample; reads the whole sample."""
         return self[index].texts
 
     def key(self, index: int) -> str:
-        """Returns `tfds:NAME:SPLIT:NUMBER`."""
+        """Return `tfds:NAME:SPLIT:NUMBER`."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         return f"{PREFIX}{self._name}:{index}"
 
 
-def how_to_prepare(builder: str, data_dir: str | os.PathLike) -> str:
-    """Returns the sentence that says how a set, `NAME[/CONFIG][:VERSION]`, is prepared in `data_dir`."""
+def preparation_steps(builder: str, data_dir: str | os.PathLike) -> str:
+    """Return instructions for preparing a dataset, `NAME[/CONFIG][:VERSION]`, in `data_dir`."""
     data_dir = os.fspath(data_dir)
     return (
-        f"{PREFIX}{builder} is not prepared in {data_dir}; set data_dir to where it lies, or prepare it with python -c "
+        f"{PREFIX}{builder} is not prepared in {data_dir}. Set data_dir to its folder, or prepare it: python -c "
         f"\"import tensorflow_datasets as tfds; tfds.builder('{builder}', data_dir='{data_dir}', "
         "file_format='array_record').download_and_prepare()\""
     )
 
 
 def _leaves(feature: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields the path and the feature of every leaf."""
-    inner = getattr(feature, "feature", feature)  # of a sequence, what it repeats
+    """Yield the path and the feature of every leaf."""
+    inner = getattr(feature, "feature", feature)  # the repeated feature of a sequence
     if isinstance(inner, Mapping) or hasattr(inner, "items"):
         for name, part in inner.items():
             yield from _leaves(part, (*path, name))
@@ -107,11 +107,11 @@ def _leaves(feature: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield path, feature
 
 
-def _flat(fields: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields values with their paths, those of sequences as lists."""
+def _flatten(fields: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield values with their paths; sequences become lists."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{name}/")
+            yield from _flatten(value, f"{path}{name}/")
         elif isinstance(value, str | bytes):
             yield path + name, value
         elif isinstance(value, list) or getattr(value, "ndim", 0):

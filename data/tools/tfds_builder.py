@@ -1,10 +1,10 @@
-"""Builds a TensorFlow Datasets set out of any source, without TensorFlow.
+"""Build a TensorFlow Datasets (TFDS) dataset from any source, without TensorFlow.
 
     python -m data.tools.tfds_builder --name=my_photos --data_dir=/data/tfds \\
         train='/data/shards/train-*.tar' validation='/data/shards/val-*.tar'
 
-writes `/data/tfds/my_photos/1.0.0`, which a config opens as `tfds:my_photos:train` with that `data_dir`, and
-`tfds.load("my_photos", data_dir=…)` opens everywhere. Samples that cannot be read are left out and counted.
+This writes `/data/tfds/my_photos/1.0.0`. A config opens it as `tfds:my_photos:train` with that `data_dir`, and any
+other program with `tfds.load("my_photos", data_dir=…)`. Unusable samples are left out and counted.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ def build_dataset(
     description: str = "",
     file_format: str = "array_record",
 ) -> collections.Counter[str]:
-    """Writes a data set of the given splits to `data_dir/name/version`; returns the left-out samples by reason.
+    """Write a dataset with the given splits to `data_dir/name/version`; return the unusable samples per reason.
 
-    Features: `image`, `texts` (a list), `key`, and where the samples have labels `label` with its class names. Raises
-    `ValueError` for a bad name, for a split without a usable sample, and where the set is there already.
+    The features are `image`, `texts` (a list), `key` and, if all samples have a class, `label` with its class names.
+    Raises `ValueError` for an invalid name, for a split without usable samples, and if the dataset exists.
     """
     import tensorflow_datasets as tfds
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"the name {name!r} must be lower-case letters, digits and underscores, a letter first")
+        raise ValueError(
+            f"the name {name!r} must consist of lower-case letters, digits and underscores, and start with a letter"
+        )
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise ValueError(f"the version {version!r} must be three numbers such as 1.0.0")
+        raise ValueError(f"the version {version!r} must be three numbers, such as 1.0.0")
     left_out: collections.Counter[str] = collections.Counter()
     class_names = _class_names(splits)
 
@@ -75,16 +77,16 @@ def build_dataset(
     FromSources.name = name
     builder = FromSources(data_dir=os.fspath(data_dir), file_format=file_format)
     if builder.is_prepared():
-        raise ValueError(f"{builder.data_dir} is there already; remove it or name another version")
+        raise ValueError(f"{builder.data_dir} already exists. Remove it or choose another version.")
     for split, source in splits.items():
         if next(_usable(source, collections.Counter()), None) is None:
-            raise ValueError(f"split {split!r} has no usable sample")
+            raise ValueError(f"split {split!r} has no usable samples")
     builder.download_and_prepare()
     return left_out
 
 
 def _usable(source: Source, left_out: collections.Counter[str]) -> Iterator[tuple[int, Record]]:
-    """Yields number and record of the samples whose pictures can be opened, and counts the others by reason."""
+    """Yield index and record of the samples whose images can be opened, and count the others by reason."""
     for index in range(len(source)):
         try:
             record = source[index]
@@ -96,7 +98,7 @@ def _usable(source: Source, left_out: collections.Counter[str]) -> Iterator[tupl
 
 
 def _class_names(splits: Mapping[str, Source]) -> list[str]:
-    """Returns the class names of all splits, ordered by label; none where a sample has no class."""
+    """Return the class names of all splits in the order of their labels; none if a sample has no class."""
     names: dict[str, int] = {}
     for source in splits.values():
         for _, record in _usable(source, collections.Counter()):
@@ -107,20 +109,27 @@ def _class_names(splits: Mapping[str, Source]) -> list[str]:
 
 
 def main() -> int:
-    """Builds what the command line says; returns the exit code."""
+    """Build the dataset that the command line describes; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("splits", nargs="+", metavar="SPLIT=SOURCE", help="for example train='/data/train-*.tar'")
-    parser.add_argument("--name", required=True, help="lower-case letters, digits and underscores")
-    parser.add_argument("--data_dir", required=True, help="folder of TensorFlow Datasets")
-    parser.add_argument("--version", default="1.0.0")
     parser.add_argument(
-        "--text_keys", default=",".join(TEXT_KEYS), help="where the captions are, the first found counts"
+        "splits",
+        nargs="+",
+        metavar="SPLIT=SOURCE",
+        help="name and source of a split, such as train='/data/train-*.tar'",
+    )
+    parser.add_argument("--name", required=True, help="name of the dataset: lower-case letters, digits and underscores")
+    parser.add_argument("--data_dir", required=True, help="folder of TFDS datasets")
+    parser.add_argument("--version", default="1.0.0", help="version of the dataset (default: 1.0.0)")
+    parser.add_argument(
+        "--text_keys",
+        default=",".join(TEXT_KEYS),
+        help="candidate caption fields, first match wins (default: %(default)s)",
     )
     args = parser.parse_args()
     try:
         pairs = dict(split.split("=", 1) for split in args.splits if "=" in split)
         if len(pairs) != len(args.splits):
-            raise ValueError(f"{args.splits} must be SPLIT=SOURCE, each split once")
+            raise ValueError(f"{' '.join(args.splits)!r} is not a list of SPLIT=SOURCE with each split once")
         keys = tuple(args.text_keys.split(","))
         sources = {split: open_source(name, args.data_dir, text_keys=keys) for split, name in pairs.items()}
         left_out = build_dataset(args.name, sources, data_dir=args.data_dir, version=args.version)

@@ -376,7 +376,7 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
         ({"few_examples": "drop"}, r"unknown evaluate\.few_examples 'drop'\. Known: cap, skip\."),
         (
             {"custom_datasets": {"a": {"suport": "x"}}},
-            r"unknown key evaluate\.custom_datasets\.a\.suport; known: support, query",
+            r"unknown key evaluate\.custom_datasets\.a\.suport\. Did you mean 'support'\? Known: support, query",
         ),
         ({"shots": ()}, r"evaluate\.shots \(\)"),
         ({"shots": (0, 1)}, r"evaluate\.shots \(0, 1\)"),
@@ -401,7 +401,7 @@ def test_classes_below_min_examples_are_left_out(evaluated, features, tmp_path):
 
 
 def test_a_dataset_of_classes_below_min_examples_raises(evaluated, tmp_path):
-    with pytest.raises(ValueError, match="things: 0 of 3 classes have at least 10 examples"):
+    with pytest.raises(ValueError, match="things: 0 of 3 classes have at least 10 images"):
         evaluated.again(tmp_path, min_examples=10)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of labelled sets, against the builders that are installed: nothing is downloaded."""
+"""The catalogue of labelled datasets, compared with the installed TFDS builders; nothing is downloaded."""
 
 import inspect
 import pathlib
@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data.fewshot.catalog import CATALOGUE, MissingSource, missing
 from data.fewshot.labelled import in_words
-from data.fewshot.preparation import ARCHIVES, MANUAL
+from data.fewshot.preparation import ARCHIVES, MANUAL_DOWNLOADS
 from data.sources.tfds import NAME, PREFIX
 
 # fmt: off
@@ -32,7 +32,7 @@ def sources(name):
 TFDS_SETS = [name for name in CATALOGUE if sources(name)[0].startswith(PREFIX)]
 IMAGENETS = [name for name in TFDS_SETS if name.startswith("imagenet")]
 
-# Where CLIP's words for a class are others than TFDS's name of it.
+# Classes whose name in CLIP differs from their name in TFDS.
 OTHER_WORDS = {
     "caltech101": {
         "airplanes": "airplane",
@@ -62,7 +62,7 @@ OTHER_WORDS = {
     },
 }
 SAME_WORDS = ["oxford_iiit_pet", "cars196", "food101", "sun397", "dtd", "resisc45", "places365_small", *OTHER_WORDS]
-# Of sets whose classes TFDS numbers only, or names by synset: some numbers, counted from 0, and both ends.
+# Spot checks, including first and last, for datasets whose classes TFDS only numbers or names by synset.
 SPOTS = {
     "cifar10": {0: "airplane", 1: "automobile", 6: "frog", 9: "truck"},
     "cifar100": {0: "apple", 1: "aquarium fish", 50: "mouse", 52: "oak tree", 98: "woman", 99: "worm"},
@@ -108,14 +108,14 @@ def letters(words):
     return re.sub(r"[^a-z0-9]+", " ", words.lower()).strip()
 
 
-def test_the_sets_of_the_field_are_all_there():
+def test_the_usual_datasets_are_in_the_catalogue():
     assert set(SETS) <= set(CATALOGUE)
     coop = {name for name, settings in CATALOGUE.items() if settings.draws == "coop"}
     assert len(coop) == 10 and all(name.startswith("coop_") for name in coop)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_every_set_says_what_it_is_and_whose_words_it_uses(name):
+def test_every_dataset_documents_title_licence_and_templates(name):
     settings = CATALOGUE[name]
     assert settings.title and settings.licence and settings.templates_source
     assert all(words == " ".join(words.split()) != "" for words in settings.class_names)
@@ -130,7 +130,7 @@ def test_only_two_pairs_of_classes_have_the_same_words():
 
 
 @pytest.mark.parametrize("name", TFDS_SETS)
-def test_tfds_has_the_set_its_config_its_splits_and_as_many_classes(name):
+def test_tfds_has_the_dataset_with_its_config_splits_and_number_of_classes(name):
     for source in sources(name):
         builder = builder_of(source)
         config, split = NAME.fullmatch(source.removeprefix(PREFIX)).group("builder", "split")
@@ -145,18 +145,18 @@ def test_tfds_has_the_set_its_config_its_splits_and_as_many_classes(name):
 
 
 @pytest.mark.parametrize("name", TFDS_SETS)
-def test_a_source_takes_the_picture_and_the_class_and_no_other_feature(name):
+def test_the_first_image_and_class_features_are_the_expected_ones(name):
     features = builder_of(sources(name)[0]).info.features
     assert next(key for key, feature in features.items() if isinstance(feature, tfds.features.Image)) == "image"
     assert next(key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)) == "label"
 
 
-def test_every_set_of_tfds_is_checked_against_its_order():
+def test_every_tfds_dataset_has_a_check_of_its_class_order():
     assert sorted([*SAME_WORDS, *SPOTS, *IMAGENETS, "stanford_dogs"]) == sorted(TFDS_SETS)
 
 
 @pytest.mark.parametrize("name", SAME_WORDS)
-def test_class_names_stand_in_the_order_of_tfds(name):
+def test_class_names_are_in_the_order_of_tfds(name):
     other = OTHER_WORDS.get(name, {})
     expected = [other.get(label, label) for label in tfds_names(name)]
     if name == "sun397":
@@ -165,32 +165,34 @@ def test_class_names_stand_in_the_order_of_tfds(name):
 
 
 @pytest.mark.parametrize("name", SPOTS)
-def test_class_names_stand_at_their_numbers(name):
+def test_class_names_are_at_their_labels(name):
     names = CATALOGUE[name].class_names
     assert {number: names[number] for number in SPOTS[name]} == SPOTS[name]
     if name.startswith(("cifar", "stl")):
-        assert list(names) == sorted(names)  # as the archives have them
-    assert tfds_names(name) == [str(number) for number in range(len(names))], "TFDS has names now: compare with them"
+        assert list(names) == sorted(names)  # the order of the archives
+    assert tfds_names(name) == [str(number) for number in range(len(names))], (
+        "TFDS has class names now: compare with them"
+    )
 
 
 @pytest.mark.parametrize("name", IMAGENETS)
-def test_classes_of_imagenet_stand_at_their_synsets(name):
+def test_imagenet_classes_are_at_their_synsets(name):
     numbers = {synset: number for number, synset in enumerate(tfds_names(name))}
     assert {synset: CATALOGUE[name].class_names[numbers[synset]] for synset in SYNSETS} == SYNSETS
     assert CATALOGUE[name].class_names == CATALOGUE["imagenet2012"].class_names
 
 
-def test_dogs_are_called_what_the_same_synsets_are_called_in_imagenet():
+def test_dogs_have_the_names_of_the_same_synsets_in_imagenet():
     words = dict(zip(tfds_names("imagenet2012"), CATALOGUE["imagenet2012"].class_names, strict=True))
-    # TFDS numbers the folders, such as n02085620-Chihuahua, in the order of their names. Of ImageNet's dogs from
-    # Chihuahua to Mexican hairless all but the Dalmatian are among them, and three wild ones.
+    # TFDS numbers the folders, such as n02085620-Chihuahua, in the order of their names. They contain ImageNet's dogs
+    # from Chihuahua to Mexican hairless, without the Dalmatian, and three wild dogs.
     breeds = [synset for synset in words if "n02085620" <= synset <= "n02113978" and synset != "n02110341"]
     synsets = [*breeds, "n02115641", "n02115913", "n02116738"]
     assert words["n02110341"] == "Dalmatian" and synsets == sorted(synsets)
     assert [words[synset] for synset in synsets] == list(CATALOGUE["stanford_dogs"].class_names)
 
 
-def test_countries_stand_in_the_order_of_their_codes():
+def test_countries_are_in_the_order_of_their_codes():
     codes = dict(
         AD="Andorra",
         AE="United Arab Emirates",
@@ -224,19 +226,19 @@ def test_countries_stand_in_the_order_of_their_codes():
     assert len(names) == 211 and places == sorted(places) and (places[0], places[-1]) == (0, 210)
 
 
-def test_aircraft_have_the_names_and_the_order_of_the_archive():
+def test_aircraft_have_the_names_and_order_of_the_archive():
     names = CATALOGUE["fgvc_aircraft"].class_names
     assert len(names) == 100 and list(names) == sorted(names)
     assert (names[0], names[31], names[72], names[99]) == ("707-320", "A340-500", "F-16A/B", "Yak-42")
 
 
-def test_names_that_are_not_given_lose_nothing_when_they_are_put_in_words():
+def test_class_names_are_listed_where_words_from_identifiers_would_differ():
     for name in ("coop_stanford_cars", "coop_oxford_flowers", "coop_dtd", "coop_fgvc_aircraft"):
         assert any(in_words(words) != words for words in CATALOGUE[name].class_names)
     assert CATALOGUE["coop_stanford_cars"].class_names[:2] == ("2000 AM General Hummer SUV", "2012 Acura RL Sedan")
 
 
-def test_what_is_missing_is_told_with_its_command(tmp_path):
+def test_missing_sources_come_with_their_preparation_command(tmp_path):
     found = missing(["dtd", "country211"], tmp_path)
     assert [part.source for part in found[:2]] == ["tfds:dtd:train", "tfds:dtd:test"]
     assert f"tfds.builder('dtd', data_dir='{tmp_path}'" in found[0].command
@@ -250,7 +252,7 @@ def test_what_is_missing_is_told_with_its_command(tmp_path):
     assert not any(tmp_path.glob("d*")), "nothing is downloaded"
 
 
-def test_lists_and_folders_of_archives_are_looked_for(tmp_path):
+def test_lists_and_folders_of_archives_are_checked(tmp_path):
     (tmp_path / "dtd" / "images").mkdir(parents=True)
     assert len(missing(["coop_dtd"], tmp_path)) == 2
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text("{}")
@@ -263,14 +265,14 @@ def test_lists_and_folders_of_archives_are_looked_for(tmp_path):
 
 
 @pytest.mark.parametrize("name", TFDS_SETS)
-def test_sets_to_be_fetched_by_hand_are_those_that_tfds_calls_so(name):
+def test_manual_downloads_are_those_of_tfds(name):
     builder = builder_of(sources(name)[0])
-    assert bool(builder.MANUAL_DOWNLOAD_INSTRUCTIONS) == (name in MANUAL)
-    if name in MANUAL:
+    assert bool(builder.MANUAL_DOWNLOAD_INSTRUCTIONS) == (name in MANUAL_DOWNLOADS)
+    if name in MANUAL_DOWNLOADS:
         assert "/data/downloads/manual" in missing([name], "/data")[0].command
 
 
-def test_every_archive_has_its_steps():
+def test_every_archive_has_preparation_steps():
     used = set()
     for name in set(CATALOGUE) - set(TFDS_SETS):
         for part in missing([name], "/nowhere"):
@@ -279,24 +281,26 @@ def test_every_archive_has_its_steps():
     assert used == set(ARCHIVES)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'imagenet'; known: imagenet2012, "):
+def test_an_unknown_name_gets_suggestions(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"unknown dataset 'imagenet'\. Did you mean 'imagenet_[ra]'\? Known: imagenet2012, "
+    ):
         missing(["imagenet"], tmp_path)
 
 
-def test_the_catalogue_opens_fast_and_without_tfds():
+def test_the_catalogue_imports_fast_and_without_tfds():
     code = (
-        "import sys, time, data.fewshot.labelled; start = time.perf_counter(); import data.fewshot.catalog; "
-        "print(time.perf_counter() - start); assert 'tensorflow_datasets' not in sys.modules; "
+        "import sys, time, data.fewshot.labelled; start = time.process_time(); import data.fewshot.catalog; "
+        "print(time.process_time() - start); assert 'tensorflow_datasets' not in sys.modules; "
         "data.fewshot.catalog.missing(['dtd'], '/nowhere'); assert 'tensorflow' not in sys.modules"
     )
-    # The least of three: other processes take time too.
+    # Processor time, and the minimum of three runs: other processes compete for caches.
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     assert min(float(run.stdout) for run in runs) < 0.05
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_the_table_of_the_document_is_that_of_the_catalogue(name):
+def test_the_documented_table_matches_the_catalogue(name):
     document = pathlib.Path(__file__).parents[3] / "docs" / "DATASETS.md"
     cells = next(line for line in document.read_text().splitlines() if line.startswith(f"| `{name}` |")).split(" | ")
     settings = CATALOGUE[name]

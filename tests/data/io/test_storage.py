@@ -1,4 +1,4 @@
-"""Files by range: real servers on loopback, an S3 endpoint and HTTP ones with and without range requests."""
+"""Byte-range reads of local files and of real servers on loopback: S3, and HTTP with and without range requests."""
 
 import concurrent.futures
 import functools
@@ -16,15 +16,9 @@ import numpy as np
 import pytest
 
 from data.io import storage
-from data.io.storage import expand_braces, find_files, read_file, read_range
+from data.io.storage import find_files, read_file, read_range
 from data.sources.open import open_source
 from tests.data.shard_files import labelled, png, write_shard
-
-
-def test_braces():
-    assert expand_braces("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
-    assert expand_braces("{x,y}/{0..1}") == ["x/0", "x/1", "y/0", "y/1"]
-    assert expand_braces("plain.tar") == ["plain.tar"]
 
 
 def test_local_files_are_found_sorted_and_read_by_range(tmp_path):
@@ -34,12 +28,14 @@ def test_local_files_are_found_sorted_and_read_by_range(tmp_path):
     assert [file.name for file in files] == ["a.tar", "b.tar"] and files[0].size == 10
     assert read_range(files[0], 3, 6) == b"345" and read_range(files[0], 8, 20) == b"89"
     (tmp_path / "[x].tar").write_bytes(b"x")
-    assert [file.name for file in find_files(str(tmp_path / "[x].tar"))] == ["[x].tar"]  # a name before a pattern
+    assert [file.name for file in find_files(str(tmp_path / "[x].tar"))] == [
+        "[x].tar"
+    ]  # an existing file takes precedence over a pattern
     with pytest.raises(FileNotFoundError, match=r"c\.tar"):
         find_files(str(tmp_path / "{a,c}.tar"))
 
 
-def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+def test_a_replaced_file_is_opened_again(tmp_path):
     path = tmp_path / "a"
     for content in (b"one", b"two2"):
         (tmp_path / "new").write_bytes(content)
@@ -47,7 +43,7 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
         assert read_range(find_files(str(path))[0], 0, 4) == content
 
 
-def test_more_files_than_are_kept_open(tmp_path):
+def test_more_files_than_stay_open_can_be_read(tmp_path):
     for number in range(storage._OPEN_FILES + 20):
         (tmp_path / f"{number:04d}").write_bytes(str(number).encode())
     files = find_files(str(tmp_path / "*"))
@@ -55,7 +51,7 @@ def test_more_files_than_are_kept_open(tmp_path):
         assert [int(read_range(file, 0, 9)) for file in files] == list(range(len(files)))
 
 
-def test_many_threads_may_read_more_files_than_are_kept_open(tmp_path, monkeypatch):
+def test_many_threads_can_read_more_files_than_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "_open_files", storage._OpenFiles(3))
     for number in range(12):
         (tmp_path / f"{number:02d}").write_bytes(bytes([number]) * 100)
@@ -72,7 +68,7 @@ def test_many_threads_may_read_more_files_than_are_kept_open(tmp_path, monkeypat
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """A file server that knows ranges, as web servers do; `ranges` counts them, and `fails` fails that many times."""
+    """A file server that supports ranges; `ranges` counts range requests, and the next `fails` requests fail."""
 
     ranges, fails = 0, 0
 
@@ -110,7 +106,7 @@ class WholeFileHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path):
-    """Serves `tmp_path/www`; returns the address."""
+    """Serve `tmp_path/www` with a given handler, and return the address."""
     servers = []
     (tmp_path / "www").mkdir()
 
@@ -135,14 +131,14 @@ def test_shards_on_a_web_server_are_read_by_range(tmp_path, serve):
     source = open_source(f"{address}/s-{{0..1}}.tar", tmp_path / "cache")
     indexed = RangeHandler.ranges
     assert len(source) == 10 and source[7].image == png(2, (64, 64)) and source[7].texts == ("thing 2",)
-    assert RangeHandler.ranges == indexed + 2  # one request a sample
+    assert RangeHandler.ranges == indexed + 2  # one request per sample
     again = open_source(f"{address}/s-{{0..1}}.tar", tmp_path / "cache")
-    assert len(again) == 10 and RangeHandler.ranges == indexed + 2  # the index is kept
+    assert len(again) == 10 and RangeHandler.ranges == indexed + 2  # the index is cached
     assert [file.name for file in find_files(f"{address}/s-*.tar")] == ["s-0.tar", "s-1.tar"]
 
 
-def test_a_web_server_that_fails_at_times_is_asked_again(tmp_path, serve, monkeypatch):
-    monkeypatch.setattr(storage, "_FIRST_PAUSE", 0.01)
+def test_failed_requests_are_retried(tmp_path, serve, monkeypatch):
+    monkeypatch.setattr(storage, "_FIRST_DELAY", 0.01)
     (tmp_path / "www" / "x").write_bytes(b"0123456789")
     address = serve(RangeHandler)
     file = find_files(f"{address}/x")[0]
@@ -151,20 +147,20 @@ def test_a_web_server_that_fails_at_times_is_asked_again(tmp_path, serve, monkey
     RangeHandler.fails = 4
     with pytest.raises(OSError, match="x cannot be read after 4 attempts"):
         read_range(file, 2, 5)
-    with pytest.raises(FileNotFoundError, match="none is not there"):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
         read_file(f"{address}/none")
 
 
-def test_a_web_server_without_ranges_is_told(tmp_path, serve):
+def test_a_web_server_without_ranges_is_reported(tmp_path, serve):
     (tmp_path / "www" / "x").write_bytes(b"0123456789")
     file = find_files(f"{serve(WholeFileHandler)}/x")[0]
-    with pytest.raises(OSError, match="sends whole files instead of ranges"):
+    with pytest.raises(OSError, match=r"sends whole files instead of ranges\. Use one that"):
         read_range(file, 2, 5)
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    """A bucket on an S3 server in a process of its own; the environment says where it is, as users do it."""
+    """A bucket on an S3 server in another process, configured through the environment as users do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -185,7 +181,7 @@ def s3(tmp_path_factory):
                 urllib.request.urlopen(address, timeout=1)
                 break
             except OSError:
-                assert server.poll() is None, "the S3 server ended"
+                assert server.poll() is None, "the S3 server exited"
                 time.sleep(0.1)
         import s3fs
 
@@ -227,8 +223,8 @@ def test_tables_and_class_folders_on_s3(tmp_path, s3):
     assert [(table[i].texts, table[i].image) for i in range(2)] == [(("an ant",), png(1)), (("a bee",), png(2))]
 
 
-def test_what_is_not_on_s3_is_told(tmp_path, s3):
+def test_missing_files_on_s3_are_reported(tmp_path, s3):
     with pytest.raises(FileNotFoundError, match=r"no file matches 's3://bucket/none-\*\.tar'"):
         open_source("s3://bucket/none-*.tar", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"s3://bucket/none\.tar is not there"):
+    with pytest.raises(FileNotFoundError, match=r"s3://bucket/none\.tar does not exist"):
         open_source("s3://bucket/none.tar", tmp_path)

@@ -106,7 +106,10 @@ def test_a_replacement_comes_from_the_same_source_and_is_deterministic():
         ({"weights": (1, float("nan"), 1)}, "must be positive numbers"),
         ({"weights": (1, "2", 1)}, "must be positive numbers"),
         ({"lengths": (0, 0)}, "the sources have 0, 0 samples; batches need at least one"),
-        ({"lengths": (3, 0, 2), "weights": (1, 1, 1)}, "the sources have 3, 0, 2 samples; batches need at least one from each weighted source"),
+        (
+            {"lengths": (3, 0, 2), "weights": (1, 1, 1)},
+            "the sources have 3, 0, 2 samples; batches need at least one from each weighted source",
+        ),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

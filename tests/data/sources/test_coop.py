@@ -1,4 +1,4 @@
-"""Split lists as sources: CoOp's, and those of FGVC Aircraft's archive."""
+"""Split lists as sources: those of CoOp and of FGVC Aircraft."""
 
 import io
 import json
@@ -21,7 +21,7 @@ SPLIT = {
 }
 
 
-def picture(colour):
+def image(colour):
     buffer = io.BytesIO()
     Image.fromarray(np.full((6, 8, 3), colour, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -31,7 +31,7 @@ def picture(colour):
 def coop(tmp_path):
     for path in ("a/1.png", "b/2.png", "a/3.png", "c/4.png"):
         (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "images" / path).write_bytes(picture(int(path[2])))
+        (tmp_path / "images" / path).write_bytes(image(int(path[2])))
     (tmp_path / "split.json").write_text(json.dumps(SPLIT))
     return f"coop:{tmp_path}/split.json:{tmp_path}/images"
 
@@ -49,24 +49,24 @@ def aircraft(tmp_path):
     }.items():
         (folder / f"images_variant_{split}.txt").write_text(lines)
     for number in (1, 2, 3):
-        (folder / "images" / f"000000{number}.jpg").write_bytes(picture(number))
+        (folder / "images" / f"000000{number}.jpg").write_bytes(image(number))
     return folder
 
 
-def test_a_list_gives_its_pictures_in_its_order_with_class_and_path(coop, tmp_path):
+def test_images_come_in_the_order_of_the_list_with_class_and_path(coop, tmp_path):
     source = open_source(f"{coop}:train", tmp_path)
     assert isinstance(source, Source) and len(source) == 3
     assert [source[index].label for index in (0, 1)] == [1, 0]
     first = source[0]
-    assert first.image == picture(2) and first.metadata == {"path": "b/2.png"} and first.key == "images/b/2.png"
+    assert first.image == image(2) and first.metadata == {"path": "b/2.png"} and first.key == "images/b/2.png"
     assert first.class_name == "red_fox" and first.texts == source.texts(0) == ("red fox",)
-    assert source.class_names == ["owl", "red_fox", "yak"], "also those of the other splits"
+    assert source.class_names == ["owl", "red_fox", "yak"], "includes classes of the other splits"
     assert [len(open_source(f"{coop}:{split}", tmp_path)) for split in ("val", "test")] == [1, 1]
 
 
-def test_a_picture_that_is_not_there_is_a_bad_record(coop, tmp_path):
+def test_a_missing_image_is_a_bad_record(coop, tmp_path):
     source = open_source(f"{coop}:train", tmp_path)
-    with pytest.raises(BadRecord, match=r"images/b/gone\.png: .* is not there") as found:
+    with pytest.raises(BadRecord, match=r"images/b/gone\.png: .* does not exist") as found:
         source[2]
     assert found.value.reason == "missing file"
     for index in (-1, 3):
@@ -74,13 +74,13 @@ def test_a_picture_that_is_not_there_is_a_bad_record(coop, tmp_path):
             source[index]
 
 
-def test_the_content_has_another_fingerprint_once_a_picture_is_written_anew(coop, tmp_path):
+def test_the_content_fingerprint_changes_when_an_image_is_rewritten(coop, tmp_path):
     source = open_source(f"{coop}:train", tmp_path)
     before = source.content_fingerprint()
     assert before == open_source(f"{coop}:train", tmp_path).content_fingerprint()
     os.utime(tmp_path / "images" / "a" / "1.png", ns=(1, 1))
     touched = source.content_fingerprint()
-    (tmp_path / "images" / "b" / "gone.png").write_bytes(picture(9))
+    (tmp_path / "images" / "b" / "gone.png").write_bytes(image(9))
     assert len({before, touched, source.content_fingerprint()}) == 3
     assert source.fingerprint == open_source(f"{coop}:train", tmp_path).fingerprint
     assert source.fingerprint != open_source(f"{coop}:val", tmp_path).fingerprint
@@ -89,38 +89,41 @@ def test_the_content_has_another_fingerprint_once_a_picture_is_written_anew(coop
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no JSON", "is no split list"),
-        ('["a"]', "is no split list"),
-        ('{"train": [["a.png", 0]]}', "is no split list"),
-        ('{"test": [["a.png", 0, "owl"]]}', "has no split 'train'; it has test"),
-        ('{"train": [["a.png", 0, "owl"], ["b.png", 0, "fox"]]}', "class 0 is 'owl', and 'fox' of b.png"),
-        ('{"train": [["a.png", 1, "owl"]]}', "its 1 classes are not numbered 0 to 0"),
+        ("no JSON", "is not a split list"),
+        ('["a"]', "is not a split list"),
+        ('{"train": [["a.png", 0]]}', "is not a split list"),
+        ('{"test": [["a.png", 0, "owl"]]}', "has no split 'train'. It has: test."),
+        (
+            '{"train": [["a.png", 0, "owl"], ["b.png", 0, "fox"]]}',
+            "label 0 is both 'owl' and 'fox' \\(b.png\\). Fix the list",
+        ),
+        ('{"train": [["a.png", 1, "owl"]]}', "its 1 classes are not labelled 0 to 0"),
     ],
 )
-def test_a_list_of_another_form_is_told(coop, tmp_path, text, message):
+def test_an_invalid_list_is_rejected(coop, tmp_path, text, message):
     (tmp_path / "split.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         open_source(f"{coop}:train", tmp_path)
 
 
-def test_a_name_without_its_parts_and_what_is_not_there_are_told(coop, tmp_path):
+def test_invalid_names_and_missing_files_are_reported(coop, tmp_path):
     for name in ("coop:x.json:train", f"{coop}:training", "aircraft:train", "aircraft:/data:all"):
-        with pytest.raises(ValueError, match=f"{name.split(':')[0]}:.* names no .*; write"):
+        with pytest.raises(ValueError, match=f"{name.split(':')[0]}:.* is not of the form .* with split "):
             open_source(name, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no\.json is not there; .*DATASETS.md has the lists"):
+    with pytest.raises(FileNotFoundError, match=r"no\.json does not exist. Download the list from .*DATASETS.md"):
         open_source(f"coop:{tmp_path}/no.json:{tmp_path}:train", tmp_path)
-    with pytest.raises(FileNotFoundError, match="/none is no folder"):
+    with pytest.raises(FileNotFoundError, match="/none is not a folder"):
         open_source(f"coop:{tmp_path}/split.json:{tmp_path}/none:train", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"variants\.txt is not there; unpack https"):
+    with pytest.raises(FileNotFoundError, match=r"variants\.txt does not exist. Unpack https"):
         open_source(f"aircraft:{tmp_path}/none:train", tmp_path)
     assert {name.partition(":")[0] for name in known_names()} >= {"coop", "aircraft"}
 
 
-def test_aircraft_are_numbered_as_their_variants_are_listed(aircraft, tmp_path):
+def test_aircraft_labels_follow_the_list_of_variants(aircraft, tmp_path):
     source = open_source(f"aircraft:{aircraft}:train", tmp_path)
     assert isinstance(source, Source) and source.class_names == ["707-320", "BAE 146-200", "F-16A/B"]
     assert [(source[index].label, source[index].class_name) for index in (0, 1)] == [(1, "BAE 146-200"), (0, "707-320")]
-    assert source[0].image == picture(3), "as the file has it, with its banner"
+    assert source[0].image == image(3), "unchanged, with its banner"
     assert source[0].metadata == {"path": "images/0000003.jpg"} and source.key(0) == "data/images/0000003.jpg"
     counts = {
         split: len(open_source(f"aircraft:{aircraft}:{split}", tmp_path)) for split in ("val", "trainval", "test")
@@ -130,9 +133,9 @@ def test_aircraft_are_numbered_as_their_variants_are_listed(aircraft, tmp_path):
         open_source(f"aircraft:{aircraft}:test", tmp_path)[0]
 
 
-def test_an_aircraft_of_no_variant_is_told(aircraft, tmp_path):
+def test_an_unknown_variant_is_reported(aircraft, tmp_path):
     (aircraft / "images_variant_val.txt").write_text("0000002 Concorde\n")
-    with pytest.raises(ValueError, match="'0000002 Concorde' ends in no variant"):
+    with pytest.raises(ValueError, match="'0000002 Concorde' does not end in a variant"):
         open_source(f"aircraft:{aircraft}:val", tmp_path)
 
 
@@ -144,20 +147,20 @@ def test_an_aircraft_of_no_variant_is_told(aircraft, tmp_path):
         ("OxfordFlowers", "coop_oxford_flowers", 102, (4093, 1633, 2463)),
     ],
 )
-def test_the_published_lists_open_and_agree_with_the_catalogue(tmp_path, list_name, dataset, classes, counts):
+def test_the_published_lists_agree_with_the_catalogue(tmp_path, list_name, dataset, classes, counts):
     path = LISTS / f"split_zhou_{list_name}.json"
     if not path.exists():
-        pytest.skip(f"{path} is not there: the published list is compared where it is")
+        pytest.skip(f"{path} does not exist: the published list cannot be compared")
     splits = [open_source(f"coop:{path}:{tmp_path}:{split}", tmp_path) for split in ("train", "val", "test")]
     assert tuple(map(len, splits)) == counts
     names = splits[0].class_names
     assert len(names) == classes and all(split.class_names == names for split in splits)
     given = CATALOGUE[dataset].class_names
-    # Words are given where a name has a hyphen, which would be read as a space.
+    # Class names are listed where a name has a hyphen, which would be read as a space.
     assert (
         list(given) == [name.replace("_", " ") for name in names] if given else not any("-" in name for name in names)
     )
     first = json.loads(path.read_text())["train"][0]
-    with pytest.raises(BadRecord, match="is not there"):
+    with pytest.raises(BadRecord, match="does not exist"):
         splits[0][0]
     assert splits[0].key(0).endswith(first[0]) and splits[0].texts(0) == (first[2].replace("_", " "),)

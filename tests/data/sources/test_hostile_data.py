@@ -1,4 +1,4 @@
-"""Shards, tables, folders and pictures that were made to do harm."""
+"""Malicious shards, tables, folders and images."""
 
 import io
 import os
@@ -14,33 +14,33 @@ import pytest
 
 from data.io.storage import find_files, read_file
 from data.pipeline.image_ops import EncodedImage
-from data.sources.base import LARGEST_PART, BadRecord
+from data.sources.base import MAX_PART_BYTES, BadRecord
 from data.sources.open import open_source
 from tests.data.shard_files import labelled, png, write_shard
 
-SOON = 10  # seconds
+TIMEOUT = 10  # seconds
 
 
-def soon(ask):
-    """Returns what `ask` returns or raises; fails where it takes longer than `SOON`."""
-    answer = []
+def soon(call):
+    """Return the result or the exception of `call`; fail if it takes longer than `TIMEOUT`."""
+    outcome = []
 
     def run():
         try:
-            answer.append(ask())
+            outcome.append(call())
         except Exception as error:
-            answer.append(error)
+            outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(SOON)
-    assert answer, "it waits for ever"
-    return answer[0]
+    thread.join(TIMEOUT)
+    assert outcome, "the call hangs"
+    return outcome[0]
 
 
 @pytest.fixture(params=["pipe", "link to a device"])
 def endless(request, tmp_path):
-    """The path of what looks like a picture in a folder, and can be read for ever."""
+    """The path of an image file name whose content never ends."""
     path = tmp_path / "folder" / "class" / "endless.png"
     path.parent.mkdir(parents=True)
     if request.param == "pipe":
@@ -54,15 +54,19 @@ def endless(request, tmp_path):
     os.close(theirs)
 
 
-def test_a_table_that_names_what_can_be_read_for_ever_has_bad_records(endless, tmp_path):
+def test_a_table_of_endless_files_has_bad_records(endless, tmp_path):
     (tmp_path / "t.csv").write_text(f"path,caption\n{endless},a thing\n{os.path.realpath(endless)},a thing\n")
     source = open_source(str(tmp_path / "t.csv"), tmp_path / "cache")
     for index in range(2):
         error = soon(lambda index=index: source[index])
-        assert isinstance(error, BadRecord) and error.reason == "missing file" and "or is no file" in str(error)
+        assert (
+            isinstance(error, BadRecord)
+            and error.reason == "missing file"
+            and "does not exist or is not a file" in str(error)
+        )
 
 
-def test_a_folder_that_holds_what_can_be_read_for_ever_has_a_bad_record(endless, tmp_path):
+def test_a_folder_with_an_endless_file_has_a_bad_record(endless, tmp_path):
     (endless.parent / "whole.png").write_bytes(png(0))
     source = open_source(str(tmp_path / "folder"), tmp_path / "cache")
     error = soon(lambda: source[0])
@@ -70,7 +74,7 @@ def test_a_folder_that_holds_what_can_be_read_for_ever_has_a_bad_record(endless,
     assert source[1].image == png(0)
 
 
-def test_what_is_no_file_is_no_shard(tmp_path):
+def test_a_pipe_is_not_a_shard(tmp_path):
     os.mkfifo(tmp_path / "a.tar")
     for name in ("a.tar", "*.tar"):
         with pytest.raises(FileNotFoundError, match="no file matches"):
@@ -81,7 +85,7 @@ def test_what_is_no_file_is_no_shard(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "txt"])
-def test_a_member_of_ten_gigabytes_of_nothing_is_bad_and_takes_no_memory(tmp_path, suffix):
+def test_a_member_of_ten_gigabytes_is_bad_and_takes_no_memory(tmp_path, suffix):
     size = 10 << 30
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         caption = tarfile.TarInfo("0.json")
@@ -92,13 +96,15 @@ def test_a_member_of_ten_gigabytes_of_nothing_is_bad_and_takes_no_memory(tmp_pat
         archive.addfile(header)
         end = archive.offset
     with open(tmp_path / "s.tar", "r+b") as archive:
-        archive.truncate(end + size + 1024)  # a hole: the file takes no space
+        archive.truncate(end + size + 1024)  # a sparse file takes no space
     source = open_source(str(tmp_path / "s.tar"), tmp_path / "cache")
     tracemalloc.start()
     try:
-        with pytest.raises(BadRecord, match=f"its {'txt' if suffix == 'txt' else 'image'} has 10,737,418,240") as error:
+        with pytest.raises(
+            BadRecord, match=f"its {'txt' if suffix == 'txt' else 'image'} has 10,737,418,240 bytes"
+        ) as error:
             source[0]
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000 < LARGEST_PART
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000 < MAX_PART_BYTES
     finally:
         tracemalloc.stop()
     assert error.value.reason == "too many bytes"
@@ -118,7 +124,7 @@ ADDRESSES = [
 
 @pytest.fixture
 def in_memory():
-    """A picture in a store that only some may ask."""
+    """An image in a store that only tables in the same store may use."""
     store = fsspec.filesystem("memory")
     store.pipe("/pictures/a.png", png(0))
     store.pipe("/pictures/t.csv", b"path,caption\nmemory://pictures/a.png,a thing\na.png,a thing\n")
@@ -128,15 +134,15 @@ def in_memory():
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_row_opens_no_address_of_another_kind_than_stores_and_the_web(in_memory, tmp_path, address):
+def test_a_row_cannot_use_other_protocols_than_stores_and_the_web(in_memory, tmp_path, address):
     (tmp_path / "t.csv").write_text(f"path,caption\n{address},a thing\n")
     source = open_source(str(tmp_path / "t.csv"), tmp_path / "cache")
     error = soon(lambda: source[0])
     assert isinstance(error, BadRecord) and error.reason == "missing file"
-    assert "is none of the addresses that a row may name: http, https, s3" in str(error)
+    assert "is not a path or an address of an allowed protocol: http, https, s3" in str(error)
 
 
-def test_a_row_names_pictures_where_its_table_lies(in_memory, tmp_path):
+def test_a_row_can_use_the_protocol_of_its_table(in_memory, tmp_path):
     source = open_source("memory://pictures/t.csv", tmp_path / "cache")
     assert source[0].image == source[1].image == png(0)
 
@@ -146,7 +152,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bombs():
-    """Returns small files that say, or decompress to, more than a machine has; by name."""
+    """Return small files, by name, that claim or decompress to more memory than a machine has."""
     side = 60_000
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     small = struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0)
@@ -175,7 +181,7 @@ def bombs():
 
 
 def peak() -> int:
-    """Returns the most memory that this process has had, in bytes."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -183,7 +189,7 @@ BOMBS = bombs()
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_small_file_of_an_enormous_picture_is_bad_and_takes_no_memory(name):
+def test_a_small_file_of_an_enormous_image_is_bad_and_takes_no_memory(name):
     content, before = BOMBS[name], peak()
     assert len(content) < 1_000_000
     with pytest.raises(BadRecord) as error:

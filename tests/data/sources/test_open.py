@@ -1,4 +1,4 @@
-"""Sources by name: class folders, tables, ArrayRecord, TensorFlow Datasets, and what is none."""
+"""Sources by name: class folders, tables, ArrayRecord, TensorFlow Datasets, and invalid names."""
 
 import json
 import os
@@ -15,21 +15,21 @@ from tests.data.shard_files import labelled, png, write_shard
 
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
-    """A data set built from shards by the command that the documentation names; one sample of it is broken."""
+    """A dataset built from shards with the documented command; one sample is corrupt."""
     folder = tmp_path_factory.mktemp("tfds")
     samples = labelled(10)
-    samples[4] = ("0004", b"no picture", samples[4][2])
+    samples[4] = ("0004", b"no image", samples[4][2])
     train, val = write_shard(folder / "train.tar", samples), write_shard(folder / "val.tar", labelled(4))
     command = [sys.executable, "-m", "data.tools.tfds_builder", "--name=things", f"--data_dir={folder}"]
     done = subprocess.run([*command, f"train={train}", f"validation={val}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "left out 1: not an image" in done.stdout and "tfds:things:train" in done.stdout
     again = subprocess.run([*command, f"train={train}"], capture_output=True, text=True)
-    assert again.returncode == 1 and "is there already; remove it or name another version" in again.stderr
+    assert again.returncode == 1 and "already exists. Remove it or choose another version." in again.stderr
     return folder
 
 
-def test_a_tfds_set_built_from_shards_gives_their_samples(tfds_dir):
+def test_a_tfds_dataset_built_from_shards_has_their_samples(tfds_dir):
     source = open_source("tfds:things:train", tfds_dir)
     assert isinstance(source, Source) and len(source) == 9
     records = {record.texts[0]: record for record in (source[index] for index in range(9))}
@@ -40,14 +40,14 @@ def test_a_tfds_set_built_from_shards_gives_their_samples(tfds_dir):
     assert len(open_source("tfds:things:1.0.0:validation[:50%]", tfds_dir)) == 2
 
 
-def test_tfds_needs_no_tensorflow(tfds_dir):
+def test_tfds_datasets_are_read_without_tensorflow(tfds_dir):
     code = "import sys; from data.sources.open import open_source; open_source('tfds:things:train', sys.argv[1])[0]; "
     code += "print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(tfds_dir)], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_the_files_of_a_tfds_set_are_array_records(tfds_dir):
+def test_the_files_of_a_tfds_dataset_open_as_array_records(tfds_dir):
     source = open_source(str(tfds_dir / "things/1.0.0/things-train.array_record*"), tfds_dir)
     assert len(source) == 9
     assert sorted(source[index].image for index in range(9)) == sorted(png(i) for i in range(10) if i != 4)
@@ -55,7 +55,7 @@ def test_the_files_of_a_tfds_set_are_array_records(tfds_dir):
     assert source.key(2).startswith("things-train.array_record") and source.key(2).endswith(":2")
 
 
-def test_an_array_record_without_a_picture_is_bad(tmp_path):
+def test_invalid_array_records_are_bad_records(tmp_path):
     from array_record.python import array_record_module
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -79,16 +79,16 @@ def test_an_array_record_without_a_picture_is_bad(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tfds:things", "names no split; write tfds:NAME"),
-        ("tfds:no_such_set:train", "is no data set in .*, and none that TFDS can prepare"),
+        ("tfds:things", "has no split. Write tfds:NAME"),
+        ("tfds:no_such_set:train", "is not a dataset in .*, nor one that TFDS can prepare"),
         (
             "tfds:cifar10:train",
-            "tfds:cifar10 is not prepared in .*; set data_dir to where it lies, or prepare it with python -c",
+            "tfds:cifar10 is not prepared in .*. Set data_dir to its folder, or prepare it: python -c",
         ),
         ("tfds:things:test", "'test'"),
     ],
 )
-def test_a_tfds_set_that_is_not_there_names_the_way_out(tfds_dir, name, message):
+def test_a_missing_tfds_dataset_is_reported_with_the_fix(tfds_dir, name, message):
     with pytest.raises((ValueError, OSError), match=message):
         open_source(name, tfds_dir)
 
@@ -113,10 +113,10 @@ def test_class_folders(tmp_path):
         "red_fox",
     )
     (tmp_path / "photos" / "ant" / "3.png").unlink()
-    with pytest.raises(BadRecord, match=r"is not there|No such file"):
+    with pytest.raises(BadRecord, match=r"does not exist|No such file"):
         source[0]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no class folders with pictures"):
+    with pytest.raises(ValueError, match="contains no class folders with images"):
         open_source(str(tmp_path / "empty"), tmp_path)
 
 
@@ -146,13 +146,13 @@ def test_tables(tmp_path, kind):
     assert [source.texts(index) for index in range(4)] == [(text, *more) for _, text in ROWS]
     assert [source[index].image for index in range(3)] == [png(index) for index in range(3)]
     assert source.key(0) == f"table.{kind}:1"
-    with pytest.raises(BadRecord, match=r"gone\.png' is not there") as caught:
+    with pytest.raises(BadRecord, match=r"gone\.png' does not exist") as caught:
         source[3]
     assert caught.value.reason == "missing file"
     assert pickle.loads(pickle.dumps(source))[1].image == png(1)
 
 
-def test_a_table_row_of_another_length_and_one_that_is_not_utf8_are_bad(tmp_path):
+def test_rows_of_another_length_or_encoding_are_bad_records(tmp_path):
     write_table(tmp_path, "csv")
     (tmp_path / "t.csv").write_bytes(b"image,caption\npictures/0.png,a,b\npictures/1.png,caf\xe9\npictures/2.png,c\n\n")
     source = open_source(str(tmp_path / "t.csv"), tmp_path)
@@ -164,16 +164,16 @@ def test_a_table_row_of_another_length_and_one_that_is_not_utf8_are_bad(tmp_path
     assert reasons == ["fields not readable", "text not UTF-8"] and source[2].texts == ("c",) and len(source) == 3
 
 
-def test_a_column_that_is_not_there_is_one_sentence(tmp_path):
+def test_missing_columns_are_reported(tmp_path):
     path = str(write_table(tmp_path, "csv"))
     with pytest.raises(
-        ValueError, match=r"has no column of captions: looked for TEXT, and it has filepath, title; set data\.text_keys"
+        ValueError, match=r"has no column of captions: looked for TEXT, found filepath, title. Set data\.text_keys"
     ):
         open_source(path, tmp_path, text_keys=("TEXT",))
-    with pytest.raises(ValueError, match="has no column of picture paths: looked for img"):
+    with pytest.raises(ValueError, match="has no column of image paths: looked for img"):
         open_source(path, tmp_path, image_keys=("img",))
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match="is empty; its first line must name the columns"):
+    with pytest.raises(ValueError, match=r"is empty\. Its first line must name the columns"):
         open_source(str(tmp_path / "empty.csv"), tmp_path)
     (tmp_path / "header.tsv").write_text("image\tcaption\n")
     with pytest.raises(ValueError, match="has no rows"):
@@ -183,8 +183,8 @@ def test_a_column_that_is_not_there_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     "path", ["a\\u0000.png", "pictures/0.png/b", "w" * 5000, "\\ud800.png", "foo://x/y.png", "http://127.0.0.1:9/x.png"]
 )
-def test_a_path_that_cannot_be_is_a_bad_record(tmp_path, monkeypatch, path):
-    monkeypatch.setattr("data.io.storage._FIRST_PAUSE", 0.01)
+def test_an_impossible_path_is_a_bad_record(tmp_path, monkeypatch, path):
+    monkeypatch.setattr("data.io.storage._FIRST_DELAY", 0.01)
     write_table(tmp_path, "csv")
     (tmp_path / "t.jsonl").write_text(f'{{"image": "{path}", "caption": "x"}}\n')
     with pytest.raises(BadRecord) as caught:
@@ -192,9 +192,9 @@ def test_a_path_that_cannot_be_is_a_bad_record(tmp_path, monkeypatch, path):
     assert caught.value.reason == "missing file"
 
 
-def test_a_picture_that_may_not_be_read_is_a_bad_record(tmp_path, monkeypatch):
+def test_an_image_without_read_permission_is_a_bad_record(tmp_path, monkeypatch):
     def refuse(path):
-        raise PermissionError(f"[Errno 13] Permission denied: {path!r}")  # root may read whatever has what mode
+        raise PermissionError(f"[Errno 13] Permission denied: {path!r}")  # file modes do not restrict root
 
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / "0.png").write_bytes(png(0))
@@ -206,14 +206,14 @@ def test_a_picture_that_may_not_be_read_is_a_bad_record(tmp_path, monkeypatch):
     assert caught.value.reason == "no permission"
 
 
-def test_the_first_rows_of_json_lines_may_be_bad(tmp_path):
+def test_the_first_rows_of_json_lines_can_be_bad(tmp_path):
     write_table(tmp_path, "csv")
     (tmp_path / "T.JSONL").write_text('{"image": \n{"image": "x"}\n{"image": "pictures/1.png", "text": "one"}\n')
     source = open_source(str(tmp_path / "T.JSONL"), tmp_path)
     assert len(source) == 3 and source[2].texts == ("one",) and source.texts(1) == ()
 
 
-def test_long_fields_are_read_by_a_process_that_did_not_index_them(tmp_path):
+def test_long_fields_are_read_by_a_process_that_did_not_index_the_table(tmp_path):
     write_table(tmp_path, "csv")
     (tmp_path / "t.csv").write_text(f"image,caption\npictures/0.png,{'w' * 200_000}\n")
     code = "import sys; from data.sources.open import open_source; print(len(open_source(*sys.argv[1:])[0].texts[0]))"
@@ -222,13 +222,13 @@ def test_long_fields_are_read_by_a_process_that_did_not_index_them(tmp_path):
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "200000\n"
 
 
-def test_line_ends_of_old_are_told(tmp_path):
+def test_carriage_returns_as_line_ends_are_rejected(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"image,caption\ra.png,x\r")
-    with pytest.raises(ValueError, match=r"t\.csv cannot be read as a table \(.*\); end its lines with"):
+    with pytest.raises(ValueError, match=r"t\.csv cannot be parsed as a table \(.*\). End its lines with"):
         open_source(str(tmp_path / "t.csv"), tmp_path)
 
 
-def test_class_folders_pass_over_what_is_hidden_and_links_in_circles(tmp_path):
+def test_class_folders_skip_hidden_files_and_cyclic_links(tmp_path):
     for name in ("cat/1.png", "cat/._1.png", ".thumbnails/x.png", "__MACOSX/cat/1.png"):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def test_a_changed_table_is_indexed_again(tmp_path):
         assert len(open_source(str(path), tmp_path)) == count
 
 
-def test_sources_of_several_kinds_are_one_set(tmp_path):
+def test_sources_of_several_kinds_are_concatenated(tmp_path):
     shard = str(write_shard(tmp_path / "s.tar", labelled(3)))
     source = open_sources([shard, str(write_table(tmp_path, "csv"))], tmp_path)
     assert len(source) == 7 and source.key(2) == "s.tar/0002" and source.key(3) == "table.csv:1"
@@ -259,14 +259,14 @@ def test_sources_of_several_kinds_are_one_set(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("{}/*.tar", "no file matches .*known names: emoji:noto"),
+        ("{}/*.tar", "no file matches .*Known names: emoji:noto"),
         ("{}/none.csv", "none.csv"),
-        ("emoji:apple", "known: noto, twemoji, fluent3d"),
-        ("{}/thing.xyz", "a source is .tar shards, .csv"),
+        ("emoji:apple", "unknown emoji artist 'apple'.* Known: noto, twemoji, fluent3d"),
+        ("{}/thing.xyz", "A source is .tar shards, .csv"),
         ("nothere://bucket/x.tar", "nothere://bucket/x.tar cannot be opened"),
     ],
 )
-def test_what_is_no_source_is_refused(tmp_path, name, message):
+def test_invalid_sources_are_rejected(tmp_path, name, message):
     (tmp_path / "thing.xyz").write_text("x")
     with pytest.raises((ValueError, OSError), match=message):
         open_source(name.format(tmp_path), tmp_path)

@@ -1,4 +1,4 @@
-"""Shards as a source, the embedded set, and what a damaged shard does."""
+"""Tar shards as a source, damaged shards, and the embedded emoji set."""
 
 import collections
 import json
@@ -22,7 +22,7 @@ def reason(source, index):
     return caught.value.reason
 
 
-def test_samples_come_back_as_written(tmp_path):
+def test_samples_are_read_as_written(tmp_path):
     samples = [
         ("a", png(0), {"texts": ["one", "two"], "label": 4, "class": "x", "artist": "me"}),
         ("dir/b.c", png(1), {"caption": "only"}),
@@ -37,7 +37,7 @@ def test_samples_come_back_as_written(tmp_path):
     assert pickle.loads(pickle.dumps(shard))[1].image == png(1)
 
 
-def test_captions_come_from_txt_or_json_by_the_keys_asked_for(tmp_path):
+def test_text_keys_select_captions_from_txt_or_json(tmp_path):
     fields = {"caption": "of json", "ALT": ["alt 1", "", "alt 2"]}
     parts = [
         ("a.jpg", png(0)),
@@ -57,14 +57,14 @@ def test_captions_come_from_txt_or_json_by_the_keys_asked_for(tmp_path):
     assert source[0].label == 7
 
 
-def test_a_sample_of_image_and_txt_needs_no_json(tmp_path):
+def test_json_is_optional(tmp_path):
     source = open_source(
         str(write_tar(tmp_path / "s.tar", [("a.webp", png(0)), ("a.txt", b"\xef\xbb\xbf words\r\n")])), tmp_path
     )
     assert source[0].texts == ("words",) and source[0].label is None
 
 
-def test_a_pattern_opens_all_its_shards_in_order(tmp_path):
+def test_a_pattern_opens_its_shards_in_order(tmp_path):
     for number in (1, 0):
         write_shard(tmp_path / f"s-{number}.tar", labelled(3 + number))
     source = open_sources([str(tmp_path / "s-{0..1}.tar"), str(tmp_path / "s-0.tar")], tmp_path)
@@ -83,25 +83,25 @@ def test_a_pattern_opens_all_its_shards_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(("part", "inside", "left"), [(18, 9, "cut off"), (19, 2, "cut off"), (19, -200, "no texts")])
-def test_a_shard_that_is_cut_off_is_told_and_gives_what_is_whole(tmp_path, caplog, part, inside, left):
+def test_a_truncated_shard_is_reported_and_yields_its_complete_samples(tmp_path, caplog, part, inside, left):
     path = write_shard(tmp_path / "s.tar", labelled(20, size=(64, 64)))
     with tarfile.open(path) as archive:
         end = archive.getmembers()[part].offset_data + inside  # of the image or the fields of sample 9
     path.write_bytes(path.read_bytes()[:end])
     with caplog.at_level(logging.WARNING):
         source = open_source(str(path), tmp_path)
-    assert "1 of 1 shards are damaged" in caplog.text and f"s.tar: it is cut off at byte {end:,}" in caplog.text
+    assert "1 of 1 shards are damaged" in caplog.text and f"s.tar: truncated at byte {end:,}" in caplog.text
     assert len(source) == 10
     assert [source[index].image for index in range(9)] == [png(index, (64, 64)) for index in range(9)]
     assert (source[9].texts == ()) if left == "no texts" else reason(source, 9) == left
 
 
-def test_halves_of_samples_are_bad_records(tmp_path):
+def test_incomplete_samples_are_bad_records(tmp_path):
     parts = members(labelled(4))
     del parts[2]  # the image of the second
     source = open_source(str(write_tar(tmp_path / "s.tar", [*parts[:6], ("9.jpg", png(3))])), tmp_path)
     assert reason(source, 1) == "no image"
-    assert source[3].texts == ()  # whether a caption is needed, the reader knows
+    assert source[3].texts == ()  # a missing caption is not an error of the source
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_halves_of_samples_are_bad_records(tmp_path):
         ("a.txt", b"caf\xe9", "text not UTF-8"),
     ],
 )
-def test_fields_that_cannot_be_read_are_a_reason(tmp_path, name, content, expected):
+def test_unreadable_fields_are_bad_records(tmp_path, name, content, expected):
     source = open_source(str(write_tar(tmp_path / "s.tar", [("a.png", png(0)), (name, content)])), tmp_path)
     assert reason(source, 0) == expected
 
@@ -131,7 +131,7 @@ def test_a_label_is_a_whole_number_or_none(tmp_path, label, expected):
     assert source[0].label == expected
 
 
-def test_a_member_that_claims_more_than_there_is_takes_no_memory(tmp_path):
+def test_a_member_with_a_false_size_takes_no_memory(tmp_path):
     content = bytearray(write_tar(tmp_path / "s.tar", [("a.txt", b"x"), ("a.png", png(0))]).read_bytes())
     header = 1024
     content[header + 124 : header + 136] = b"\x80" + (1 << 60).to_bytes(11, "big")
@@ -141,7 +141,7 @@ def test_a_member_that_claims_more_than_there_is_takes_no_memory(tmp_path):
     assert reason(open_source(str(tmp_path / "s.tar"), tmp_path), 0) == "cut off"
 
 
-def test_keys_name_the_folder_where_shards_of_several_have_one_name(tmp_path):
+def test_keys_include_folders_when_shards_share_a_name(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_shard(tmp_path / folder / "0.tar", labelled(2))
@@ -149,29 +149,29 @@ def test_keys_name_the_folder_where_shards_of_several_have_one_name(tmp_path):
     assert [source.key(index) for index in (0, 2)] == ["a/0.tar/0000", "b/0.tar/0000"]
 
 
-def test_empty_captions_are_no_captions(tmp_path):
+def test_blank_captions_are_dropped(tmp_path):
     source = open_source(str(write_shard(tmp_path / "s.tar", [("a", png(0), {"texts": ["", " \t"]})])), tmp_path)
     assert source[0].texts == ()
 
 
-def test_an_empty_shard_among_others_holds_nothing(tmp_path):
+def test_empty_shards_among_others_are_skipped(tmp_path):
     write_shard(tmp_path / "0.tar", labelled(2))
     write_tar(tmp_path / "1.tar", [])
     (tmp_path / "2.tar").write_bytes(b"")
     write_shard(tmp_path / "3.tar", labelled(3))
     source = open_source(str(tmp_path / "*.tar"), tmp_path)
     assert [source.key(index) for index in (1, 2)] == ["0.tar/0001", "3.tar/0000"] and len(source) == 5
-    assert list(source.problems.values()) == ["it has no bytes"]
+    assert list(source.problems.values()) == ["empty file"]
 
 
 @pytest.mark.parametrize("content", [b"no tar" * 1000, b"", b"<html>" + b" " * 2000])
-def test_what_holds_no_sample_at_all_is_refused(tmp_path, content):
+def test_a_shard_without_samples_is_rejected(tmp_path, content):
     (tmp_path / "s.tar").write_bytes(content)
     with pytest.raises(ValueError, match=r"no sample in 1 shard\(s\) such as .*s\.tar"):
         open_source(str(tmp_path / "s.tar"), tmp_path)
 
 
-def test_a_fingerprint_tells_other_samples_and_not_another_folder(tmp_path):
+def test_the_fingerprint_depends_on_the_samples_and_not_on_the_folder(tmp_path):
     prints = []
     for folder, samples in (
         ("a", labelled(3)),
@@ -185,7 +185,7 @@ def test_a_fingerprint_tells_other_samples_and_not_another_folder(tmp_path):
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
-def test_the_embedded_set_is_written_out_once_and_whole(tmp_path):
+def test_the_emoji_shards_are_written_once_and_completely(tmp_path):
     paths = emoji.write_shards(tmp_path / "emoji")
     before = {path: path.stat().st_mtime_ns for path in paths.values()}
     sets = {artist: open_source(f"emoji:{artist}", tmp_path) for artist in emoji.ARTISTS}
@@ -197,5 +197,5 @@ def test_the_embedded_set_is_written_out_once_and_whole(tmp_path):
     assert shard[0].texts[0] == "keycap: #" and shard[0].class_name == "keycap"
 
 
-def test_the_embedded_set_stays_small():
+def test_the_emoji_set_stays_small():
     assert sum(path.stat().st_size for path in emoji.FOLDER.iterdir() if path.is_file()) < 4_000_000
