@@ -1,7 +1,9 @@
-"""One training step: a pure function of the state and a batch."""
+"""One training step as a pure function of the state and a batch: embed, loss, gradients, optimizer update."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,8 +18,8 @@ from models.preprocessing import Preprocessing
 from models.towers import Embeddings, Model, create_model
 from pretrain.config.run import PretrainSettings
 from pretrain.distributed.sharding import Rules, batch_sharding, parameter_shardings, state_shardings
-from pretrain.losses.context_objective import Objective
-from pretrain.losses.grad_cache import embed_and_differentiate
+from pretrain.losses.context_objective import Loss, Objective
+from pretrain.losses.grad_cache import BatchGradients, two_pass_gradients
 from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, frozen_parameters
 
 Batch = dict[str, jax.Array]
@@ -25,43 +27,56 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that training changes. `parameters` holds `model` (the towers) and `objective` (scales, temperature)."""
+    """Everything that training changes.
+
+    `parameters` holds `model` (the towers) and `objective` (logit scales and biases, context temperature).
+    """
 
     step: jax.Array
     parameters: dict[str, Any]
     optimizer_state: Any
 
 
-class Training(NamedTuple):
-    """What a run computes with: `init() → state` and `step(state, batch) → (state, metrics)`, compiled for a mesh.
+class StepResult(NamedTuple):
+    """The state after a step, and the step's metrics."""
 
-    `start(towers) → state` begins with the towers' parameters, placed as the state's are, which it takes over.
-    `abstract_state` describes the state (shapes, dtypes, shardings) without making it. A batch has `images`
-    `[batch, size, size, 3]` uint8, `tokens` `[batch, length]` int32 and, where patches are dropped, `kept_patches`
-    `[batch, kept]` int32. `step` takes its state's memory over.
+    state: TrainState
+    metrics: Metrics
+
+
+class TrainStep(NamedTuple):
+    """The jitted functions of a run on a mesh.
+
+    `init()` returns the initial state. `init_from(towers)` returns an initial state with the given tower parameters,
+    which must be sharded like those of the state and are donated. `step(state, batch)` returns a `StepResult` and
+    donates `state`. `abstract_state` describes the state (shapes, dtypes, shardings) without allocating it.
+
+    A batch has `images` `[batch, height, width, 3]` uint8, `tokens` `[batch, length]` int32 and, when patches are
+    dropped, `kept_patches` `[batch, kept]` int32.
     """
 
     init: Callable[[], TrainState]
-    start: Callable[[Any], TrainState]
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    init_from: Callable[[Any], TrainState]
+    step: Callable[[TrainState, Batch], StepResult]
     abstract_state: TrainState
 
 
-def training_of(
+def build_train_step(
     settings: PretrainSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
-) -> Training:
-    """Compiles the step that `settings` describe for `mesh`, for the towers of `model`.
+) -> TrainStep:
+    """Return the training step that `settings` describe, for the towers of `model` on `mesh`.
 
-    `num_samples` of the data are needed only for a run whose length is in epochs, and not to check or measure it.
+    `num_samples` is the size of the training data. It is needed only to train a run whose length is given in epochs,
+    not to check or to measure one. Raises `ValueError` for a batch size, rule or schedule that does not fit.
     """
     settings.check_mesh(mesh)
-    return create_training(
+    return create_train_step(
         create_model(model, mesh=mesh),
         settings.objective,
         settings.optimizer,
         steps=settings.num_steps(num_samples),
         dim=model.dim,
-        preprocessing=settings.entering(),
+        preprocessing=settings.image_preprocessing(),
         mesh=mesh,
         seed=settings.seed,
         microbatches=settings.microbatches,
@@ -69,8 +84,60 @@ def training_of(
     )
 
 
+def create_train_step(
+    model: Model,
+    objective: Objective,
+    optimizer: OptimizerSettings,
+    *,
+    steps: int,
+    dim: int,
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    seed: int,
+    microbatches: int = 1,
+    rules: Rules = (),
+) -> TrainStep:
+    """Return the training step of a run of `steps` steps; arrays are created where the sharding rules place them.
+
+    `dim` is the embedding width. With `microbatches` above 1 the towers process the batch in that many parts, which
+    gives the same gradient with less memory. Raises `ValueError` for a rule that matches no parameter.
+    """
+    initialize = functools.partial(init_parameters, model, objective, dim=dim, seed=seed)
+    shapes = jax.eval_shape(initialize)
+    frozen = frozen_parameters(optimizer, shapes)
+    transformation = create_optimizer(optimizer, steps, shapes)
+    shardings = parameter_shardings(shapes, mesh, rules)
+    context = StepContext(
+        model=model,
+        objective=objective,
+        optimizer=transformation,
+        preprocessing=preprocessing,
+        mesh=mesh,
+        frozen=frozen,
+        shardings=shardings,
+        microbatches=microbatches,
+    )
+
+    init = functools.partial(_init_state, initialize, transformation)
+    init_from = functools.partial(_init_state_from, objective, transformation, dim=dim)
+    state = jax.eval_shape(init)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    placed = TrainState(replicated, shardings, state_shardings(state.optimizer_state, shapes, shardings, mesh))
+    return TrainStep(
+        init=jax.jit(init, out_shardings=placed),
+        init_from=jax.jit(init_from, in_shardings=(shardings["model"],), out_shardings=placed, donate_argnums=0),
+        step=jax.jit(
+            functools.partial(train_step, context),
+            in_shardings=(placed, batch_sharding(mesh)),
+            out_shardings=StepResult(placed, None),
+            donate_argnums=0,
+        ),
+        abstract_state=jax.tree.map(_abstract, state, placed),
+    )
+
+
 def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a global batch on `mesh`."""
+    """Return the shapes of a global batch on `mesh`."""
     batch = settings.batch_size
     shapes = {
         "images": ((batch, *settings.vision.image_shape, 3), jnp.uint8),
@@ -83,83 +150,95 @@ def abstract_batch(settings: PretrainSettings, mesh: Mesh) -> dict[str, jax.Shap
     return {name: jax.ShapeDtypeStruct(*shape, sharding=placed) for name, shape in shapes.items()}
 
 
-def create_training(
-    model: Model,
-    objective: Objective,
-    optimizer: OptimizerSettings,
-    *,
-    steps: int,
-    dim: int,
-    preprocessing: Preprocessing,
-    mesh: Mesh,
-    seed: int,
-    microbatches: int = 1,
-    rules: Rules = (),
-) -> Training:
-    """Compiles the step of a run of `steps` for `mesh`; arrays are born where the rules put them.
+# Initial state
 
-    `dim` is the width of embeddings. With more than one of `microbatches` the towers work on that many parts of the
-    batch in turn, for the same gradient. Raises `ValueError` for a rule that matches no parameter.
+
+def init_parameters(model: Model, objective: Objective, *, dim: int, seed: int) -> dict[str, Any]:
+    """Return the initial parameters of the towers and of the objective."""
+    return {"model": model.init(seed), "objective": objective.init(dim)}
+
+
+def _init_state(initialize: Callable[[], dict[str, Any]], transformation: optax.GradientTransformation) -> TrainState:
+    parameters = initialize()
+    return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
+
+
+def _init_state_from(
+    objective: Objective, transformation: optax.GradientTransformation, towers: Any, *, dim: int
+) -> TrainState:
+    parameters = {"model": towers, "objective": objective.init(dim)}
+    return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
+
+
+def _abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+# One step, phase by phase
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a step computes with, apart from its state and batch.
+
+    `frozen` is a tree like the parameters, True for those that are not trained; `shardings` has one sharding per
+    parameter.
     """
 
-    def create_parameters() -> dict[str, Any]:
-        return {"model": model.init(seed), "objective": objective.init(dim)}
+    model: Model
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    preprocessing: Preprocessing
+    mesh: Mesh
+    frozen: Any
+    shardings: Any
+    microbatches: int = 1
 
-    shapes = jax.eval_shape(create_parameters)
-    frozen = frozen_parameters(optimizer, shapes)
-    transformation = create_optimizer(optimizer, steps, shapes)
-    shardings = parameter_shardings(shapes, mesh, rules)
 
-    def begin(parameters: dict[str, Any]) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
+def train_step(context: StepContext, state: TrainState, batch: Batch) -> StepResult:
+    """Take one optimizer step on a batch."""
+    gradients, metrics = compute_gradients(context, state.parameters, batch)
+    updates, optimizer_state = context.optimizer.update(gradients, state.optimizer_state, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
+    return StepResult(TrainState(state.step + 1, parameters, optimizer_state), metrics)
 
-    def init() -> TrainState:
-        return begin(create_parameters())
 
-    def start(towers: Any) -> TrainState:
-        return begin({"model": towers, "objective": objective.init(dim)})
-
-    def embed(parameters: dict[str, Any], batch: Batch) -> Embeddings:
-        parameters = _stop_gradients(parameters, frozen["model"])
-        images = preprocessing.normalize(batch["images"])
-        return model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
-
-    def loss(scalars: dict[str, jax.Array], embeddings: Embeddings) -> tuple[jax.Array, Metrics]:
-        return objective(_stop_gradients(scalars, frozen["objective"]), *embeddings, mesh=mesh)
-
-    def whole(parameters: dict[str, Any], batch: Batch) -> tuple[jax.Array, Metrics]:
-        return loss(parameters["objective"], embed(parameters["model"], batch))
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        if microbatches == 1:
-            gradients, metrics = jax.grad(whole, has_aux=True)(state.parameters, batch)
-        else:
-            gradients, metrics = embed_and_differentiate(
-                embed,
-                loss,
-                state.parameters,
-                batch,
-                microbatches=microbatches,
-                mesh=mesh,
-                constrain=lambda tree: jax.lax.with_sharding_constraint(tree, shardings["model"]),
-            )
-        updates, optimizer_state = transformation.update(gradients, state.optimizer_state, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
-        metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, parameters, optimizer_state), metrics
-
-    state = jax.eval_shape(init)
-    copied = NamedSharding(mesh, PartitionSpec())
-    placed = TrainState(copied, shardings, state_shardings(state.optimizer_state, shapes, shardings, mesh))
-    abstract_state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, placed
+def compute_gradients(context: StepContext, parameters: dict[str, Any], batch: Batch) -> BatchGradients:
+    """Return the gradients of the loss of the whole batch, in one pass or microbatch by microbatch."""
+    if context.microbatches == 1:
+        gradients, metrics = jax.grad(functools.partial(batch_loss, context), has_aux=True)(parameters, batch)
+        return BatchGradients(gradients, metrics)
+    return two_pass_gradients(
+        functools.partial(embed, context),
+        functools.partial(embedding_loss, context),
+        parameters,
+        batch,
+        microbatches=context.microbatches,
+        mesh=context.mesh,
+        constrain=functools.partial(_constrain, shardings=context.shardings["model"]),
     )
-    return Training(
-        init=jax.jit(init, out_shardings=placed),
-        start=jax.jit(start, in_shardings=(shardings["model"],), out_shardings=placed, donate_argnums=0),
-        step=jax.jit(step, in_shardings=(placed, batch_sharding(mesh)), out_shardings=(placed, None), donate_argnums=0),
-        abstract_state=abstract_state,
-    )
+
+
+def batch_loss(context: StepContext, parameters: dict[str, Any], batch: Batch) -> Loss:
+    """Return the loss of a batch and its metrics."""
+    return embedding_loss(context, parameters["objective"], embed(context, parameters["model"], batch))
+
+
+def embed(context: StepContext, parameters: dict[str, Any], batch: Batch) -> Embeddings:
+    """Return the image and text embeddings of a batch; no gradient flows into frozen parameters."""
+    parameters = _stop_gradients(parameters, context.frozen["model"])
+    images = context.preprocessing.normalize(batch["images"])
+    return context.model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
+
+
+def embedding_loss(context: StepContext, scalars: dict[str, jax.Array], embeddings: Embeddings) -> Loss:
+    """Return the objective of a batch of embeddings and its metrics."""
+    return context.objective(_stop_gradients(scalars, context.frozen["objective"]), *embeddings, mesh=context.mesh)
+
+
+def _constrain(tree: Any, *, shardings: Any) -> Any:
+    return jax.lax.with_sharding_constraint(tree, shardings)
 
 
 def _stop_gradients(parameters: Any, frozen: Any) -> Any:

@@ -11,12 +11,12 @@ import numpy as np
 from models.checkpoints.io import describe_checkpoint
 from models.checkpoints.weight_map import get_path
 from pretrain.config.run import PretrainSettings
-from pretrain.train_step import Training, TrainState
+from pretrain.train_step import TrainState, TrainStep
 
 logger = logging.getLogger(__name__)
 
 
-def start_from_checkpoint(settings: PretrainSettings, training: Training) -> TrainState:
+def start_from_checkpoint(settings: PretrainSettings, training: TrainStep) -> TrainState:
     """Returns the state of a run that continues a checkpoint, each array read straight to where it lives."""
     found = describe_checkpoint(settings.initial_checkpoint, image_size=settings.vision.image_size)
     places = training.abstract_state.parameters["model"]
@@ -24,7 +24,7 @@ def start_from_checkpoint(settings: PretrainSettings, training: Training) -> Tra
     def place(path: str, array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(array.shape, get_path(places, path).sharding, array.__getitem__)
 
-    state = training.start(found.read(place=place))
+    state = training.init_from(found.read(place=place))
     scalars = ", ".join(f"{name} {getattr(settings.objective, name):.4g}" for name in ("logit_scale", "logit_bias"))
     logger.info(f"starting from {settings.initial_checkpoint}: {scalars}")
     theirs = found.scalars()

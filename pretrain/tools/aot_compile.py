@@ -18,7 +18,7 @@ from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.distributed import sharding
 from pretrain.monitoring.throughput import count_pair_flops
 from pretrain.tools.hlo_collectives import Traffic, count_collectives
-from pretrain.train_step import Training, abstract_batch, training_of
+from pretrain.train_step import TrainStep, abstract_batch, build_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def compile_job(config: Mapping[str, Any], topology: str) -> bool:
     settings = read_settings(config)
     kind, devices = describe_devices(topology)
     mesh = sharding.create_mesh(settings.mesh.fsdp, devices)
-    training = training_of(settings, mesh, model=settings.model(settings.max_vocab_size()))
+    training = build_train_step(settings, mesh, model=settings.model(settings.max_vocab_size()))
     logger.info(
         f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}"
     )
@@ -107,7 +107,7 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
         raise ValueError(f"libtpu knows no topology {topology!r}: {error}") from error
 
 
-def compile_step(settings: PretrainSettings, training: Training, mesh: Mesh, kind: str) -> Compiled:
+def compile_step(settings: PretrainSettings, training: TrainStep, mesh: Mesh, kind: str) -> Compiled:
     """Compiles a run's step for `mesh` and returns what it takes of each device."""
     state = training.abstract_state
     inputs = abstract_batch(settings, mesh)

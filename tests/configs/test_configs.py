@@ -3,14 +3,15 @@
 import pytest
 
 import configs
-import launch
 from adapt.evaluation.run import EvaluateSettings
+from arguments import load_config
 from benchmarks.study.variant_objective import VariantObjective
 from models.checkpoints.io import save_checkpoint
+from models.config import build
 from pretrain.config.run import SECTIONS, read_settings
 from pretrain.distributed import sharding
 from pretrain.train_step import build_train_step
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 
 def test_values_take_the_type_of_the_setting():
@@ -40,10 +41,10 @@ def test_every_config_states_command_hardware_time_and_expected_result(name):
 def test_every_config_is_valid(name, tmp_path, monkeypatch):
     if name == "study/variants.py":  # benchmarks/study/variant_objective.py defines its settings
         monkeypatch.setitem(SECTIONS, "objective", VariantObjective)
-    config = launch.load_config(str(configs.FOLDER / name), [])
+    config = load_config(str(configs.FOLDER / name), [])
     if "pretrain" not in config:  # an evaluation alone; the command line names its datasets
         config.evaluate.datasets = ("digits",)
-        assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots
+        assert build(EvaluateSettings, "evaluate", config.evaluate).shots
         return
     if config.pretrain.get("initial_checkpoint"):  # on the Hub, which tests do not reach
         family = {"softmax": "clip", "sigmoid": "siglip"}[config.pretrain.objective.base]
@@ -52,7 +53,7 @@ def test_every_config_is_valid(name, tmp_path, monkeypatch):
     assert settings.num_steps() > 0
     if settings.mesh.fsdp == 1:
         build_train_step(settings, sharding.create_mesh(), model=settings.model(settings.max_vocab_size()))
-    assert launch.typed(EvaluateSettings, "evaluate", config.evaluate).shots
+    assert build(EvaluateSettings, "evaluate", config.evaluate).shots
 
 
 @pytest.mark.parametrize("name", [name for name in configs.known_configs() if name.startswith("study/")])
@@ -60,10 +61,10 @@ def test_every_point_of_a_sweep_names_known_settings(name, monkeypatch):
     if name == "study/variants.py":
         monkeypatch.setitem(SECTIONS, "objective", VariantObjective)
     for point in configs.load_sweep(str(configs.FOLDER / name)):
-        launch.load_config(str(configs.FOLDER / name), [f"--config.{key}={value}" for key, value in point.items()])
+        load_config(str(configs.FOLDER / name), [f"--config.{key}={value}" for key, value in point.items()])
 
 
 def test_the_variants_are_rejected_without_their_objective():
-    config = launch.load_config(str(configs.FOLDER / "study/variants.py"), [])
+    config = load_config(str(configs.FOLDER / "study/variants.py"), [])
     with pytest.raises(ValueError, match=r"unknown .*memory"):
         read_settings(config.pretrain)

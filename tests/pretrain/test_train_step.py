@@ -20,7 +20,7 @@ from pretrain.distributed import sharding
 from pretrain.losses.context_objective import Objective
 from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, create_schedule
 from pretrain.optim.param_rules import path_name
-from pretrain.train_step import create_training
+from pretrain.train_step import create_train_step
 
 SETTINGS = ModelSettings(
     vision=VisionSettings(image_size=8, patch_size=4, width=16, depth=2, heads=2, mlp_width=32),
@@ -29,7 +29,7 @@ SETTINGS = ModelSettings(
 
 
 def training(mesh, *, base="sigmoid", microbatches=1, settings=SETTINGS, rules=(), **optimizer):
-    return create_training(
+    return create_train_step(
         create_model(settings, mesh=mesh),
         Objective(base=base),
         OptimizerSettings(**{"learning_rate": 1e-2, **optimizer}),
@@ -264,7 +264,7 @@ def test_bfloat16_towers_multiply_bfloat16_and_keep_float32_parameters():
 def test_full_remat_takes_less_memory():
     def memory(remat):
         deep = dataclasses.replace(SETTINGS.vision, depth=8, image_size=32)
-        compiled = create_training(
+        compiled = create_train_step(
             create_model(dataclasses.replace(SETTINGS, vision=deep, remat=remat), mesh=sharding.create_mesh()),
             Objective(),
             OptimizerSettings(),

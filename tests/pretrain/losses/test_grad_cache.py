@@ -10,7 +10,7 @@ import pytest
 from models.towers import Embeddings, create_model
 from pretrain.distributed.sharding import create_mesh
 from pretrain.losses.context_objective import Objective
-from pretrain.losses.grad_cache import embed_and_differentiate
+from pretrain.losses.grad_cache import two_pass_gradients
 from tests.pretrain.test_train_step import SETTINGS, batch
 
 
@@ -33,7 +33,7 @@ def test_parts_give_the_gradient_of_the_whole_batch(base, context, microbatches)
 
     expected, expected_metrics = jax.jit(jax.grad(whole, has_aux=True))(parameters)
     found, metrics = jax.jit(
-        lambda parameters: embed_and_differentiate(
+        lambda parameters: two_pass_gradients(
             embed, loss, parameters, whole_batch, microbatches=microbatches, mesh=mesh
         )
     )(parameters)
@@ -57,7 +57,7 @@ def test_parts_take_the_memory_of_a_part():
 
     def memory(microbatches):
         def gradient(parameters, whole_batch):
-            return embed_and_differentiate(
+            return two_pass_gradients(
                 lambda parameters, part: model.embed(parameters, part["images"], part["tokens"]),
                 lambda scalars, embeddings: objective(scalars, *embeddings, mesh=mesh),
                 parameters,

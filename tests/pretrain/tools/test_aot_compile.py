@@ -61,7 +61,7 @@ def test_a_tpu_topology_compiles_without_a_tpu(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     page = compile_for("v5e:2x2", tiny, "--config.pretrain.dtype=bfloat16")
     assert "verdict: fits" in page and "of 17.2 GB" in page and "197 bfloat16 TFLOP/s" in page
-    assert not [*(tmp_path / "kept").glob("jit_step*")]  # it could not be opened the next time
+    assert not [*(tmp_path / "kept").glob("jit_train_step*")]  # it could not be opened the next time
 
 
 @needs_libtpu
