@@ -1,4 +1,4 @@
-"""Where arrays are while a model computes on several devices."""
+"""Shardings of activations and parameters inside a model that runs on several devices."""
 
 from __future__ import annotations
 
@@ -9,55 +9,59 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def keep_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A remat policy: the backward pass gathers a layer's parameters again, and keeps everything else.
+def save_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Remat policy: save everything except gathered parameters, which the backward pass gathers again.
 
-    Kept, they would be all layers' parameters on every device.
+    If they were saved, every device would hold the parameters of all layers at once.
     """
     return primitive.name != "sharding_constraint"
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
-    """Rows of activations are spread over the whole mesh, and parameters are on every device when they are used.
+class ActivationSharding:
+    """Sharding constraints: activations are split by rows over the whole mesh, parameters are replicated when used.
 
-    A layer's parameters may be stored in pieces; they are gathered when the layer is computed, its matrices in the
-    dtype of the computation.
+    Parameters may be stored sharded. Those of a layer are gathered when the layer runs, its matrices after a cast to
+    `dtype`, the dtype of the computation. Without a mesh all methods return their argument unchanged.
     """
 
     mesh: Mesh | None
     dtype: str
 
     @property
-    def devices(self) -> int:
-        """The number of devices."""
+    def num_devices(self) -> int:
+        """The number of devices of the mesh, 1 without a mesh."""
         return 1 if self.mesh is None else self.mesh.size
 
     def gather(self, parameters: Any) -> Any:
-        """Returns parameters as a layer computes with them."""
+        """Return the parameters replicated on every device, matrices in the dtype of the computation."""
         if self.mesh is None:
             return parameters
-        copied = NamedSharding(self.mesh, PartitionSpec())
-
-        def place(path: tuple, leaf: jax.Array) -> jax.Array:
-            matrix = any(getattr(key, "key", None) == "kernel" for key in path)
-            return jax.lax.with_sharding_constraint(leaf.astype(self.dtype) if matrix else leaf, copied)
-
-        return jax.tree_util.tree_map_with_path(place, parameters)
+        return jax.tree_util.tree_map_with_path(self._replicate, parameters)
 
     def gather_outer(self, parameters: Any) -> Any:
-        """Returns a model's parameters with those outside of stacked layers gathered; layers gather their own."""
+        """Return a model's parameters with all of them gathered except those of the stacked layers."""
+        return jax.tree_util.tree_map_with_path(self._replicate_outer, parameters)
 
-        def place(path: tuple, leaf: jax.Array) -> jax.Array:
-            layered = any(getattr(key, "key", None) == "layers" for key in path)
-            return leaf if layered else self.gather({path[-1].key: leaf})[path[-1].key]
-
-        return jax.tree_util.tree_map_with_path(place, parameters)
-
-    def spread(self, activations: jax.Array) -> jax.Array:
-        """Returns activations `[batch, ...]` with their rows spread over all devices."""
+    def split_rows(self, activations: jax.Array) -> jax.Array:
+        """Return activations `[batch, ...]` with their rows split over all devices."""
         if self.mesh is None:
             return activations
         return jax.lax.with_sharding_constraint(
             activations, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
         )
+
+    def _replicate(self, path: tuple, leaf: jax.Array) -> jax.Array:
+        if self.mesh is None:
+            return leaf
+        if _contains(path, "kernel"):
+            leaf = leaf.astype(self.dtype)
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec()))
+
+    def _replicate_outer(self, path: tuple, leaf: jax.Array) -> jax.Array:
+        # Only the last key decides whether an outer array is a matrix.
+        return leaf if _contains(path, "layers") else self._replicate(path[-1:], leaf)
+
+
+def _contains(path: tuple, name: str) -> bool:
+    return any(getattr(key, "key", None) == name for key in path)

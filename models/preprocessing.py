@@ -1,13 +1,14 @@
-"""How pixels enter the image tower; travels with a checkpoint as `preprocessor_config.json`."""
+"""Image preprocessing: resizing, cropping and normalization, stored with a checkpoint in `preprocessor_config.json`."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
+import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +16,20 @@ import numpy as np
 
 from foundation.safe_json import read_json
 
-FILE = "preprocessor_config.json"
-NESTED_FILE = "processor_config.json"  # in which transformers 5 writes the same fields as `image_processor`
-LARGEST_SIDE = 16_384
-BICUBIC = 3  # PIL's number, which the file stores
-_KINDS = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
+PREPROCESSOR_FILE = "preprocessor_config.json"
+NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields here, under `image_processor`
+LARGEST_SIDE = 16_384  # pixels
+BICUBIC = 3  # Pillow's number of the filter, which the file stores
+_SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Images are resized to `size`, cropped around their centre, multiplied by `rescale`, less `mean`, over `std`.
+    """Resize to `size`, crop the center to `crop`, multiply by `rescale`, subtract `mean`, divide by `std`.
 
-    `size` is (height, width), to which images are squeezed, or the length of the shortest edge, or None for images that
-    are taken as they are; `crop` is (height, width) or None. Raises `ValueError` where images keep different sizes.
+    `size` is either (height, width), which does not keep the aspect ratio, or the length of the shortest edge, or None
+    for no resizing. `crop` is (height, width) or None. Raises `ValueError` if the resulting images would differ in
+    size.
     """
 
     size: int | tuple[int, int] | None
@@ -40,30 +42,30 @@ class Preprocessing:
     def __post_init__(self) -> None:
         sides = [side for part in (self.size, self.crop) if part is not None for side in np.ravel(part).tolist()]
         if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
-            raise ValueError(f"size {self.size} and crop {self.crop} must be whole numbers from 1 to {LARGEST_SIDE:,}")
+            raise ValueError(f"size {self.size} and crop {self.crop} must be integers from 1 to {LARGEST_SIDE:,}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-                raise ValueError(f"{name} {values} is not a number for each of three colours")
+                raise ValueError(f"{name} {values} must be three finite numbers, one per color channel")
         if not min(self.std) > 0:
-            raise ValueError(f"std {self.std} is not positive")
+            raise ValueError(f"std {self.std} must be positive")
         if not (isinstance(self.rescale, float | int) and math.isfinite(self.rescale) and self.rescale > 0):
-            raise ValueError(f"rescale_factor {self.rescale!r} is not a positive number")
+            raise ValueError(f"rescale_factor {self.rescale!r} must be a positive finite number")
         if self.resample not in range(6):
-            raise ValueError(f"resample {self.resample!r} is none of Pillow's filters, 0 to 5")
+            raise ValueError(f"resample {self.resample!r} must be the number of a Pillow filter, 0 to 5")
         if self.crop is None and not isinstance(self.size, tuple):
             raise ValueError(
-                f"size {self.size} without a centre crop leaves images of many sizes; give a crop, or a size of height "
-                "and width"
+                f"size {self.size} without a center crop gives images of different sizes. Set a crop, or a size with "
+                "height and width."
             )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The (height, width) in which every image enters the tower."""
+        """The (height, width) of every preprocessed image."""
         return self.size if self.crop is None else self.crop
 
     def for_shape(self, shape: tuple[int, int]) -> Preprocessing:
-        """Returns the same for a tower of images of another (height, width): a crop keeps its share of the image."""
+        """Return the same preprocessing for images of another (height, width); a crop keeps its share of the image."""
         if self.crop is None:
             return dataclasses.replace(self, size=shape)
         height, width = (new / old for new, old in zip(shape, self.crop, strict=True))
@@ -73,12 +75,12 @@ class Preprocessing:
         return dataclasses.replace(self, size=size, crop=shape)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Maps pixels `[..., 3]` uint8 to float32 around zero."""
+        """Return pixels `[..., 3]` uint8 rescaled and normalized, in float32."""
         std = np.asarray(self.std, np.float64)
         return images.astype(jnp.float32) * np.float32(self.rescale / std) - np.float32(self.mean / std)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields of a `SiglipImageProcessor`, or of a `CLIPImageProcessor` where images are cropped."""
+        """Return the fields of a `SiglipImageProcessor`, or of a `CLIPImageProcessor` if images are cropped."""
         fields: dict[str, Any] = {
             "image_processor_type": "SiglipImageProcessor" if self.crop is None else "CLIPImageProcessor",
             "do_convert_rgb": True,
@@ -87,10 +89,10 @@ class Preprocessing:
         if isinstance(self.size, int):
             fields["size"] = {"shortest_edge": self.size}
         elif self.size is not None:
-            fields["size"] = _to_size(self.size)
+            fields["size"] = _size_fields(self.size)
         fields["resample"] = self.resample
         if self.crop is not None:
-            fields |= {"do_center_crop": True, "crop_size": _to_size(self.crop)}
+            fields |= {"do_center_crop": True, "crop_size": _size_fields(self.crop)}
         return fields | {
             "do_rescale": True,
             "rescale_factor": self.rescale,
@@ -100,17 +102,26 @@ class Preprocessing:
         }
 
 
-def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
-    """Reads the image processor of a SigLIP, a SigLIP 2 of fixed resolution, or a CLIP.
+class _Processor(NamedTuple):
+    """An image processor's file, and the fields in it that are set."""
 
-    Raises `FileNotFoundError` where there is none and `ValueError` where it asks for what is not done here.
+    path: pathlib.Path
+    fields: Mapping[str, Any]
+
+
+def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
+    """Read the image processor of a SigLIP, a SigLIP 2 of fixed resolution, or a CLIP.
+
+    Raises `FileNotFoundError` if the folder has none, and `ValueError` for preprocessing that is not supported.
     """
-    path, fields = _read_fields(folder)
+    path, fields = _read_processor(pathlib.Path(folder))
     kind = fields.get("image_processor_type") or fields.get("feature_extractor_type")
-    if kind is not None and not (isinstance(kind, str) and _KINDS.fullmatch(kind)):
-        raise ValueError(f"{path}: {kind} is not read here; SiglipImageProcessor and CLIPImageProcessor are")
+    if kind is not None and not (isinstance(kind, str) and _SUPPORTED_PROCESSOR.fullmatch(kind)):
+        raise ValueError(
+            f"{path}: image processor {kind} is not supported. Supported: SiglipImageProcessor, CLIPImageProcessor."
+        )
     if fields.get("do_pad"):
-        raise ValueError(f"{path}: do_pad is not read here; resizing and a centre crop are")
+        raise ValueError(f"{path}: do_pad is not supported. Supported: resizing and a center crop.")
     resized, rescaled, normalized = (fields.get(f"do_{name}", True) for name in ("resize", "rescale", "normalize"))
     try:
         return Preprocessing(
@@ -122,28 +133,30 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
             std=tuple(fields["image_std"]) if normalized else (1.0, 1.0, 1.0),
         )
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}") from error
+        raise ValueError(f"{path} lacks the field {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_fields(folder: str | os.PathLike) -> tuple[str, Mapping[str, Any]]:
-    """Returns the file that transformers reads, and the image processor's fields in it that are set."""
-    for name in (NESTED_FILE, FILE):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
+def _read_processor(folder: pathlib.Path) -> _Processor:
+    """Return the image processor of a folder, from the file that transformers would read."""
+    for name in (NESTED_FILE, PREPROCESSOR_FILE):
+        path = folder / name
+        if not path.is_file():
             continue
         fields = read_json(path)
         fields = fields.get("image_processor") if name == NESTED_FILE else fields
         if fields and not isinstance(fields, Mapping):
-            raise ValueError(f"{path} holds no JSON object")
+            raise ValueError(f"{path}: image_processor must be a JSON object")
         if fields:
-            return path, {name: value for name, value in fields.items() if value is not None}
-    raise FileNotFoundError(f"{folder} is no exported checkpoint: it holds no {FILE}")
+            return _Processor(path, {name: value for name, value in fields.items() if value is not None})
+    raise FileNotFoundError(
+        f"{folder} is not a checkpoint: it has no {PREPROCESSOR_FILE}. `launch.py export` writes a checkpoint."
+    )
 
 
 def _read_size(size: int | Mapping[str, int]) -> int | tuple[int, int]:
-    """Returns the shortest edge, which a plain number is in older files, or (height, width)."""
+    """Return the length of the shortest edge (a plain number in older files), or (height, width)."""
     if isinstance(size, int):
         return size
     given = {name: length for name, length in size.items() if length is not None}
@@ -151,14 +164,14 @@ def _read_size(size: int | Mapping[str, int]) -> int | tuple[int, int]:
         return given["shortest_edge"]
     if set(given) == {"height", "width"}:
         return given["height"], given["width"]
-    raise ValueError(f"size {given} is not read here; height and width or a shortest_edge are")
+    raise ValueError(f"size {given} is not supported. Supported: height and width, or shortest_edge.")
 
 
 def _read_crop(size: int | Mapping[str, int]) -> tuple[int, int]:
-    """Returns (height, width); a plain number in older files is both."""
+    """Return (height, width); a plain number, in older files, is both."""
     size = _read_size(size)
     return (size, size) if isinstance(size, int) else size
 
 
-def _to_size(shape: tuple[int, int]) -> dict[str, int]:
+def _size_fields(shape: tuple[int, int]) -> dict[str, int]:
     return {"height": shape[0], "width": shape[1]}

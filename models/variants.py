@@ -1,9 +1,11 @@
-"""The published sizes of towers, by name: `S/16`, `B/32`, `So400m/14`, …"""
+"""Published tower sizes by name, such as `S/16`, `B/32` and `So400m/14`."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
+
+from foundation.suggestions import did_you_mean, unknown_name
 
 
 class Size(NamedTuple):
@@ -29,8 +31,9 @@ SIZES = {
     "g-opt": Size(1536, 40, 16, 6144),
 }
 
-# The text towers of CLIP (arXiv 2103.00020, tables 19 and 20; g, H: arXiv 2212.07143), which meet in its own width.
-_CLIP_TEXTS = {
+# The text towers of CLIP (arXiv 2103.00020, tables 19 and 20; g, H: arXiv 2212.07143). Their width is the dimension of
+# the embeddings.
+_CLIP_TEXT_SIZES = {
     "mu": Size(24, 1, 2, 96),
     "Ti": Size(192, 12, 3, 768),
     "S": Size(384, 12, 6, 1536),
@@ -40,39 +43,49 @@ _CLIP_TEXTS = {
     "H": Size(1024, 24, 16, 4096),
     "g": Size(1024, 24, 16, 4096),
 }
+_SIGLIP_TEXT_SIZES = SIZES | {"g-opt": SIZES["So400m"]}
+
 _CLIP_TOWER = {"activation": "quick_gelu", "norm_epsilon": 1e-5}
 _CLIP_VISION = _CLIP_TOWER | {"pooling": "class", "pre_norm": True, "patch_bias": False}
 _CLIP_TEXT = _CLIP_TOWER | {"pooling": "end", "causal": True, "projection_bias": False}
-_SIGLIP_TEXTS = {"g-opt": SIZES["So400m"]}
 
 FAMILIES = ("siglip", "clip")
 
 
-class Towers(NamedTuple):
-    """Settings of the two towers, some or all of them, by name."""
+class TowerFields(NamedTuple):
+    """Field values of `VisionSettings` and `TextSettings`; either may be incomplete."""
 
     vision: dict[str, Any]
     text: dict[str, Any]
 
 
-def towers(family: str, variant: str | None = None) -> Towers:
-    """Returns the settings that a family's towers share and, for a `variant` such as "B/16", its dimensions.
+def tower_fields(family: str, variant: str | None = None) -> TowerFields:
+    """Return the settings shared by the towers of a family and, with a `variant` such as "B/16", their dimensions.
 
-    Of the texts' `length`, `image_size` and vocabulary nothing is said. Raises `ValueError` naming what is known.
+    `image_size`, the text `length` and `vocab_size` are not part of a variant. Raises `ValueError` for an unknown
+    family or variant.
     """
     if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
+        raise ValueError(unknown_name("family", family, FAMILIES))
     vision, text = (_CLIP_VISION, _CLIP_TEXT) if family == "clip" else ({}, {})
     if variant is None:
-        return Towers(dict(vision), dict(text))
-    found = re.fullmatch(r"([A-Za-z0-9-]+)/([1-9]\d*)", variant)
-    texts = _CLIP_TEXTS if family == "clip" else SIZES | _SIGLIP_TEXTS
-    if not found or found[1] not in SIZES or found[1] not in texts:
-        known = ", ".join(name for name in SIZES if name in texts)
-        raise ValueError(f"unknown variant {variant!r} of {family}; write SIZE/PATCH as in B/16, with SIZE of {known}")
-    size, text_size = SIZES[found[1]], texts[found[1]]
+        return TowerFields(dict(vision), dict(text))
+    text_sizes = _CLIP_TEXT_SIZES if family == "clip" else _SIGLIP_TEXT_SIZES
+    parts = re.fullmatch(r"([A-Za-z0-9-]+)/([1-9]\d*)", variant)
+    if not parts or parts[1] not in SIZES or parts[1] not in text_sizes:
+        raise ValueError(_unknown_variant(family, variant, known=[name for name in SIZES if name in text_sizes]))
+    size, text_size = SIZES[parts[1]], text_sizes[parts[1]]
     if family == "clip":
         vision = vision | {"projection": text_size.width}
-    return Towers(
-        vision={**size._asdict(), "patch_size": int(found[2]), **vision}, text={**text_size._asdict(), **text}
+    return TowerFields(
+        vision={**size._asdict(), "patch_size": int(parts[2]), **vision}, text={**text_size._asdict(), **text}
+    )
+
+
+def _unknown_variant(family: str, variant: str, *, known: list[str]) -> str:
+    _, slash, patch_size = variant.partition("/")
+    names = [f"{name}/{patch_size}" for name in known] if slash and patch_size else []
+    return (
+        f"unknown variant {variant!r} of {family}.{did_you_mean(variant, names)} Write SIZE/PATCH, for example B/16, "
+        f"with SIZE one of {', '.join(known)}."
     )

@@ -22,7 +22,7 @@ from foundation import log
 from foundation.deprecation import warn_renamed
 from models.checkpoints.io import describe_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -188,9 +188,9 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
         (["pretrain", "--config.pretrain.objective.block_size=1e3"], "1000.0; it must be a whole number or None"),
         (
             ["pretrain", "--config.pretrain.mesh.rules=('kernel$','fsdp')"],
-            "mesh.rules has 'kernel$', which is not a pair",
+            "mesh.rules[0] is 'kernel$'; it must be a pair of a pattern and a tuple of axes",
         ),
-        (["pretrain", "--config.pretrain.optimizer.frozen=None"], "optimizer.frozen has None, which is not a pattern"),
+        (["pretrain", "--config.pretrain.optimizer.frozen=None"], "optimizer.frozen[0] is None; it must be a string"),
         (["pretrain", "--config.pretrain.mesh.fsdp=3"], "mesh.fsdp 3 does not divide the 1 devices here; it can be 1"),
         (["pretrain", "--config.pretrain.mesh.fsdp=all"], "pretrain.mesh.fsdp is 1 and cannot become 'all'"),
         (["pretrain", "--config.pretrain.microbatch_size=3"], "microbatch_size 3 does not split batch_size 8"),
@@ -200,7 +200,7 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
         (["pretrain", "--config.pretrain.objective.base=triplet"], "known: sigmoid, softmax"),
         (["pretrain", "--config.pretrain.data.sources=nothing*.tar"], "no file matches 'nothing*.tar'"),
         (["pretrain", "--config.pretrain.data.sources=emoji:apple"], "known: noto, twemoji, fluent3d"),
-        (["export"], "holds no run; `launch.py pretrain"),
+        (["export"], "contains no run. Start one with `launch.py pretrain"),
         (["evaluate"], "is no exported checkpoint"),
         (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown adapter 'magic'; known: zero_shot"),
         (["evaluate", "--config.evaluate.shots=1,1"], "evaluate.shots (1, 1) without repeats"),
@@ -224,7 +224,8 @@ def test_unknown_dataset_lists_the_known_ones(project, finished, capsys):
     given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
     assert launch.main([*given, "--datasets=imagenet,"]) == 1
     error = capsys.readouterr().err
-    assert "no file matches 'imagenet'; known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error
+    assert "no file matches 'imagenet'. Did you mean 'imagenet_" in error
+    assert "Known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error and "imagenet2012" in error
 
 
 def test_missing_datasets_are_listed_with_the_command_that_prepares_them(finished, tmp_path, capsys):
@@ -321,7 +322,7 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
     lines = output.out.splitlines()
     assert any(line.startswith("support 4/4  ") and "/s  00:00 left" in line for line in lines) and not output.err
     assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in output.out
-    assert lines[-1].endswith(f"pictures in {tmp_path / 'out' / 'predictions.html'}")
+    assert lines[-1].endswith(f"overview in {tmp_path / 'out' / 'predictions.html'}")
     described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
     assert described["templates"] == ["{}, a pet", "a {}"] and described["checkpoint"] == str(photos / "export")
     assert launch.main(["adapt", *given, "--template=none"]) == 0
@@ -331,28 +332,28 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"support": "nowhere"}, "there is no folder {}/nowhere; name one as --support"),
-        ({"query": "file"}, "there is no folder {}/file; name one as --query"),
+        ({"support": "nowhere"}, "folder {}/nowhere does not exist. Set --support to an existing folder."),
+        ({"query": "file"}, "folder {}/file does not exist. Set --query to an existing folder."),
         ({"support": "flat"}, "flat holds no class folders with pictures: expected {}/flat/CLASS/PICTURE.jpg"),
-        ({"support": "one"}, "only cat has readable pictures in {}/one; there is nothing to choose between"),
+        ({"support": "one"}, "only cat has readable images in {}/one, but classification needs two or more classes"),
         ({"query": "none"}, "none holds no pictures (.jpg, "),
-        ({"out": "file"}, "file is a file; name a folder as --out"),
-        ({"out": "few"}, "few is the --support already; name another folder as --out"),
-        ({"out": "file/deeper"}, "file is a file; name a folder as --out"),
+        ({"out": "file"}, "file is a file. Set --out to a folder."),
+        ({"out": "few"}, "--out and --support are both {}/few. Set --out to another folder."),
+        ({"out": "file/deeper"}, "file is a file. Set --out to a folder."),
         ({"method": "magic"}, "unknown adapter 'magic'; known: zero_shot, prototypes, "),
         ({"method": "magic"}, "or auto to compare the training-free ones"),
         ({"method": "zero_shot", "template": "none"}, "zero_shot needs the class names; leave --template=none out"),
         (
             {"template": "a photo"},
-            "template 'a photo' has no {{}} for the class name; give one as 'a photo of a {{}}.'",
+            "template 'a photo' has no {{}} for the class name. Write for example 'a photo of a {{}}.'",
         ),
         ({"template": "{{0"}, "template '{{0' has no {{}} for the class name"),
         ({}, "nowhere is no exported checkpoint"),
         (
             {"support": "broken", "checkpoint": "export"},
-            "only cat has readable pictures in {}/broken; there is nothing",
+            "only cat has readable images in {}/broken, but classification needs two",
         ),
-        ({"query": "unread", "checkpoint": "export"}, "none of the 1 files in {}/unread is a readable picture"),
+        ({"query": "unread", "checkpoint": "export"}, "{}/unread has no readable image (1 unreadable). "),
     ],
 )
 def test_invalid_photo_options_are_one_sentence(photos, tmp_path, capsys, arguments, message):

@@ -55,10 +55,10 @@ def write_checkpoint(args: argparse.Namespace) -> None:
     from models.checkpoints.huggingface import layout_of, to_config
     from models.checkpoints.weight_map import parameter_shapes, tensor_shapes
     from models.config import ModelSettings, TextSettings, VisionSettings
-    from models.preprocessing import FILE, Preprocessing
-    from models.variants import towers
+    from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
+    from models.variants import tower_fields
 
-    sizes = towers("siglip", args.variant)
+    sizes = tower_fields("siglip", args.variant)
     settings = ModelSettings(
         vision=VisionSettings(image_size=args.image_size, **sizes.vision),
         text=TextSettings(vocab_size=args.vocab_size, length=64, **sizes.text),
@@ -72,7 +72,7 @@ def write_checkpoint(args: argparse.Namespace) -> None:
     save_file(tensors, args.folder / "model.safetensors", metadata={"format": "pt"})
     config = to_config(settings, start_id=None, end_id=1, pad_id=1, dtype=args.dtype)
     (args.folder / "config.json").write_text(json.dumps(config))
-    (args.folder / FILE).write_text(json.dumps(Preprocessing(size=(args.image_size,) * 2).to_json()))
+    (args.folder / PREPROCESSOR_FILE).write_text(json.dumps(Preprocessing(size=(args.image_size,) * 2).to_json()))
 
 
 def compare(args: argparse.Namespace) -> str:

@@ -72,9 +72,9 @@ def write_checkpoint(args: argparse.Namespace) -> None:
     from models.preprocessing import Preprocessing
     from models.text.tokenizer import train_tokenizer
     from models.towers import create_model
-    from models.variants import towers
+    from models.variants import tower_fields
 
-    sizes = towers("siglip", args.variant)
+    sizes = tower_fields("siglip", args.variant)
     tokenizer = train_tokenizer(["a photo of a thing"], vocab_size=60, length=64)
     settings = ModelSettings(
         vision=VisionSettings(image_size=args.image_size, **sizes.vision),

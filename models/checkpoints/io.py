@@ -33,8 +33,7 @@ from models.checkpoints.weight_map import (
 from models.config import ModelSettings
 from models.io import hub
 from models.io.tensor_reader import PICKLES, TensorFiles, open_tensors, refuse_pickle
-from models.preprocessing import FILE as PREPROCESSOR_FILE
-from models.preprocessing import Preprocessing, load_preprocessing
+from models.preprocessing import PREPROCESSOR_FILE, Preprocessing, load_preprocessing
 from models.text.tokenizer import HUB_FILES, Tokenizer, load_tokenizer, open_tokenizer
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a run starts from: towers of a published size, or a checkpoint that it continues."""
+"""The starting point of a run: towers of a published size with random weights, or a checkpoint to continue."""
 
 from __future__ import annotations
 
@@ -10,63 +10,73 @@ from typing import Any
 from foundation.log import silenced
 from models.checkpoints.io import Description, describe_checkpoint
 from models.config import TextSettings, VisionSettings
-from models.variants import towers
+from models.variants import tower_fields
 
 CHECKPOINT_TOKENIZER = "checkpoint"
+_TOWERS = {"vision": VisionSettings, "text": TextSettings}
 
 
 def resolve(config: Mapping[str, Any], *, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the `pretrain` section of a config with everything spelled out that its starting point determines.
+    """Return the `pretrain` section of a config with all values that its starting point determines.
 
-    From scratch these are the towers' settings, by `family` and `variant`. With `initial_checkpoint` they are those of
-    the checkpoint, and so are tokenizer, preprocessing, `objective.logit_scale` and `.logit_bias` unless the config has
-    others. `kept` is what was spelled out when the run began: with it the checkpoint need not be there any more.
+    From scratch these are the settings of the towers, by `family` and `variant`. With `initial_checkpoint` they are the
+    towers, tokenizer and preprocessing of the checkpoint, and its `logit_scale` and `logit_bias` unless the config sets
+    them. `kept` are the settings stored when the run started: with them the checkpoint need not exist any more.
 
-    Raises `ValueError` for towers that are not the checkpoint's; only `vision.image_size` may differ.
+    Raises `ValueError` for towers that differ from the checkpoint's; only `vision.image_size` may differ.
     """
     values = dict(config)
-    given = {name: dict(values.get(name) or {}) for name in ("vision", "text")}
-    sizes = towers(values.get("family") or "siglip", values.get("variant"))
-    given = {name: {**getattr(sizes, name), **given[name]} for name in given}
+    sizes = tower_fields(values.get("family") or "siglip", values.get("variant"))
+    given = {tower: {**getattr(sizes, tower), **dict(values.get(tower) or {})} for tower in _TOWERS}
     name = values.get("initial_checkpoint")
     if name is None:
         return values | given
-    if kept is not None and kept.get("initial_checkpoint") == name:
-        start = {key: kept[key] for key in ("vision", "text", "tokenizer", "preprocessing", "objective")}
-        start["objective"] = {key: start["objective"][key] for key in ("logit_scale", "logit_bias")}
-    else:
-        with silenced("models"):
-            found = describe_checkpoint(name, image_size=given["vision"].get("image_size"))
-        start = _start(found)
-    for tower, fields in (("vision", VisionSettings), ("text", TextSettings)):
-        known = {field.name for field in dataclasses.fields(fields)}
-        for key, value in given[tower].items():
-            if key in known and start[tower].get(key) != value and (tower, key) != ("vision", "image_size"):
-                raise ValueError(
-                    f"{tower}.{key} is {value!r} in the config and {start[tower].get(key)!r} in {name}; leave it out, "
-                    "the checkpoint's towers are taken"
-                )
+    start = _kept_start(kept, name) or _checkpoint_start(name, image_size=given["vision"].get("image_size"))
+    for tower in _TOWERS:
+        _check_tower(tower, given[tower], start[tower], checkpoint=name)
         given[tower] = {**start[tower], **given[tower]}
     tokenizer = dict(values.get("tokenizer") or start["tokenizer"])
     if str(tokenizer.get("name")).startswith("train:"):
         raise ValueError(
-            f"tokenizer.name {tokenizer['name']!r} would give the text tower of {name} ids that it was not trained "
-            f"with; set it to {CHECKPOINT_TOKENIZER!r}, or leave it out"
+            f"tokenizer.name {tokenizer['name']!r} would train new token ids, but the text tower of {name} was trained "
+            f"with its own. Set it to {CHECKPOINT_TOKENIZER!r}, or remove it."
         )
     objective = {**start["objective"], **dict(values.get("objective") or {})}
     preprocessing = values.get("preprocessing") or start["preprocessing"]
     return values | given | {"tokenizer": tokenizer, "objective": objective, "preprocessing": preprocessing}
 
 
-def _start(found: Description) -> dict[str, Any]:
-    scalars = found.scalars()
+def _kept_start(kept: Mapping[str, Any] | None, checkpoint: str) -> dict[str, Any] | None:
+    """Return what the stored settings of a run took from a checkpoint, or None if it started from another one."""
+    if kept is None or kept.get("initial_checkpoint") != checkpoint:
+        return None
+    start = {key: kept[key] for key in ("vision", "text", "tokenizer", "preprocessing", "objective")}
+    return start | {"objective": {key: start["objective"][key] for key in ("logit_scale", "logit_bias")}}
+
+
+def _checkpoint_start(name: str, *, image_size: Any) -> dict[str, Any]:
+    """Return the settings that a checkpoint determines."""
+    with silenced("models"):
+        checkpoint: Description = describe_checkpoint(name, image_size=image_size)
+    scalars = checkpoint.scalars()
     objective = {"logit_scale": math.exp(scalars["logit_scale"])}
-    if found.has_logit_bias:
+    if checkpoint.has_logit_bias:
         objective["logit_bias"] = scalars["logit_bias"]
     return {
-        "vision": dataclasses.asdict(found.settings.vision),
-        "text": dataclasses.asdict(found.settings.text),
+        "vision": dataclasses.asdict(checkpoint.settings.vision),
+        "text": dataclasses.asdict(checkpoint.settings.text),
         "tokenizer": {"name": CHECKPOINT_TOKENIZER},
-        "preprocessing": dataclasses.asdict(found.preprocessing),
+        "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
         "objective": objective,
     }
+
+
+def _check_tower(tower: str, given: Mapping[str, Any], start: Mapping[str, Any], *, checkpoint: str) -> None:
+    """Raise `ValueError` if the config sets a known key of a tower to another value than the checkpoint's."""
+    known = {field.name for field in dataclasses.fields(_TOWERS[tower])}
+    for key, value in given.items():
+        if key in known and start.get(key) != value and (tower, key) != ("vision", "image_size"):
+            raise ValueError(
+                f"{tower}.{key} is {value!r} in the config, but {start.get(key)!r} in {checkpoint}. Remove it: the "
+                "towers of the checkpoint are used."
+            )

@@ -1,4 +1,4 @@
-"""The towers."""
+"""Image and text towers: attention, patches, pooling, remat policies."""
 
 import dataclasses
 
@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.config import ModelSettings, TextSettings, VisionSettings, build
-from models.towers import attend, count_parameters, create_model, patchify
+from foundation.settings import build
+from models.config import ModelSettings, TextSettings, VisionSettings
+from models.layers import attend
+from models.towers import count_parameters, create_model, patchify
 
 SETTINGS = ModelSettings(
     vision=VisionSettings(image_size=12, patch_size=4, width=24, depth=3, heads=2, mlp_width=40),
@@ -23,7 +25,7 @@ def batch():
     return images, jnp.asarray(rng.integers(0, 50, (5, 6)), jnp.int32)
 
 
-def test_patches_times_kernel_equal_a_strided_convolution_that_drops_the_remainder():
+def test_patch_embedding_equals_a_strided_convolution():
     rng = np.random.default_rng(0)
     images, kernel = rng.normal(size=(2, 11, 13, 3)), rng.normal(size=(4, 4, 3, 5))
     convolved = jax.lax.conv_general_dilated(
@@ -44,23 +46,23 @@ def test_patches_times_kernel_equal_a_strided_convolution_that_drops_the_remaind
 
 
 @pytest.mark.parametrize("queries", [1, 7])
-def test_attention_equals_that_of_jax_values_and_gradients(queries):
+def test_attention_and_its_gradients_equal_those_of_jax(queries):
     q, k, v = (jax.random.normal(jax.random.key(i), (3, n, 2, 5)) for i, n in enumerate((queries, 7, 7)))
 
-    def outcome(attention):
+    def value_and_grad(attention):
         return jax.value_and_grad(lambda *qkv: jnp.sum(jnp.sin(attention(*qkv))), argnums=(0, 1, 2))(4 * q, k, v)
 
-    theirs = outcome(jax.nn.dot_product_attention)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), outcome(attend), theirs)
+    theirs = value_and_grad(jax.nn.dot_product_attention)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), value_and_grad(attend), theirs)
 
 
-def test_embeddings_meet_in_the_width_of_the_image_tower(batch):
+def test_embeddings_have_the_width_of_the_image_tower(batch):
     model = create_model(SETTINGS)
     embeddings = model.embed(model.init(0), *batch)
     assert embeddings.image_embeddings.shape == embeddings.text_embeddings.shape == (5, 24)
 
 
-def test_keeping_all_patches_in_any_order_changes_nothing_and_dropping_some_does(batch):
+def test_only_kept_patches_influence_image_embeddings(batch):
     model = create_model(SETTINGS)
     parameters, images = model.init(0), batch[0]
     order = jnp.asarray(np.stack([np.random.default_rng(row).permutation(9) for row in range(5)]))
@@ -74,7 +76,7 @@ def test_keeping_all_patches_in_any_order_changes_nothing_and_dropping_some_does
     assert not np.allclose(model.embed_images(parameters, changed), whole)
 
 
-def test_parameters_are_float32_and_depend_on_the_seed_alone():
+def test_parameters_are_float32_and_depend_only_on_the_seed():
     model = create_model(SETTINGS)
     first, again, other = model.init(0), model.init(0), model.init(1)
     assert {leaf.dtype for leaf in jax.tree.leaves(first)} == {jnp.dtype("float32")}
@@ -83,14 +85,14 @@ def test_parameters_are_float32_and_depend_on_the_seed_alone():
     assert count_parameters(first) == sum(np.size(leaf) for leaf in jax.tree.leaves(first))
 
 
-def test_stacked_layers_are_initialised_differently():
+def test_stacked_layers_have_different_initial_weights():
     kernels = create_model(SETTINGS).init(0)["vision"]["encoder"]["layers"]["mlp"]["up"]["kernel"]
     assert kernels.shape == (3, 24, 40)
     assert not np.array_equal(kernels[0], kernels[1])
 
 
 @pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"remat": "minimal"}, {"scan_unroll": 3}])
-def test_remat_and_unrolling_change_neither_values_nor_gradients(batch, change):
+def test_remat_and_unrolling_keep_values_and_gradients(batch, change):
     def gradients(settings):
         model = create_model(settings)
 
@@ -104,7 +106,7 @@ def test_remat_and_unrolling_change_neither_values_nor_gradients(batch, change):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, changed)
 
 
-def test_bfloat16_computation_stays_near_float32(batch):
+def test_bfloat16_embeddings_are_close_to_float32(batch):
     parameters = create_model(SETTINGS).init(0)
     exact = create_model(SETTINGS).embed(parameters, *batch)
     rough = create_model(dataclasses.replace(SETTINGS, dtype="bfloat16")).embed(parameters, *batch)
@@ -121,13 +123,13 @@ def test_bfloat16_computation_stays_near_float32(batch):
         ({"patch_size": 13}, "vision.patch_size 13 does not fit image_size 12"),
     ],
 )
-def test_impossible_sizes_are_refused(change, message):
+def test_invalid_sizes_are_rejected(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SETTINGS.vision, **change)
 
 
 def test_build_names_unknown_and_missing_keys():
-    with pytest.raises(ValueError, match=r"unknown key text.hight; known: vocab_size, length"):
+    with pytest.raises(ValueError, match=r"unknown key text.hight\. Known: vocab_size, length"):
         build(TextSettings, "text", {"hight": 3})
     with pytest.raises(ValueError, match=r"the config lacks text.heads"):
         build(TextSettings, "text", {"vocab_size": 3, "length": 3, "width": 3, "depth": 3, "mlp_width": 3})

@@ -1,16 +1,16 @@
-"""The published sizes of towers."""
+"""Published tower sizes."""
 
 import numpy as np
 import pytest
 
 from models.checkpoints.weight_map import parameter_shapes
 from models.config import ModelSettings, TextSettings, VisionSettings
-from models.variants import SIZES, towers
+from models.variants import SIZES, tower_fields
 
 
-def test_variants_have_the_published_numbers_of_parameters():
+def test_variants_have_the_published_parameter_counts():
     def millions(family, variant, image_size, vocab_size, length):
-        shared = towers(family, variant)
+        shared = tower_fields(family, variant)
         settings = ModelSettings(
             vision=VisionSettings(image_size=image_size, **shared.vision),
             text=TextSettings(vocab_size=vocab_size, length=length, **shared.text),
@@ -24,10 +24,11 @@ def test_variants_have_the_published_numbers_of_parameters():
     assert round(millions("siglip", "So400m/14", 384, 32000, 64), 2) == 877.96
     assert round(millions("clip", "g/14", 224, 49408, 77), 1) == 1366.7
     for size in SIZES:
-        towers("siglip", f"{size}/16")
+        tower_fields("siglip", f"{size}/16")
 
 
 @pytest.mark.parametrize("name", ["B", "B/0", "XXL/14", "B/16/3", "b/16"])
-def test_an_unknown_variant_names_the_known_sizes(name):
-    with pytest.raises(ValueError, match=rf"unknown variant '{name}' of siglip; .* SIZE of mu, Ti, S, M, B, L, So400m"):
-        towers("siglip", name)
+def test_unknown_variant_lists_the_known_sizes(name):
+    message = rf"unknown variant '{name}' of siglip\..* Write SIZE/PATCH, .* SIZE one of mu, Ti, S, M, B, L, So400m"
+    with pytest.raises(ValueError, match=message):
+        tower_fields("siglip", name)

@@ -28,7 +28,7 @@ from models.checkpoints.io import describe_checkpoint, open_checkpoint, save_che
 from models.checkpoints.weight_map import set_path
 from models.config import ModelSettings
 from models.towers import create_model
-from tests.models.families import FAMILIES, TEXTS
+from tests.models.tokenizer_families import FAMILIES, TEXTS
 from tests.parity.test_huggingface import close
 from tests.pretrain.losses.dense import normalize
 

@@ -24,7 +24,7 @@ from models.text.tokenizer import train_tokenizer
 from models.towers import create_model
 from pretrain.losses.context_objective import Objective
 from pretrain.losses.contrastive import Scales, base_loss
-from tests.models.towers_of import GOLDEN, open_golden
+from tests.models.tiny_models import GOLDEN, open_golden
 from tests.pretrain.losses.dense import normalize
 
 SIZES = {

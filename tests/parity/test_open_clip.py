@@ -24,7 +24,7 @@ from models.checkpoints.io import describe_checkpoint
 from models.checkpoints.weight_map import parameter_shapes
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.towers import create_model
-from tests.models.towers_of import random_parameters
+from tests.models.tiny_models import random_parameters
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "models" / "golden_open_clip"
 TEXT = {"context_length": 9, "vocab_size": 70, "width": 20, "heads": 2, "layers": 2}

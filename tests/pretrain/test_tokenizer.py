@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from data.sources.base import BadRecord
-from models.config import build
+from foundation.settings import build
 from models.text.tokenizer import open_tokenizer, train_tokenizer
 from pretrain.config.run import TokenizerSettings, read_settings
 from pretrain.input_pipeline import prepare_tokenizer, read_captions
-from tests.models.families import CAPTIONS, FAMILIES, TEXTS
+from tests.models.tokenizer_families import CAPTIONS, FAMILIES, TEXTS
 from tests.pretrain import tiny
 
 
@@ -71,9 +71,9 @@ def test_a_number_of_ids_that_is_none_is_told_in_a_sentence(name):
 
 
 def test_other_settings_that_do_not_exist_are_told_in_a_sentence():
-    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'lower'; known: none, siglip"):
+    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'lower'\. Known: none, siglip"):
         settings_of(name="train:60", canonicalize="lower")
-    with pytest.raises(ValueError, match=r"tokenizer.canonicalize is 3; it must be a name or None"):
+    with pytest.raises(ValueError, match=r"tokenizer.canonicalize is 3; it must be a string or None"):
         settings_of(name="train:60", canonicalize=3)
-    with pytest.raises(ValueError, match=r"unknown key tokenizer.vocab_size; known: name, canonicalize"):
+    with pytest.raises(ValueError, match=r"unknown key tokenizer.vocab_size\. Known: name, canonicalize"):
         build(TokenizerSettings, "tokenizer", {"vocab_size": 60})

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from adapt.embedding.encoder import to_pixels
-from models.preprocessing import FILE
+from models.preprocessing import PREPROCESSOR_FILE
 from tests.models.test_preprocessing import KINDS
 
 PHOTOS = pathlib.Path(__file__).parents[3] / "../shared/data/pretrain/flickr8k/dev-00000.tar"
@@ -35,7 +35,7 @@ def photos():
 
 
 def compare(images, preprocessing, folder):
-    (folder / FILE).write_text(json.dumps(preprocessing.to_json()))
+    (folder / PREPROCESSOR_FILE).write_text(json.dumps(preprocessing.to_json()))
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     ours = np.stack([to_pixels(image, preprocessing) for image in images])
     assert ours.dtype == np.uint8 and ours.shape[1:] == (*preprocessing.shape, 3)

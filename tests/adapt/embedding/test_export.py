@@ -17,7 +17,7 @@ from adapt.embedding.export import embed_collections, read_texts
 from data.pipeline.image_ops import decode
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[3]
 TEXTS = ["a red fish", "", "two birds, blue", "one green tree", "fish " * 50]

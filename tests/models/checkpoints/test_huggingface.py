@@ -12,11 +12,11 @@ from models.checkpoints.huggingface import family_of, layout_of
 from models.checkpoints.io import Checkpoint, open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings
-from models.preprocessing import FILE, Preprocessing
+from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
 from models.text.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
-from tests.models.families import FAMILIES, TEXTS
-from tests.models.towers_of import GOLDEN, open_golden, random_parameters, tiny
+from tests.models.tiny_models import GOLDEN, open_golden, random_parameters, tiny
+from tests.models.tokenizer_families import FAMILIES, TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_given_tokenizer_travels_with_the_export(exported, tmp_path, family, s
 
 def test_images_of_another_size_than_the_tower_takes_are_refused(exported, tmp_path):
     shutil.copytree(exported[0], tmp_path / "export")
-    (tmp_path / "export" / FILE).write_text(json.dumps(Preprocessing(size=16, crop=(16, 14)).to_json()))
+    (tmp_path / "export" / PREPROCESSOR_FILE).write_text(json.dumps(Preprocessing(size=16, crop=(16, 14)).to_json()))
     with pytest.raises(ValueError, match="images are made 16 × 14 pixels, and the image tower takes 14 × 14"):
         open_checkpoint(tmp_path / "export")
 

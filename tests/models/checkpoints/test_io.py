@@ -19,12 +19,12 @@ from models.checkpoints.huggingface import layout_of
 from models.checkpoints.io import Checkpoint, describe_checkpoint, open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import flatten, parameter_shapes, read_parameters, to_tensors
 from models.io.tensor_reader import open_tensors
-from models.preprocessing import FILE, Preprocessing
+from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
 from models.text.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
 from tests.logged import logged
-from tests.models.families import FAMILIES
-from tests.models.towers_of import GOLDEN, random_parameters, tiny, tiny_checkpoint
+from tests.models.tiny_models import GOLDEN, random_parameters, tiny, tiny_checkpoint
+from tests.models.tokenizer_families import FAMILIES
 
 ROOT = pathlib.Path(__file__).parents[3]
 SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
@@ -178,7 +178,7 @@ def test_a_siglip2_of_any_shape_opens_on_the_square_of_its_positions(tmp_path):
     del fields["vision_config"]["image_size"]
     (folder / "config.json").write_text(json.dumps(fields))
     processor = {"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 9, "resample": 2}
-    (folder / FILE).write_text(json.dumps(processor | {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.5, 0.5, 0.5]}))
+    (folder / PREPROCESSOR_FILE).write_text(json.dumps(processor | {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.5, 0.5, 0.5]}))
     save_file(to_tensors(layout_of(square, "siglip2"), parameters, scalars=SCALARS), folder / "model.safetensors")
     opened = open_checkpoint(folder)
     assert opened.settings == square and opened.scalars == SCALARS and same(opened.parameters, parameters)
@@ -374,4 +374,4 @@ def test_reading_places_every_array_as_it_is_told_the_largest_first(siglip):
 
 def test_the_image_processor_is_written_with_the_checkpoint(tmp_path):
     folder = save_checkpoint(tmp_path / "export", tiny_checkpoint("clip"))
-    assert json.loads((folder / FILE).read_text())["crop_size"] == {"height": 14, "width": 14}
+    assert json.loads((folder / PREPROCESSOR_FILE).read_text())["crop_size"] == {"height": 14, "width": 14}

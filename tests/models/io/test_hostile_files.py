@@ -17,8 +17,8 @@ from models.checkpoints.big_vision import layout_of as npz_layout_of
 from models.checkpoints.big_vision import save_big_vision
 from models.checkpoints.io import open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import to_tensors
-from tests.models.families import FAMILIES
-from tests.models.towers_of import random_parameters, tiny, tiny_checkpoint
+from tests.models.tiny_models import random_parameters, tiny, tiny_checkpoint
+from tests.models.tokenizer_families import FAMILIES
 
 SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
 
@@ -142,7 +142,7 @@ def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path):
         ("vision_config", {"hidden_act": "relu"}, r"hidden_act 'relu' is not read here"),
         ("vision_config", {"vision_use_head": False}, r"towers without a pooling head are not read here"),
         ("vision_config", {"layer_norm_eps": -1.0}, r"vision.norm_epsilon is -1.0"),
-        ("vision_config", {"layer_norm_eps": np.inf}, r"vision.norm_epsilon is inf; it must be positive and finite"),
+        ("vision_config", {"layer_norm_eps": np.inf}, r"vision.norm_epsilon is inf; it must be a positive, finite number"),
         ("vision_config", {"hidden_size": 24.5}, r"config.json: .*hidden_size"),
         ("vision_config", {"hidden_size": True}, r"config.json: .*hidden_size"),
         ("vision_config", {"hidden_size": None}, r"config.json: .*hidden_size"),

@@ -13,7 +13,7 @@ import urllib.parse
 import pytest
 
 from models.checkpoints.io import save_checkpoint
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import normalizers
 
 from models.text.canonicalize import canonicalization
-from tests.models.families import TEXTS
+from tests.models.tokenizer_families import TEXTS
 
 SIGMAS = "ΣΣσAaΑ'.!:·_ʰªⅫⒶ\u01c5\u0301\u00ad\u0345 \tİı\u1e9e\x1c\x85\u200b\u3000日"
 

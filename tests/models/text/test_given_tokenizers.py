@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from models.text.tokenizer import load_tokenizer, open_tokenizer
-from tests.models.families import FAMILIES, LONG, TEXTS
+from tests.models.tokenizer_families import FAMILIES, LONG, TEXTS
 
 LENGTHS = (16, 77)
 

@@ -18,7 +18,7 @@ from pretrain.checkpointing.export import export
 from pretrain.config.run import load_settings, read_settings
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
-from tests.models.towers_of import tiny_checkpoint
+from tests.models.tiny_models import tiny_checkpoint
 from tests.pretrain.tiny import config
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -114,15 +114,15 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vision": {"width": 32}}, r"vision.width is 32 in the config and 24 in .*; leave it out"),
-        ({"text": {"length": 64}}, r"text.length is 64 in the config and 9 in"),
-        ({"variant": "B/16"}, r"vision.width is 768 in the config and 24 in"),
+        ({"vision": {"width": 32}}, r"vision.width is 32 in the config, but 24 in .*Remove it"),
+        ({"text": {"length": 64}}, r"text.length is 64 in the config, but 9 in"),
+        ({"variant": "B/16"}, r"vision.width is 768 in the config, but 24 in"),
         ({"vision": {"hight": 3}}, r"unknown key vision.hight"),
-        ({"tokenizer": {"name": "train:60"}}, r"tokenizer.name 'train:60' would give the text tower of .* set it to"),
-        ({"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}}, r"goes with the checkpoint's tokenizer"),
+        ({"tokenizer": {"name": "train:60"}}, r"tokenizer.name 'train:60' would train new token ids, but the text tower of .* Set it to"),
+        ({"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}}, r"tokenizer.canonicalize is 'siglip', but the tokenizer is the checkpoint's"),
         (
             {"preprocessing": {"size": (16, 16)}},
-            r"preprocessing makes images of \(16, 16\) pixels, and vision.image_size",
+            r"preprocessing makes images of \(16, 16\) pixels, but vision.image_size",
         ),
         ({"initial_checkpoint": "./nowhere"}, r"./nowhere is no exported checkpoint"),
     ],
@@ -139,19 +139,19 @@ def test_towers_come_from_a_family_and_a_variant_and_what_is_set_beside_them():
     model = read_settings(base | named).model(vocab_size=99, end_id=7)
     assert (model.vision.width, model.vision.depth, model.vision.pooling, model.dim) == (768, 2, "class", 512)
     assert (model.text.width, model.text.causal, model.text.end_id) == (512, True, 7)
-    with pytest.raises(ValueError, match=r"unknown family 'blip'; known: siglip, clip"):
+    with pytest.raises(ValueError, match=r"unknown family 'blip'\. Known: siglip, clip"):
         read_settings(base | {"family": "blip"})
-    with pytest.raises(ValueError, match=r"the tokenizer has 99 ids, and text.vocab_size is 50"):
+    with pytest.raises(ValueError, match=r"text.vocab_size is 50, but the tokenizer has 99 token ids"):
         read_settings(base | {"text": {**base["text"], "vocab_size": 50}}).model(vocab_size=99)
 
 
 def test_pooling_at_the_end_needs_a_tokenizer_that_ends_texts():
     from models.text.tokenizer import Tokenizer
-    from tests.models.families import FAMILIES
+    from tests.models.tokenizer_families import FAMILIES
 
     settings = read_settings(config("none.tar", family="clip"))
     assert settings.model_for(Tokenizer(FAMILIES["clip"](), length=6)).text.end_id is not None
-    with pytest.raises(ValueError, match=r"text.pooling 'end' needs a tokenizer that ends its texts"):
+    with pytest.raises(ValueError, match=r"text.pooling is 'end', but the tokenizer does not end truncated texts"):
         settings.model_for(Tokenizer(FAMILIES["gpt2"](), length=6))
 
 

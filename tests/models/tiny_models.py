@@ -13,7 +13,7 @@ from models.io.tensor_reader import open_tensors
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import train_tokenizer
 from models.towers import create_model
-from models.variants import towers
+from models.variants import tower_fields
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -28,7 +28,7 @@ def open_golden(folder: pathlib.Path = GOLDEN) -> tuple[ModelSettings, dict]:
 
 def tiny(family: str, *, vocab_size: int = 61, vision: dict | None = None, text: dict | None = None) -> ModelSettings:
     """Returns settings of odd sizes: patches that leave a remainder, widths that are no multiples of 64."""
-    shared = towers(family)
+    shared = tower_fields(family)
     image = {"image_size": 14, "patch_size": 5, "width": 24, "depth": 3, "heads": 2, "mlp_width": 36}
     words = {"vocab_size": vocab_size, "length": 9, "width": 20, "depth": 1, "heads": 4, "mlp_width": 28}
     image |= shared.vision | ({"projection": 18} if family == "clip" else {})

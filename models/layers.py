@@ -1,0 +1,169 @@
+"""Transformer layers: attention, MLP, the stacked encoder and attention pooling."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.activation_sharding import ActivationSharding, save_all_but_gathered
+from models.config import ModelSettings, TextSettings, VisionSettings
+
+# What the backward pass keeps of each layer; everything else is recomputed.
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+_ACTIVATIONS = {
+    "gelu_tanh": lambda x: nnx.gelu(x, approximate=True),
+    "gelu": lambda x: nnx.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x),
+}
+
+
+def create_linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
+    """Return a linear layer with Xavier-uniform weights."""
+    init = nnx.initializers.xavier_uniform()
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs, **options)
+
+
+def create_layer_norm(tower: VisionSettings | TextSettings, *, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Return a layer norm over the width of a tower."""
+    return nnx.LayerNorm(tower.width, epsilon=tower.norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class MultiHeadAttention(nnx.Module):
+    """Multi-head attention from `queries` `[batch, q, width]` to `tokens` `[batch, t, width]`."""
+
+    def __init__(self, tower: VisionSettings | TextSettings, model: ModelSettings, *, rngs: nnx.Rngs):
+        self.heads, self.causal, self.implementation = tower.heads, tower.causal, model.attention
+        width, dtype = tower.width, jnp.dtype(model.dtype)
+        self.query = create_linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = create_linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = create_linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = create_linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, queries: jax.Array, tokens: jax.Array) -> jax.Array:
+        query = self._split_heads(self.query(queries))
+        key = self._split_heads(self.key(tokens))
+        value = self._split_heads(self.value(tokens))
+        attended = attend(query, key, value, causal=self.causal, implementation=self.implementation)
+        return self.out(attended.reshape(queries.shape))
+
+    def _split_heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False, implementation: str = "cpu"
+) -> jax.Array:
+    """Return softmax(query keyᵀ / sqrt(head_dim)) value; all arrays are `[batch, tokens, heads, head_dim]`.
+
+    With `causal`, a token attends to itself and to the tokens before it.
+
+    "xla" and "cudnn" call `jax.nn.dot_product_attention`, which is fused on accelerators; cuDNN gains nothing for a
+    single query, so that case always uses "xla". "cpu" is faster with XLA on CPUs: it multiplies with the head axis
+    before the token axis and divides by the sum of the softmax after the product with the values.
+    """
+    if implementation != "cpu":
+        chosen = "xla" if query.shape[1] == 1 else implementation
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=chosen)
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    if causal:
+        logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    attended = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
+    attended = attended / jnp.sum(weights, axis=-1, keepdims=True).astype(value.dtype)
+    return attended.transpose(0, 2, 1, 3)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with an activation in between."""
+
+    def __init__(self, tower: VisionSettings | TextSettings, *, dtype: Any, rngs: nnx.Rngs):
+        self.activation = tower.activation
+        bias_init = nnx.initializers.normal(1e-6)
+        self.up = create_linear(tower.width, tower.mlp_width, dtype=dtype, rngs=rngs, bias_init=bias_init)
+        self.down = create_linear(tower.mlp_width, tower.width, dtype=dtype, rngs=rngs, bias_init=bias_init)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+
+
+class TransformerLayer(nnx.Module):
+    """A pre-norm transformer layer: self-attention and MLP, each with a residual connection."""
+
+    def __init__(self, tower: VisionSettings | TextSettings, model: ModelSettings, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(model.dtype)
+        self.norm1 = create_layer_norm(tower, dtype=dtype, rngs=rngs)
+        self.attention = MultiHeadAttention(tower, model, rngs=rngs)
+        self.norm2 = create_layer_norm(tower, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(tower, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normed = self.norm1(x)
+        x = x + self.attention(normed, normed)
+        return x + self.mlp(self.norm2(x))
+
+
+class TransformerEncoder(nnx.Module):
+    """`depth` transformer layers and a final layer norm.
+
+    The layers are one module whose parameters have a leading layer axis, and `jax.lax.scan` runs over that axis.
+    """
+
+    def __init__(
+        self,
+        tower: VisionSettings | TextSettings,
+        model: ModelSettings,
+        *,
+        rngs: nnx.Rngs,
+        sharding: ActivationSharding,
+    ):
+        self.remat, self.scan_unroll = model.remat, min(model.scan_unroll, tower.depth)
+        self.sharding = sharding
+        create_stacked = nnx.vmap(lambda rngs: TransformerLayer(tower, model, rngs=rngs))
+        self.layers = create_stacked(rngs.split(tower.depth))
+        self.norm = create_layer_norm(tower, dtype=jnp.dtype(model.dtype), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        definition, stacked_parameters = nnx.split(self.layers)
+        layer = functools.partial(_apply_layer, definition, self.sharding)
+        policy = _REMAT_POLICIES.get(self.remat)
+        if self.remat == "none" and self.sharding.num_devices > 1:
+            policy = save_all_but_gathered
+        if policy is not None:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+        x, _ = jax.lax.scan(layer, x, stacked_parameters, unroll=self.scan_unroll)
+        return self.norm(x)
+
+
+def _apply_layer(
+    definition: nnx.GraphDef, sharding: ActivationSharding, x: jax.Array, parameters: nnx.State
+) -> tuple[jax.Array, None]:
+    """Apply one layer with its slice of the stacked parameters: the body of the scan over layers."""
+    x = nnx.merge(definition, sharding.gather(parameters))(x)
+    return sharding.split_rows(x), None
+
+
+class AttentionPooling(nnx.Module):
+    """Attention of a learned probe to all tokens, and a residual MLP: `[batch, t, width]` to `[batch, width]`."""
+
+    def __init__(self, tower: VisionSettings, model: ModelSettings, *, rngs: nnx.Rngs):
+        self.dtype = dtype = jnp.dtype(model.dtype)
+        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, 1, tower.width)))
+        self.attention = MultiHeadAttention(tower, model, rngs=rngs)
+        self.norm = create_layer_norm(tower, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(tower, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        probe = jnp.broadcast_to(self.probe[...].astype(self.dtype), (len(tokens), 1, tokens.shape[-1]))
+        pooled = self.attention(probe, tokens)
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return pooled[:, 0]
