@@ -197,7 +197,7 @@ def shuffled_index(position: int, length: int, *, key: tuple[int, ...]) -> int:
     seed = _shuffle_seed(key)
     if not _is_power_of_four(length - 1):
         return index_shuffle(position, length - 1, seed, _ROUNDS)
-    # `index_shuffle` is no bijection for a maximum of 4^k: shuffle one index more, and map again what lands on it.
+    # `index_shuffle` is not a bijection for a maximum of 4^k: shuffle one index more, and map again what lands on it.
     index = index_shuffle(position, length, seed, _ROUNDS)
     return index if index < length else index_shuffle(length, length, seed, _ROUNDS)
 
