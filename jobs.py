@@ -194,12 +194,12 @@ def sort_photos(
     tokenizer: str | None = None,
 ) -> None:
     """Sort images into the classes of the example images."""
-    from adapt.photos.pipeline import DEFAULT_TEMPLATE, Task
+    from adapt.photos.pipeline import DEFAULT_TEMPLATE, SortingTask
     from adapt.photos.pipeline import sort_photos as run
     from foundation.progress import ProgressBars
 
     templates = tuple(template or (DEFAULT_TEMPLATE,))
-    task = Task(
+    task = SortingTask(
         support=os.path.expanduser(support),
         query=os.path.expanduser(query),
         out=out.expanduser(),
@@ -328,7 +328,7 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
 
 def typed(settings: type, section: str, values: Mapping[str, Any]) -> Any:
     """Return the typed settings of a config section."""
-    from models.config import build
+    from foundation.settings import build
 
     return build(settings, section, values)
 

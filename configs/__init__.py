@@ -63,11 +63,13 @@ def set_value(config: ConfigDict, key: str, text: str, *, known: KnownSettings) 
     """Set a dotted key to the value that `text` spells. The config has the key, or it is a setting with a default."""
     *sections, last = key.split(".")
     current: Any = config
+    new_name = None
     for part in [*sections, last]:
         if hasattr(current, "keys") and part in current:
             current = current[part]
         else:
             current = default_of(key, part, siblings=current if hasattr(current, "keys") else {}, known=known())
+            new_name = _renamed(known().get(tuple(sections))).get(last)
             break
     problem = f"config key {key} is {current!r} and cannot become {text!r}"
     try:
@@ -80,6 +82,8 @@ def set_value(config: ConfigDict, key: str, text: str, *, known: KnownSettings) 
             if part not in parent:
                 parent[part] = type(config)()
             parent = parent[part]
+        if new_name in parent:
+            del parent[new_name]  # an override by the old name replaces the value in the file
         try:
             parent[last] = current  # the config then checks the type of the new value
             parent[last] = value
@@ -94,9 +98,11 @@ def default_of(key: str, part: str, *, siblings: Iterable[str], known: Mapping[t
     the nearest and all known ones.
     """
     *section, last = key.split(".")
-    fields = dataclasses.fields(known[tuple(section)]) if tuple(section) in known else ()
+    settings = known.get(tuple(section))
+    fields = dataclasses.fields(settings) if settings else ()
+    current_name = _renamed(settings).get(last, last)
     for field in fields:
-        if field.name == last:
+        if field.name == current_name:
             return None if field.default is dataclasses.MISSING else field.default
     if fields and part != last:
         part, siblings = last, ()  # the section is known even if the config lacks it
@@ -107,6 +113,11 @@ def default_of(key: str, part: str, *, siblings: Iterable[str], known: Mapping[t
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     what = "setting" if part == last else "section"
     raise ValueError(f"unknown config key {key!r}: no {what} is named {part!r}. {hint}Known: {', '.join(names)}")
+
+
+def _renamed(settings: type | None) -> Mapping[str, str]:
+    """Return the renamed keys of a settings class, old to new; `foundation.settings.build` accepts both."""
+    return getattr(settings, "RENAMED", {})
 
 
 def parse_value(text: str, *, like: Any) -> Any:

@@ -122,7 +122,7 @@ def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
 def test_a_run_that_is_to_be_evaluated_needs_an_evaluation(shard, tmp_path):
     with pytest.raises(ValueError, match="evaluate_every is 3, and nothing was given that evaluates"):
         train(shard, tmp_path / "run", None)
-    with pytest.raises(ValueError, match="evaluate_every is -1; it must be a number of steps, or 0 for never"):
+    with pytest.raises(ValueError, match="pretrain.evaluate_every is -1; it must be a whole number, 0 or more"):
         pretrain(config(shard, evaluate_every=-1), tmp_path / "run", data_dir=tmp_path)
     assert not (tmp_path / "run").exists()
 
@@ -177,7 +177,11 @@ def test_the_results_are_those_of_an_evaluation_afterwards(shard, plain, given, 
         ("evaluate_in_training.datasets=nowhere.tar,", "no file matches 'nowhere.tar'"),
         ("evaluate_in_training.datasets=dtd,", "dtd not found in "),
         ("evaluate_in_training.retrieval=nowhere.tar,", "no file matches 'nowhere.tar'"),
-        ("evaluate_in_training.shotz=1", "unknown config key 'evaluate_in_training.shotz': no 'shotz' among caption"),
+        (
+            "evaluate_in_training.shotz=1",
+            "unknown config key 'evaluate_in_training.shotz': no setting is named 'shotz'. Did you mean 'shots'? "
+            "Known: caption",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_before_the_first_step(given, tmp_path, capsys, change, message):

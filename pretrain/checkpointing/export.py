@@ -80,7 +80,7 @@ def export_parameters(
         base_model=_hub_id(settings.initial_checkpoint),
         training=_training(workdir, settings, step),
     )
-    checkpoint = Checkpoint(model, parameters["model"], scalars, settings.entering(), tokenizer)
+    checkpoint = Checkpoint(model, parameters["model"], scalars, settings.image_preprocessing(), tokenizer)
     save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
     if kept_results is not None and fingerprint_files([folder / WEIGHTS_FILE]) == same:
         keep_results(folder, kept_results)

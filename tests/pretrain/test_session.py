@@ -308,12 +308,12 @@ def test_rates_become_shares_of_the_devices_peak_memory_and_cost(shard, monkeypa
         ({"recovery": {"on_bad_loss": "pray"}}, "unknown recovery.on_bad_loss 'pray'; known: stop, go_back"),
         ({"recovery": {"max_loss": -1.0}}, r"recovery\.max_loss is -1\.0; it must be a positive number"),
         ({"recovery": {"max_go_backs": 0}}, r"recovery\.max_go_backs is 0"),
-        ({"monitor": {"profile": (5,)}}, r"monitor\.profile is \(5,\); name the first and the last step"),
-        ({"monitor": {"stall_seconds": -1.0}}, r"monitor\.stall_seconds is -1\.0"),
-        ({"monitor": {"price_per_hour": 0.0}}, r"monitor\.price_per_hour is 0\.0"),
-        ({"monitor": {"wandbb": "x"}}, r"unknown key monitor\.wandbb; known: wandb, profile"),
-        ({"keep_every": -1}, "keep_every is -1; it must be a number of steps, or 0 for never"),
-        ({"keep_best": "evaluation/x/knn@1"}, "keep_best is 'evaluation/x/knn@1', and evaluate_every is 0"),
+        ({"monitor": {"profile": (5,)}}, r"monitor\.profile is \(5,\); it must be the first and the last step"),
+        ({"monitor": {"stall_seconds": -1.0}}, r"monitor\.stall_seconds is -1\.0; it must be a finite number, 0 or more"),
+        ({"monitor": {"price_per_hour": 0.0}}, r"monitor\.price_per_hour is 0\.0; it must be a positive, finite number or None"),
+        ({"monitor": {"wandbb": "x"}}, r"unknown key monitor\.wandbb\. Did you mean 'wandb'\? Known: wandb, profile"),
+        ({"keep_every": -1}, "pretrain.keep_every is -1; it must be a whole number, 0 or more"),
+        ({"keep_best": "evaluation/x/knn@1"}, "keep_best is 'evaluation/x/knn@1', but evaluate_every is 0"),
     ],
 )
 def test_settings_that_cannot_be_are_told(shard, tmp_path, change, message):

@@ -98,7 +98,7 @@ def test_a_finished_run_is_left_as_it_is(shards, finished):
 
 
 def test_another_config_is_not_continued(shards, finished):
-    with pytest.raises(ValueError, match=r"a run with steps = 9, and this config says 12"):
+    with pytest.raises(ValueError, match=r"contains a run with steps = 9, but this config sets 12"):
         pretrain(config(shards, steps=12), finished, data_dir=finished)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate = 0.01"):
         pretrain(config(shards, optimizer={"learning_rate": 0.02, "warmup_steps": 2}), finished, data_dir=finished)
@@ -123,7 +123,7 @@ def test_an_export_holds_the_newest_checkpoint(finished, tmp_path):
 
 
 def test_an_export_without_a_checkpoint_names_the_job_that_makes_one(shards, finished, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no run; `launch.py pretrain"):
+    with pytest.raises(FileNotFoundError, match=r"contains no run. Start one with `launch.py pretrain"):
         export(tmp_path, tmp_path / "export")
     (tmp_path / "pretrain.json").write_bytes((finished / "pretrain.json").read_bytes())
     with pytest.raises(FileNotFoundError, match=r"holds no checkpoint; run `launch.py pretrain`"):
@@ -201,19 +201,19 @@ def test_a_mixture_trains_and_continues(shards, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stepz": 3}, r"unknown key pretrain\.stepz; known: seed, batch_size"),
-        ({"objective": {"bass": "sigmoid"}}, r"unknown key objective\.bass; known: base"),
+        ({"stepz": 3}, r"unknown key pretrain\.stepz\. Did you mean 'steps'\? Known: seed, batch_size"),
+        ({"objective": {"bass": "sigmoid"}}, r"unknown key objective\.bass\. Did you mean 'base'\? Known: base"),
         ({"text": {"length": 6}}, r"the config lacks text\."),
         ({"batch_size": 1}, "batch_size 1 leaves the context objective nothing"),
-        ({"steps": 0}, "steps is 0"),
-        ({"data": {"sources": ()}}, r"data\.sources is empty"),
-        ({"data": {"sources": ("x",), "threads": 0}}, r"data\.threads is 0; it must be at least 1"),
+        ({"steps": 0}, "pretrain.steps is 0; it must be a positive whole number or None"),
+        ({"data": {"sources": ()}}, r"data\.sources is \(\); it must be a tuple of one or more strings"),
+        ({"data": {"sources": ("x",), "threads": 0}}, r"data\.threads is 0; it must be a positive whole number"),
         ({"data": {"sources": ("x",), "weights": (1, 2)}}, r"data\.weights has 2 numbers for 1 sources"),
-        ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is empty"),
-        ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share 5 is not within \[0, 1\]"),
-        ({"data": {"sources": ("x",), "caption": "frist"}}, "unknown data.caption 'frist'; known: first"),
-        ({"epochs": 3}, "is one of steps, examples and epochs; the config has steps=9, epochs=3"),
-        ({"steps": None}, "the config has none of them"),
+        ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is \(\); it must be a tuple of one or more strings"),
+        ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share is 5; it must be a number from 0 to 1"),
+        ({"data": {"sources": ("x",), "caption": "frist"}}, "unknown data.caption 'frist'. Did you mean 'first'\? Known: first"),
+        ({"epochs": 3}, "is one of steps, examples and epochs; the config sets steps=9, epochs=3"),
+        ({"steps": None}, "the config sets none of them"),
     ],
 )
 def test_a_bad_config_is_refused_before_anything_is_written(shards, tmp_path, change, message):
@@ -289,7 +289,7 @@ def test_a_run_continues_with_other_microbatches_and_remat(shards, tmp_path):
     changed = {"microbatch_size": 4, "remat": "full", "objective": {"base": "sigmoid", "block_size": 3}}
     result = pretrain(config(shards, steps=4, **changed), tmp_path, data_dir=tmp_path)
     assert result.start_step == 4
-    with pytest.raises(ValueError, match=r"objective\.alpha = 0\.9, and this config says 0.5"):
+    with pytest.raises(ValueError, match=r"objective\.alpha = 0\.9, but this config sets 0.5"):
         pretrain(config(shards, steps=4, objective={"alpha": 0.5}), tmp_path, data_dir=tmp_path)
 
 
