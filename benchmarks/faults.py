@@ -1,7 +1,7 @@
-"""Hurts runs on purpose, and prints what was lost: `python benchmarks/faults.py [--only=killed,damaged]`.
+"""Inject faults into runs and report what was lost: `python benchmarks/faults.py [--only=killed,damaged]`.
 
-The long form of tests/fault_injection/test_faults.py; it takes about half an hour on two cores. Needs root, for small and read-only
-disks. docs/RELIABILITY.md has its figures.
+The long form of tests/fault_injection/test_faults.py, about half an hour on two cores. Needs root to mount small and
+read-only disks. docs/RELIABILITY.md has its figures.
 """
 
 import argparse
