@@ -66,8 +66,8 @@ class TarShards:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        file, sample = self._sample(index)
-        parts = _read_parts(file, sample)
+        sample = self._locate(index)
+        parts = _read_parts(sample)
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
@@ -83,7 +83,7 @@ class TarShards:
 
     def key(self, index: int) -> str:
         """Return the key of a sample, `SHARD/KEY`."""
-        return self._sample(index)[1].key
+        return self._locate(index).key
 
     def content_fingerprint(self) -> str:
         """Return a hash of the shards' names, sizes and modification times (or the server's equivalent)."""
@@ -91,12 +91,12 @@ class TarShards:
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the texts of a sample without reading its image."""
-        file, sample = self._sample(index)
-        parts = _read_parts(file, sample, ("json", "txt"))
+        sample = self._locate(index)
+        parts = _read_parts(sample, ("json", "txt"))
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
         return _find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key)
 
-    def _sample(self, index: int) -> tuple[File, _Sample]:
+    def _locate(self, index: int) -> _SampleSpans:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
@@ -105,10 +105,13 @@ class TarShards:
         start = int(opened.name_ends[row - 1]) if row else 0
         name = bytes(opened.names[start : int(opened.name_ends[row])]).decode("utf-8")
         shard = file.path[len(self._folder) :].lstrip("/") if file.path.startswith(self._folder) else file.name
-        return file, _Sample(f"{shard}/{name}", opened.spans[row].tolist())
+        return _SampleSpans(file, f"{shard}/{name}", opened.spans[row].tolist())
 
 
-class _Sample(NamedTuple):
+class _SampleSpans(NamedTuple):
+    """The shard of a sample, its key, and offset and size of each of `PARTS`."""
+
+    file: File
     key: str
     spans: list[list[int]]
 
@@ -150,13 +153,13 @@ def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
     return _OpenIndex(**arrays)
 
 
-def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) -> dict[str, bytes]:
+def _read_parts(sample: _SampleSpans, wanted: tuple[str, ...] = PARTS) -> dict[str, bytes]:
     """Return the wanted parts that the sample has, in one read if they are close together."""
     spans = {part: span for part, span in zip(PARTS, sample.spans, strict=True) if span[0] >= 0 and part in wanted}
     if not spans:
         return {}
     for part, (offset, size) in spans.items():
-        if offset + size > file.size:
+        if offset + size > sample.file.size:
             raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
         if size > MAX_PART_BYTES:
             raise BadRecord(
@@ -167,10 +170,10 @@ def _read_parts(file: File, sample: _Sample, wanted: tuple[str, ...] = PARTS) ->
     start = min(offset for offset, _ in spans.values())
     stop = max(offset + size for offset, size in spans.values())
     if stop - start <= sum(size for _, size in spans.values()) + _MAX_GAP:
-        content = read_range(file, start, stop)
+        content = read_range(sample.file, start, stop)
         parts = {part: content[offset - start : offset - start + size] for part, (offset, size) in spans.items()}
     else:
-        parts = {part: read_range(file, offset, offset + size) for part, (offset, size) in spans.items()}
+        parts = {part: read_range(sample.file, offset, offset + size) for part, (offset, size) in spans.items()}
     for part, (_, size) in spans.items():
         if len(parts[part]) != size:
             raise BadRecord("cut off", sample.key, f"the shard ends inside its {part}")
