@@ -1,4 +1,4 @@
-"""The runs of a sweep grouped into arms (one setting, several seeds), their scores, and gains of one arm over another."""
+"""Runs of a sweep, grouped into arms (one setting, several seeds), their scores, and gains of one arm over another."""
 
 from __future__ import annotations
 

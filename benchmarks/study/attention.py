@@ -1,113 +1,119 @@
-"""What the pictures of docs/STUDY.md's runs attend to: how much of it has a text like their own.
+"""Measure what the images of the study's runs attend to: how much attention goes to samples with similar texts.
 
-    python benchmarks/study/attention.py        the runs with context that are in runs/study
+    python -m benchmarks.study.attention        # the runs with context in runs/study
 
-Four batches of each run's own data, as it was trained on, embedded by its export; of two samples the texts are alike
-where the cosine of their latent semantic analysis is 0.5 or more. The table goes into docs/STUDY.md.
+Each run's export embeds four batches of its training data. Two samples have similar texts if the cosine of their latent
+semantic analysis is at least 0.5. Rows go to docs/study/attention.csv.
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import math
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from adapt.embedding.encoder import Encoder
+from benchmarks.study import page, variant_objective
+from benchmarks.study.arms import CONTEXT, average, read_arms
+from benchmarks.study.files import RESULTS, RUNS, record_runs, write_csv
+from benchmarks.study.tables import find_sweeps
+from data.pipeline.caption_groups import lsa_embeddings
+from data.sources.base import Source
+from pretrain.config.run import load_settings
+from pretrain.input_pipeline import create_examples, open_data, prepare_order, prepare_tokenizer
 
-import configs  # noqa: E402
-from adapt.embedding.encoder import Encoder  # noqa: E402
-from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study.arms import CONTEXT, Arm, average, read_arms  # noqa: E402
-from benchmarks.study.tables import STUDY, find_sweeps, markdown, put  # noqa: E402
-from data.pipeline.caption_groups import lsa_embeddings  # noqa: E402
-from data.sources.base import Source  # noqa: E402
-from pretrain.config.run import load_settings  # noqa: E402
-from pretrain.input_pipeline import create_examples, open_data, prepare_order, prepare_tokenizer  # noqa: E402
-
-BATCHES, ALIKE = 4, 0.5
+BATCHES, SIMILAR = 4, 0.5  # batches per run, least cosine of similar texts
 NEIGHBOURS, MEMORY = "pretrain.objective.neighbours", "pretrain.objective.memory"
+COLUMNS = ("table", "arm", "seeds", "temperature", "attended_items", "similar_texts", "all_pairs")
+
+_TEXT_EMBEDDINGS: dict[str, np.ndarray] = {}  # by fingerprint of the source
 
 
-def main() -> int:
+class AttentionShares(NamedTuple):
+    """Attended items per image, the share of attention on similar texts, and the share of pairs with similar texts."""
+
+    attended_items: float
+    similar_texts: float
+    all_pairs: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study.attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
+    variant_objective.register()
     rows = []
     for sweep in find_sweeps():
-        table = sweep.stem.removeprefix("study_")
-        configs.load(str(sweep), (), dict)  # a config with a loss of its own registers it when it is read
-        for arm in read_arms(sweep, STUDY / table):
-            of_batch = arm.point.get(NEIGHBOURS) != "texts" and not arm.point.get(MEMORY)
-            if arm.runs and arm.point.get(CONTEXT) and of_batch:
-                found = [look_at(run.folder.parent, run.metrics[-1]) for run in arm.runs.values() if run.folder]
-                means = [average(values) for values in zip(*found, strict=True)]
-                rows.append([table, describe(arm), str(len(found)), *told(means)])
-                print(*rows[-1], sep="  ", flush=True)
-    heads = ["table", "arm", "seeds", "temperature · √d", "attended", "of texts alike", "of all pairs, alike", "ratio"]
-    lines = [f"`python benchmarks/study/attention.py`, {datetime.date.today().isoformat()}, {describe_machine()}", ""]
-    put("\n".join([*lines, *markdown(heads, rows)]), "attention")
+        for arm in read_arms(sweep, RUNS / sweep.stem):
+            within_batch = arm.point.get(NEIGHBOURS) != "texts" and not arm.point.get(MEMORY)
+            runs = [run for run in arm.runs.values() if run.folder]
+            if not runs or not arm.point.get(CONTEXT) or not within_batch:
+                continue
+            root = math.sqrt(arm.settings["vision"]["width"])
+            temperatures = [root * run.metrics[-1]["context_temperature"] for run in runs]
+            measured = [measure(run.folder.parent, temperature=t) for run, t in zip(runs, temperatures, strict=True)]
+            attended, similar, pairs = (average(values) for values in zip(*measured, strict=True))
+            cells = [f"{average(temperatures):.3f}", f"{attended:.1f}", f"{similar:.3f}", f"{pairs:.3f}"]
+            rows.append([sweep.stem, arm.name, str(len(runs)), *cells])
+            print(*rows[-1], sep="  ", flush=True)
+    if not rows:
+        print(
+            "error: runs/study has no run with context; `python -m benchmarks.study.tables` makes them", file=sys.stderr
+        )
+        return 1
+    write_csv(RESULTS / "attention.csv", COLUMNS, rows)
+    record_runs(RESULTS / "runs.csv", "attention")
+    page.write()
     return 0
 
 
-def describe(arm: Arm) -> str:
-    """Returns what an arm has beside the context."""
-    rest = Arm({key: value for key, value in arm.point.items() if key != CONTEXT}, arm.runs)
-    return rest.name or "context"
-
-
-def told(means: list[float]) -> list[str]:
-    """Returns the cells of a row."""
-    temperature, attended, share, base = means
-    return [f"{temperature:.3f}", f"{attended:.1f}", f"{share:.1%}", f"{base:.1%}", f"{share / base:.1f}"]
-
-
-def look_at(workdir: pathlib.Path, last: dict[str, float]) -> tuple[float, float, float, float]:
-    """Returns temperature · sqrt(dim), attended items, and of attention and of all pairs the share with texts alike.
-
-    `last` are the metrics of the last step.
-    """
+def measure(workdir: pathlib.Path, *, temperature: float) -> AttentionShares:
+    """Return the shares of a run's attention at a temperature · √dim, means over batches as it was trained on."""
     settings = load_settings(workdir)
     source = open_data(settings, "runs/study/cache")
     tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
     examples = create_examples(settings, source, tokenizer, prepare_order(workdir / "groups.npy", source, settings))
-    points = text_points(source)
+    texts = text_embeddings(source)
     encoder = Encoder(workdir / "export")
-    temperature = last["context_temperature"] * math.sqrt(encoder.dim)
     found = []
     for step in range(BATCHES):
         pixels = examples.rows(step, range(settings.batch_size))["images"]
         u = np.asarray(encoder.embed_pixels(pixels), np.float64)
-        chosen = points[examples.sampler.sample_ids(step)]
-        found.append(shares(u, chosen, temperature, settings.objective.self_mask))
-    attended, share, base = np.mean(found, axis=0)
-    return temperature, float(attended), float(share), float(base)
+        chosen = texts[examples.sampler.sample_ids(step)]
+        found.append(shares(u, chosen, temperature=temperature, self_mask=settings.objective.self_mask))
+    return AttentionShares(*np.mean(found, axis=0).tolist())
 
 
-def shares(
-    embeddings: np.ndarray, points: np.ndarray, temperature: float, self_mask: bool
-) -> tuple[float, float, float]:
-    """Returns attended items, and the share of attention and that of all other items whose texts are alike."""
+def shares(embeddings: np.ndarray, texts: np.ndarray, *, temperature: float, self_mask: bool) -> AttentionShares:
+    """Return the shares of the attention between image embeddings `[batch, dim]` with unit text vectors."""
     u = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     logits = u @ u.T / temperature
-    alike = points @ points.T >= ALIKE
+    similar = texts @ texts.T >= SIMILAR
     others = ~np.eye(len(u), dtype=bool)
     if self_mask:
         np.fill_diagonal(logits, -np.inf)
     attention = np.exp(logits - logits.max(axis=1, keepdims=True))
     attention /= attention.sum(axis=1, keepdims=True)
     entropy = -np.sum(attention * np.log(np.where(attention > 0, attention, 1.0)), axis=1)
-    return float(np.mean(np.exp(entropy))), float(np.sum(attention * alike) / len(u)), float(np.mean(alike[others]))
+    return AttentionShares(
+        float(np.mean(np.exp(entropy))), float(np.sum(attention * similar) / len(u)), float(np.mean(similar[others]))
+    )
 
 
-_POINTS: dict[str, np.ndarray] = {}  # by fingerprint
-
-
-def text_points(source: Source) -> np.ndarray:
-    """Returns the unit vectors of all samples' texts, made once of each source."""
-    if source.fingerprint not in _POINTS:
-        _POINTS[source.fingerprint] = lsa_embeddings([" ".join(source.texts(k)) for k in range(len(source))], seed=0)
-    return _POINTS[source.fingerprint]
+def text_embeddings(source: Source) -> np.ndarray:
+    """Return the unit vectors of all samples' texts, computed once per source."""
+    if source.fingerprint not in _TEXT_EMBEDDINGS:
+        texts = [" ".join(source.texts(k)) for k in range(len(source))]
+        _TEXT_EMBEDDINGS[source.fingerprint] = lsa_embeddings(texts, seed=0)
+    return _TEXT_EMBEDDINGS[source.fingerprint]
 
 
 if __name__ == "__main__":

@@ -1,28 +1,23 @@
-"""The pair of `checkpoints/` with every kind of adapter, for docs/STUDY.md: training-free, local and trained.
+"""Evaluate the pair in `checkpoints/` with every kind of adapter: training-free, local and trained.
 
-    python benchmarks/study/pair.py        with the shards where `study.py --data=FOLDER` has linked to them
+    python -m benchmarks.study.pair        # after `python -m benchmarks.study.tables drawings --data=FOLDER`
 
-It asks all eleven sets at 4 and 16 examples a class, and at 32 those sets whose classes all have as many. Units that
-are there are kept. Rows go to docs/study/pair.csv, the table into docs/STUDY.md.
+All eleven datasets are evaluated at 4 and 16 shots, and those whose classes all have enough images at 32. Finished
+evaluations are kept. Rows go to docs/study/pair.csv.
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
+import argparse
 import itertools
-import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
 
-ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from adapt.report.results_index import Findings, Question, Run, read_runs  # noqa: E402
-from benchmarks.machine import describe_machine  # noqa: E402
-from benchmarks.study.arms import CONTEXT, Arm, Scores, average, gain  # noqa: E402
-from benchmarks.study.tables import STUDY, markdown, percent, put  # noqa: E402
+from adapt.report.results_index import ResultsIndex, Run, TaskKey, read_runs
+from benchmarks.study.arms import CONTEXT, Arm, RunScores, average, gain
+from benchmarks.study.files import RESULTS, ROOT, RUNS, record_runs, write_csv
+from benchmarks.study.markdown import markdown, percent
 
 METHODS = {
     "training-free": ("zero_shot", "prototypes", "knn", "tip_adapter", "tip_x", "ape", "gda", "proker"),
@@ -38,11 +33,24 @@ METHODS = {
     ),
 }
 WITH_32 = ("flowers5", "pacs", "intel", "trashnet", "signdigits", "brain_tumor", "wbc", "neu_det")
-JOBS = {"pair": ((4, 16), ()), "pair_32": ((32,), WITH_32)}  # shots, and the sets where not all of them
-ROWS = ROOT / "docs" / "study" / "pair.csv"
+JOBS = {"pair": ((4, 16), ()), "pair_32": ((32,), WITH_32)}  # shots, and datasets unless all
+ROWS = RESULTS / "pair.csv"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study.pair",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
+    if not (RUNS / "data" / "targets").is_dir():
+        print(
+            f"error: {RUNS / 'data'} has no folder targets/. Link the folder with the shards: "
+            "python -m benchmarks.study.tables drawings --data=FOLDER",
+            file=sys.stderr,
+        )
+        return 1
     for name, (shots, datasets) in JOBS.items():
         command = [sys.executable, "launch.py", "evaluate", "--config=configs/study/drawings.py"]
         command += ["--checkpoint=plain=checkpoints/drawings_plain,context=checkpoints/drawings"]
@@ -52,23 +60,20 @@ def main() -> int:
         code = subprocess.run([*command, f"--workdir=runs/study/{name}"], cwd=ROOT, check=False).returncode
         if code:
             return code
-    runs = {name: read_runs(STUDY / name) for name in JOBS}
-    minutes = sum(cost["seconds"] for pair in runs.values() for run in pair for cost in run.costs) / 60
-    head = f"`python benchmarks/study/pair.py`, {datetime.date.today().isoformat()}, {describe_machine()}"
-    lines = [f"{head}; {minutes:.0f} minutes of evaluation in all", "", *tell(runs)]
-    text = "\n".join(lines)
-    print(text)
-    put(text, "pair")
+    runs = {name: read_runs(RUNS / name) for name in JOBS}
+    print("\n".join(compare(runs)))
     write_rows(runs)
+    seconds = sum(cost["seconds"] for pair in runs.values() for run in pair for cost in run.costs)
+    record_runs(RESULTS / "runs.csv", "pair", runs=2, seconds=seconds)
     return 0
 
 
-def tell(runs: dict[str, Sequence[Run]]) -> list[str]:
-    """Returns a table with a row for each method: what the plain one scores and what context gains over it."""
+def compare(runs: dict[str, Sequence[Run]]) -> list[str]:
+    """Return a table with one row per method: its accuracy without context, and the gain with it."""
     heads, columns = ["", "method"], []
     for name, (shots, _) in JOBS.items():
         arms = {run.name: Arm({CONTEXT: run.name == "context"}, {0: run}) for run in runs[name]}
-        datasets, scores = Findings(runs[name]).datasets(), Scores(arms["plain"].runs[0])
+        datasets, scores = ResultsIndex(runs[name]).datasets(), RunScores(arms["plain"].runs[0])
         columns += [(arms["plain"], arms["context"], scores, datasets, k) for k in shots]
         for k in shots:
             heads += [f"{k} shots, {len(datasets)} sets", "gain, points"]
@@ -83,16 +88,15 @@ def tell(runs: dict[str, Sequence[Run]]) -> list[str]:
 
 
 def write_rows(runs: dict[str, Sequence[Run]]) -> None:
-    """Writes a line for each checkpoint, dataset, method and shots: the mean over its draws and their interval."""
-    with open(ROWS, "w", encoding="utf-8", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(["checkpoint", "dataset", "method", "shots", "mean", "half_width"])
-        for run in itertools.chain(*runs.values()):
-            found = Findings([run])
-            for dataset, method, k in itertools.product(found.datasets(), found.methods(), found.shots()):
-                interval = found.interval(run.name, Question(dataset), method, k)
-                if interval is not None:
-                    out.writerow([run.name, dataset, method, k, *(f"{value:.5f}" for value in interval)])
+    """Write one row per checkpoint, dataset, method and shots: the mean over draws and its half-width."""
+    rows = []
+    for run in itertools.chain(*runs.values()):
+        index = ResultsIndex([run])
+        for dataset, method, k in itertools.product(index.datasets(), index.methods(), index.shots()):
+            interval = index.interval(run.name, TaskKey(dataset), method=method, shots=k)
+            if interval is not None:
+                rows.append([run.name, dataset, method, k, *(f"{value:.5f}" for value in interval)])
+    write_csv(ROWS, ["checkpoint", "dataset", "method", "shots", "mean", "half_width"], rows)
 
 
 if __name__ == "__main__":

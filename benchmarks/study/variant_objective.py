@@ -90,10 +90,10 @@ def register() -> None:
     SECTIONS["objective"] = VariantObjective
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run a job of launch.py with the variants' settings; return its exit code."""
     register()
-    return launch.main()
+    return launch.main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of docs/STUDY.md are those of the runs: pairs by seed, means over datasets, what differs named."""
+"""Summaries of the study's sweeps: arms are paired by seed, means run over datasets, and every row is written."""
 
 import csv
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.study import arms as study_arms
 from benchmarks.study import figures as study_figures
+from benchmarks.study import page as study_page
 from benchmarks.study import tables as study
 from benchmarks.study import variant_objective
 from pretrain.losses.pairwise_blocks import Layout
@@ -32,7 +33,7 @@ DATASETS = {"few": 2, "many": 10}
 
 
 def write_run(folder, value):
-    """Writes an evaluated run whose few-shot accuracy is `value(dataset, shots)`."""
+    """Write an evaluated run with the few-shot accuracy `value(dataset, shots)`."""
     (folder / "evaluation").mkdir(parents=True)
     rows = []
     for dataset, classes in DATASETS.items():
@@ -49,20 +50,26 @@ def write_run(folder, value):
     (folder / "evaluation" / "examples" / "none.json").write_text("[]")
     (folder / "evaluation" / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "pretrain.json").write_text(json.dumps({"batch_size": 8, "vision": {"width": 16}}))
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "context_temperature": 0.02, "effective_items": 3}))
+    line = {"step": 9, "context_temperature": 0.02, "effective_items": 3}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     (folder / "jobs.jsonl").write_text(json.dumps({"name": "pretrain", "seconds": 60}) + "\n")
+
+
+def write_pairs(folder, seeds=(0, 1)):
+    """Write runs with and without context; context gains 2 to 8 points."""
+    gains = {("few", 0): 0.02, ("many", 0): 0.06, ("few", 1): 0.04, ("many", 1): 0.08}
+    for seed in seeds:
+        write_run(folder / f"seed={seed},context=False", lambda dataset, shots: 0.1 * np.log2(2 * shots))
+        write_run(
+            folder / f"seed={seed},context=True",
+            lambda dataset, shots, seed=seed: 0.1 * np.log2(2 * shots) + gains[dataset, seed],
+        )
 
 
 @pytest.fixture
 def arms(tmp_path):
     (tmp_path / "sweep.py").write_text(SWEEP)
-    gains = {("few", 0): 0.02, ("many", 0): 0.06, ("few", 1): 0.04, ("many", 1): 0.08}
-    for seed in (0, 1):
-        write_run(tmp_path / f"seed={seed},context=False", lambda dataset, shots: 0.1 * np.log2(2 * shots))
-        write_run(
-            tmp_path / f"seed={seed},context=True",
-            lambda dataset, shots, seed=seed: 0.1 * np.log2(2 * shots) + gains[dataset, seed],
-        )
+    write_pairs(tmp_path)
     return study_arms.read_arms(tmp_path / "sweep.py", tmp_path)
 
 
@@ -75,7 +82,7 @@ def test_gains_are_paired_by_seed_and_dataset(arms):
     assert str(found) == "+5.0 ± 12.7 [+3.0, +7.0]"
 
 
-def test_the_summary_and_the_rows_hold_every_number(arms, tmp_path):
+def test_summary_and_rows_hold_every_number(arms, tmp_path):
     text = study.summarize(arms, "small")
     assert "| context True | 2 | 50.0 | 55.0 | 25.0 | 0.08 | 3 |" in text
     assert r"| knn | +5.0 ± 12.7 \[+3.0, +7.0] |" in text and "4 runs, 4 minutes" in text
@@ -88,10 +95,10 @@ def test_the_summary_and_the_rows_hold_every_number(arms, tmp_path):
     assert float(row["mean"]) == pytest.approx(0.58)
 
 
-def test_the_figures_show_the_arms_and_are_pictures_by_themselves(arms, tmp_path):
-    shown = study_figures.draw(arms, "small", tmp_path / "study")
+def test_figures_show_the_arms_and_are_standalone_files(arms, tmp_path):
+    paths = study_figures.draw(arms, "small", tmp_path / "study")
     names = ["shots", "classes", "temperature", "attended"]
-    assert [line.partition(' width="49%"')[0] for line in shown] == [f'<img src="study/small-{n}.svg"' for n in names]
+    assert [path.name for path in paths] == [f"small-{name}.svg" for name in names]
     drawn = {name: (tmp_path / "study" / f"small-{name}.svg").read_text() for name in names}
     assert all(svg.startswith('<svg style="background:#fff') for svg in drawn.values())
     assert all(name in drawn["classes"] for name in DATASETS) and "knn, plain" in drawn["shots"]
@@ -99,7 +106,7 @@ def test_the_figures_show_the_arms_and_are_pictures_by_themselves(arms, tmp_path
     assert study_figures.draw([plain], "small", tmp_path / "study") == []
 
 
-def test_many_arms_are_told_in_one_table_and_of_a_continued_run_the_seed_is_no_setting(tmp_path):
+def test_many_arms_share_one_table_and_initial_checkpoints_of_two_seeds_are_one_arm(tmp_path):
     (tmp_path / "sweep.py").write_text(MANY)
     for seed in (0, 1):
         for name in ("context=False", "context=True,alpha=0.5", "context=True,alpha=0.7", "context=True,alpha=0.9"):
@@ -111,23 +118,63 @@ def test_many_arms_are_told_in_one_table_and_of_a_continued_run_the_seed_is_no_s
     assert r"| context True, alpha 0.7 | +0.0 ± 0.0 \[+0.0, +0.0] | +10.0" in text and "| few |" not in text
 
 
-def test_a_run_that_is_missing_is_told_and_left_out(arms, tmp_path, capsys):
+def test_a_missing_run_is_reported_and_left_out(arms, tmp_path, capsys):
     (tmp_path / "seed=1,context=True" / "evaluation" / "results.jsonl").unlink()
     [plain, context] = study_arms.read_arms(tmp_path / "sweep.py", tmp_path)
     assert list(plain.runs) == [0, 1] and list(context.runs) == [0]
-    assert "seed=1,context=True was not evaluated yet" in capsys.readouterr().err
+    assert "seed=1,context=True is not evaluated yet" in capsys.readouterr().err
 
 
-def test_the_summary_takes_its_place_in_the_page(tmp_path, monkeypatch):
+def test_put_replaces_the_text_between_its_markers(tmp_path, monkeypatch):
     page = tmp_path / "STUDY.md"
     page.write_text("a\n<!-- small -->\nold\n<!-- end of small -->\nb\n")
-    monkeypatch.setattr(study, "PAGE", page)
-    study.put("new", "small")
+    monkeypatch.setattr(study_page, "PAGE", page)
+    study_page.put("new", "small")
     assert page.read_text() == "a\n<!-- small -->\nnew\n<!-- end of small -->\nb\n"
 
 
+def test_main_writes_rows_figures_and_page_of_finished_runs(tmp_path, monkeypatch, capsys):
+    runs, results = tmp_path / "runs", tmp_path / "study"
+    write_pairs(runs / "small")
+    page = tmp_path / "STUDY.md"
+    page.write_text("a\n")
+    monkeypatch.setattr(study, "RUNS", runs)
+    monkeypatch.setattr(study, "RESULTS", results)
+    monkeypatch.setattr(study_page, "PAGE", page)
+    results.mkdir()
+    (results / "training.csv").write_text("table,arm,seeds,temperature,attended_items\nother,context True,1,0.1,2\n")
+    assert study.main(["small", "--tables-only"]) == 0
+    captured = capsys.readouterr()
+    assert "| context True | 2 | 50.0 | 55.0 | 25.0 | 0.08 | 3 |" in captured.out
+    assert captured.err.count("is not evaluated yet") == 2  # the third seed
+    names = {path.name for path in results.iterdir()}
+    assert names == {"small.csv", "training.csv", "runs.csv", "gains.csv", "small-shots.svg"}
+    training = [list(row.values()) for row in csv.DictReader((results / "training.csv").open())]
+    assert ["small", "context True", "2", "0.08", "3"] in training and training[0][0] == "other"
+    [row] = [r for r in csv.DictReader((results / "gains.csv").open()) if (r["method"], r["shots"]) == ("knn", "4")]
+    assert (row["gain"], row["over_seeds"], row["low"], row["high"]) == ("0.05000", "0.12706", "0.03000", "0.07000")
+    assert row["examples_ratio"] == "1.414"
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["tiny", "--tables-only"])
+    assert "no run of tiny is evaluated yet" in capsys.readouterr().err
+
+
+def test_the_sweep_of_the_variants_runs_in_processes_that_know_their_settings(monkeypatch):
+    commands = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr(study.subprocess, "run", lambda command, **_: commands.append(command) or Done())
+    assert study.run_variants(study.SWEEPS / "variants.py") == 0
+    assert len(commands) == 6 * 3 and all(command[1:3] == ["-m", variant_objective.__name__] for command in commands)
+    assert [command[3] for command in commands[:3]] == ["pretrain", "export", "evaluate"]
+    assert study.run_sweep(study.SWEEPS / "drawings.py", max_parallel=2) == 0
+    assert "--config.submit.max_parallel=2" in commands[-1] and "--dtype=float16" in commands[-1]
+
+
 def mixtures(queries, keys, values, temperature):
-    """Returns softmax(queries keysᵀ / temperature, own entry masked) values of unit vectors, in float64."""
+    """Return softmax(queries keysᵀ / temperature, own entry masked) values of unit vectors, in float64."""
     x, y = (np.asarray(rows, np.float64) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, keys))
     logits = x @ y.T / temperature
     np.fill_diagonal(logits, -np.inf)
