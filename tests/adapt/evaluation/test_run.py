@@ -362,7 +362,7 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": ("knn", "svm")}, "unknown adapter 'svm'; known: zero_shot, prototypes, knn, tip_adapter, "),
+        ({"methods": ("knn", "svm")}, r"unknown method 'svm'\. Known: zero_shot, prototypes, knn, tip_adapter, "),
         (
             {"tasks": ("few_shots",)},
             r"unknown evaluate\.tasks 'few_shots'\. Did you mean 'few_shot'\? Known: zero_shot, few_shot, ",
@@ -373,7 +373,7 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
             r"nothing to evaluate\. Set evaluate\.datasets, evaluate\.retrieval or both\.",
         ),
         ({"datasets": ("digits", "digits")}, "contains a dataset twice"),
-        ({"few_examples": "drop"}, r"unknown evaluate\.few_examples 'drop'\. Known: cap, skip\."),
+        ({"few_examples": "drop"}, r"unknown evaluate\.few_examples 'drop'\. Known: cap, skip$"),
         (
             {"custom_datasets": {"a": {"suport": "x"}}},
             r"unknown key evaluate\.custom_datasets\.a\.suport\. Did you mean 'support'\? Known: support, query",
@@ -381,7 +381,7 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
         ({"shots": ()}, r"evaluate\.shots \(\)"),
         ({"shots": (0, 1)}, r"evaluate\.shots \(0, 1\)"),
         ({"seeds": 0}, r"evaluate\.seeds 0"),
-        ({"caption": "longest"}, r"unknown evaluate\.caption 'longest'\. Known: first, all, each\."),
+        ({"caption": "longest"}, r"unknown evaluate\.caption 'longest'\. Known: first, all, each$"),
     ],
 )
 def test_invalid_settings_raise(evaluated, change, message):
