@@ -1,4 +1,4 @@
-"""From a run's newest checkpoint to files that the ecosystem opens."""
+"""Export of a checkpoint to files that other libraries open."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.io.fingerprint import fingerprint_files
+from foundation.suggestions import unknown_name
 from models.checkpoints.big_vision import save_big_vision
 from models.checkpoints.huggingface import CLIP, WEIGHTS_FILE, family_of
 from models.checkpoints.io import Checkpoint, save_checkpoint
@@ -32,19 +33,22 @@ def export(
     dtype: str | None = None,
     license: str | None = None,
 ) -> pathlib.Path:
-    """Writes the checkpoint of a step of `workdir`, or the newest that can be read, to `folder`; returns it.
+    """Write the checkpoint of a step of `workdir`, or the newest readable one, to `folder`, and return the path.
 
     "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
-    `license`; of a card that was there its licence is kept, and what was measured with the same weights. "big_vision"
-    is one `.npz` file. Weights are written in `dtype`, by default float32, as they were trained. The contextual branch
-    and its scalars end here: they serve training only. Raises `FileNotFoundError` for a workdir without a checkpoint.
+    `license`. The licence in an existing card is kept, and so are its results if the weights are the same. "big_vision"
+    is one `.npz` file. Weights are written in `dtype`, by default float32, as they were trained. The context branch and
+    its scalars are not exported: they serve training only. Raises `FileNotFoundError` for a workdir without a
+    checkpoint.
     """
     if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+        raise ValueError(unknown_name("format", format, FORMATS))
     workdir = pathlib.Path(workdir)
-    load_settings(workdir)  # tells what is not there
-    step, parameters = restore_parameters(workdir / "checkpoints", step=step)
-    return export_parameters(workdir, folder, step, parameters, format=format, dtype=dtype, license=license)
+    load_settings(workdir)  # raises if the workdir contains no run
+    restored = restore_parameters(workdir / "checkpoints", step=step)
+    return export_parameters(
+        workdir, folder, restored.step, restored.parameters, format=format, dtype=dtype, license=license
+    )
 
 
 def export_parameters(
@@ -57,21 +61,21 @@ def export_parameters(
     dtype: str | None = None,
     license: str | None = None,
 ) -> pathlib.Path:
-    """Writes parameters of the run in `workdir` at a step, NumPy arrays, as `export` does those of a checkpoint."""
+    """Write NumPy parameters of the run in `workdir` at a step, as `export` writes those of a checkpoint."""
     settings = load_settings(workdir)
     tokenizer = load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
     model = settings.model_for(tokenizer)
     scalars = {name: float(parameters["objective"][name]) for name in ("logit_scale", "logit_bias")}
-    if format == "big_vision" and license is not None:
-        raise ValueError("an .npz has no model card to name a licence in; leave --license out")
-    if format == "big_vision" and dtype not in (None, "float32"):
-        raise ValueError(f"an .npz holds float32; leave --dtype={dtype} out")
     if format == "big_vision":
-        return save_big_vision(folder, model, parameters["model"], scalars)
+        if license is not None:
+            raise ValueError(f"--license={license} has no effect: an .npz file has no model card. Remove the option.")
+        if dtype not in (None, "float32"):
+            raise ValueError(f"--dtype={dtype} has no effect: an .npz file stores float32. Remove the option.")
+        return save_big_vision(folder, model, parameters=parameters["model"], scalars=scalars)
     folder = pathlib.Path(folder)
     kept_license, kept_results = read_card(folder)
     before = folder / WEIGHTS_FILE
-    same = fingerprint_files([before]) if before.is_file() else None
+    fingerprint_before = fingerprint_files([before]) if before.is_file() else None
     card = model_card(
         model,
         name=workdir.resolve().name,
@@ -82,19 +86,19 @@ def export_parameters(
     )
     checkpoint = Checkpoint(model, parameters["model"], scalars, settings.image_preprocessing(), tokenizer)
     save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
-    if kept_results is not None and fingerprint_files([folder / WEIGHTS_FILE]) == same:
+    if kept_results is not None and fingerprint_files([folder / WEIGHTS_FILE]) == fingerprint_before:
         keep_results(folder, kept_results)
     return folder
 
 
 def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> dict[str, str]:
-    """Returns what the run was, as lines of its model card."""
+    """Return the lines of the model card that describe the run."""
     lines = {}
     if settings.initial_checkpoint is not None:
-        lines["continues"] = shortened(settings.initial_checkpoint)
+        lines["initial checkpoint"] = shortened(settings.initial_checkpoint)
     lines["data"] = "; ".join(
         f"{shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
-        for part in _read_json(workdir / DATA_FILE)
+        for part in _read_data_file(workdir)
     )
     lines["steps"] = f"{step:,} of {settings.batch_size:,} pairs, {step * settings.batch_size:,} pairs in all"
     lines["objective"] = _describe(settings.objective)
@@ -109,22 +113,23 @@ def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> d
     lines["seed"] = str(settings.seed)
     measured = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step and "loss" in line]
     if measured:
-        lines["loss at the end"] = f"{measured[-1]['loss']:.4g}"
+        lines["final loss"] = f"{measured[-1]['loss']:.4g}"
     return lines
 
 
 def _describe(objective: Objective) -> str:
-    known = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}
-    base = known.get(objective.base, f"{objective.base} loss")
+    names = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}
+    base = names.get(objective.base, f"{objective.base} loss")
     if not objective.context:
         return base
     return f"{base} with the context objective (LIxP, arXiv 2411.15099), alpha {objective.alpha:g}"
 
 
 def _hub_id(name: str | None) -> str | None:
-    """Returns an initial checkpoint that is no path here."""
+    """Return the name of an initial checkpoint if it is a hub id rather than a local path."""
     return None if name is None or pathlib.Path(name).exists() or name.count("/") != 1 else name
 
 
-def _read_json(path: pathlib.Path) -> list[dict[str, Any]]:
+def _read_data_file(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / DATA_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

@@ -1,10 +1,9 @@
-"""One run owns a workdir at a time."""
+"""A lock that keeps a workdir to one run at a time."""
 
 from __future__ import annotations
 
 import datetime
 import errno
-import fcntl
 import logging
 import os
 import pathlib
@@ -12,34 +11,41 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from filelock import FileLock, Timeout
+
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # as of Lustre without flock, NFS without lockd
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # for example Lustre without flock, or NFS without lockd
 
 
 @contextmanager
-def owned(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other runs out of `workdir`, also those of other hosts, until it is left or this process ends.
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
+    """Keep other runs, also those on other hosts, out of `workdir` until the context or the process ends.
 
-    Raises `ValueError`, naming the process, where another run has it. The lock is the file system's: it goes with its
-    process, however that ends. Where the file system has no locks, that is said, and nothing keeps others out.
+    The file system holds the lock and releases it however the process ends. Raises `ValueError`, naming the process,
+    if another run has the workdir. A file system without locks is logged, and the workdir is not protected.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise ValueError(
-                f"{workdir} belongs to a run that is going on ({file.read().strip() or 'it has not said which'}); end "
-                "that one first, or name another --workdir"
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            logger.info(f"{workdir} is on a file system without locks; see to it that no second run is started there")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%Y-%m-%d %H:%M}\n")
-        file.flush()
+    path = workdir / LOCK_FILE
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)  # a soft lock would outlive a killed process
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip()
+        raise ValueError(
+            f"{workdir} is in use by another run ({holder or 'which has not written its name yet'}). Stop that run, or "
+            "use another --workdir."
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning(f"{workdir} is on a file system without locks. Make sure that no second run uses it.")
+    try:
+        path.write_text(
+            f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%Y-%m-%d %H:%M}\n",
+            encoding="utf-8",
+        )
         yield
+    finally:
+        lock.release()

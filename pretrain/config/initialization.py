@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundation.log import silenced
-from models.checkpoints.io import Description, describe_checkpoint
+from models.checkpoints.describe import CheckpointDescription, describe_checkpoint
 from models.config import TextSettings, VisionSettings
 from models.variants import tower_fields
 
@@ -57,7 +57,7 @@ def _kept_start(kept: Mapping[str, Any] | None, checkpoint: str) -> dict[str, An
 def _checkpoint_start(name: str, *, image_size: Any) -> dict[str, Any]:
     """Return the settings that a checkpoint determines."""
     with silenced("models"):
-        checkpoint: Description = describe_checkpoint(name, image_size=image_size)
+        checkpoint: CheckpointDescription = describe_checkpoint(name, image_size=image_size)
     scalars = checkpoint.scalars()
     objective = {"logit_scale": math.exp(scalars["logit_scale"])}
     if checkpoint.has_logit_bias:

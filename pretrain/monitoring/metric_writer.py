@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress line, `metrics.jsonl`, and TensorBoard event files."""
+"""Metrics of a run: `metrics.jsonl`, TensorBoard event files, and a mirror such as Weights & Biases."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import pathlib
 from collections.abc import Mapping
 from typing import Protocol
 
+from foundation.json_lines import read_json_lines, write_json_lines
 from pretrain.monitoring.tensorboard_writer import EventFile
 
 METRICS_FILE = "metrics.jsonl"
+_RENAMED = {"model_flops_share": "mfu"}  # names of metrics in files of earlier versions
 
 
 class Mirror(Protocol):
     """Another place that metrics are written to."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of a step."""
+        """Write the metrics of a step."""
 
     def close(self) -> None:
-        """Ends the writing."""
+        """Finish writing."""
 
 
 class MetricsWriter:
-    """Appends the metrics of a step to `metrics.jsonl` and to TensorBoard event files in `workdir`.
+    """Append the metrics of each step to `metrics.jsonl` and to TensorBoard event files in `workdir`.
 
-    A run that continues at `start_step` drops the lines of later steps, which it is about to write again. `mirror` gets
-    all metrics too.
+    A run that resumes at `start_step` drops the lines of later steps, which it will write again. `mirror` also gets all
+    metrics.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0, mirror: Mirror | None = None):
@@ -36,29 +38,26 @@ class MetricsWriter:
 
     def _open(self, start_step: int) -> None:
         path = self._workdir / METRICS_FILE
-        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
-        temporary = path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_json_lines(path, [line for line in read_metrics(path) if line["step"] <= start_step])
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         self._events = EventFile(self._workdir / "tensorboard", purge_step=start_step + 1)
 
-    def back_to(self, step: int) -> None:
-        """Drops what was written of later steps."""
+    def roll_back(self, step: int) -> None:
+        """Drop the metrics of later steps."""
         self._lines.close()
         self._events.close()
         self._open(step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line; it is on disk when this returns."""
+        """Write the metrics of a step."""
         self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._lines.flush()
+        self._lines.flush()  # not synced: training would wait for the checkpoint that is being written to the same disk
         self._events.write(step, metrics)
         if self._mirror:
             self._mirror.write(step, metrics)
 
     def close(self) -> None:
-        """Closes the files, and the mirror."""
+        """Close the files and the mirror."""
         self._lines.close()
         self._events.close()
         if self._mirror:
@@ -66,9 +65,5 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Returns the lines of a `metrics.jsonl`, without a last line that was cut off; none where there is no file."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    """Return the lines of a `metrics.jsonl` without a cut last line; an absent file gives an empty list."""
+    return [{_RENAMED.get(name, name): value for name, value in line.items()} for line in read_json_lines(path)]

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, which TensorBoard and Perfetto open."""
+"""Traces of training steps for TensorBoard and Perfetto."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ logger = logging.getLogger(__name__)
 
 
 class Profile:
-    """Traces the steps from the first to the last of `steps`, or none where it is empty, into `folder`."""
+    """Trace the steps from the first to the last of `steps` into `folder`; an empty tuple traces none."""
 
     def __init__(self, folder: pathlib.Path, steps: tuple[int, ...]):
         self._folder, self._steps = folder, steps
         self._running = False
 
     def before(self, step: int, metrics: Any) -> None:
-        """Begins where this is the first step; `metrics` are those of the step before, which is waited for."""
+        """Start the trace if this is the first step, once `metrics`, those of the step before, are computed."""
         if self._steps and step == self._steps[0]:
             jax.block_until_ready(metrics)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # it crashed where threads begin and end meanwhile
+            options.python_tracer_level = 0  # it crashed when threads started or ended during the trace
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._running = True
 
     def after(self, step: int, metrics: Any) -> None:
-        """Ends where this is the last step."""
+        """Stop the trace if this is the last step, once its `metrics` are computed."""
         if self._running and step >= self._steps[1]:
             jax.block_until_ready(metrics)
             self.close()
@@ -36,7 +36,7 @@ class Profile:
             logger.info(f"steps {first} to {last} are traced in {self._folder}")
 
     def close(self) -> None:
-        """Ends a trace that is running."""
+        """Stop a running trace."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -1,7 +1,7 @@
-"""Scalars in TensorBoard's event files, written in the thread that calls.
+"""Scalars in TensorBoard event files, written in the calling thread.
 
-tensorboardX's own writer hands events to a thread; when that one dies, of a full disk for example, the run waits for it
-for ever. Here an error is the caller's.
+tensorboardX's own writer passes events to a thread. If that thread dies, for example because the disk is full, the run
+waits for it forever. Here the caller gets the error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FLUSH_SECONDS = 10.0
 
 
 class EventFile:
-    """A new event file in `folder`; TensorBoard hides what older ones have from `purge_step` on."""
+    """A new event file in `folder`; from `purge_step` on, TensorBoard hides the events of older files."""
 
     def __init__(self, folder: pathlib.Path, *, purge_step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -26,17 +26,17 @@ class EventFile:
         self._writer = EventsWriter(str(folder / "events"))
         self._writer.write_event(Event(step=purge_step, file_version="brain.Event:2"))
         self._writer.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-        self._flushed = time.monotonic()
+        self._last_flush = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of a step; they are on disk ten seconds later."""
+        """Write the metrics of a step; they are flushed at most ten seconds later."""
         for name, value in metrics.items():
             summary = self._scalar(name, value)
             self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+        if time.monotonic() - self._last_flush > _FLUSH_SECONDS:
             self._writer.flush()
-            self._flushed = time.monotonic()
+            self._last_flush = time.monotonic()
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Flush and close the file."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""The metrics of a run at Weights & Biases."""
+"""Metrics of a run in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pathlib
 import secrets
 from collections.abc import Mapping
 
+from foundation.atomic import write_json
 from pretrain.config.run import PretrainSettings
 
 RUN_FILE = "wandb.json"
 
 
 class WandbRun:
-    """A run in a project; a run that continues in the same workdir is the same run there.
+    """A run in a project of Weights & Biases; a resumed run continues there under the same id.
 
-    `WANDB_MODE=offline` keeps it in `workdir/wandb/`, for `wandb sync` later. Raises `ValueError` where wandb is not
+    `WANDB_MODE=offline` keeps it in `workdir/wandb/` for a later `wandb sync`. Raises `ValueError` if wandb is not
     installed.
     """
 
@@ -24,10 +25,13 @@ class WandbRun:
         try:
             import wandb
         except ImportError as error:
-            raise ValueError("monitor.wandb needs the package wandb; `pip install wandb`, or set it to None") from error
+            raise ValueError(
+                f"monitor.wandb is {settings.monitor.wandb!r}, but wandb is not installed. Run `pip install wandb`, or "
+                "set monitor.wandb to None."
+            ) from error
         path = workdir / RUN_FILE
         if not path.is_file():
-            path.write_text(json.dumps({"id": secrets.token_hex(4)}) + "\n", encoding="utf-8")
+            write_json(path, {"id": secrets.token_hex(4)})
         self._run = wandb.init(
             project=settings.monitor.wandb,
             name=workdir.name,
@@ -40,9 +44,9 @@ class WandbRun:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Sends the metrics of a step."""
+        """Send the metrics of a step."""
         self._run.log({"step": step, **metrics})
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Send the remaining metrics."""
         self._run.finish()

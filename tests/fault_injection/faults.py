@@ -223,7 +223,7 @@ def damaged(trial: Trial, trials: int, *, seed: int = 0) -> str:
             exported += f"warning: the checkpoint of step {steps[-1]} cannot be read" in log.read_text()
         trial.finish(workdir)
         check_same(undisturbed, workdir)
-        if f"going back to the checkpoint of step {steps[-2]}" in log.read_text():
+        if f"falling back to the checkpoint of step {steps[-2]}" in log.read_text():
             fallbacks += 1
             assert complete_steps(workdir.parent / workdir.name)[-1] == steps[-1]
             assert (workdir / "damaged_checkpoints" / f"step_{steps[-1]}").is_dir(), damage

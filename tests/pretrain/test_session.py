@@ -1,13 +1,11 @@
 """What happens to a run while it goes: it is told to end, goes bad, stands still, is watched, or is not alone."""
 
-import errno
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -15,15 +13,10 @@ import pytest
 
 from data.pipeline.loader import BatchLoader
 from data.pipeline.sampler import BatchSampler
-from pretrain.checkpointing.run_lock import owned
 from pretrain.loss_rollback import BadLossError, RecoverySettings, check_loss, read_skipped, read_went_back_to, skip
 from pretrain.monitoring.metric_writer import read_metrics
-from pretrain.monitoring.throughput import Throughput, peak_tflops
-from pretrain.monitoring.throughput import describe as describe_throughput
-from pretrain.monitoring.watchdog import Watchdog
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
-from tests.logged import logged
 from tests.pretrain.test_train import final_checkpoints, same_parameters, without_times
 from tests.pretrain.tiny import config
 
@@ -76,39 +69,6 @@ def test_a_run_that_is_told_to_end_saves_within_a_step_and_goes_on_to_the_same_b
     assert len(steps) == 3 and steps[1] <= 5  # batches are made ahead of their step
     assert signal.getsignal(signal.SIGTERM) == before
     assert same_parameters(finished, tmp_path) and without_times(finished) == without_times(tmp_path)
-
-
-def test_a_workdir_belongs_to_one_run_at_a_time(tmp_path):
-    program = (
-        "import pathlib, sys; from pretrain.checkpointing.run_lock import owned\n"
-        "with owned(pathlib.Path(sys.argv[1])): input()"
-    )
-    arguments = [sys.executable, "-c", program, str(tmp_path)]
-    with owned(tmp_path):
-        other = subprocess.run(arguments, capture_output=True, text=True, input="\n")
-        assert f"belongs to a run that is going on (process {os.getpid()} on " in other.stderr
-    holder = subprocess.Popen(arguments, stdin=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "run.lock").read_text().startswith(f"process {holder.pid} "):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    message = rf"process {holder.pid} on .* end that one first, or name another --workdir"
-    with pytest.raises(ValueError, match=message), owned(tmp_path):
-        pass
-    holder.kill()  # the lock goes with its process
-    holder.wait()
-    with owned(tmp_path):
-        pass
-
-
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch):
-    def lockf(file, operation):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr("fcntl.lockf", lockf)
-    with logged() as said, owned(tmp_path):
-        assert (tmp_path / "run.lock").read_text().startswith(f"process {os.getpid()} ")
-    assert said == [f"{tmp_path} is on a file system without locks; see to it that no second run is started there"]
 
 
 def poison(monkeypatch, places):
@@ -208,39 +168,6 @@ def test_what_is_skipped_moves_all_later_batches_and_no_earlier_one():
         np.testing.assert_array_equal(skipping.sample_ids(step), plain.sample_ids(place))
 
 
-def test_a_run_that_stands_still_leaves_its_stacks(tmp_path, said):
-    watchdog = Watchdog(tmp_path / "stalls" / "host-0.txt", seconds=0.3, end=False)
-    with watchdog.paused():
-        time.sleep(0.5)
-    assert said == []  # nothing has begun
-    watchdog.beat()
-    with watchdog.paused():
-        time.sleep(0.6)
-    assert said == []
-    waiting = threading.Event()
-    threading.Thread(target=stands_still, args=(waiting,), daemon=True).start()
-    time.sleep(0.8)
-    waiting.set()
-    assert len(said) == 1 and said[0].startswith("warning: no step has ended for ") and "host-0.txt" in said[0]
-    stacks = (tmp_path / "stalls" / "host-0.txt").read_text()
-    assert stacks.startswith("no step for 0 s, ") and "in stands_still" in stacks and "in test_a_run_that" in stacks
-    watchdog.beat()
-    watchdog.close()
-
-
-def stands_still(waiting: threading.Event) -> None:
-    waiting.wait(30)
-
-
-def test_a_run_that_stands_still_can_be_ended(tmp_path):
-    program = (
-        "import pathlib, sys, time; from pretrain.monitoring.watchdog import Watchdog\n"
-        "w = Watchdog(pathlib.Path(sys.argv[1]), seconds=0.2, end=True); w.beat(); time.sleep(60)"
-    )
-    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path / "s.txt")], timeout=50, capture_output=True)
-    assert ended.returncode == 1 and "time.sleep" not in ended.stderr.decode() and (tmp_path / "s.txt").exists()
-
-
 def test_steps_are_traced_into_a_folder_that_tensorboard_opens(shard, tmp_path):
     program = (
         "import sys\nfrom pretrain.train import pretrain\nfrom tests.pretrain.tiny import config\n"
@@ -277,31 +204,6 @@ def test_the_best_checkpoint_is_kept_and_told(shard, tmp_path, capsys):
     assert f"best learning_rate: 0.009505 at step {best}; export it with --step={best}" in capsys.readouterr().out
 
 
-class Device:
-    """A GPU as JAX describes one."""
-
-    device_kind, process_index = "NVIDIA H100 80GB HBM3", 0
-
-    def memory_stats(self):
-        return {"peak_bytes_in_use": 61_000_000_000, "bytes_limit": 80_000_000_000}
-
-
-def test_rates_become_shares_of_the_devices_peak_memory_and_cost(shard, monkeypatch):
-    from pretrain.config.run import read_settings
-    from pretrain.monitoring.throughput import count_pair_flops
-
-    settings = read_settings(config(shard, monitor={"price_per_hour": 60.0}))
-    found = Throughput(settings, [Device()] * 4, spent=3600.0).read(8000.0)
-    flops = sum(count_pair_flops(settings))
-    assert found["model_flops_share"] == pytest.approx(2000 * flops / 989e12)
-    assert found["pairs_per_second_per_device"] == 2000 and found["device_memory_gb"] == 61
-    assert found["run_seconds"] == pytest.approx(3600, abs=5) and found["cost"] == pytest.approx(60, abs=0.1)
-    line = "  ".join(describe_throughput(found | {"pairs_per_second": 8000.0, "data_wait_share": 0.02}))
-    assert line.startswith("8000 pairs/s  2000 a device  MFU 0.0%  waiting 2%  memory 61.0 of 80 GB  cost 60.0")
-    unknown = read_settings(config(shard, monitor={"peak_tflops": 0.5}))
-    assert peak_tflops("cpu") is None and "model_flops_share" in Throughput(unknown, [Device()]).read(1.0)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -309,8 +211,14 @@ def test_rates_become_shares_of_the_devices_peak_memory_and_cost(shard, monkeypa
         ({"recovery": {"max_loss": -1.0}}, r"recovery\.max_loss is -1\.0; it must be a positive number"),
         ({"recovery": {"max_go_backs": 0}}, r"recovery\.max_go_backs is 0"),
         ({"monitor": {"profile": (5,)}}, r"monitor\.profile is \(5,\); it must be the first and the last step"),
-        ({"monitor": {"stall_seconds": -1.0}}, r"monitor\.stall_seconds is -1\.0; it must be a finite number, 0 or more"),
-        ({"monitor": {"price_per_hour": 0.0}}, r"monitor\.price_per_hour is 0\.0; it must be a positive, finite number or None"),
+        (
+            {"monitor": {"stall_seconds": -1.0}},
+            r"monitor\.stall_seconds is -1\.0; it must be a finite number, 0 or more",
+        ),
+        (
+            {"monitor": {"price_per_hour": 0.0}},
+            r"monitor\.price_per_hour is 0\.0; it must be a positive, finite number or None",
+        ),
         ({"monitor": {"wandbb": "x"}}, r"unknown key monitor\.wandbb\. Did you mean 'wandb'\? Known: wandb, profile"),
         ({"keep_every": -1}, "pretrain.keep_every is -1; it must be a whole number, 0 or more"),
         ({"keep_best": "evaluation/x/knn@1"}, "keep_best is 'evaluation/x/knn@1', but evaluate_every is 0"),

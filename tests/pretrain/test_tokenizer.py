@@ -66,7 +66,7 @@ def test_one_that_is_given_is_kept_with_the_run(source, tmp_path, given, canonic
 
 @pytest.mark.parametrize("name", ["train:", "train:many", "train:0", "train:-3", "train:1e4"])
 def test_a_number_of_ids_that_is_none_is_told_in_a_sentence(name):
-    with pytest.raises(ValueError, match=f"tokenizer.name is '{name}'; write the number of ids as in train:32000"):
+    with pytest.raises(ValueError, match=f"tokenizer.name is '{name}'; write the number of token ids, as in train:32000"):
         settings_of(name=name)
 
 

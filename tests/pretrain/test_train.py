@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from models.checkpoints.huggingface import layout_of
+from models.checkpoints.huggingface import weight_map_for
 from models.checkpoints.io import open_checkpoint
 from models.checkpoints.weight_map import to_tensors
 from pretrain.checkpointing.export import export
@@ -116,7 +116,7 @@ def test_an_export_holds_the_newest_checkpoint(finished, tmp_path):
     opened = open_checkpoint(export(finished, tmp_path / "export"))
     step, parameters = restore_parameters(finished / "checkpoints")
     ours, theirs = (
-        to_tensors(layout_of(opened.settings, "siglip"), p) for p in (parameters["model"], opened.parameters)
+        to_tensors(weight_map_for(opened.settings, "siglip"), p) for p in (parameters["model"], opened.parameters)
     )
     assert step == 9 and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert opened.scalars["logit_scale"] == pytest.approx(float(parameters["objective"]["logit_scale"]))
@@ -126,7 +126,7 @@ def test_an_export_without_a_checkpoint_names_the_job_that_makes_one(shards, fin
     with pytest.raises(FileNotFoundError, match=r"contains no run. Start one with `launch.py pretrain"):
         export(tmp_path, tmp_path / "export")
     (tmp_path / "pretrain.json").write_bytes((finished / "pretrain.json").read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint; run `launch.py pretrain`"):
+    with pytest.raises(FileNotFoundError, match=r"contains no checkpoint. Run `launch.py pretrain`"):
         export(tmp_path, tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
@@ -211,7 +211,7 @@ def test_a_mixture_trains_and_continues(shards, tmp_path):
         ({"data": {"sources": ("x",), "weights": (1, 2)}}, r"data\.weights has 2 numbers for 1 sources"),
         ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is \(\); it must be a tuple of one or more strings"),
         ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share is 5; it must be a number from 0 to 1"),
-        ({"data": {"sources": ("x",), "caption": "frist"}}, "unknown data.caption 'frist'. Did you mean 'first'\? Known: first"),
+        ({"data": {"sources": ("x",), "caption": "frist"}}, r"unknown data\.caption 'frist'\. Did you mean 'first'\? Known: first"),
         ({"epochs": 3}, "is one of steps, examples and epochs; the config sets steps=9, epochs=3"),
         ({"steps": None}, "the config sets none of them"),
     ],

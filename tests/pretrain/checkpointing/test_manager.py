@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrain.checkpointing.best import Best
+from pretrain.checkpointing.best import BestCheckpoints
 from pretrain.checkpointing.checksums import checksums, checksums_on_host, differences
 from pretrain.checkpointing.manager import Checkpoints, restore_parameters
 from pretrain.distributed import sharding
@@ -124,7 +124,7 @@ def check_harms(tmp: str, harm: str) -> None:
         if state.step == 2:
             fell_back += 1
             assert said[0].startswith("warning: the checkpoint of step 4 cannot be read: ")
-            assert said[1] == "going back to the checkpoint of step 2"
+            assert said[1] == "falling back to the checkpoint of step 2"
             assert steps_in(folder) == [2] and steps_in(folder.parent / "damaged_checkpoints") == [4]
     assert fell_back >= 2
 
@@ -141,7 +141,7 @@ def check_exports(tmp: str) -> None:
         assert restore_parameters(folder)[0] == 2 and "step 4 cannot be read" in said[0]
     with pytest.raises(OSError, match=r"no checkpoint in .* can be read \(step 4: "):
         restore_parameters(folder, step=4)
-    with pytest.raises(ValueError, match="has no checkpoint of step 3; it has 2, 4"):
+    with pytest.raises(ValueError, match=r"has no checkpoint of step 3\. It has: 2, 4"):
         restore_parameters(folder, step=3)
 
 
@@ -154,7 +154,7 @@ def check_that_none_is_readable(tmp: str) -> None:
     for path in [*files_of(folder / "step_2"), *files_of(folder / "step_4")]:
         os.truncate(path, 1)
     with pytest.raises(
-        OSError, match=r"none of the checkpoints in .* can be read \(step 4: .*; step 2: .*name another"
+        OSError, match=r"none of the checkpoints in .* can be read \(step 4: .*; step 2: .*use another --workdir"
     ):
         restored(folder)
     assert steps_in(folder) == [2, 4]
@@ -171,7 +171,7 @@ def test_going_back_forgets_what_came_after(tmp_path):
     for step in (2, 4, 6):
         checkpoints.save(state_of(step))
     assert checkpoints.steps() == [2, 4, 6]
-    assert same(checkpoints.back_to(2, shapes(state_of(0))), state_of(2))
+    assert same(checkpoints.rollback(2, shapes(state_of(0))), state_of(2))
     checkpoints.save(state_of(4))
     checkpoints.close()
     assert steps_in(tmp_path / "checkpoints") == [2, 4]
@@ -184,13 +184,13 @@ def write_metrics(path: pathlib.Path, name: str, values: dict[int, float]) -> pa
 
 def test_the_best_by_a_loss_is_the_lowest_and_by_an_accuracy_the_highest(tmp_path):
     losses = write_metrics(tmp_path / "losses.jsonl", "loss", {2: 3.0, 4: 1.0, 6: 2.0})
-    best = Best(losses, "loss", evaluate_every=0)
+    best = BestCheckpoints(losses, "loss", evaluate_every=0)
     assert best([3, 5, 7]) == {5} and best.best([3, 5, 7]) == (5, 1.0)  # the last line until then
     assert best([1]) == set() and best.best([1]) is None
 
     name = "evaluation/digits/knn@16"
     accuracies = write_metrics(tmp_path / "accuracies.jsonl", name, {3: 0.5, 6: 0.7, 9: 0.7})
-    best = Best(accuracies, name, evaluate_every=3)
+    best = BestCheckpoints(accuracies, name, evaluate_every=3)
     assert best([3, 5, 6]) == {6}
     assert best([3, 6, 9]) == {9}  # the latest of equals
     assert best([3, 6, 12]) == {6, 12}  # that of 12 is still going on

@@ -83,7 +83,7 @@ def test_a_scale_of_the_config_is_taken_and_told(shards, tmp_path, capsys):
     pretrain(values, tmp_path / "run", data_dir=tmp_path)
     told = capsys.readouterr().out
     assert "logit_scale 12.18, logit_bias -4" in told
-    assert "note: the checkpoint's logit_bias is -3.5; the config's objective.logit_bias is taken" in told
+    assert "the checkpoint's logit_bias is -3.5; objective.logit_bias of the config is used instead" in told
 
 
 def test_images_of_another_size_continue_with_resampled_positions(start, shards, tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_a_clip_is_trained_from_scratch_and_exported(shards, tmp_path):
     assert opened.settings.text.end_id == opened.tokenizer.end_id and opened.settings.dim == 12
     with pytest.raises(ValueError, match=r"big_vision's .npz holds SigLIP towers"):
         export(tmp_path, tmp_path / "export.npz", format="big_vision")
-    with pytest.raises(ValueError, match=r"unknown format 'onnx'; known: huggingface, big_vision"):
+    with pytest.raises(ValueError, match=r"unknown format 'onnx'\. Known: huggingface, big_vision"):
         export(tmp_path, tmp_path / "export.onnx", format="onnx")
 
 

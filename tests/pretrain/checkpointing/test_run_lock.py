@@ -1,0 +1,55 @@
+"""A workdir is used by one run at a time."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pretrain.checkpointing.run_lock import lock_workdir
+from tests.logged import logged
+
+
+def test_a_workdir_is_locked_by_one_process_until_it_ends(tmp_path):
+    program = (
+        "import pathlib, sys; from pretrain.checkpointing.run_lock import lock_workdir\n"
+        "with lock_workdir(pathlib.Path(sys.argv[1])): input()"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path)]
+    with lock_workdir(tmp_path):
+        other = subprocess.run(arguments, capture_output=True, text=True, input="\n")
+        assert f"is in use by another run (process {os.getpid()} on " in other.stderr
+    holder = subprocess.Popen(arguments, stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "run.lock").read_text().startswith(f"process {holder.pid} "):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    message = rf"process {holder.pid} on .* Stop that run, or use another --workdir"
+    with pytest.raises(ValueError, match=message), lock_workdir(tmp_path):
+        pass
+    holder.kill()  # the lock is released with its process
+    holder.wait()
+    with lock_workdir(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch, code):
+    def flock(file, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with logged() as messages, lock_workdir(tmp_path):
+        assert (tmp_path / "run.lock").read_text().startswith(f"process {os.getpid()} ")
+    assert messages == [f"warning: {tmp_path} is on a file system without locks. Make sure that no second run uses it."]
+
+
+def test_other_errors_of_the_file_system_are_raised(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match="Input/output error"), lock_workdir(tmp_path):
+        pass
