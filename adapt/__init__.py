@@ -1,9 +1,27 @@
-"""Few-shot adaptation of exported checkpoints.
+"""Few-shot adaptation of pretrained checkpoints: from a few labelled images per class to a classifier.
 
-adapter = adapt.create("tip_adapter", alpha=1.0, beta=5.5)
-classifier = adapter.fit(support_features, support_labels, class_text_features=class_text_features)
-logits = classifier(query_features)
+    import adapt
+
+    encoder = adapt.Encoder("runs/mine/export")
+    support_features = encoder.embed_images(lambda number: support_images[number], len(support_images))
+    adapter = adapt.create("tip_adapter", alpha=1.0, beta=5.5)
+    classifier = adapter.fit(support_features, support_labels, class_text_features=class_text_features)
+    logits = classifier(query_features)  # [queries, classes]; also classifier.predict, classifier.predict_proba
+
+The public names:
+
+- `create(method, **settings)` returns an `Adapter`; `adapter.fit(...)` returns a `Classifier`.
+- `select(method, ...)` chooses the settings of a method on the support set and returns a `Selection`.
+- `load(folder)` opens a classifier that `classifier.save(folder)` wrote.
+- `methods()` describes all methods; `find(method)` returns the class of one. `METHODS` maps method names to classes,
+  `TRAINING_FREE` lists the methods without gradient descent.
+- `Encoder(checkpoint)` embeds images and texts.
+- `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
+
+docs/ADAPTERS.md compares the methods, docs/EXTENDING.md shows how to write one.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from adapt.adapters.base import Adapter, Classifier
 from adapt.adapters.registry import METHODS, TRAINING_FREE, create, find, methods
@@ -11,11 +29,15 @@ from adapt.adapters.serialization import load
 from adapt.adapters.support import Support
 from adapt.model_selection.hyperparameters import Selection, select
 
+if TYPE_CHECKING:
+    from adapt.embedding.encoder import Encoder
+
 __all__ = [
     "METHODS",
     "TRAINING_FREE",
     "Adapter",
     "Classifier",
+    "Encoder",
     "Selection",
     "Support",
     "create",
@@ -24,3 +46,12 @@ __all__ = [
     "methods",
     "select",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Encoder` on first use: it brings in Flax and the models, which adapters on features do not need."""
+    if name == "Encoder":
+        from adapt.embedding.encoder import Encoder
+
+        return Encoder
+    raise AttributeError(f"module 'adapt' has no attribute {name!r}")

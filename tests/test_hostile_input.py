@@ -13,7 +13,7 @@ import yaml
 from PIL import EpsImagePlugin, Image
 
 import adapt
-from adapt.adapters.serialization import ARRAYS_FILE, JSON_FILE
+from adapt.adapters.classifier_files import ARRAYS_FILE, JSON_FILE
 from adapt.embedding.cache import load_array
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import _is_whole

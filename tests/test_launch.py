@@ -20,7 +20,8 @@ import launch
 from cluster.runtime.exit_codes import Terminated, raise_terminated
 from foundation import log
 from foundation.deprecation import warn_renamed
-from models.checkpoints.io import describe_checkpoint, save_checkpoint
+from models.checkpoints.describe import describe_checkpoint
+from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.tiny_models import tiny_checkpoint
 from tests.pretrain.tiny import config
@@ -202,7 +203,7 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
         (["pretrain", "--config.pretrain.data.sources=emoji:apple"], "known: noto, twemoji, fluent3d"),
         (["export"], "contains no run. Start one with `launch.py pretrain"),
         (["evaluate"], "is no exported checkpoint"),
-        (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown adapter 'magic'; known: zero_shot"),
+        (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown method 'magic'. Known: zero_shot"),
         (["evaluate", "--config.evaluate.shots=1,1"], "evaluate.shots (1, 1) without repeats"),
         (["evaluate", "--shard=2/2"], "shard 2/2 does not exist. Write --shard=i/n with i from 0 to n − 1."),
         (["evaluate", "--shard=half"], "--shard=half is not a shard. Write --shard=i/n, such as 0/4."),
@@ -293,7 +294,7 @@ def test_inspect_writes_the_pages_of_a_batch(project, tmp_path):
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path}", "--step=3", "--steps=2", "--rows=5"]
     result = run("inspect", *given)
     assert result.returncode == 0, result.stderr
-    assert "batches 3 to 4 of 8 pairs" in result.stdout and "every record can be used" in result.stdout
+    assert "batches 3 to 4 of 8 pairs" in result.stdout and "all records are usable" in result.stdout
     assert result.stdout.splitlines()[-1] == str(tmp_path / "inspect" / "step-00000003.html")
     assert (tmp_path / "inspect" / "step-00000003.png").is_file()
 
@@ -340,9 +341,9 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
         ({"out": "file"}, "file is a file. Set --out to a folder."),
         ({"out": "few"}, "--out and --support are both {}/few. Set --out to another folder."),
         ({"out": "file/deeper"}, "file is a file. Set --out to a folder."),
-        ({"method": "magic"}, "unknown adapter 'magic'; known: zero_shot, prototypes, "),
-        ({"method": "magic"}, "or auto to compare the training-free ones"),
-        ({"method": "zero_shot", "template": "none"}, "zero_shot needs the class names; leave --template=none out"),
+        ({"method": "magic"}, "unknown method 'magic'. Known: zero_shot, prototypes, "),
+        ({"method": "magic"}, "Use auto to compare the training-free methods."),
+        ({"method": "zero_shot", "template": "none"}, "zero_shot needs class texts. Leave out --template=none, or use another --method."),
         (
             {"template": "a photo"},
             "template 'a photo' has no {{}} for the class name. Write for example 'a photo of a {{}}.'",

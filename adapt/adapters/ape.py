@@ -1,4 +1,4 @@
-"""APE: Tip-Adapter on the channels that tell the classes apart (arXiv 2304.01195, sections 3.1 and 3.2)."""
+"""APE: Tip-Adapter on the most discriminative feature channels (arXiv 2304.01195, sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import affinity, class_means, class_sums, cosines, normalize, one_hot
-from adapt.adapters.support import CLASS_WEIGHTS, Support, pytree, static
+from adapt.adapters.pytrees import pytree, static
+from adapt.adapters.support import CLASS_WEIGHTS, Support
 from adapt.adapters.validation import check_at_least, check_one_of
 
 
@@ -15,10 +16,11 @@ from adapt.adapters.validation import check_at_least, check_one_of
 class Ape(Adapter):
     """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x'·s'_k)) exp(gamma · D_k) 1[y_k = c].
 
-    ' keeps the `channels` share of the channels with the best score and normalises again. The score of a channel is
-    −similarity_weight · S + variance_weight · V: S the mean over pairs of different classes of the product of their
-    means over text and examples, V the variance of the texts. D_k = KL(y_k ‖ softmax(s'_k w'ᵀ)) in bits: examples that
-    their own text does not recognise count more. `class_weight` is as in Tip-Adapter.
+    ' selects the best channels, a fraction `channels` of all, and normalises again. The score of a channel is
+    −similarity_weight · S + variance_weight · V: S is the mean over pairs of different classes of the product of their
+    means over text and support examples, V the variance over the class texts. D_k = KL(y_k ‖ softmax(s'_k w'ᵀ)) in
+    bits gives more weight to support examples that the text of their class does not recognise. `class_weight` is
+    defined as in Tip-Adapter.
     """
 
     name = "ape"
@@ -31,17 +33,16 @@ class Ape(Adapter):
     class_weight: str = static("balanced")
 
     needs_text = True
-    closed_form = False
-    weights = ("alpha",)
+    term_weights = ("alpha",)
     grid = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "beta": (5.5, 1.0, 2.5, 20.0)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "gamma", "similarity_weight", "variance_weight")
         check_one_of(self, "class_weight", CLASS_WEIGHTS)
         if not 0 < self.channels <= 1:
-            raise ValueError(f"channels {self.channels} is not within (0, 1]")
+            raise ValueError(f"channels {self.channels} is outside (0, 1]; it is the fraction of channels to keep")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         text, classes = support.class_text_features, support.num_classes
         dim = text.shape[1]
         means, counts = class_means(support.features, support.labels, classes)
@@ -58,7 +59,7 @@ class Ape(Adapter):
         weight = jnp.where(support.labels >= 0, jnp.exp(self.gamma * bits), 0.0)
         return {"best": best, "refined": refined, "weight": weight}
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         near = affinity(normalize(x[:, state["best"]]), state["refined"], self.beta)
         weighted = near * state["weight"] * support.row_weights(self.class_weight)
         return support.zero_shot(x), class_sums(weighted, support.labels, support.num_classes)

@@ -1,16 +1,14 @@
-"""What every adapter is: settings, and pure functions from labelled examples to logits of queries.
+"""The definition of an adapter: settings, and pure functions from a support set to the logits of queries.
 
-Adapters, supports and classifiers are pytrees, so that seeds, shots and settings can be mapped over in one compiled
-call. A support row whose label is −1 is not there; that is how supports of different size share one shape.
+A new adapter is a subclass of `Adapter` decorated with `pytree`; docs/EXTENDING.md shows a complete one. Adapters,
+support sets and classifiers are pytrees, so that `jax.vmap` can map over seeds, shots and settings in one compiled
+call. Support rows with label −1 are padding.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import inspect
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -18,79 +16,111 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapt.adapters.classifier_files import write_classifier
 from adapt.adapters.ops import in_blocks, normalize
-from adapt.adapters.support import FOLDS, Support, make_support, pytree
-from adapt.adapters.validation import check_features, check_support
-
-JSON_FILE, ARRAYS_FILE = "classifier.json", "classifier.safetensors"
-MOST_CLASSES = 1 << 24  # of a classifier in a file; logits of more take 64 MB a query
-FORMAT = 1  # of the two files
+from adapt.adapters.pytrees import pytree, settings_of
+from adapt.adapters.support import FOLDS, Support, extend_support, make_support
+from adapt.adapters.validation import check_features
+from foundation.deprecation import warn_renamed
 
 State = dict[str, jax.Array]
 Terms = tuple[jax.Array, ...]
 
+_RENAMED = {
+    "check": "check_settings",
+    "learn": "fit_state",
+    "learn_more": "extend_state",
+    "terms": "logit_terms",
+    "left_out": "leave_one_out",
+    "left_out_by_folds": "leave_fold_out",
+    "weights": "term_weights",
+}
+
 
 class Adapter:
-    """Base of all adapters. A subclass has settings as fields and says what it learns and how it classifies.
+    """Base class of all adapters.
 
-    Logits are `terms[0] + Σ_j weights[j] · terms[j]`, where `weights` names the settings that the terms do not depend
-    on; so selection computes the terms once for all values of those. `grid` lists the values of each setting that
-    selection tries, the default first.
+    The settings of a subclass are its dataclass fields. It overrides `logit_terms`, and where needed:
+
+    - `fit_state`: what is computed or trained once from the support set;
+    - `extend_state`: the same after support examples were added (default: fit again);
+    - `leave_one_out`: the logit terms of each support row without that row, in closed form, for selection;
+    - `check_settings` and `check_support`: errors for invalid input.
+
+    The logits are `terms[0] + Σ_j w_j · terms[j]`, where w_j is the setting `term_weights[j − 1]`. Terms do not depend
+    on these settings, so selection computes them once for all values. All methods but the checks are pure and
+    traceable by JAX.
     """
 
-    name: ClassVar[str]
-    training_free: ClassVar[bool] = True
-    local: ClassVar[bool] = False
-    needs_text: ClassVar[bool] = False
-    text_logits: ClassVar[bool] = True  # where there is text, logits are those of the texts and what is added
-    closed_form: ClassVar[bool] = True  # `left_out` leaves out one row, and costs about as much as none
-    select_by_folds: ClassVar[bool] = False  # though there is a closed form
-    per_query: ClassVar[bool] = True  # logits of a query do not depend on the others
-    weights: ClassVar[tuple[str, ...]] = ()
-    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    name: ClassVar[str]  # in METHODS, reports and files
+    training_free: ClassVar[bool] = True  # no gradient descent
+    local: ClassVar[bool] = False  # changes predictions only near the support examples
+    needs_text: ClassVar[bool] = False  # class_text_features are required
+    text_logits: ClassVar[bool] = True  # with class texts, logits are zero-shot logits plus a correction
+    per_query: ClassVar[bool] = True  # the logits of a query do not depend on the other queries
+    select_by_folds: ClassVar[bool] = False  # selection leaves out folds, although there is a closed form
+    term_weights: ClassVar[tuple[str, ...]] = ()  # settings that multiply the terms after the first
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # values that selection tries per setting, the default first
 
-    def check(self) -> None:
-        """Raises `ValueError` for a setting outside its range."""
+    @property
+    def closed_form(self) -> bool:
+        """Whether `leave_one_out` leaves out single rows, at about the cost of one fit."""
+        return type(self).leave_one_out is not Adapter.leave_one_out
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
-        """Returns what is computed from the support once; `key` is the randomness, `start` what was learned before.
+    def check_settings(self) -> None:
+        """Raise `ValueError` for a setting outside its range."""
 
-        Pure, and traceable by JAX.
+    def check_support(self, support: Support) -> None:
+        """Raise `ValueError` if the method cannot work with this support set."""
+        if self.needs_text and support.class_text_features is None:
+            raise ValueError(
+                f"{type(self).__name__} needs class_text_features. Pass the embeddings of the class texts, or use a "
+                "method that works without."
+            )
+
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+        """Return the arrays that are computed once from the support set.
+
+        `key` is the source of randomness. `start` is the state in which training begins (default: the method's own).
         """
         return {}
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
-        """Returns what is computed from `new`, whose first rows are those of `old`, `state` being that of `old`."""
-        return self.learn(new, key=key)
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+        """Return the state for the support set `new`, given the `state` fitted on `old`.
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
-        """Returns the terms of the logits of unit rows `x` `[queries, dim]`, `[queries, classes]` each."""
-        raise TypeError(f"{type(self).__name__} lacks terms")
-
-    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
-        """Returns the terms of each support row's logits, `[n, classes]`, by what is learned without that row.
-
-        Methods without a closed form leave out folds instead.
+        `new` begins with the rows and the classes of `old`.
         """
-        return self.left_out_by_folds(support, key=key)
+        return self.fit_state(new, key=key)
 
-    def left_out_by_folds(self, support: Support, *, key: jax.Array) -> Terms:
-        """Returns the same by what is learned without the row's fold: one of `FOLDS` equal shares of every class."""
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+        """Return the terms of the logits of queries `x`, `[queries, classes]` each.
 
-        def terms(others: Support) -> Terms:
-            return self.terms(self.learn(others, key=key), others, support.features)
+        `x` `[queries, dim]` has rows of length 1; `state` is the result of `fit_state`.
+        """
+        raise TypeError(f"{type(self).__name__} does not define logit_terms")
 
-        return by_folds(terms, support)
+    def leave_one_out(self, support: Support, *, key: jax.Array) -> Terms:
+        """Return the logit terms of every support row, `[n, classes]` each, from a fit without that row.
+
+        Methods without a closed form inherit this default, which leaves out folds.
+        """
+        return self.leave_fold_out(support, key=key)
+
+    def leave_fold_out(self, support: Support, *, key: jax.Array) -> Terms:
+        """Return the logit terms of every support row, `[n, classes]` each, from a fit without the row's fold.
+
+        Every class is split evenly into `FOLDS` folds.
+        """
+
+        def terms_of(rest: Support) -> Terms:
+            return self.logit_terms(self.fit_state(rest, key=key), rest, support.features)
+
+        return over_folds(terms_of, support)
 
     def logits(self, terms: Terms) -> jax.Array:
-        """Returns the logits that the terms make up."""
+        """Return the weighted sum of the terms, `[queries, classes]`."""
         first, *others = terms
-        return first + sum(getattr(self, name) * term for name, term in zip(self.weights, others, strict=True))
-
-    def fit_support(self, support: Support, *, key: jax.Array | None = None) -> Classifier:
-        """Returns the classifier; pure, and traceable by JAX."""
-        key = jax.random.key(0) if key is None else key
-        return Classifier(self, support, self.learn(support, key=key))
+        return first + sum(getattr(self, name) * term for name, term in zip(self.term_weights, others, strict=True))
 
     def fit(
         self,
@@ -102,11 +132,16 @@ class Adapter:
         logit_scale: float = 100.0,
         key: jax.Array | int | None = None,
     ) -> Classifier:
-        """Returns the classifier of examples `[n, dim]`, of any length, with labels `[n]` in [0, classes).
+        """Return the classifier fitted on a support set.
 
-        The number of classes is that of `class_text_features` `[classes, dim]`, or `num_classes`, or the largest label
-        plus one. `key`, a random key or a seed, is the randomness of methods that have any. Raises `ValueError` for
-        input that does not fit together.
+        support_features: embeddings `[n, dim]` of the support images; they need not be normalised.
+        support_labels: integers `[n]` in [0, classes).
+        class_text_features: embeddings `[classes, dim]` of the class texts, if the method uses them.
+        num_classes: number of classes (default: rows of `class_text_features`, or the largest label plus one).
+        logit_scale: factor of the cosines between images and texts.
+        key: random key or seed, for methods with random initialisation.
+
+        Raises `ValueError` for arrays or settings that are invalid or do not match.
         """
         support = make_support(
             support_features,
@@ -116,20 +151,34 @@ class Adapter:
             logit_scale=logit_scale,
         )
         self.check_support(support)
-        check_single(self)
-        return Classifier(self, support, _learn(self, support, as_key(key)))
+        check_not_stacked(self)
+        return Classifier(self, support, _fit_state(self, support, as_key(key)))
 
-    def check_support(self, support: Support) -> None:
-        """Raises `ValueError` where the method cannot work with this support."""
-        if self.needs_text and support.class_text_features is None:
-            raise ValueError(f"{type(self).__name__} needs class_text_features")
+    def fit_support(self, support: Support, *, key: jax.Array | None = None) -> Classifier:
+        """Return the classifier fitted on a `Support`, without checks; for use inside `jax.jit` and `jax.vmap`."""
+        key = jax.random.key(0) if key is None else key
+        return Classifier(self, support, self.fit_state(support, key=key))
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Accept the former names of overridden methods and attributes, with a warning."""
+        super().__init_subclass__(**options)
+        for old, new in _RENAMED.items():
+            if old in cls.__dict__ and new not in cls.__dict__ and old not in inspect.get_annotations(cls):
+                warn_renamed(f"Adapter.{old}", f"Adapter.{new}")
+                setattr(cls, new, cls.__dict__[old])
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _RENAMED:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        warn_renamed(f"Adapter.{name}", f"Adapter.{_RENAMED[name]}")
+        return getattr(self, _RENAMED[name])
 
 
 @pytree
 class Classifier:
-    """An adapter with what it learned: maps features `[queries, dim]`, of any length, to logits `[queries, classes]`.
+    """A fitted adapter. Call it with features `[queries, dim]` for logits `[queries, classes]`.
 
-    A pytree: it can be passed into compiled functions, and stacked ones mapped over.
+    It is a pytree: it can be passed into compiled functions, and a stack of classifiers can be mapped over.
     """
 
     adapter: Adapter
@@ -137,142 +186,97 @@ class Classifier:
     state: State
 
     def __call__(self, features: Any) -> jax.Array:
-        """Returns logits; raises `ValueError` for features that are not finite or have another `dim`."""
-        self._check_single()
-        return _apply(self, check_features(features, self.support.features.shape[-1], "query"))
+        """Return the logits `[queries, classes]` of features `[queries, dim]`, which need not be normalised.
+
+        Raises `ValueError` for features that are not finite or have another `dim` than the support set.
+        """
+        self._check_not_stacked()
+        return _logits(self, check_features(features, self.support.features.shape[-1], "query"))
+
+    def predict(self, features: Any) -> jax.Array:
+        """Return the most likely class of each query, `[queries]`; the first of equally likely ones."""
+        return jnp.argmax(self(features), axis=-1)
+
+    def predict_proba(self, features: Any) -> jax.Array:
+        """Return the softmax of the logits, `[queries, classes]`.
+
+        The scale of the logits differs between methods, so these are not calibrated;
+        `adapt.model_selection.calibration` fits a factor for that.
+        """
+        return jax.nn.softmax(self(features), axis=-1)
 
     def extend(self, features: Any, labels: Any, *, class_text_features: Any = None) -> Classifier:
-        """Returns the classifier with more examples, of classes it knows or of new ones, whose numbers follow.
+        """Return the classifier with more support examples, of known classes or of new ones.
 
-        Where classes have text, new ones need theirs: `class_text_features` `[new classes, dim]`; a new class with
-        text needs no example. The methods with a cache and the Gaussian ones give the same as `fit` on all examples;
-        the trained ones start from what they learned.
+        New classes are numbered after the known ones. If the classifier has class texts, new classes need theirs,
+        `class_text_features` `[new classes, dim]`, and may have no support examples. Training-free methods give the
+        same result as `fit` on all examples; trained methods continue from their present state.
         """
-        self._check_single()
-        old, text = self.support, class_text_features
-        num_classes, dim = old.num_classes, old.features.shape[-1]
-        if old.class_text_features is not None and text is not None:
-            text = normalize(check_features(text, dim, "class text"))
-            text = jnp.concatenate([old.class_text_features, text])
-            num_classes = len(text)
-        elif text is not None:
-            raise ValueError("class_text_features are for classifiers that have text of all their classes")
-        elif old.class_text_features is not None:
-            text = old.class_text_features
-        if len(features) or num_classes == old.num_classes:
-            features, labels, known = check_support(features, labels, dim=dim, num_classes=None)
-            if old.class_text_features is None:
-                num_classes = max(num_classes, known)
-            elif known > num_classes:
-                raise ValueError(
-                    f"class {known - 1} is new and classes have text; give class_text_features [new classes, {dim}] of "
-                    f"the classes from {old.num_classes} on"
-                )
-        else:  # a class by its text alone
-            features, labels = np.zeros((0, dim), np.float32), np.zeros(0, np.int32)
-        new = Support(
-            jnp.concatenate([old.features, normalize(features)]),
-            jnp.concatenate([old.labels, jnp.asarray(labels, jnp.int32)]),
-            text,
-            old.logit_scale,
-            num_classes=num_classes,
-        )
-        return Classifier(self.adapter, new, _learn_more(self.adapter, self.state, old, new, jax.random.key(0)))
-
-    def _check_single(self) -> None:
-        if self.support.features.ndim != 2:
-            raise ValueError(
-                f"{self.support.features.shape[0]} classifiers are stacked here; map over them with jax.vmap"
-            )
+        self._check_not_stacked()
+        new = extend_support(self.support, features, labels, class_text_features=class_text_features)
+        state = _extend_state(self.adapter, self.state, self.support, new, jax.random.key(0))
+        return Classifier(self.adapter, new, state)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a folder that `adapt.load` opens: `classifier.json`, and `classifier.safetensors` with the arrays."""
-        save(self, path)
+        """Write the classifier to a folder that `adapt.load` opens.
+
+        The folder, which is created, gets `classifier.json` and `classifier.safetensors`.
+        """
+        self._check_not_stacked()
+        write_classifier(
+            path,
+            method=self.adapter.name,
+            settings=settings_of(self.adapter),
+            support=self.support,
+            state=self.state,
+        )
+
+    def _check_not_stacked(self) -> None:
+        if self.support.features.ndim != 2:
+            raise ValueError(
+                f"{self.support.features.shape[0]} classifiers are stacked. Use jax.vmap, or take one out first."
+            )
 
 
-def by_folds(terms: Callable[[Support], Terms], support: Support) -> Terms:
-    """Returns of each row what `terms` gives for the support without the row's fold."""
+def over_folds(terms_of: Callable[[Support], Terms], support: Support) -> Terms:
+    """Return the terms of every row from `terms_of(support without the row's fold)`."""
     fold = support.folds
-    folds = jax.lax.map(lambda number: terms(support.without(fold == number)), jnp.arange(FOLDS))
+    folds = jax.lax.map(lambda number: terms_of(support.without(fold == number)), jnp.arange(FOLDS))
     return tuple(term[fold, jnp.arange(len(fold))] for term in folds)
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:
-    """Returns a random key: that of a seed, 0 if None."""
+    """Return a random key: `key` itself, or the key of a seed (default: 0)."""
     return key if isinstance(key, jax.Array) else jax.random.key(0 if key is None else key)
 
 
-def check_single(adapter: Adapter) -> None:
-    """Raises `ValueError` for an adapter outside its range, or with settings to be mapped over."""
+def check_not_stacked(adapter: Adapter) -> None:
+    """Raise `ValueError` for an adapter with arrays of settings, or with a setting outside its range."""
     leaves = jax.tree.leaves(adapter)
     if any(np.ndim(leaf) for leaf in leaves):
-        raise ValueError(f"settings of {type(adapter).__name__} are stacked here; map over them with jax.vmap")
+        raise ValueError(f"settings of {type(adapter).__name__} are stacked. Map over them with jax.vmap.")
     if not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
-        adapter.check()
+        adapter.check_settings()
 
 
 @jax.jit
-def _learn(adapter: Adapter, support: Support, key: jax.Array) -> State:
-    return adapter.learn(support, key=key)
+def _fit_state(adapter: Adapter, support: Support, key: jax.Array) -> State:
+    return adapter.fit_state(support, key=key)
 
 
 @jax.jit
-def _learn_more(adapter: Adapter, state: State, old: Support, new: Support, key: jax.Array) -> State:
-    return adapter.learn_more(state, old, new, key=key)
+def _extend_state(adapter: Adapter, state: State, old: Support, new: Support, key: jax.Array) -> State:
+    return adapter.extend_state(state, old, new, key=key)
 
 
 @jax.jit
-def _apply(classifier: Classifier, features: jax.Array) -> jax.Array:
+def _logits(classifier: Classifier, features: jax.Array) -> jax.Array:
     adapter, support = classifier.adapter, classifier.support
+
+    def logits(x: jax.Array) -> jax.Array:
+        return adapter.logits(adapter.logit_terms(classifier.state, support, x))
+
     if not adapter.per_query:
-        return adapter.logits(adapter.terms(classifier.state, support, normalize(features)))
+        return logits(normalize(features))
     columns = max(support.features.shape[0], support.num_classes)
-    return in_blocks(
-        lambda x: adapter.logits(adapter.terms(classifier.state, support, x)), columns, normalize(features)
-    )
-
-
-def save(classifier: Classifier, path: str | os.PathLike) -> None:
-    """Writes a classifier to the folder `path`, which is made; files of an earlier one are replaced.
-
-    Raises `ValueError` for stacked classifiers: save them one by one.
-    """
-    from safetensors.numpy import save as to_bytes
-
-    support = classifier.support
-    if support.features.ndim != 2:
-        raise ValueError(f"{support.features.shape[0]} classifiers are stacked here; save them one by one")
-    arrays = {"support.features": support.features, "support.labels": support.labels}
-    if support.class_text_features is not None:
-        arrays["support.class_text_features"] = support.class_text_features
-    arrays |= {f"state.{name}": array for name, array in classifier.state.items()}
-    described = {
-        "format": FORMAT,
-        "method": classifier.adapter.name,
-        "settings": {name: _plain(value) for name, value in settings_of(classifier.adapter).items()},
-        "classes": support.num_classes,
-        "dim": int(support.features.shape[1]),
-        "logit_scale": float(support.logit_scale),
-    }
-    path = pathlib.Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path) as folder:
-        temporary = pathlib.Path(folder)
-        content = to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        (temporary / ARRAYS_FILE).write_bytes(content)  # with the access rights that files have here
-        (temporary / JSON_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        for file in (ARRAYS_FILE, JSON_FILE):
-            os.replace(temporary / file, path / file)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else np.asarray(value).item()
-
-
-def settings_of(adapter: Adapter) -> dict[str, Any]:
-    """Returns the settings that `create` makes the adapter of."""
-    settings = {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}
-    if "inner" in settings:
-        inner = settings["inner"]
-        settings |= {"inner": inner.name} | settings_of(inner)
-    return settings
+    return in_blocks(logits, columns, normalize(features))

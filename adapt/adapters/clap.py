@@ -1,4 +1,4 @@
-"""CLAP: class vectors held to the text, the more so the better the text already works (arXiv 2312.12730, section 4)."""
+"""CLAP: class vectors constrained to stay near the class texts (arXiv 2312.12730, section 4)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import cosines, normalize
+from adapt.adapters.pytrees import pytree, static
 from adapt.adapters.solvers import descend, mean_loss
-from adapt.adapters.support import Support, pytree, static
+from adapt.adapters.support import Support
 from adapt.adapters.validation import check_at_least, check_positive
 
 
@@ -16,8 +17,9 @@ from adapt.adapters.validation import check_at_least, check_positive
 class Clap(Adapter):
     """logits = scale · x·unit(V_c), V trained from w on the mean CE + `constraint` · mean_c λ_c ‖V_c − w_c‖².
 
-    λ_c is the mean zero-shot probability of class c over its own examples. The authors hold text embeddings of their
-    own length L, here it is 1; `constraint` is what L² is there. A class without examples keeps its text.
+    λ_c is the mean zero-shot probability of class c over its support examples: the better the text, the stronger the
+    constraint. The authors use text embeddings of their original length L, which is 1 here; `constraint` takes the
+    place of L². A class without examples keeps its text.
     """
 
     name = "clap"
@@ -27,14 +29,13 @@ class Clap(Adapter):
 
     training_free = False
     needs_text = True
-    closed_form = False
     grid = {"constraint": (100.0, 0.0, 1.0, 10.0, 1000.0)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_at_least(self, 0, "constraint", "steps")
         check_positive(self, "learning_rate")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         text, x = support.class_text_features, support.features
         own = support.members * jax.nn.softmax(support.zero_shot(x))
         multipliers = own.sum(axis=0) / jnp.maximum(support.counts, 1)
@@ -47,9 +48,9 @@ class Clap(Adapter):
         start = {"vectors": text} if start is None else start
         return descend(loss, start, learning_rate=self.learning_rate, steps=self.steps)
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
         start = {"vectors": jnp.concatenate([state["vectors"], new.class_text_features[old.num_classes :]])}
-        return self.learn(new, key=key, start=start)
+        return self.fit_state(new, key=key, start=start)
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         return (support.logit_scale * cosines(x, normalize(state["vectors"])),)

@@ -1,4 +1,4 @@
-"""CLIP-Adapter: a small network beside the image features (arXiv 2110.04544, section 3.2)."""
+"""CLIP-Adapter: a small residual network on the image features (arXiv 2110.04544, section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import cosines, matmul, normalize
+from adapt.adapters.pytrees import pytree, static
 from adapt.adapters.solvers import descend, mean_loss
-from adapt.adapters.support import Support, pytree, static
-from adapt.adapters.validation import check_at_least, check_positive
+from adapt.adapters.support import Support
+from adapt.adapters.validation import check_at_least, check_fraction, check_positive
 
 
 @pytree
 class ClipAdapter(Adapter):
     """logits = scale · x'·w_c, x' = unit(ratio · relu(relu(x A) B) + (1 − ratio) · x), A and B trained on the mean CE.
 
-    A `[dim, dim / reduction]` and B `[dim / reduction, dim]` start at random (arXiv 1502.01852, for rectifiers). A
-    class without examples is compared with x itself, so that it keeps its text.
+    A `[dim, dim / reduction]` and B `[dim / reduction, dim]` have the random initialisation for rectifiers of
+    arXiv 1502.01852. The logit of a class without examples uses x instead of x', so that it keeps its text.
     """
 
     name = "clip_adapter"
@@ -28,17 +29,15 @@ class ClipAdapter(Adapter):
 
     training_free = False
     needs_text = True
-    closed_form = False
     grid = {"ratio": (0.2, 0.5), "learning_rate": (0.001, 0.0003, 0.003)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_positive(self, "learning_rate")
         check_at_least(self, 1, "reduction")
         check_at_least(self, 0, "steps")
-        if not 0 <= self.ratio <= 1:
-            raise ValueError(f"ratio {self.ratio} is not within [0, 1]")
+        check_fraction(self, "ratio")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         if start is None:
             dim = support.features.shape[1]
             width = max(1, dim // self.reduction)
@@ -53,10 +52,10 @@ class ClipAdapter(Adapter):
 
         return descend(loss, start, learning_rate=self.learning_rate, steps=self.steps)
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
-        return self.learn(new, key=key, start=state)
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+        return self.fit_state(new, key=key, start=state)
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         return (jnp.where(support.counts > 0, self._adapted(state, support, x), support.zero_shot(x)),)
 
     def _adapted(self, state: State, support: Support, x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Logistic regression on the features, and logistic regression that starts from the text."""
+"""Logistic regression on the features, from zero (`linear_probe`) or from the class texts (`linear_probe_text`)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import matmul
-from adapt.adapters.solvers import grown, minimize, row_losses
-from adapt.adapters.support import Support, pytree, static
+from adapt.adapters.pytrees import pytree, static
+from adapt.adapters.solvers import minimize, pad_classes, row_losses
+from adapt.adapters.support import Support
 from adapt.adapters.validation import check_at_least, check_positive
 
 
-def beside_text(support: Support, logits: jax.Array, zero_shot: jax.Array) -> jax.Array:
-    """Returns `logits` `[queries, classes]` of which those of classes without examples are `zero_shot`.
+def join_zero_shot(support: Support, logits: jax.Array, zero_shot: jax.Array) -> jax.Array:
+    """Return `logits` `[queries, classes]` with the `zero_shot` logits for the classes without support examples.
 
-    The others are shifted, each row by one number, so that the largest is as large as it is in `zero_shot`: whether
-    a query is of a class with examples or of one without is what the text says. Without text, a class without
-    examples is less likely than the least likely one.
+    The logits of the other classes are shifted, by one number per row, so that their maximum equals their maximum in
+    `zero_shot`. So the texts decide between the classes with examples and those without. Without class texts, a class
+    without examples gets a logit below all others.
     """
     known = support.counts > 0
-    least = jnp.min(logits, axis=1, keepdims=True, where=known, initial=jnp.inf)
+    smallest = jnp.min(logits, axis=1, keepdims=True, where=known, initial=jnp.inf)
     if support.class_text_features is None:
-        return jnp.where(known, logits, least - 1)
+        return jnp.where(known, logits, smallest - 1)
     largest, texts = (
         jnp.max(values, axis=1, keepdims=True, where=known, initial=-jnp.inf) for values in (logits, zero_shot)
     )
@@ -32,11 +33,11 @@ def beside_text(support: Support, logits: jax.Array, zero_shot: jax.Array) -> ja
 
 @pytree
 class LinearProbe(Adapter):
-    """logits = x·W_c + b_c of the W, b that minimise c · Σ_k CE_k + ½ ‖W‖², CE_k the cross-entropy of example k.
+    """logits = x·W_c + b_c, where W and b minimise c · Σ_k CE_k + ½ ‖W‖²; CE_k is the cross-entropy of example k.
 
-    The optimum is that of scikit-learn's `LogisticRegression(C=c)` on unit features. Text is not used, but where a
-    class has no examples: then its logit is scale · x·w_c, and text decides between classes with examples and without.
-    `iterations` bounds those of the solver.
+    The optimum is that of scikit-learn's `LogisticRegression(C=c)` on normalised features. Class texts are used only if
+    a class has no examples: its logit is then scale · x·w_c, see `join_zero_shot`. `iterations` is the maximum number
+    of solver iterations.
     """
 
     name = "linear_probe"
@@ -45,17 +46,16 @@ class LinearProbe(Adapter):
 
     training_free = False
     text_logits = False
-    closed_form = False
     grid = {"c": (30.0, 3.0, 10.0, 100.0, 300.0)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_positive(self, "c")
         check_at_least(self, 0, "iterations")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         members, known, classes = support.members, support.counts > 0, support.num_classes
         n = jnp.maximum(jnp.sum(support.labels >= 0), 1)
-        # The bias takes up any shift of the features; about their mean the problem is far better conditioned.
+        # The bias absorbs a shift of the features. Centred features make the problem far better conditioned.
         center = jnp.sum(members.sum(axis=1)[:, None] * support.features, axis=0) / n
         x = support.features - center
 
@@ -69,21 +69,21 @@ class LinearProbe(Adapter):
         found = minimize(objective, start, iterations=self.iterations)
         return {**found, "bias": found["bias"] - matmul(found["weights"], center)}
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
-        return self.learn(new, key=key, start=grown(state, old, new))
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+        return self.fit_state(new, key=key, start=pad_classes(state, old, new))
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         logits = matmul(x, state["weights"].T) + state["bias"]
-        return (beside_text(support, logits, support.zero_shot(x)),)
+        return (join_zero_shot(support, logits, support.zero_shot(x)),)
 
 
 @pytree
 class LinearProbeText(Adapter):
-    """logits = scale · x·w_c + x·D_c of the D that minimise c · Σ_k CE_k + ½ ‖D‖².
+    """logits = scale · x·w_c + x·D_c, where D minimises c · Σ_k CE_k + ½ ‖D‖².
 
-    That is logistic regression whose weights are drawn to scale · w_c instead of to zero: the less the examples say,
-    the nearer it is to zero-shot, which it starts from. A class without examples keeps its text. `iterations` bounds
-    those of the solver.
+    This is logistic regression whose weights are regularised towards scale · w_c instead of zero. It starts from
+    zero-shot and stays closer to it the smaller `c` is. A class without examples keeps its text. `iterations` is the
+    maximum number of solver iterations.
     """
 
     name = "linear_probe_text"
@@ -92,14 +92,13 @@ class LinearProbeText(Adapter):
 
     training_free = False
     needs_text = True
-    closed_form = False
     grid = {"c": (30.0, 1.0, 10.0, 100.0, 1000.0)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_positive(self, "c")
         check_at_least(self, 0, "iterations")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         members, known, zero_shot = support.members, support.counts > 0, support.zero_shot(support.features)
 
         def objective(params: State) -> jax.Array:
@@ -109,8 +108,8 @@ class LinearProbeText(Adapter):
         start = {"difference": jnp.zeros_like(support.class_text_features)} if start is None else start
         return minimize(objective, start, iterations=self.iterations)
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
-        return self.learn(new, key=key, start=grown(state, old, new))
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+        return self.fit_state(new, key=key, start=pad_classes(state, old, new))
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         return (support.zero_shot(x) + matmul(x, state["difference"].T),)

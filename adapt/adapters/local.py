@@ -1,4 +1,4 @@
-"""A gate around any other adapter: predictions change only near the examples."""
+"""A gate around any other adapter, so that predictions change only near the support examples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from adapt.adapters.base import Adapter, State, Terms
-from adapt.adapters.rbf_gate import closeness, closeness_left_out
-from adapt.adapters.support import Support, pytree
+from adapt.adapters.pytrees import pytree
+from adapt.adapters.rbf_gate import closeness, closeness_leave_one_out
+from adapt.adapters.support import Support
 from adapt.adapters.tip_adapter import TipAdapter
 from adapt.adapters.validation import check_gate
 
@@ -18,9 +19,9 @@ from adapt.adapters.validation import check_gate
 class Local(Adapter):
     """logits = zero-shot + gate(x) (inner − zero-shot), gate(x) = damp · exp(rbf · clamp(1 − max_j x·s_j, 0, 1)).
 
-    The gate is that of Localized Latent Updates (arXiv 2212.06556), here on the logits of the adapter `inner`; s_j are
-    the examples. rbf = 0 with damp = 1 is the inner adapter itself; the lower rbf, the nearer an example must be. The
-    settings of the inner adapter are settings of this one as well.
+    The gate is that of Localized Latent Updates (arXiv 2212.06556), applied to the logits of the adapter `inner`; s_j
+    are the support examples. With rbf = 0 and damp = 1, this is the inner adapter; a lower rbf restricts the change to
+    queries nearer to a support example. The settings of the inner adapter can be set on this one.
     """
 
     name = "local"
@@ -47,24 +48,26 @@ class Local(Adapter):
     def grid(self) -> Mapping[str, tuple[Any, ...]]:  # type: ignore[override]
         return self.inner.grid
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_gate(self)
         if self.inner.local:
-            raise ValueError(f"inner {type(self.inner).__name__} is local itself; name another adapter")
+            raise ValueError(
+                f"inner adapter {type(self.inner).__name__} is already local. Use it without 'local' around it."
+            )
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
-        return self.inner.learn(support, key=key, start=start)
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+        return self.inner.fit_state(support, key=key, start=start)
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
-        return self.inner.learn_more(state, old, new, key=key)
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+        return self.inner.extend_state(state, old, new, key=key)
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         near = closeness(x, support.features, support.labels >= 0, self.rbf)
-        return self._gated(support.zero_shot(x), self.inner.terms(state, support, x), near)
+        return self._gated(support.zero_shot(x), self.inner.logit_terms(state, support, x), near)
 
-    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
-        near = closeness_left_out(support.features, support.labels >= 0, self.rbf)
-        return self._gated(support.zero_shot(support.features), self.inner.left_out(support, key=key), near)
+    def leave_one_out(self, support: Support, *, key: jax.Array) -> Terms:
+        near = closeness_leave_one_out(support.features, support.labels >= 0, self.rbf)
+        return self._gated(support.zero_shot(support.features), self.inner.leave_one_out(support, key=key), near)
 
     def _gated(self, zero_shot: jax.Array, terms: Terms, near: jax.Array) -> Terms:
         return (zero_shot + self.damp * near * (self.inner.logits(terms) - zero_shot),)

@@ -1,22 +1,24 @@
-"""Arithmetic that the adapters share: unit vectors, cosines, class sums, and work done block by block."""
+"""Operations that the adapters share: normalisation, cosines, sums per class, and evaluation in blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _EPSILON = 1e-12
-_FEW_CLASSES = 256  # a product with zeros and ones is as fast as adding up
-_BLOCK_ENTRIES = 2**24  # of a block [rows, columns]: 64 MiB in float32
+_ONE_HOT_CLASSES = 256  # up to this many classes, a one-hot matrix product is as fast as a scatter
+_BLOCK_ENTRIES = 2**24  # entries of a block [rows, columns]: 64 MiB in float32
+_MIN_BLOCK_ROWS = 16
 
 
 def normalize(features: jax.Array) -> jax.Array:
-    """Returns the rows of `features` `[..., dim]` scaled to length 1; a row of zeros stays one.
+    """Return the rows of `features` `[..., dim]` scaled to length 1; rows of zeros stay zero.
 
-    In float32, or in float64 where JAX has that enabled and they come in it.
+    The result is float32, or float64 for float64 input when JAX has float64 enabled.
     """
     features = jnp.asarray(features)
     features = features if features.dtype == jnp.float64 else features.astype(jnp.float32)
@@ -26,48 +28,70 @@ def normalize(features: jax.Array) -> jax.Array:
     return scaled * jax.lax.rsqrt(jnp.maximum(squared, _EPSILON**2))
 
 
+def normalize_numpy(features: np.ndarray) -> np.ndarray:
+    """Return the rows of `features` `[..., dim]` scaled to length 1, computed by NumPy in the dtype of the input.
+
+    For embeddings on the host, whose files must not depend on the device. `normalize` differs in the last bit.
+    """
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), _EPSILON)
+
+
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns the matrix product in full float32, on every device."""
+    """Return the matrix product in full float32 precision on every device."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def cosines(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns the inner products of unit rows `[n, dim]` and `[m, dim]`, `[n, m]`, in full float32."""
+    """Return the inner products `[n, m]` of rows of length 1, `[n, dim]` and `[m, dim]`."""
     return matmul(a, b.T)
 
 
-def affinity(x: jax.Array, examples: jax.Array, beta: jax.Array) -> jax.Array:
-    """Returns exp(−beta (1 − x·s)) of unit rows `[queries, dim]` and `[n, dim]`, `[queries, n]`."""
-    return jnp.exp(beta * (cosines(x, examples) - 1))
+def affinity(x: jax.Array, keys: jax.Array, beta: jax.Array) -> jax.Array:
+    """Return exp(−beta (1 − x·s)), `[queries, n]`, of rows of length 1, `[queries, dim]` and `[n, dim]`."""
+    return jnp.exp(beta * (cosines(x, keys) - 1))
 
 
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Returns `[n, classes]` float32; a label of −1, a row that is not there, is a row of zeros."""
+    """Return `labels` `[n]` as float32 one-hot rows `[n, classes]`; label −1 gives a row of zeros."""
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
 
 
 def class_sums(values: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Returns the sums of the columns of `values` `[rows, n]` of each class, `[rows, classes]`; label −1: of none."""
-    if num_classes <= _FEW_CLASSES:
+    """Return the sums over each class's columns of `values` `[rows, n]`, `[rows, classes]`.
+
+    Columns with label −1 are in no sum.
+    """
+    if num_classes <= _ONE_HOT_CLASSES:
         return matmul(values, one_hot(labels, num_classes))
     sums = jnp.zeros((num_classes + 1, values.shape[0]), values.dtype)
     return sums.at[jnp.where(labels < 0, num_classes, labels)].add(values.T)[:num_classes].T
 
 
-def class_means(features: jax.Array, labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean of each class's rows, `[classes, dim]`, zeros where there is none, and their number."""
+class ClassMeans(NamedTuple):
+    """The mean of each class's rows, `means` `[classes, dim]`, and the number of rows per class, `counts` `[classes]`.
+
+    The mean of a class without rows is zero.
+    """
+
+    means: jax.Array
+    counts: jax.Array
+
+
+def class_means(features: jax.Array, labels: jax.Array, num_classes: int) -> ClassMeans:
+    """Return the class means of `features` `[n, dim]`; rows with label −1 are ignored."""
     members = one_hot(labels, num_classes)
     counts = members.sum(axis=0)
-    return matmul(members.T, features) / jnp.maximum(counts, 1)[:, None], counts
+    return ClassMeans(matmul(members.T, features) / jnp.maximum(counts, 1)[:, None], counts)
 
 
 def in_blocks(function: Callable[..., Any], columns: int, *arrays: jax.Array) -> Any:
-    """Returns `function(*arrays)` of arrays with equally many rows, computed for as many rows at once as bound memory.
+    """Return `function(*arrays)`, evaluated on blocks of rows to bound the memory.
 
-    `columns` is the width of what `function` makes of a row; its result is one or more arrays of as many rows.
+    `function` maps arrays with equally many rows to one or more arrays with the same number of rows. `columns` is the
+    number of values that it computes per row.
     """
     rows = arrays[0].shape[0]
-    size = max(1, min(rows, max(16, _BLOCK_ENTRIES // max(columns, 1))))
+    size = max(1, min(rows, max(_MIN_BLOCK_ROWS, _BLOCK_ENTRIES // max(columns, 1))))
     blocks = -(-rows // size)
     if blocks <= 1:
         return function(*arrays)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from adapt.adapters.base import Adapter, State, Terms, by_folds
+from adapt.adapters.base import Adapter, State, Terms, over_folds
 from adapt.adapters.ops import affinity, matmul
-from adapt.adapters.support import Support, pytree
+from adapt.adapters.pytrees import pytree
+from adapt.adapters.support import Support
 from adapt.adapters.validation import check_at_least, check_positive
 
 
@@ -15,8 +16,8 @@ from adapt.adapters.validation import check_at_least, check_positive
 class Proker(Adapter):
     """logits = scale · (x·w_c + Σ_k exp(−beta (1 − x·s_k)) a_kc), a = (K / ridge + I)⁻¹ (Y − S wᵀ).
 
-    K holds the kernel between examples, Y their classes as zeros and ones. A class without examples keeps its text.
-    Without text: a = (K / ridge + I)⁻¹ Y.
+    K is the kernel between the support examples S, and Y their one-hot labels. A class without examples keeps its
+    text. Without class texts, w = 0.
     """
 
     name = "proker"
@@ -26,19 +27,22 @@ class Proker(Adapter):
     select_by_folds = True
     grid = {"ridge": (0.1, 0.01, 0.03, 0.3, 1.0)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_at_least(self, 0, "beta")
         check_positive(self, "ridge")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         return {"coefficients": self._solve(support, affinity(support.features, support.features, self.beta))}
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         kernel = affinity(x, support.features, self.beta)
         return (support.zero_shot(x) + support.logit_scale * matmul(kernel, state["coefficients"]),)
 
-    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
-        """Row i less its prediction by the others is a_i / ((K / ridge + I)⁻¹)_ii, as for every ridge regression."""
+    def leave_one_out(self, support: Support, *, key: jax.Array) -> Terms:
+        """Return the terms of each row from the fit without it.
+
+        As in every kernel ridge regression, the residual of row i without it is a_i / ((K / ridge + I)⁻¹)_ii.
+        """
         kernel = affinity(support.features, support.features, self.beta)
         factor = jnp.linalg.cholesky(self._system(support, kernel), symmetrize_input=False)
         inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(factor)))
@@ -49,14 +53,14 @@ class Proker(Adapter):
         predicted = self.ridge * jnp.where(only, 0.0, residual - left)
         return (support.zero_shot(support.features) + support.logit_scale * predicted,)
 
-    def left_out_by_folds(self, support: Support, *, key: jax.Array) -> Terms:
-        """As for every adapter, with one kernel for all folds."""
+    def leave_fold_out(self, support: Support, *, key: jax.Array) -> Terms:
+        """Return the same as `Adapter.leave_fold_out`, with the kernel computed once for all folds."""
         kernel = affinity(support.features, support.features, self.beta)
 
-        def terms(others: Support) -> Terms:
-            return (support.logit_scale * matmul(kernel, self._solve(others, kernel)),)
+        def logit_terms(rest: Support) -> Terms:
+            return (support.logit_scale * matmul(kernel, self._solve(rest, kernel)),)
 
-        (predicted,) = by_folds(terms, support)
+        (predicted,) = over_folds(logit_terms, support)
         return (support.zero_shot(support.features) + predicted,)
 
     def _solve(self, support: Support, kernel: jax.Array) -> jax.Array:
@@ -70,5 +74,5 @@ class Proker(Adapter):
 
     def _residual(self, support: Support) -> jax.Array:
         residual = support.members - support.zero_shot(support.features) / support.logit_scale
-        there = (support.labels >= 0)[:, None] & (support.counts > 0)
-        return jnp.where(there, residual, 0.0)
+        valid = (support.labels >= 0)[:, None] & (support.counts > 0)
+        return jnp.where(valid, residual, 0.0)

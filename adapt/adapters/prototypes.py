@@ -1,4 +1,4 @@
-"""Nearest class mean (arXiv 1703.05175), with the centring of SimpleShot (arXiv 1911.04623) and a share of the text."""
+"""Nearest class mean (arXiv 1703.05175), with SimpleShot's centring (arXiv 1911.04623) and a weight for the text."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import class_means, cosines, matmul, normalize
-from adapt.adapters.support import Support, pytree, static
-from adapt.adapters.validation import check_one_of
+from adapt.adapters.pytrees import pytree, static
+from adapt.adapters.support import Support
+from adapt.adapters.validation import check_fraction, check_one_of
 
 CENTERING = ("l2", "cl2n", "raw")
 
 
 @pytree
 class Prototypes(Adapter):
-    """p_c is the mean of the class's unit examples; `centering` says how x and p_c are compared.
+    """logits = scale · x·p_c, where p_c is the mean of the normalised support examples of class c.
 
-    "l2": p_c is normalised, logits = scale · x·p_c. "cl2n": the same after the mean of the support is subtracted from
-    examples, texts and queries, which are normalised again. "raw": p_c keeps its length, and logits =
-    scale · (x·p_c − ‖p_c‖²/2), the order of Euclidean distances. `text_weight` mixes the class's text into p_c:
-    (1 − text_weight) p_c + text_weight w_c. A class without examples is its text, or without text gets −scale.
+    `centering` "l2" normalises p_c. "cl2n" does the same after subtracting the mean of the support examples from
+    examples, texts and queries, and normalising these again. "raw" keeps the length of p_c, and the logits are
+    scale · (x·p_c − ‖p_c‖²/2), which order classes by Euclidean distance. `text_weight` mixes the class text into p_c:
+    (1 − text_weight) p_c + text_weight w_c. For a class without examples, p_c = w_c; without text, its logit is −scale.
     """
 
     name = "prototypes"
@@ -30,12 +31,11 @@ class Prototypes(Adapter):
     text_logits = False
     grid = {"centering": ("l2", "cl2n"), "text_weight": (0.0, 0.1, 0.25, 0.5, 0.75)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_one_of(self, "centering", CENTERING)
-        if not 0 <= self.text_weight <= 1:
-            raise ValueError(f"text_weight {self.text_weight} is not within [0, 1]")
+        check_fraction(self, "text_weight")
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         center = jnp.zeros(support.features.shape[1])
         if self.centering == "cl2n":
             present = support.labels[:, None] >= 0
@@ -49,26 +49,26 @@ class Prototypes(Adapter):
             counts = jnp.ones_like(counts)
         return {"prototypes": prototypes, "center": center, "known": counts > 0}
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         x, prototypes = normalize(x - state["center"]), state["prototypes"]
         similarity = cosines(x, prototypes)
         if self.centering == "raw":
             similarity -= jnp.sum(jnp.square(prototypes), axis=1) / 2
         return (support.logit_scale * jnp.where(state["known"], similarity, -1.0),)
 
-    def left_out(self, support: Support, *, key: jax.Array) -> Terms:
-        return (self._left_out_centred(support) if self.centering == "cl2n" else self._left_out(support),)
+    def leave_one_out(self, support: Support, *, key: jax.Array) -> Terms:
+        return (self._leave_one_out_centred(support) if self.centering == "cl2n" else self._leave_one_out(support),)
 
     def _mix(self, prototypes: jax.Array, text: jax.Array, counts: jax.Array) -> jax.Array:
         weight = jnp.where(counts == 0, 1.0, self.text_weight)[:, None]
         mixed = (1 - weight) * prototypes + weight * text
         return mixed if self.centering == "raw" else normalize(mixed)
 
-    def _left_out(self, support: Support) -> jax.Array:
-        """All prototypes stay but that of the row's own class, whose sum loses the row."""
+    def _leave_one_out(self, support: Support) -> jax.Array:
+        """Return the logits of each row without it: only the prototype of the row's own class changes."""
         x, labels = support.features, support.labels
-        state = self.learn(support, key=None)
-        (logits,) = self.terms(state, support, x)
+        state = self.fit_state(support, key=None)
+        (logits,) = self.logit_terms(state, support, x)
         means, counts = class_means(x, labels, support.num_classes)
         rest = counts[labels] - 1
         mean = (counts[labels, None] * means[labels] - x) / jnp.maximum(rest, 1)[:, None]
@@ -84,17 +84,17 @@ class Prototypes(Adapter):
         is_own = labels[:, None] == jnp.arange(support.num_classes)
         return jnp.where(is_own, (support.logit_scale * similarity)[:, None], logits)
 
-    def _left_out_centred(self, support: Support) -> jax.Array:
-        """The centre c_i that row i is classified with lacks row i, so that every prototype changes.
+    def _leave_one_out_centred(self, support: Support) -> jax.Array:
+        """Return the logits of each row without it: the centre c_i changes, and with it every prototype.
 
-        With v_ij = 1/‖s_j − c_i‖, P_c = Σ_{j of c, j ≠ i} v_ij (s_j − c_i) is the direction of a prototype; its
+        With v_ij = 1/‖s_j − c_i‖, the direction of a prototype is P_c = Σ_{j of c, j ≠ i} v_ij (s_j − c_i). Its
         products with x_i − c_i, with the text t_c − c_i and with itself follow from the inner products of the rows.
         """
         present = support.labels >= 0
         x, members = support.features, support.members
         count = jnp.sum(present)
         total = jnp.sum(jnp.where(present[:, None], x, 0.0), axis=0)
-        # Products are the same about any origin; about the mean they do not cancel.
+        # The products do not depend on the origin; with the mean as origin they do not cancel.
         origin = total / jnp.maximum(count, 1)
         s = x - origin
         centers = -s / jnp.maximum(count - 1, 1)[None, None]  # c_i − origin; Σ_j (s_j − origin) = 0

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from adapt.adapters.ape import Ape
-from adapt.adapters.base import Adapter, settings_of
+from adapt.adapters.base import Adapter
 from adapt.adapters.clap import Clap
 from adapt.adapters.clip_adapter import ClipAdapter
 from adapt.adapters.gda import Gda
@@ -21,12 +21,14 @@ from adapt.adapters.local import Local
 from adapt.adapters.lp_plus_plus import LpPlusPlus
 from adapt.adapters.proker import Proker
 from adapt.adapters.prototypes import Prototypes
+from adapt.adapters.pytrees import settings_of
 from adapt.adapters.taskres import TaskRes
 from adapt.adapters.tip_adapter import TipAdapter
 from adapt.adapters.tip_adapter_f import TipAdapterF
 from adapt.adapters.tip_x import TipX
 from adapt.adapters.validation import check_setting
 from adapt.adapters.zero_shot import ZeroShot
+from foundation.suggestions import unknown_name
 
 METHODS: dict[str, type[Adapter]] = {
     method.name: method
@@ -54,58 +56,72 @@ TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.trainin
 
 
 def find(name: str) -> type[Adapter]:
-    """Returns the adapter of that name; raises `ValueError` listing the known ones."""
+    """Return the adapter class of a method; raises `ValueError` for an unknown name."""
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"unknown adapter {name!r}; known: {', '.join(METHODS)}")
+        raise ValueError(unknown_name("method", name, METHODS))
     return METHODS[name]
 
 
 def create(name: str, **settings: Any) -> Adapter:
-    """Returns the adapter of that name with the given settings; raises `ValueError` for what it does not know.
+    """Return the adapter of a method with the given settings, the others at their defaults.
 
-    `inner`, the adapter within "local", is named or an adapter; the settings of a named one are given beside it. A
-    setting may be an array, to map over; its values are not looked at then.
+    For "local", `inner` is a method name or an adapter, and settings of the inner method may be given as well. A
+    setting may be a JAX or NumPy array, to be mapped over; the values of an array are not checked.
+
+    Raises `ValueError` for an unknown method, an unknown setting and a value outside its range.
     """
-    if "inner" in _fields(name):
-        inner = settings.get("inner", METHODS[name]().inner)
-        given = {key: settings.pop(key) for key in list(settings) if key not in _fields(name)}
-        if not isinstance(inner, str | Adapter):
-            raise ValueError(f"inner {inner!r} is no adapter; known: {', '.join(METHODS)}")
-        if isinstance(inner, str) or given:
-            known = _fields(inner) if isinstance(inner, str) else settings_of(inner)
-            _check_known(name, given, [*_fields(name), *known])
-            inner = create(inner, **given) if isinstance(inner, str) else create(inner.name, **known | given)
-        settings["inner"] = inner
-    defaults = _fields(name)
+    defaults = _defaults(name)
+    if "inner" in defaults:
+        settings = _with_inner_adapter(name, settings)
     _check_known(name, settings, defaults)
     static = {field.name for field in dataclasses.fields(METHODS[name]) if field.metadata.get("static")}
-    plain = {}
+    scalars = {}
     for setting, value in settings.items():
         if not isinstance(value, jax.Array | np.ndarray):
             check_setting(setting, value, defaults[setting])
-            settings[setting] = plain[setting] = _as_default(value, defaults[setting])
+            settings[setting] = scalars[setting] = _cast(value, defaults[setting])
         elif setting in static or not np.issubdtype(value.dtype, np.number):
-            raise ValueError(f"{setting} of {name} cannot be an array of {value.dtype}; give one value")
-    METHODS[name](**plain).check()
+            raise ValueError(f"{setting} of {name} cannot be an array of {value.dtype}; pass a single value")
+    METHODS[name](**scalars).check_settings()
     return METHODS[name](**settings)
 
 
-def _as_default(value: Any, default: Any) -> Any:
+def _with_inner_adapter(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the outer adapter, in which `inner` is an adapter created with the remaining settings."""
+    outer = {key: value for key, value in settings.items() if key in _defaults(name)}
+    given = {key: value for key, value in settings.items() if key not in outer}
+    inner = outer.get("inner", METHODS[name]().inner)
+    if not isinstance(inner, str | Adapter):
+        raise ValueError(f"inner {inner!r} is not an adapter. Pass an adapter, or a method name: {', '.join(METHODS)}")
+    known = _defaults(inner) if isinstance(inner, str) else settings_of(inner)
+    _check_known(name, given, [*_defaults(name), *known])
+    if isinstance(inner, str):
+        inner = create(inner, **given)
+    elif given:
+        inner = create(inner.name, **known | given)
+    return outer | {"inner": inner}
+
+
+def _cast(value: Any, default: Any) -> Any:
+    """Return a number in the type of its default, so that equal settings share a compiled program."""
     return type(default)(value) if isinstance(default, int | float) else value
 
 
-def _fields(name: str) -> dict[str, Any]:
+def _defaults(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(find(name))}
 
 
 def _check_known(name: str, settings: Iterable[str], known: Collection[str]) -> None:
     for setting in settings:
         if setting not in known:
-            raise ValueError(f"unknown setting {setting!r} of {name}; known: {', '.join(known) or 'none'}")
+            raise ValueError(unknown_name(f"{name} setting", setting, known))
 
 
 def methods() -> dict[str, dict[str, Any]]:
-    """Returns name → whether it is training-free, local, needs class texts, and its settings with their defaults."""
+    """Return a description of every method.
+
+    The keys are `training_free`, `local`, `needs_text` and `settings`, the defaults of its settings.
+    """
     return {
         name: {
             "training_free": adapter.training_free,

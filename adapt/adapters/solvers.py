@@ -1,4 +1,4 @@
-"""Training on a whole support at once: the loss of labelled rows, gradient descent, L-BFGS, and warm starts."""
+"""Full-batch training on a support set: the cross-entropy, gradient descent, L-BFGS and warm starts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Params = TypeVar("Params")
 
 
 def row_losses(logits: jax.Array, members: jax.Array, known: jax.Array) -> jax.Array:
-    """Returns the cross-entropy of each row of `logits` `[n, classes]`, `[n]`; zero where `members` has no class.
+    """Return the cross-entropy of each row of `logits` `[n, classes]`, `[n]`; 0 for rows without a class in `members`.
 
-    The softmax is over the `known` `[classes]`, those with examples. Were the others in it, training would push every
-    row away from all of them, and they would lose to classes that they have never been compared with.
+    The softmax is over the classes where `known` `[classes]` is true: those with support examples. Otherwise training
+    would push every row away from the classes without examples, which it never sees, and these could not be predicted.
     """
     own = jnp.sum(members * logits, axis=1)
     return members.sum(axis=1) * jax.nn.logsumexp(logits, axis=1, where=known) - own
 
 
 def mean_loss(logits: jax.Array, support: Support) -> jax.Array:
-    """Returns the mean of `row_losses` over the rows of the support that are there."""
+    """Return the mean of `row_losses` over the support rows that are not padding."""
     losses = row_losses(logits, support.members, support.counts > 0)
     return jnp.sum(losses) / jnp.maximum(jnp.sum(support.labels >= 0), 1)
 
 
 def descend(loss: Callable[[Params], jax.Array], start: Params, *, learning_rate: jax.Array, steps: int) -> Params:
-    """Returns what `steps` steps of Adam (arXiv 1412.6980) on `loss` make of `start`.
+    """Return the parameters after `steps` steps of Adam (arXiv 1412.6980) on `loss` from `start`.
 
-    The learning rate falls from `learning_rate` to zero by half a cosine.
+    The learning rate falls from `learning_rate` to zero along half a cosine.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1)))
 
@@ -50,9 +50,9 @@ def descend(loss: Callable[[Params], jax.Array], start: Params, *, learning_rate
 def minimize(
     objective: Callable[[Params], jax.Array], start: Params, *, iterations: int, tolerance: float = 3e-6
 ) -> Params:
-    """Returns the minimum of a smooth convex `objective` by L-BFGS with a line search (optax).
+    """Return the minimum of a smooth convex `objective` by L-BFGS with a line search (optax).
 
-    Ends after `iterations`, or once the gradient is shorter than `tolerance` times the parameters are long, or 1.
+    Stops after `iterations`, or when the norm of the gradient is at most `tolerance · max(norm of the parameters, 1)`.
     """
     optimizer = optax.lbfgs()
     evaluate = optax.value_and_grad_from_state(objective)
@@ -75,7 +75,7 @@ def minimize(
     return params
 
 
-def grown(state: State, old: Support, new: Support) -> State:
-    """Returns `state` with rows of zeros for the classes of `new` that `old` lacks."""
-    more = new.num_classes - old.num_classes
-    return {name: jnp.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1)) for name, array in state.items()}
+def pad_classes(state: State, old: Support, new: Support) -> State:
+    """Return `state` with rows of zeros for the classes of `new` that `old` does not have."""
+    added = new.num_classes - old.num_classes
+    return {name: jnp.pad(array, [(0, added)] + [(0, 0)] * (array.ndim - 1)) for name, array in state.items()}

@@ -1,39 +1,35 @@
-"""Support sets: the labelled examples that adapters learn from, as pytrees with one static shape.
+"""Support sets: the labelled examples of a few-shot task, as pytrees of one static shape.
 
-A row whose label is −1 is padding; that is how support sets of different sizes share one compiled program.
+A row with label −1 is padding: support sets of different sizes can share one compiled program.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adapt.adapters.ops import cosines, normalize, one_hot
+from adapt.adapters.pytrees import pytree, static
 from adapt.adapters.validation import check_features, check_setting, check_support
-
-T = TypeVar("T")
 
 FOLDS = 4
 CLASS_WEIGHTS = ("balanced", "none")
 
 
-def static(default: Any) -> Any:
-    """A dataclass field whose value is part of the compiled program."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
-def pytree(cls: type[T]) -> type[T]:
-    """Makes a class a frozen dataclass and a pytree."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
 @pytree
 class Support:
-    """Labelled examples: unit `features` `[n, dim]`, `labels` `[n]` (−1: not there), the classes' unit text features
-    `[classes, dim]` or None, and the scale of text logits."""
+    """The support set of a few-shot task.
+
+    features: `[n, dim]`, rows of length 1.
+    labels: `[n]` class numbers; −1 marks padding.
+    class_text_features: `[classes, dim]`, rows of length 1, or None for a task without class texts.
+    logit_scale: factor of the text logits.
+    num_classes: number of classes, including those without support examples.
+    """
 
     features: jax.Array
     labels: jax.Array
@@ -43,36 +39,37 @@ class Support:
 
     @property
     def members(self) -> jax.Array:
-        """Which class each row is of, `[n, classes]` zeros and ones."""
+        """The labels as one-hot rows `[n, classes]`; rows of zeros for padding."""
         return one_hot(self.labels, self.num_classes)
 
     @property
     def counts(self) -> jax.Array:
-        """The number of examples of each class, `[classes]`."""
+        """The number of support examples per class, `[classes]`."""
         return self.members.sum(axis=0)
 
     @property
     def folds(self) -> jax.Array:
-        """The number of the fold of each row, `[n]`: its place among the rows of its class, modulo `FOLDS`."""
+        """The fold of each row, `[n]`: its position among the rows of its class, modulo `FOLDS`."""
         members = self.members
-        place = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
-        return place.astype(jnp.int32) % FOLDS
+        position = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
+        return position.astype(jnp.int32) % FOLDS
 
     def row_weights(self, class_weight: str) -> jax.Array:
-        """Returns what each row counts, `[n]`: 1, or if "balanced" the mean number of examples of a class over its own.
+        """Return the weight of each row, `[n]`: 1 for "none", n̄ / n_c for "balanced".
 
-        So that, as in scikit-learn, classes with few examples weigh as much as those with many; and so do classes that
-        an example is left out of, which the others would outvote.
+        n_c is the number of examples of the row's class and n̄ the mean over classes with examples. As with
+        scikit-learn's `class_weight="balanced"`, every class has the same total weight. Without it, a class that
+        loses one of its examples in leave-one-out would be outvoted by the other classes.
         """
-        there = jnp.where(self.labels >= 0, 1.0, 0.0)
+        present = jnp.where(self.labels >= 0, 1.0, 0.0)
         if class_weight == "none":
-            return there
+            return present
         counts = self.counts
         mean = counts.sum() / jnp.maximum(jnp.sum(counts > 0), 1)
-        return there * mean / jnp.maximum(counts[self.labels], 1)
+        return present * mean / jnp.maximum(counts[self.labels], 1)
 
-    def left_out_weights(self, class_weight: str) -> jax.Array:
-        """Returns what the rows of each class count when row i is left out, `[n, classes]`."""
+    def leave_one_out_weights(self, class_weight: str) -> jax.Array:
+        """Return the weight of the rows of each class when row i is left out, `[n, classes]`."""
         counts = self.counts
         if class_weight == "none":
             return jnp.ones((len(self.labels), self.num_classes))
@@ -81,13 +78,16 @@ class Support:
         return mean[:, None] / jnp.maximum(counts, 1)
 
     def zero_shot(self, x: jax.Array) -> jax.Array:
-        """Returns scale · x·w_c of unit rows `x` `[queries, dim]`; zeros where classes have no text."""
+        """Return the zero-shot logits scale · x·w_c, `[queries, classes]`; zeros without class texts.
+
+        The rows of `x` `[queries, dim]` have length 1.
+        """
         if self.class_text_features is None:
             return jnp.zeros((x.shape[0], self.num_classes))
         return self.logit_scale * cosines(x, self.class_text_features)
 
     def without(self, rows: jax.Array) -> Support:
-        """Returns the support less the rows where `rows` `[n]` is true."""
+        """Return the support set in which the rows where `rows` `[n]` is true are padding."""
         return dataclasses.replace(self, labels=jnp.where(rows, -1, self.labels))
 
 
@@ -99,29 +99,33 @@ def make_support(
     num_classes: int | None = None,
     logit_scale: float = 100.0,
 ) -> Support:
-    """Returns a `Support` of normalised features; raises `ValueError` for input that does not fit together."""
+    """Return a `Support` with normalised features; arguments as in `Adapter.fit`.
+
+    Raises `ValueError` for arrays or settings that are invalid or do not match.
+    """
     dim = None
     if class_text_features is not None:
         class_text_features = check_features(class_text_features, None, "class text")
         dim = class_text_features.shape[1]
         if not len(class_text_features):
-            raise ValueError("there are no class text features; give one a class, or None")
+            raise ValueError("class_text_features is empty. Pass one row per class, or None.")
         if num_classes not in (None, len(class_text_features)):
             raise ValueError(
-                f"num_classes {num_classes} is not the number of class text features, {len(class_text_features)}"
+                f"num_classes {num_classes} differs from the {len(class_text_features)} rows of class_text_features. "
+                "Leave num_classes out."
             )
         num_classes = len(class_text_features)
     check_setting("logit_scale", logit_scale, 1.0)
     if not logit_scale > 0:
-        raise ValueError(f"logit_scale {logit_scale} is not a positive number")
+        raise ValueError(f"logit_scale {logit_scale} is not positive; use a value above 0")
     if num_classes is not None:
         check_setting("num_classes", num_classes, 1)
         if num_classes < 1:
-            raise ValueError(f"num_classes {num_classes} is not positive")
+            raise ValueError(f"num_classes {num_classes} is not positive; use the number of classes")
         num_classes = int(num_classes)
     features, labels, num_classes = check_support(features, labels, dim=dim, num_classes=num_classes)
     if num_classes < 2:
-        raise ValueError("there is one class only, and nothing to choose between; give two or more, or their texts")
+        raise ValueError("there is only one class. Add support examples, or class texts, of at least one other class.")
     return Support(
         features=normalize(features),
         labels=jnp.asarray(labels, jnp.int32),
@@ -129,3 +133,41 @@ def make_support(
         logit_scale=jnp.float32(logit_scale),
         num_classes=num_classes,
     )
+
+
+def extend_support(old: Support, features: Any, labels: Any, *, class_text_features: Any = None) -> Support:
+    """Return the rows of `old` followed by new ones, which may belong to new classes.
+
+    Arguments and errors as in `Classifier.extend`.
+    """
+    dim = old.features.shape[-1]
+    text = _extend_texts(old, class_text_features)
+    num_classes = old.num_classes if text is None else len(text)
+    if not len(features) and num_classes > old.num_classes:  # new classes that have a text and no examples
+        features, labels = np.zeros((0, dim), np.float32), np.zeros(0, np.int32)
+    else:
+        features, labels, needed = check_support(features, labels, dim=dim, num_classes=None)
+        if text is None:
+            num_classes = max(num_classes, needed)
+        elif needed > num_classes:
+            raise ValueError(
+                f"label {needed - 1} is a new class without a class text. Pass class_text_features "
+                f"[new classes, {dim}] for the classes from {old.num_classes} on."
+            )
+    return Support(
+        features=jnp.concatenate([old.features, normalize(features)]),
+        labels=jnp.concatenate([old.labels, jnp.asarray(labels, jnp.int32)]),
+        class_text_features=text,
+        logit_scale=old.logit_scale,
+        num_classes=num_classes,
+    )
+
+
+def _extend_texts(old: Support, class_text_features: Any) -> jax.Array | None:
+    """Return the normalised texts of the known classes followed by those of the new ones."""
+    if class_text_features is None:
+        return old.class_text_features
+    if old.class_text_features is None:
+        raise ValueError("this classifier was fitted without class texts. Leave class_text_features out.")
+    added = normalize(check_features(class_text_features, old.features.shape[-1], "class text"))
+    return jnp.concatenate([old.class_text_features, added])

@@ -1,4 +1,4 @@
-"""Tip-Adapter-F: Tip-Adapter whose keys are trained (arXiv 2111.03930, section 3.3)."""
+"""Tip-Adapter-F: Tip-Adapter with trained keys (arXiv 2111.03930, section 3.3)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import class_sums, in_blocks, matmul
+from adapt.adapters.pytrees import pytree, static
 from adapt.adapters.solvers import descend, row_losses
-from adapt.adapters.support import CLASS_WEIGHTS, Support, pytree, static
+from adapt.adapters.support import CLASS_WEIGHTS, Support
 from adapt.adapters.validation import check_at_least, check_one_of, check_positive
 
 
 @pytree
 class TipAdapterF(Adapter):
-    """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·S_k)) 1[y_k = c], S trained from the examples on the mean CE.
+    """logits = scale · x·w_c + alpha Σ_k exp(−beta (1 − x·S_k)) 1[y_k = c], S trained on the mean CE.
 
-    Without a step it is Tip-Adapter. The keys S `[n, dim]` are free in length. A class without examples keeps its text,
-    but the keys grow against it: where some classes have none, put `local` around this (docs/ADAPTERS.md).
+    The keys S `[n, dim]` start at the support examples, so zero steps give Tip-Adapter, and are not normalised. A class
+    without examples keeps its text, but loses against growing keys: if there are such classes, use `local` around this
+    method (docs/ADAPTERS.md).
     """
 
     name = "tip_adapter_f"
@@ -29,19 +31,18 @@ class TipAdapterF(Adapter):
 
     training_free = False
     needs_text = True
-    closed_form = False
     grid = {"alpha": (3.0, 1.0, 10.0), "beta": (5.5, 2.5)}
 
-    def check(self) -> None:
+    def check_settings(self) -> None:
         check_at_least(self, 0, "alpha", "beta", "steps")
         check_positive(self, "learning_rate")
         check_one_of(self, "class_weight", CLASS_WEIGHTS)
 
-    def learn(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
+    def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         n = jnp.maximum(jnp.sum(support.labels >= 0), 1)
 
         def loss(params: State) -> jax.Array:
-            @jax.checkpoint  # the affinities of all examples with all keys need not be held for the gradient
+            @jax.checkpoint  # so that the affinities of all examples and keys are not stored for the gradient
             def block(x: jax.Array, members: jax.Array) -> jax.Array:
                 return row_losses(self._logits(params, support, x), members, support.counts > 0)
 
@@ -50,11 +51,11 @@ class TipAdapterF(Adapter):
         start = {"keys": support.features} if start is None else start
         return descend(loss, start, learning_rate=self.learning_rate, steps=self.steps)
 
-    def learn_more(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
+    def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
         start = {"keys": jnp.concatenate([state["keys"], new.features[len(old.labels) :]])}
-        return self.learn(new, key=key, start=start)
+        return self.fit_state(new, key=key, start=start)
 
-    def terms(self, state: State, support: Support, x: jax.Array) -> Terms:
+    def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         return (self._logits(state, support, x),)
 
     def _logits(self, state: State, support: Support, x: jax.Array) -> jax.Array:

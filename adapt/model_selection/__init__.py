@@ -1,0 +1,1 @@
+"""Choice of settings and methods, and calibration, on the support set alone."""

@@ -1,89 +1,97 @@
-"""Probabilities from logits of any scale: one factor for all of them, found on examples that were left out."""
+"""Calibrated probabilities: softmax(τ · logits), with one factor τ per classifier, fitted on the support set."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq, minimize_scalar
 
 PSEUDO_EXAMPLES = 2  # as in Platt's targets
-UNTESTED_CONFIDENCE = 0.9
-_RANGE = (1e-4, 1e5)  # of the factor times the spread of the logits
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_STEPS = 80  # of the search, each leaves 0.62 of the interval
+SUPPORT_CONFIDENCE = 0.9
+_SCALE_RANGE = (1e-4, 1e5)  # searched range of τ times the spread of the logits
+_TOLERANCE = 1e-10  # of log τ
 
 
 class Calibration(NamedTuple):
-    """The factor τ of logits, and what it was found on."""
+    """The `factor` τ of the logits, and in words the `source` on which it was fitted."""
 
     factor: float
     source: str
 
 
 def probabilities(logits: np.ndarray, factor: float) -> np.ndarray:
-    """Returns softmax(factor · logits) of rows `[n, classes]`, in float64."""
+    """Return softmax(factor · logits) of each row, `[n, classes]`, in float64."""
     scaled = factor * np.asarray(logits, np.float64)
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
-def factor_of_left_out(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns τ > 0 with the least negative log-likelihood of softmax(τ · logits) on left-out rows `[n, classes]`.
+def fit_on_left_out(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the τ > 0 that minimises the negative log-likelihood of left-out support examples.
 
-    That is temperature scaling (arXiv 1706.04599, section 4.2) with the targets of Platt (*Probabilistic outputs for
-    support vector machines*, 1999, section 2.2): a row's class has (n + 2 / classes) / (n + 2) and every other
-    2 / classes / (n + 2), as if two more examples had been seen of which nothing is known. Without them τ would be
-    infinite wherever all n rows are right. The loss is convex in τ; its minimum is found by golden section on log τ.
-    Where no τ tells classes apart better than chance, it is so small that all are equally probable. Raises `ValueError`
-    where there are no rows, or logits that are not finite.
+    logits: `[n, classes]`, from classifiers fitted without the respective row.
+    labels: `[n]`.
+
+    This is temperature scaling (arXiv 1706.04599, section 4.2) with Platt's targets (*Probabilistic outputs for support
+    vector machines*, 1999, section 2.2): (n + 2 / classes) / (n + 2) for the row's class and (2 / classes) / (n + 2)
+    for every other class, as if there were two more examples of unknown class. Without them, τ would be infinite
+    whenever all rows are classified correctly. If no τ is better than chance, τ is so small that all classes are about
+    equally likely. If the logits of every row are equal, τ is 1.
+
+    Raises `ValueError` without rows, or for logits that are not finite.
     """
     logits = np.asarray(logits, np.float64)
     if not len(logits) or not np.isfinite(logits).all():
-        raise ValueError("left-out logits are not finite, or there are none; there is nothing to calibrate with")
+        raise ValueError("cannot calibrate: the left-out logits are empty or not finite")
     count, classes = logits.shape
     targets = np.full(logits.shape, PSEUDO_EXAMPLES / classes / (count + PSEUDO_EXAMPLES))
     targets[np.arange(count), labels] += count / (count + PSEUDO_EXAMPLES)
     logits = logits - logits.max(axis=1, keepdims=True)
 
-    def loss(log_factor: float) -> float:
+    def loss(log_factor: float) -> float:  # convex in τ, so it has one minimum in log τ
         scaled = math.exp(log_factor) * logits
         return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - (targets * scaled).sum(axis=1)))
 
-    return _least(loss, logits)
+    bounds = _log_factor_bounds(logits)
+    if bounds is None:
+        return 1.0
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": _TOLERANCE}).x)
 
 
-def factor_of_examples(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the τ with which examples `[n, classes]` that the classifier was made of have a mean of 0.9 for their
-    class: `UNTESTED_CONFIDENCE`.
+def fit_on_support(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the τ with which the support examples have a mean probability of 0.9 for their class.
 
-    For classifiers of one picture a class, where nothing can be left out: no query is nearer to an example than the
-    example is to itself, so that none is believed much more than this.
+    logits: `[n, classes]`, of the support examples by a classifier fitted on them.
+    labels: `[n]`.
+
+    This is for support sets of one example per class, from which nothing can be left out. No query is nearer to an
+    example than the example itself, so few queries get a probability far above `SUPPORT_CONFIDENCE`. If no τ reaches
+    it, the τ that comes nearest is returned; if the logits of every row are equal, 1.
     """
     logits = np.asarray(logits, np.float64)
     logits = logits - logits.max(axis=1, keepdims=True)
     rows = np.arange(len(logits))
 
-    def loss(log_factor: float) -> float:
-        return abs(probabilities(logits, math.exp(log_factor))[rows, labels].mean() - UNTESTED_CONFIDENCE)
+    def excess(log_factor: float) -> float:
+        return probabilities(logits, math.exp(log_factor))[rows, labels].mean() - SUPPORT_CONFIDENCE
 
-    return _least(loss, logits)
+    bounds = _log_factor_bounds(logits)
+    if bounds is None:
+        return 1.0
+    if excess(bounds[0]) < 0 < excess(bounds[1]):
+        return math.exp(brentq(excess, *bounds, xtol=_TOLERANCE))
+    nearest = minimize_scalar(
+        lambda log_factor: abs(excess(log_factor)), bounds=bounds, method="bounded", options={"xatol": _TOLERANCE}
+    )
+    return math.exp(nearest.x)
 
 
-def _least(loss: Callable[[float], float], logits: np.ndarray) -> float:
-    """Returns the factor with the least loss, which falls and then rises; 1 where all logits of a row are equal."""
+def _log_factor_bounds(logits: np.ndarray) -> tuple[float, float] | None:
+    """Return the range of log τ to search, relative to the spread of the logits; None if these have no spread."""
     spread = float(np.mean(logits.max(axis=1) - logits.min(axis=1)))
     if not spread > 0:
-        return 1.0
-    low, high = (math.log(end / spread) for end in _RANGE)
-    inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
-    losses = [loss(point) for point in inner]
-    for _ in range(_STEPS):
-        if losses[0] <= losses[1]:
-            high, inner, losses = inner[1], [inner[1] - _GOLDEN * (inner[1] - low), inner[0]], [0.0, losses[0]]
-            losses[0] = loss(inner[0])
-        else:
-            low, inner, losses = inner[0], [inner[1], inner[0] + _GOLDEN * (high - inner[0])], [losses[1], 0.0]
-            losses[1] = loss(inner[1])
-    return math.exp((low + high) / 2)
+        return None
+    low, high = (math.log(scale / spread) for scale in _SCALE_RANGE)
+    return low, high

@@ -1,4 +1,4 @@
-"""Settings from the support alone: leave examples out, classify them by the others."""
+"""Settings chosen on the support set alone: each example is classified by a fit without it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt.adapters.base import Adapter, as_key, check_single, settings_of
+from adapt.adapters.base import Adapter, as_key, check_not_stacked
+from adapt.adapters.pytrees import settings_of
 from adapt.adapters.registry import create, find
 from adapt.adapters.support import FOLDS, Support, make_support
+from foundation.suggestions import unknown_name
 
 LEAVE_ONE_OUT = "leave-one-out on the support"
 CROSS_VALIDATION = f"{FOLDS}-fold cross-validation on the support"
 DEFAULTS, FIRST = "defaults", "the first of the grid"
+LEAVE_OUT = ("one", "fold")
 
 
 class Selection(NamedTuple):
-    """The chosen adapter, every setting that was tried with its accuracy on what was left out, and how it was chosen.
+    """The result of `select`.
 
-    `selected_by` is `LEAVE_ONE_OUT`, `CROSS_VALIDATION`, or where the support cannot tell `DEFAULTS`, for a grid that
-    was given `FIRST`; then the accuracies are NaN.
+    adapter: the adapter with the chosen settings.
+    settings: all settings that were tried.
+    accuracy: their accuracy on left-out support examples, `[settings]`; NaN if nothing could be left out.
+    selected_by: `LEAVE_ONE_OUT` or `CROSS_VALIDATION`; if nothing could be left out, `DEFAULTS`, or `FIRST` for a grid
+        that was passed.
     """
 
     adapter: Adapter
@@ -34,100 +40,69 @@ class Selection(NamedTuple):
     selected_by: str
 
 
-class _Program(NamedTuple):
-    """Settings that one compiled program serves. `leaves` are the adapter's numbers, `[outer]` each; `weights`
-    `[inner, len(Adapter.weights)]` and `rows` `[outer, inner]`, the numbers of the settings."""
+class GridChoice(NamedTuple):
+    """The `index` of the chosen setting of a grid, and the `accuracy` of all, `[settings]`."""
 
-    structure: Any
-    leaves: tuple[jax.Array, ...]
-    weights: jax.Array
-    rows: np.ndarray
-
-    def adapter(self, outer: jax.Array, inner: jax.Array) -> Adapter:
-        adapter = jax.tree.unflatten(self.structure, [leaf[outer] for leaf in self.leaves])
-        return dataclasses.replace(adapter, **dict(zip(adapter.weights, self.weights[inner], strict=True)))
+    index: jax.Array
+    accuracy: jax.Array
 
 
 class Grid:
-    """Settings of a method to choose from, the first being the one that is taken where nothing tells.
+    """The settings of a method among which to choose; the first is taken if the support set cannot decide.
 
-    `leave_out` says what is left out of the support to be classified: "one" row at a time, "fold"s, or what the method
-    does best with if None.
+    grid: the values of each setting (default: the method's own grid without the `fixed` settings).
+    leave_out: "one" support example at a time or a "fold" (default: see `select`).
+    fixed: settings that are not searched.
     """
 
     def __init__(
-        self, name: str, grid: Mapping[str, Sequence[Any]] | None = None, leave_out: str | None = None, **fixed: Any
+        self, name: str, grid: Mapping[str, Sequence[Any]] | None = None, *, leave_out: str | None = None, **fixed: Any
     ):
         self.method = find(name)
-        if leave_out not in (None, "one", "fold"):
-            raise ValueError(f"unknown leave_out {leave_out!r}; known: one, fold")
-        self.otherwise = DEFAULTS if grid is None else FIRST
+        if leave_out not in (None, *LEAVE_OUT):
+            raise ValueError(unknown_name("leave_out", leave_out, LEAVE_OUT))
+        self.selected_by_default = DEFAULTS if grid is None else FIRST
         if grid is None:
             grid = {key: values for key, values in create(name, **fixed).grid.items() if key not in fixed}
-        if not isinstance(grid, Mapping):
-            raise ValueError(f"the grid {grid!r} of {name} does not map settings to their values")
-        for key, values in grid.items():
-            if key in fixed:
-                raise ValueError(f"{key} is both fixed and in the grid of {name}")
-            if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
-                raise ValueError(f"the values {values!r} of {key} in the grid of {name} are no list")
-            if not len(values):
-                raise ValueError(f"the grid of {name} has no value for {key}")
+        _check_grid(name, grid, fixed)
         combinations = itertools.product(*grid.values())
         self.settings = [dict(zip(grid, values, strict=True)) for values in combinations]
         self.adapters = [create(name, **fixed, **values) for values in self.settings]
-        closed_form = all(adapter.closed_form for adapter in self.adapters)
-        if leave_out == "one" and not closed_form:
-            raise ValueError(f"{name} has no closed form for leaving out one example; leave out folds")
-        if leave_out is None:
-            by_folds = any(adapter.select_by_folds for adapter in self.adapters)
-            leave_out = "one" if closed_form and not by_folds else "fold"
-        self.leave_out = leave_out
-        self.selected_by = LEAVE_ONE_OUT if leave_out == "one" else CROSS_VALIDATION
+        self.leave_out = _leave_out(name, self.adapters, leave_out)
+        self.selected_by = LEAVE_ONE_OUT if self.leave_out == "one" else CROSS_VALIDATION
         self._programs = _programs(self.adapters)
 
     def accuracy(self, support: Support, *, key: jax.Array) -> jax.Array:
-        """Returns the accuracy `[settings]` on left-out rows; traceable."""
+        """Return the accuracy of each setting on left-out support examples, `[settings]`; traceable by JAX."""
         accuracy = jnp.zeros(len(self.settings))
         for program in self._programs:
-
-            def outer(number: jax.Array, program: _Program = program) -> jax.Array:
-                adapter = program.adapter(number, 0)
-                left_out = adapter.left_out if self.leave_out == "one" else adapter.left_out_by_folds
-                terms = left_out(support, key=key)
-
-                def inner(weight: jax.Array) -> jax.Array:
-                    return _share_right(program.adapter(number, weight).logits(terms), support.labels)
-
-                return jax.lax.map(inner, jnp.arange(program.rows.shape[1]))
-
-            scores = jax.lax.map(outer, jnp.arange(program.rows.shape[0]))
+            scores = program.accuracy(support, leave_out=self.leave_out, key=key)
             accuracy = accuracy.at[program.rows].set(scores)
         return accuracy
 
-    def choose(self, support: Support, *, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the number of the setting to take, and the accuracies; traceable.
+    def choose(self, support: Support, *, key: jax.Array) -> GridChoice:
+        """Return the setting with the highest accuracy, the first of equal ones; traceable by JAX.
 
-        Of equals the first is taken, and the first where no class has two examples; then the accuracies are NaN.
+        If no class has two examples, this is the first setting, and the accuracies are NaN.
         """
-        several = jnp.max(support.counts) > 1
+        can_leave_out = jnp.max(support.counts) > 1
         if len(self.settings) == 1:
             accuracy = jnp.full(1, jnp.nan)
         else:
-            accuracy = jnp.where(several, self.accuracy(support, key=key), jnp.nan)
-        return jnp.where(several, jnp.argmax(accuracy), 0), accuracy
+            accuracy = jnp.where(can_leave_out, self.accuracy(support, key=key), jnp.nan)
+        return GridChoice(jnp.where(can_leave_out, jnp.argmax(accuracy), 0), accuracy)
 
-    def apply(self, chosen: jax.Array, function: Callable[[Adapter], Any]) -> Any:
-        """Returns `function(adapter)` of the setting with a number that need not be known before it is computed."""
-        of = np.zeros((len(self.settings), 3), np.int32)
+    def apply(self, index: jax.Array, function: Callable[[Adapter], Any]) -> Any:
+        """Return `function(adapter)` for the setting at `index`, which may be a traced value."""
+        positions = np.zeros((len(self.settings), 3), np.int32)
         for number, program in enumerate(self._programs):
             for outer, inner in np.ndindex(program.rows.shape):
-                of[program.rows[outer, inner]] = number, outer, inner
-        program, outer, inner = jnp.asarray(of)[chosen]
+                positions[program.rows[outer, inner]] = number, outer, inner
+        number, outer, inner = jnp.asarray(positions)[index]
         branches = [
             lambda outer, inner, program=program: function(program.adapter(outer, inner)) for program in self._programs
         ]
-        return jax.lax.switch(program, branches, outer, inner)
+        return jax.lax.switch(number, branches, outer, inner)
 
 
 def select(
@@ -143,14 +118,19 @@ def select(
     key: jax.Array | int | None = None,
     **fixed: Any,
 ) -> Selection:
-    """Returns the adapter `name` with the setting of `grid` that classifies left-out support examples best.
+    """Return the method `name` with the settings that classify left-out support examples best.
 
-    `leave_out` "one" leaves out one example at a time, in closed form; "fold" an equal share of every class, a quarter
-    or one example. None takes "one" for zero_shot, prototypes, knn, tip_adapter and tip_x, and "fold" elsewhere: for
-    gda and proker as well, which at few shots favour classes that lack no example, and would choose to say too little.
-    `grid` maps settings to values, the method's own if None; of equals the first combination is taken. `fixed` settings
-    are not searched. Where no class has two examples nothing can be left out, and the first combination is taken, in a
-    method's own grid that of the defaults. Raises `ValueError` as `create` and `Adapter.fit` do.
+    grid: the values to try per setting (default: the method's own grid). Of equally accurate combinations, the first
+        is chosen.
+    leave_out: "one" leaves out one example at a time, in closed form; "fold" a quarter of each class, at least one
+        example. The default is "one" for zero_shot, prototypes, knn, tip_adapter and tip_x, and "fold" for all other
+        methods. gda and proker have a closed form, but at few shots it favours the classes that lose no example, and
+        so settings with little effect.
+    fixed: settings that are not searched.
+
+    The other arguments are those of `Adapter.fit`. If no class has two examples, nothing can be left out and the first
+    combination is chosen, which in the method's own grid are the defaults. Raises `ValueError` as `create` and
+    `Adapter.fit` do, and for an invalid grid.
     """
     support = make_support(
         support_features,
@@ -159,21 +139,18 @@ def select(
         num_classes=num_classes,
         logit_scale=logit_scale,
     )
-    options = Grid(name, grid, leave_out, **fixed)
+    options = Grid(name, grid, leave_out=leave_out, **fixed)
     options.adapters[0].check_support(support)
-    check_single(options.adapters[0])
-    several = bool(jnp.max(support.counts) > 1)
-    accuracy = np.full(len(options.settings), np.nan)
-    if several:
-        accuracy = np.asarray(_grid_accuracy(_Hashed(options), support, as_key(key)))
-    chosen = int(np.argmax(accuracy)) if several else 0
-    return Selection(
-        options.adapters[chosen], options.settings, accuracy, options.selected_by if several else options.otherwise
-    )
+    check_not_stacked(options.adapters[0])
+    if not jnp.max(support.counts) > 1:
+        accuracy = np.full(len(options.settings), np.nan)
+        return Selection(options.adapters[0], options.settings, accuracy, options.selected_by_default)
+    accuracy = np.asarray(_grid_accuracy(_StaticGrid(options), support, as_key(key)))
+    return Selection(options.adapters[int(np.argmax(accuracy))], options.settings, accuracy, options.selected_by)
 
 
-class _Hashed:
-    """A grid as a static argument: grids of the same settings share a compiled program."""
+class _StaticGrid:
+    """A grid as a static argument of a compiled function: grids of equal settings share the compiled program."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -183,16 +160,69 @@ class _Hashed:
         return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self._key == other._key
+        return isinstance(other, _StaticGrid) and self._key == other._key
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _grid_accuracy(grid: _Hashed, support: Support, key: jax.Array) -> jax.Array:
+def _grid_accuracy(grid: _StaticGrid, support: Support, key: jax.Array) -> jax.Array:
     return grid.grid.accuracy(support, key=key)
 
 
-def _share_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the share of the rows that are there whose label has the largest logit, of equals the first."""
+class _Program(NamedTuple):
+    """Settings that share one compiled program.
+
+    The terms of the logits are computed once per value of `outer`, and combined with every value of `inner`.
+
+    structure: the pytree structure of the adapters.
+    leaves: their numeric settings, `[outer]` each.
+    weights: the values of `Adapter.term_weights`, `[inner, weights]`.
+    rows: the positions of the settings in the grid, `[outer, inner]`.
+    """
+
+    structure: Any
+    leaves: tuple[jax.Array, ...]
+    weights: jax.Array
+    rows: np.ndarray
+
+    def adapter(self, outer: jax.Array, inner: jax.Array) -> Adapter:
+        """Return the adapter at a position of `rows`."""
+        adapter = jax.tree.unflatten(self.structure, [leaf[outer] for leaf in self.leaves])
+        return dataclasses.replace(adapter, **dict(zip(adapter.term_weights, self.weights[inner], strict=True)))
+
+    def accuracy(self, support: Support, *, leave_out: str, key: jax.Array) -> jax.Array:
+        """Return the accuracy of each setting on left-out support examples, `[outer, inner]`."""
+
+        def outer_accuracy(outer: jax.Array) -> jax.Array:
+            adapter = self.adapter(outer, 0)
+            terms_without_row = adapter.leave_one_out if leave_out == "one" else adapter.leave_fold_out
+            terms = terms_without_row(support, key=key)
+
+            def inner_accuracy(inner: jax.Array) -> jax.Array:
+                return _accuracy(self.adapter(outer, inner).logits(terms), support.labels)
+
+            return jax.lax.map(inner_accuracy, jnp.arange(self.rows.shape[1]))
+
+        return jax.lax.map(outer_accuracy, jnp.arange(self.rows.shape[0]))
+
+
+def _programs(adapters: Sequence[Adapter]) -> list[_Program]:
+    """Group adapters by what must be compiled separately, and within a group by all settings but the term weights."""
+    groups: dict[Any, dict[Any, list[int]]] = {}
+    for row, adapter in enumerate(adapters):
+        without_weights = dataclasses.replace(adapter, **dict.fromkeys(adapter.term_weights, 0.0))
+        leaves, structure = jax.tree.flatten(without_weights)
+        groups.setdefault(structure, {}).setdefault(tuple(map(float, leaves)), []).append(row)
+    programs = []
+    for structure, outer in groups.items():
+        rows = np.array(list(outer.values()))
+        weights = [[float(getattr(adapters[row], name)) for name in adapters[row].term_weights] for row in rows[0]]
+        leaves = tuple(jnp.array(values, jnp.float32) for values in zip(*outer, strict=True))
+        programs.append(_Program(structure, leaves, jnp.array(weights, jnp.float32).reshape(rows.shape[1], -1), rows))
+    return programs
+
+
+def _accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the fraction of rows whose label has the largest logit, the first of equal ones; padding is ignored."""
     own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)
     classes, labels = jnp.arange(logits.shape[1]), labels[:, None]
     better = (logits > own) | ((logits == own) & (classes < labels))
@@ -201,17 +231,25 @@ def _share_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(~beaten & (labels >= 0)) / jnp.maximum(jnp.sum(labels >= 0), 1)
 
 
-def _programs(adapters: Sequence[Adapter]) -> list[_Program]:
-    """Groups settings by what must be compiled apart, and in there by all but the weights of the terms."""
-    found: dict[Any, dict[Any, list[int]]] = {}
-    for row, adapter in enumerate(adapters):
-        terms = dataclasses.replace(adapter, **dict.fromkeys(adapter.weights, 0.0))
-        leaves, structure = jax.tree.flatten(terms)
-        found.setdefault(structure, {}).setdefault(tuple(map(float, leaves)), []).append(row)
-    programs = []
-    for structure, outer in found.items():
-        rows = np.array(list(outer.values()))
-        weights = [[float(getattr(adapters[row], name)) for name in adapters[row].weights] for row in rows[0]]
-        leaves = tuple(jnp.array(values, jnp.float32) for values in zip(*outer, strict=True))
-        programs.append(_Program(structure, leaves, jnp.array(weights, jnp.float32).reshape(rows.shape[1], -1), rows))
-    return programs
+def _check_grid(name: str, grid: Any, fixed: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a grid that is not a mapping from settings that are not fixed to lists of values."""
+    if not isinstance(grid, Mapping):
+        raise ValueError(f"the grid {grid!r} of {name} is not a mapping from settings to lists of values")
+    for key, values in grid.items():
+        if key in fixed:
+            raise ValueError(f"{key} is both fixed and in the grid of {name}. Remove one of the two.")
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+            raise ValueError(f"the values {values!r} of {key} in the grid of {name} are not a list")
+        if not len(values):
+            raise ValueError(f"the grid of {name} has no values for {key}")
+
+
+def _leave_out(name: str, adapters: Sequence[Adapter], leave_out: str | None) -> str:
+    """Return what is left out at a time, by default what suits the method; raise `ValueError` for "one" without it."""
+    closed_form = all(adapter.closed_form for adapter in adapters)
+    if leave_out == "one" and not closed_form:
+        raise ValueError(f"{name} has no closed form for leaving out one example. Use leave_out='fold'.")
+    if leave_out is not None:
+        return leave_out
+    by_folds = any(adapter.select_by_folds for adapter in adapters)
+    return "one" if closed_form and not by_folds else "fold"

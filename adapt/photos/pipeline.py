@@ -15,8 +15,8 @@ import numpy as np
 from adapt.adapters.base import Classifier
 from adapt.embedding.cache import Progress, embed_classes
 from adapt.embedding.encoder import Encoder
-from adapt.model_selection.calibration import Calibration, factor_of_examples, factor_of_left_out, probabilities
-from adapt.model_selection.methods import AUTO, Candidate, Choice, check_method, choose
+from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
+from adapt.model_selection.methods import AUTO, Candidate, MethodChoice, check_method, choose_method
 from adapt.photos.folders import (
     EmbeddedFolder,
     check_finite,
@@ -141,7 +141,13 @@ def _classify(
             "no class has two support images, so methods and settings cannot be compared on held-out images; defaults "
             "are used"
         )
-    choice = choose(task.method, support.features, labels, tell=lambda one: logger.info(describe(one)), **arguments)
+    choice = choose_method(
+        task.method,
+        support.features,
+        labels,
+        on_candidate=lambda candidate: logger.info(describe(candidate)),
+        **arguments,
+    )
     chosen = choice.chosen
     logger.info(f"selected: {chosen.method} ({chosen.selected_by})")
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
@@ -186,7 +192,7 @@ def _write_classes(encoder: Encoder, task: SortingTask, result: SortingResult) -
     )
 
 
-def _calibrate(choice: Choice, classifier: Classifier, labels: np.ndarray) -> Calibration:
+def _calibrate(choice: MethodChoice, classifier: Classifier, labels: np.ndarray) -> Calibration:
     """Return the factor τ of the logits.
 
     It is fitted on held-out support images of classes with two or more: without its only image, a class is unknown to
@@ -194,12 +200,12 @@ def _calibrate(choice: Choice, classifier: Classifier, labels: np.ndarray) -> Ca
     fitted on the support images themselves.
     """
     several = np.bincount(labels)[labels] > 1
-    if choice.left_out is not None:
-        factor = factor_of_left_out(choice.left_out[several], labels[several])
+    if choice.left_out_logits is not None:
+        factor = fit_on_left_out(choice.left_out_logits[several], labels[several])
         return Calibration(factor, "held-out support images")
     if classifier.support.class_text_features is not None and classifier.adapter.text_logits:
         return Calibration(1.0, "the scale of the text logits")
-    factor = factor_of_examples(np.asarray(classifier(classifier.support.features)), labels)
+    factor = fit_on_support(np.asarray(classifier(classifier.support.features)), labels)
     return Calibration(factor, "the support images themselves")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from adapt.model_selection.calibration import Calibration
-from adapt.model_selection.methods import Choice
+from adapt.model_selection.methods import MethodChoice
 from adapt.photos.folders import EmbeddedFolder, LeftOut
 
 
@@ -23,7 +23,7 @@ class SortingResult:
     support: EmbeddedFolder
     labels: np.ndarray
     query: EmbeddedFolder
-    choice: Choice
+    choice: MethodChoice
     calibration: Calibration
     probabilities: np.ndarray
     nearest: np.ndarray

@@ -252,7 +252,7 @@ def test_wrong_settings_are_rejected_before_anything_is_written(project, tmp_pat
     [
         (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez'"),
         (["--config.evaluate.shotz=3"], "unknown config key 'evaluate.shotz'"),
-        (["--methods=knnn"], "unknown adapter 'knnn'"),
+        (["--methods=knnn"], "unknown method 'knnn'. Did you mean 'knn'?"),
         (["--shots=many"], "evaluate.shots ('many',) must be whole numbers, for example 1,2,4."),
     ],
 )

@@ -1,4 +1,4 @@
-"""The adapters as plain float64 loops, by the equations of their docstrings, and data to try them on."""
+"""The adapters as plain float64 loops by the equations of their docstrings, and test data."""
 
 import math
 
@@ -11,7 +11,7 @@ def unit(rows):
 
 
 def logits(name, settings, features, labels, text, queries, scale=100.0, num_classes=None):
-    """Returns the logits `[queries, classes]` of the adapter `name`; `text`, if any, gives the classes."""
+    """Return the logits `[queries, classes]` of the method `name`; the rows of `text`, if given, are the classes."""
     num_classes = len(text) if text is not None else num_classes or max(labels) + 1
     text = None if text is None else unit(text)
     return globals()[name](unit(features), np.asarray(labels), text, unit(queries), scale, num_classes, **settings)
@@ -136,7 +136,7 @@ def ape(
 
 
 def gda(features, labels, text, queries, scale, num_classes, alpha=0.03):
-    """The authors' W and b, less the same of the mean of the class means, which is that of a class without examples."""
+    """The authors' W and b, minus the same expression for the mean of the class means."""
     n, dim = features.shape
     means = {c: features[labels == c].mean(axis=0) for c in range(num_classes) if (labels == c).any()}
     rest = np.stack([s - means[y] for s, y in zip(features, labels, strict=True)])
@@ -178,16 +178,16 @@ def local(features, labels, text, queries, scale, num_classes, inner="tip_adapte
 
 
 def example():
-    """Returns raw features, labels, class texts and queries: classes of all sizes, one of them without examples."""
+    """Return raw features, labels, class texts and queries; class sizes vary, and one class has no examples."""
     rng = np.random.default_rng(0)
-    labels = np.array([0] * 9 + [1] * 3 + [2] + [3] * 7 + [5] * 3)  # 2 has a single example, 4 has none
+    labels = np.array([0] * 9 + [1] * 3 + [2] + [3] * 7 + [5] * 3)  # class 2 has a single example, class 4 none
     features, text, queries = (rng.normal(size=(count, 7)) for count in (len(labels), 6, 11))
-    features[4], features[10] = features[2], features[15]  # twice the same, within a class and across two
+    features[4], features[10] = features[2], features[15]  # duplicates within a class and across classes
     return features, rng.permuted(labels), text, queries
 
 
 def large_example(classes, shots, dim=24):
-    """Returns the same with `classes` classes, most with `shots` examples, some with fewer, and twice the same rows."""
+    """Return the same with `classes` classes, most with `shots` examples and some with fewer, and a duplicate row."""
     rng = np.random.default_rng(classes * 100 + shots)
     counts = np.full(classes, shots)
     counts[:: max(2, classes // 7)] = 1

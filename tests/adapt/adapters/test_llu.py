@@ -1,4 +1,4 @@
-"""Localized Latent Updates and the gate: what must hold exactly."""
+"""Localized Latent Updates and its gate: logits, gradients and the exact properties."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import adapt
-from adapt.adapters.llu import Centers, Llu, _parameters
+from adapt.adapters.llu import Llu, centers_of, parameters_of
 from adapt.adapters.rbf_gate import closeness, cluster
 from adapt.adapters.support import make_support
 from tests.adapt.adapters import references
@@ -23,7 +23,7 @@ def fit(**settings):
 
 
 def reference(state, settings, text, scale=100.0):
-    """Returns the logits of `QUERIES` by the docstring's equations in float64."""
+    """Return the logits of `QUERIES` by the equations of the docstring of `Llu`, in float64."""
     image, present = np.asarray(state["centers_image"], np.float64), np.asarray(state["centers_image_present"])
     words, known = np.asarray(state["centers_text"], np.float64), np.asarray(state["centers_text_present"])
     damp = settings.get("damp", 1.0)
@@ -64,7 +64,7 @@ def reference(state, settings, text, scale=100.0):
         {"rbf": -4.0, "gate": "batch_max"},
     ],
 )
-def test_logits_equal_float64_loops_with_what_was_learned(settings):
+def test_logits_equal_float64_loops_with_the_trained_parameters(settings):
     classifier = fit(**settings)
     theirs = reference(classifier.state, settings, TEXT)
     np.testing.assert_allclose(classifier(QUERIES), theirs, atol=1e-5 * np.abs(theirs).max())
@@ -77,15 +77,15 @@ def widen(leaf):
 
 
 @pytest.mark.parametrize("settings", [{}, {"damp": 0.5, "damping": "learned"}, {"towers": "image"}, {"rbf": 0.0}])
-def test_the_gradient_is_that_of_the_loss(settings):
+def test_gradient_equals_finite_differences_of_the_loss(settings):
     adapter = adapt.create("llu", rbf=settings.pop("rbf", -3.0), reg=2.0, **settings)
-    state = adapter.learn(SUPPORT, key=None)
+    state = adapter.fit_state(SUPPORT, key=None)
     parameters = jax.tree.map(
-        lambda leaf: leaf + 0.1 * np.random.default_rng(0).normal(size=leaf.shape), _parameters(state)
+        lambda leaf: leaf + 0.1 * np.random.default_rng(0).normal(size=leaf.shape), parameters_of(state)
     )
     with jax.enable_x64(True):
         parameters, support, state = jax.tree.map(widen, (parameters, SUPPORT, state))
-        centers = Centers(*(state[f"centers_{name}"] for name in Centers._fields))
+        centers = centers_of(state)
 
         def loss(parameters):
             return adapter.loss(parameters, support, state["classes"], centers)
@@ -97,11 +97,11 @@ def test_the_gradient_is_that_of_the_loss(settings):
     assert float(slope) == pytest.approx(float(moved[0] - moved[1]) / 2e-3, rel=1e-3)
 
 
-def test_before_training_it_is_zero_shot():
+def test_without_training_logits_are_zero_shot():
     np.testing.assert_allclose(fit(steps=0)(QUERIES), ZERO_SHOT(QUERIES), atol=3e-5)
 
 
-def test_without_centers_it_is_zero_shot_bit_for_bit():
+def test_without_centers_logits_are_zero_shot_bit_for_bit():
     empty = SUPPORT.without(jnp.ones(len(LABELS), bool))
     classifier = adapt.create("llu", **FAST).fit_support(empty)
     np.testing.assert_array_equal(classifier(QUERIES), ZERO_SHOT(QUERIES))
@@ -109,7 +109,7 @@ def test_without_centers_it_is_zero_shot_bit_for_bit():
 
 @pytest.mark.parametrize("name", ["llu", "local"])
 @pytest.mark.parametrize("settings", [{"rbf": -1e4}, {"rbf": -16.0, "damp": 0.0}])
-def test_queries_whose_gate_underflows_keep_zero_shot_bit_for_bit_and_duplicates_do_not(name, settings):
+def test_far_queries_keep_zero_shot_logits_bit_for_bit_and_duplicates_do_not(name, settings):
     settings = settings | (FAST if name == "llu" else {"alpha": 1000.0})
     classifier = adapt.create(name, **settings).fit(FEATURES, LABELS, class_text_features=TEXT)
     queries = np.concatenate([QUERIES, FEATURES[:3]])
@@ -118,7 +118,7 @@ def test_queries_whose_gate_underflows_keep_zero_shot_bit_for_bit_and_duplicates
     assert (np.abs(logits[11:] - before[11:]).max(axis=1) > 0.1).all() == ("damp" not in settings)
 
 
-def test_the_gate_falls_with_the_distance_to_the_nearest_center():
+def test_gate_decreases_with_the_distance_to_the_nearest_center():
     center, aside = np.eye(7)[0], np.eye(7)[1]
     angles = np.linspace(0, np.pi, 50)
     x = jnp.asarray(np.cos(angles)[:, None] * center + np.sin(angles)[:, None] * aside, jnp.float32)
@@ -129,7 +129,7 @@ def test_the_gate_falls_with_the_distance_to_the_nearest_center():
     assert (closeness(x, centers, jnp.zeros(3, bool), -5.0) == 0).all()
 
 
-def test_with_a_gate_of_one_it_is_the_regularised_linear_adapter():
+def test_with_an_open_gate_llu_is_the_regularised_linear_adapter():
     classifier = fit(rbf=0.0)
     x, w, labels = SUPPORT.features, SUPPORT.class_text_features, SUPPORT.labels
 
@@ -140,7 +140,7 @@ def test_with_a_gate_of_one_it_is_the_regularised_linear_adapter():
     def loss(maps):
         start = {"image": jnp.eye(7), "text": jnp.eye(7), "image_bias": jnp.zeros(7), "text_bias": jnp.zeros(7)}
         away = sum(jnp.mean((maps[name] - start[name]) ** 2) for name in maps)
-        known = jnp.delete(logits(maps, x), 4, axis=1, assume_unique_indices=True)  # 4 has no examples
+        known = jnp.delete(logits(maps, x), 4, axis=1, assume_unique_indices=True)  # class 4 has no examples
         return -jnp.mean(jax.nn.log_softmax(known)[jnp.arange(len(labels)), labels - (labels > 4)]) + away
 
     maps = {"image": jnp.eye(7), "text": jnp.eye(7), "image_bias": jnp.zeros(7), "text_bias": jnp.zeros(7)}
@@ -153,7 +153,7 @@ def test_with_a_gate_of_one_it_is_the_regularised_linear_adapter():
     np.testing.assert_allclose(classifier(QUERIES), theirs, atol=2e-2)
 
 
-def test_the_gate_of_the_authors_is_one_for_a_whole_call():
+def test_gate_batch_max_depends_on_the_other_queries_and_per_sample_does_not():
     classifier = fit(gate="batch_max", rbf=-4.0)
     alone = np.concatenate([classifier(query[None]) for query in QUERIES])
     assert np.abs(alone - np.asarray(classifier(QUERIES))).max() > 0.1
@@ -162,26 +162,26 @@ def test_the_gate_of_the_authors_is_one_for_a_whole_call():
     np.testing.assert_allclose(alone, single(QUERIES), atol=1e-3)
 
 
-def test_training_lowers_the_loss_and_is_the_same_each_time():
+def test_training_lowers_the_loss_and_is_deterministic():
     adapter = adapt.create("llu", **FAST)
-    before, after = adapt.create("llu", **(FAST | {"steps": 0})).learn(SUPPORT, key=None), fit().state
-    centers = Centers(*(after[f"centers_{name}"] for name in Centers._fields))
-    losses = [adapter.loss(_parameters(state), SUPPORT, after["classes"], centers) for state in (before, after)]
+    before, after = adapt.create("llu", **(FAST | {"steps": 0})).fit_state(SUPPORT, key=None), fit().state
+    centers = centers_of(after)
+    losses = [adapter.loss(parameters_of(state), SUPPORT, after["classes"], centers) for state in (before, after)]
     assert losses[1] < 0.8 * losses[0]
     jax.tree.map(np.testing.assert_array_equal, fit().state, after)
 
 
-def test_without_text_class_means_stand_for_it():
+def test_without_text_llu_uses_class_means():
     start = adapt.create("llu", steps=0).fit(FEATURES, LABELS, num_classes=6)
     means = adapt.create("prototypes").fit(FEATURES, LABELS, num_classes=6)
     np.testing.assert_allclose(start(QUERIES), means(QUERIES), atol=1e-4)
     trained = adapt.create("llu", **FAST).fit(FEATURES, LABELS, num_classes=6)
     right = np.mean(np.argmax(trained(FEATURES), axis=1) == LABELS)
     assert right >= np.mean(np.argmax(means(FEATURES), axis=1) == LABELS)
-    assert set(_parameters(trained.state)) == {"image_weights", "image_bias"}
+    assert set(parameters_of(trained.state)) == {"image_weights", "image_bias"}
 
 
-def test_clusters_are_those_of_complete_linkage():
+def test_clusters_equal_scipy_complete_linkage():
     from scipy.cluster.hierarchy import fcluster, linkage
 
     rng = np.random.default_rng(3)
@@ -197,14 +197,14 @@ def test_clusters_are_those_of_complete_linkage():
         np.testing.assert_allclose(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], atol=1e-5)
 
 
-def test_a_local_adapter_with_an_open_gate_is_the_inner_one():
+def test_local_with_an_open_gate_is_the_inner_adapter():
     inner = adapt.create("gda", alpha=1.0).fit(FEATURES, LABELS, class_text_features=TEXT)
     for given in ({"inner": "gda", "alpha": 1.0}, {"inner": adapt.create("gda", alpha=1.0)}):
         outer = adapt.create("local", rbf=0.0, **given).fit(FEATURES, LABELS, class_text_features=TEXT)
         np.testing.assert_allclose(outer(QUERIES), inner(QUERIES), rtol=1e-5, atol=1e-3)
 
 
-def test_selection_searches_the_settings_of_the_inner_adapter():
+def test_select_searches_the_settings_of_the_inner_adapter():
     chosen = adapt.select("local", FEATURES, LABELS, class_text_features=TEXT, inner="gda", rbf=-1.0)
     assert chosen.settings == [{"alpha": alpha} for alpha in adapt.find("gda").grid["alpha"]]
     assert chosen.adapter.rbf == -1.0 and chosen.selected_by == "4-fold cross-validation on the support"

@@ -1,4 +1,4 @@
-"""The trained adapters: scikit-learn's optimum, descent in float64 loops, where each starts, and warm starts."""
+"""Trained adapters against scikit-learn and float64 loops, and their initial states and warm starts."""
 
 import dataclasses
 
@@ -13,10 +13,14 @@ from adapt.adapters.support import Support, make_support
 from tests.adapt.adapters import references
 
 TRAINED = [name for name, method in adapt.METHODS.items() if not (method.training_free or method.local)]
-TEXTED = [name for name in TRAINED if adapt.find(name).needs_text]
+WITH_TEXT = [name for name in TRAINED if adapt.find(name).needs_text]
 FEATURES, LABELS, TEXT, QUERIES = references.example()
 SCALE = 30.0
-SHAPE = {"clap": "vectors", "taskres": "residual", "tip_adapter_f": "keys"}  # what one array is trained by Adam
+SHAPE = {
+    "clap": "vectors",
+    "taskres": "residual",
+    "tip_adapter_f": "keys",
+}  # methods that train one array by Adam
 
 
 def fit(name, settings, features=FEATURES, labels=LABELS, text=TEXT, **more):
@@ -32,13 +36,13 @@ def assert_close(ours, theirs, tolerance):
 
 
 def cross_entropy(logits, labels):
-    """Returns the mean over rows, of a softmax over the classes that have examples."""
+    """Return the mean cross-entropy of a softmax over the classes that have examples."""
     known = sorted(set(labels))
     return np.mean([np.log(np.sum(np.exp(row[known] - row[y]))) for row, y in zip(logits, labels, strict=True)])
 
 
-def slopes(loss, params, step=1e-5):
-    """Returns the gradient by central differences."""
+def numerical_gradient(loss, params, step=1e-5):
+    """Return the gradient by central differences."""
     gradient = np.zeros_like(params)
     for place in np.ndindex(params.shape):
         moved = np.zeros_like(params)
@@ -50,7 +54,7 @@ def slopes(loss, params, step=1e-5):
 def adam(loss, params, learning_rate, steps):
     first, second = np.zeros_like(params), np.zeros_like(params)
     for t in range(steps):
-        gradient = slopes(loss, params)
+        gradient = numerical_gradient(loss, params)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         moved = (first / (1 - 0.9 ** (t + 1))) / (np.sqrt(second / (1 - 0.999 ** (t + 1))) + 1e-8)
         params = params - learning_rate * (1 + np.cos(np.pi * t / steps)) / 2 * moved
@@ -58,7 +62,7 @@ def adam(loss, params, learning_rate, steps):
 
 
 def loops(name, settings):
-    """Returns the float64 start of what is trained, and its loss, by the equations of the method."""
+    """Return the float64 initial value of the trained array, and its loss, by the equations of the method."""
     x, text = references.unit(FEATURES), references.unit(TEXT)
     if name == "clap":
         p = np.exp(SCALE * x @ text.T)
@@ -81,7 +85,7 @@ def loops(name, settings):
 
 
 def logistic_regression(features, labels, c):
-    """Returns the objective of weights and biases, and scikit-learn's logits, weights and biases."""
+    """Return the objective of weights and biases, and the fitted model of scikit-learn."""
     from sklearn.linear_model import LogisticRegression
 
     def objective(weights, bias):
@@ -95,7 +99,7 @@ def logistic_regression(features, labels, c):
 
 @pytest.mark.parametrize("c", [0.5, 300.0])
 @pytest.mark.parametrize("counts", [(1, 40, 7), (61, 1, 1, 13)])
-def test_the_linear_probe_reaches_the_optimum_of_scikit_learn(c, counts):
+def test_linear_probe_reaches_the_optimum_of_scikit_learn(c, counts):
     rng = np.random.default_rng(sum(counts))
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     features = references.unit(rng.normal(size=(len(counts), 19))[labels] + rng.normal(size=(len(labels), 19)) + 1)
@@ -108,18 +112,18 @@ def test_the_linear_probe_reaches_the_optimum_of_scikit_learn(c, counts):
     assert_close(*(v - v.mean(axis=1, keepdims=True) for v in (logits, expected)), 1e-3)
 
 
-def test_the_linear_probe_with_rows_that_are_not_there_reaches_that_of_the_others():
+def test_linear_probe_ignores_padding():
     rng = np.random.default_rng(3)
     features, labels = references.unit(rng.normal(size=(41, 9))), rng.integers(0, 4, 41)
-    there = rng.random(41) < 0.7
-    objective, theirs = logistic_regression(features[there], labels[there], 30.0)
+    kept = rng.random(41) < 0.7
+    objective, theirs = logistic_regression(features[kept], labels[kept], 30.0)
     support = make_support(features, labels)
-    state = adapt.create("linear_probe").learn(support.without(jnp.asarray(~there)), key=jax.random.key(0))
+    state = adapt.create("linear_probe").fit_state(support.without(jnp.asarray(~kept)), key=jax.random.key(0))
     ours = objective(*(np.asarray(state[name], np.float64) for name in ("weights", "bias")))
     assert ours == pytest.approx(objective(theirs.coef_, theirs.intercept_), rel=1e-6)
 
 
-def test_a_linear_probe_decides_between_classes_with_and_without_examples_as_the_text_does():
+def test_linear_probe_leaves_the_choice_of_classes_without_examples_to_the_text():
     classifier, text = fit("linear_probe", {}), zero_shot()
     logits = np.asarray(classifier(QUERIES))
     alone = references.unit(QUERIES) @ classifier.state["weights"].T + classifier.state["bias"]
@@ -130,19 +134,19 @@ def test_a_linear_probe_decides_between_classes_with_and_without_examples_as_the
 
 
 @pytest.mark.parametrize("c", [0.3, 30.0])
-def test_the_probe_from_text_is_at_the_minimum_of_its_objective(c):
+def test_linear_probe_text_reaches_the_minimum_of_its_objective(c):
     x, text = references.unit(FEATURES), zero_shot(FEATURES)
     found = np.asarray(fit("linear_probe_text", {"c": c}).state["difference"], np.float64)
 
     def objective(difference):
         return c * len(LABELS) * cross_entropy(text + x @ difference.T, LABELS) + np.sum(difference**2) / 2
 
-    assert np.linalg.norm(slopes(objective, found)) < 1e-4 * np.linalg.norm(found)
+    assert np.linalg.norm(numerical_gradient(objective, found)) < 1e-4 * np.linalg.norm(found)
     assert not found[4].any()
 
 
-@pytest.mark.parametrize("name", TEXTED)
-def test_without_training_each_is_what_it_starts_from(name):
+@pytest.mark.parametrize("name", WITH_TEXT)
+def test_without_training_logits_are_those_of_the_initial_state(name):
     settings = {"iterations": 0} if name == "linear_probe_text" else {"steps": 0}
     logits = fit(name, settings)(QUERIES)
     if name in ("linear_probe_text", "clap", "taskres"):
@@ -171,7 +175,7 @@ def test_without_training_each_is_what_it_starts_from(name):
         ("tip_adapter_f", {"alpha": 3.0, "beta": 5.5, "class_weight": "none"}),
     ],
 )
-def test_steps_equal_adam_on_float64_loops(name, settings):
+def test_training_equals_adam_in_float64_loops(name, settings):
     start, loss = loops(name, settings)
     found = fit(name, {**settings, "steps": 4, "learning_rate": 0.01}).state[SHAPE[name]]
     expected = adam(loss, start, learning_rate=0.01, steps=4)
@@ -179,7 +183,7 @@ def test_steps_equal_adam_on_float64_loops(name, settings):
     assert loss(np.asarray(fit(name, settings).state[SHAPE[name]], np.float64)) < loss(start)
 
 
-def test_steps_of_the_clip_adapter_equal_adam_on_float64_loops():
+def test_clip_adapter_training_equals_adam_in_float64_loops():
     x, text = references.unit(FEATURES), references.unit(TEXT)
     start = fit("clip_adapter", {"steps": 0, "reduction": 2}).state
     sizes = start["into"].shape, start["out"].shape
@@ -199,7 +203,7 @@ def test_steps_of_the_clip_adapter_equal_adam_on_float64_loops():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30])
-def test_lp_plus_plus_equals_its_iterations_in_float64_loops(steps):
+def test_lp_plus_plus_training_equals_float64_loops(steps):
     x, text = references.unit(FEATURES), references.unit(TEXT)
     n, known = len(x), sorted(set(LABELS))
     targets, cosines = np.eye(6)[LABELS], x @ text.T
@@ -222,21 +226,21 @@ def test_lp_plus_plus_equals_its_iterations_in_float64_loops(steps):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_fit_is_the_same_every_time(name):
+def test_fit_is_deterministic(name):
     key = jax.random.key(7)
     np.testing.assert_array_equal(fit(name, {}, key=key)(QUERIES), fit(name, {}, key=key)(QUERIES))
     if name != "clip_adapter":
         np.testing.assert_array_equal(fit(name, {}, key=key)(QUERIES), fit(name, {})(QUERIES))
 
 
-def test_another_key_is_another_clip_adapter():
+def test_clip_adapter_depends_on_the_key():
     features, labels, text, queries = references.large_example(5, 4)
     one, other = (fit("clip_adapter", {}, features, labels, text, key=jax.random.key(k))(queries) for k in (0, 1))
     assert np.abs(one - other).max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "linear_probe_text"])
-def test_a_probe_extended_is_that_of_all_examples(name):
+def test_an_extended_probe_equals_a_fit_on_all_examples(name):
     some = LABELS < 3
     begun = fit(name, {}, FEATURES[some], LABELS[some], TEXT[:3])
     extended = begun.extend(FEATURES[~some], LABELS[~some], class_text_features=TEXT[3:])
@@ -245,7 +249,7 @@ def test_a_probe_extended_is_that_of_all_examples(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_training_on_more_examples_starts_from_what_was_learned_and_new_classes_from_their_text(name):
+def test_extend_continues_from_the_state_and_starts_new_classes_from_their_text(name):
     some = LABELS < 3
     stop = {"iterations": 0} if name.startswith("linear_probe") else {"steps": 0}
     begun = fit(name, {}, FEATURES[some], LABELS[some], TEXT[:3])
@@ -261,7 +265,7 @@ def test_training_on_more_examples_starts_from_what_was_learned_and_new_classes_
 
 
 @pytest.mark.parametrize("name", TRAINED[2:])
-def test_fits_with_settings_and_supports_mapped_over_are_those_of_each(name):
+def test_vmap_over_settings_and_support_sets_equals_single_fits(name):
     setting, *_ = adapt.find(name).grid or ("text_start",)
     values = jnp.array([1.0, 2.0]) * getattr(adapt.create(name), setting)
     supports = [
@@ -281,7 +285,7 @@ def test_fits_with_settings_and_supports_mapped_over_are_those_of_each(name):
 
 
 @pytest.mark.parametrize("name", TRAINED[1:])
-def test_rows_that_are_not_there_train_nothing(name):
+def test_padding_does_not_change_training(name):
     support = make_support(FEATURES, LABELS, class_text_features=TEXT, logit_scale=SCALE)
     padded = Support(
         jnp.concatenate([support.features[:9], -support.features[:4], support.features[9:]]),
@@ -295,13 +299,13 @@ def test_rows_that_are_not_there_train_nothing(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_supports_of_one_class_or_of_equal_examples_give_finite_logits(name):
+def test_one_class_with_examples_or_identical_examples_give_finite_logits(name):
     for labels in ([0, 0, 0], [0, 1, 1]):
         features = np.repeat(FEATURES[:1], len(labels), axis=0)
         assert np.isfinite(fit(name, {}, features, labels, TEXT[:2])(QUERIES)).all()
 
 
-def test_descent_takes_no_step_and_minimising_ends_at_the_minimum():
+def test_descend_without_steps_returns_its_start_and_minimize_reaches_the_minimum():
     def bowl(v):
         return jnp.sum(jnp.arange(1.0, 4.0) * jnp.square(v - 2))
 
@@ -314,14 +318,14 @@ def test_descent_takes_no_step_and_minimising_ends_at_the_minimum():
     [
         ("linear_probe", {"c": 0.0}, r"c 0\.0 is not positive"),
         ("linear_probe_text", {"iterations": -1}, "iterations -1 is less than 0"),
-        ("lp_plus_plus", {"momentum": 1.0}, r"momentum 1\.0 is not less than 1"),
+        ("lp_plus_plus", {"momentum": 1.0}, r"momentum 1\.0 is not less than 1; use a value in \[0, 1\)"),
         ("clap", {"constraint": -1.0}, r"constraint -1\.0 is less than 0"),
-        ("tip_adapter_f", {"steps": 1.5}, r"steps 1\.5 is not a whole number"),
-        ("clip_adapter", {"ratio": 1.5}, r"ratio 1\.5 is not within \[0, 1\]"),
+        ("tip_adapter_f", {"steps": 1.5}, r"steps 1\.5 is not an integer"),
+        ("clip_adapter", {"ratio": 1.5}, r"ratio 1\.5 is outside \[0, 1\]"),
         ("clip_adapter", {"reduction": 0}, "reduction 0 is less than 1"),
         ("taskres", {"learning_rate": 0.0}, r"learning_rate 0\.0 is not positive"),
     ],
 )
-def test_settings_outside_their_range_are_refused(name, settings, message):
+def test_settings_outside_their_range_raise(name, settings, message):
     with pytest.raises(ValueError, match=message):
         adapt.create(name, **settings)

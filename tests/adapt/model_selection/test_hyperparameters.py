@@ -1,4 +1,4 @@
-"""Leave-one-out and the choice of settings, against refits in float64 loops."""
+"""Leave-one-out and the choice of settings against refits in float64 loops."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ CLOSED = [
     ("local", {}),
     ("local", {"inner": "gda", "alpha": 1.0, "rbf": -3.0, "damp": 0.7}),
 ]
-SMALL = {  # grids of which every program is compiled in a moment
+SMALL = {  # grids whose programs compile quickly
     "prototypes": {"centering": ("l2", "cl2n"), "text_weight": (0.0, 0.5)},
     "knn": {"k": (5, 1), "temperature": (0.07, 0.5)},
     "tip_adapter": {"alpha": (1.0, 300.0), "beta": (5.5, 1.0, 40.0)},
@@ -43,17 +43,17 @@ SMALL = {  # grids of which every program is compiled in a moment
 
 
 @jax.jit
-def left_out(adapter, support):
-    return adapter.logits(adapter.left_out(support, key=KEY))
+def leave_one_out(adapter, support):
+    return adapter.logits(adapter.leave_one_out(support, key=KEY))
 
 
 @jax.jit
-def left_out_by_folds(adapter, support):
-    return adapter.logits(adapter.left_out_by_folds(support, key=KEY))
+def leave_fold_out(adapter, support):
+    return adapter.logits(adapter.leave_fold_out(support, key=KEY))
 
 
 def loops(name, settings, features, labels, text, classes=6):
-    """Returns the logits of every row by the loops fitted without it."""
+    """Return the logits of every row by the float64 loops fitted without it."""
     rows = []
     for row in range(len(labels)):
         others = np.delete(features, row, 0), np.delete(labels, row)
@@ -72,21 +72,23 @@ def assert_rows_equal(ours, theirs):
 )
 def test_leave_one_out_equals_refits_without_the_row(name, settings, text):
     support = make_support(FEATURES, LABELS, class_text_features=text, num_classes=6)
-    assert_rows_equal(left_out(adapt.create(name, **settings), support), loops(name, settings, FEATURES, LABELS, text))
+    assert_rows_equal(
+        leave_one_out(adapt.create(name, **settings), support), loops(name, settings, FEATURES, LABELS, text)
+    )
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1], [0, 0], [0, 1, 2, 3], [0, 0, 0, 0, 1, 2]])
 @pytest.mark.parametrize("name", [name for name in adapt.METHODS if adapt.create(name).closed_form])
-def test_leave_one_out_of_the_smallest_supports_equals_refits(name, labels):
+def test_leave_one_out_of_the_smallest_support_sets_equals_refits(name, labels):
     features, labels = FEATURES[: len(labels)], np.array(labels)
     support = make_support(features, labels, class_text_features=TEXT)
-    assert_rows_equal(left_out(adapt.create(name), support), loops(name, {}, features, labels, TEXT))
+    assert_rows_equal(leave_one_out(adapt.create(name), support), loops(name, {}, features, labels, TEXT))
 
 
-def test_more_rows_than_are_done_at_once_are_all_left_out():
+def test_leave_one_out_in_several_blocks_equals_refits():
     features, labels = np.random.default_rng(0).normal(size=(4500, 7)), np.arange(4500) % 6
     for name in ("knn", "tip_adapter"):
-        ours = left_out(adapt.create(name), make_support(features, labels))
+        ours = leave_one_out(adapt.create(name), make_support(features, labels))
         for row in (0, 3727, 3728, 4499):
             others = np.delete(features, row, 0), np.delete(labels, row)
             theirs = references.logits(name, {}, *others, None, features[row][None])[0]
@@ -94,9 +96,9 @@ def test_more_rows_than_are_done_at_once_are_all_left_out():
 
 
 @pytest.mark.parametrize("name", ["ape", "gda", "proker", "tip_adapter"])
-def test_of_folds_each_row_is_classified_without_its_fold(name):
+def test_leave_fold_out_equals_refits_without_the_fold(name):
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
-    ours = left_out_by_folds(adapt.create(name), support)
+    ours = leave_fold_out(adapt.create(name), support)
     seen, fold = dict.fromkeys(range(6), 0), []
     for label in LABELS:
         fold.append(seen[label] % FOLDS)
@@ -108,7 +110,7 @@ def test_of_folds_each_row_is_classified_without_its_fold(name):
 
 
 @pytest.mark.parametrize("name", adapt.TRAINING_FREE)
-def test_rows_that_are_not_there_do_not_count(name):
+def test_padding_does_not_change_leave_one_out_and_accuracies(name):
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     padded = Support(
         jnp.concatenate([support.features[:9], support.features[:4], support.features[9:]]),
@@ -118,7 +120,9 @@ def test_rows_that_are_not_there_do_not_count(name):
         num_classes=6,
     )
     kept = np.delete(np.arange(len(LABELS) + 4), [9, 10, 11, 12])
-    assert_rows_equal(left_out(adapt.create(name), padded)[kept], np.asarray(left_out(adapt.create(name), support)))
+    assert_rows_equal(
+        leave_one_out(adapt.create(name), padded)[kept], np.asarray(leave_one_out(adapt.create(name), support))
+    )
     grid = Grid(name, SMALL.get(name, {}))
     np.testing.assert_allclose(grid.accuracy(padded, key=KEY), grid.accuracy(support, key=KEY))
 
@@ -126,13 +130,13 @@ def test_rows_that_are_not_there_do_not_count(name):
 @pytest.mark.parametrize(
     ("name", "leave_out"), [(name, out) for name in SMALL for out in ("one", "fold") if out == "fold" or name != "ape"]
 )
-def test_accuracies_of_a_grid_are_those_of_each_setting_alone(name, leave_out):
+def test_grid_accuracies_equal_those_of_single_settings(name, leave_out):
     chosen = adapt.select(name, FEATURES, LABELS, class_text_features=TEXT, grid=SMALL[name], leave_out=leave_out)
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     alone = []
     for settings in chosen.settings:
-        by = left_out if leave_out == "one" else left_out_by_folds
-        predicted = np.argmax(by(adapt.create(name, **settings), support), axis=1)
+        predict = leave_one_out if leave_out == "one" else leave_fold_out
+        predicted = np.argmax(predict(adapt.create(name, **settings), support), axis=1)
         alone.append(np.mean(predicted == LABELS))
     np.testing.assert_allclose(chosen.accuracy, alone)
     assert len(chosen.settings) == np.prod([len(values) for values in SMALL[name].values()])
@@ -140,7 +144,7 @@ def test_accuracies_of_a_grid_are_those_of_each_setting_alone(name, leave_out):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_choice_within_a_program_applies_the_setting_of_that_number(name):
+def test_apply_in_a_compiled_function_uses_the_setting_at_the_index(name):
     grid, support = Grid(name, SMALL[name]), make_support(FEATURES, LABELS, class_text_features=TEXT)
     compiled = jax.jit(lambda chosen: grid.apply(chosen, lambda adapter: adapter.fit_support(support)(FEATURES)))
     for chosen, settings in enumerate(grid.settings):
@@ -148,7 +152,7 @@ def test_a_choice_within_a_program_applies_the_setting_of_that_number(name):
         np.testing.assert_allclose(compiled(chosen), alone, atol=1e-5 * np.abs(alone).max())
 
 
-def test_the_best_setting_is_chosen():
+def test_select_chooses_the_most_accurate_setting():
     features = [[1, 0.1], [1, 0.2], [1, 0.3], [1, 0.4], [0.1, 1], [0.2, 1]]
     chosen = adapt.select("knn", features, [0, 0, 0, 0, 1, 1], grid={"k": (5, 1)}, votes="plurality")
     assert chosen.settings == [{"k": 5}, {"k": 1}]
@@ -159,7 +163,7 @@ def test_the_best_setting_is_chosen():
 
 
 @pytest.mark.parametrize("name", ["gda", "proker"])
-def test_texts_of_other_things_are_outweighed_by_the_examples(name):
+def test_select_lets_examples_outweigh_unrelated_class_texts(name):
     rng = np.random.default_rng(0)
     means = rng.normal(size=32) / 6 + 0.08 * rng.normal(size=(4, 32))
     support_labels, labels = np.repeat(np.arange(4), 16), np.repeat(np.arange(4), 200)
@@ -173,7 +177,7 @@ def test_texts_of_other_things_are_outweighed_by_the_examples(name):
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.1), (0.1, 0.0)])
-def test_of_equals_the_first_is_chosen(weights):
+def test_select_chooses_the_first_of_equally_accurate_settings(weights):
     examples = np.repeat(np.eye(3), 2, 0), np.arange(6) // 2
     grid = {"text_weight": weights}
     chosen = adapt.select("prototypes", *examples, class_text_features=np.eye(3), grid=grid)
@@ -182,25 +186,25 @@ def test_of_equals_the_first_is_chosen(weights):
 
 
 @pytest.mark.parametrize("name", adapt.METHODS)
-def test_at_one_example_a_class_the_defaults_are_chosen_and_that_is_said(name):
+def test_select_with_one_example_per_class_returns_the_defaults(name):
     chosen = adapt.select(name, np.eye(4, 5), [2, 0, 1, 3], class_text_features=TEXT[:4, :5])
     assert chosen.adapter == adapt.create(name)
     assert chosen.selected_by == "defaults"
     assert np.isnan(chosen.accuracy).all() and len(chosen.accuracy) == len(chosen.settings)
 
 
-def test_a_grid_of_unknown_settings_or_of_none_is_refused():
+def test_invalid_grids_raise():
     examples = np.eye(4, 5), [0, 0, 1, 1]
-    with pytest.raises(ValueError, match="unknown setting 'n' of knn"):
+    with pytest.raises(ValueError, match="unknown knn setting 'n'"):
         adapt.select("knn", *examples, grid={"n": (1,)})
-    with pytest.raises(ValueError, match="the grid of knn has no value for k"):
+    with pytest.raises(ValueError, match="the grid of knn has no values for k"):
         adapt.select("knn", *examples, grid={"k": ()})
     with pytest.raises(ValueError, match="k 0 is less than 1"):
         adapt.select("knn", *examples, grid={"k": (5, 0)})
     for grid, message in [
-        ({"k": 3}, "the values 3 of k in the grid of knn are no list"),
+        ({"k": 3}, "the values 3 of k in the grid of knn are not a list"),
         ({"votes": "rank"}, "the values 'rank' of votes"),
-        (["k"], "does not map settings to their values"),
+        (["k"], "is not a mapping from settings to lists of values"),
     ]:
         with pytest.raises(ValueError, match=message):
             adapt.select("knn", *examples, grid=grid)
@@ -211,7 +215,7 @@ def test_a_grid_of_unknown_settings_or_of_none_is_refused():
         adapt.select("local", *examples, class_text_features=np.eye(2, 5), grid=inner, leave_out="one")
     given = adapt.select("knn", np.eye(4, 5), [0, 1, 2, 3], grid={"k": (3, 1)})
     assert (given.adapter.k, given.selected_by) == (3, "the first of the grid")
-    with pytest.raises(ValueError, match="unknown leave_out 'two'; known: one, fold"):
+    with pytest.raises(ValueError, match=r"unknown leave_out 'two'\. Known: one, fold"):
         adapt.select("knn", *examples, leave_out="two")
     with pytest.raises(ValueError, match="ape has no closed form for leaving out one"):
         adapt.select("ape", *examples, class_text_features=np.eye(2, 5), leave_out="one")
@@ -219,7 +223,7 @@ def test_a_grid_of_unknown_settings_or_of_none_is_refused():
         adapt.select("tip_x", *examples)
 
 
-def test_a_support_without_a_row_is_the_support_less_that_row():
+def test_support_without_a_row_marks_it_as_padding():
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
     less = support.without(jnp.arange(len(LABELS)) == 3)
     assert less.labels[3] == -1 and (np.delete(less.labels, 3) == np.delete(LABELS, 3)).all()
