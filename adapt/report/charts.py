@@ -86,14 +86,16 @@ def point_chart(
             axes.axhline(0, color=_INK, alpha=0.5, linewidth=0.8)
         values = [y for group in points for y in (*group.y, *itertools.chain(*group.bars))]
         span = max(values) - min(values)
+        places = [(x, y) for group in points for x, y in zip(group.x, group.y, strict=True)]
+        lifts = iter(_lifts(places, span))
         for group in points:
             color = COLORS[group.color % len(COLORS)]
             if len(group.bars):
                 ends = [(y - low, high - y) for y, (low, high) in zip(group.y, group.bars, strict=True)]
                 axes.errorbar(group.x, group.y, yerr=list(zip(*ends, strict=True)), fmt="none", ecolor=color, alpha=0.5)
             axes.plot(group.x, group.y, "o", color=color, label=group.label or None, markersize=5)
-            for x, y, name, lift in zip(group.x, group.y, group.names, _lifts(group, span), strict=True):
-                note = axes.annotate(name, (x, y), xytext=(4, lift), textcoords="offset points", fontsize=8)
+            for x, y, name in zip(group.x, group.y, group.names, strict=True):
+                note = axes.annotate(name, (x, y), xytext=(4, next(lifts)), textcoords="offset points", fontsize=8)
                 note.set_parse_math(False)
         axes.margins(0.15)  # room for the names
         if log_x:
@@ -102,15 +104,15 @@ def point_chart(
     return _chart(draw, x_label=x_label, y_label=y_label, legend=any(group.label for group in points))
 
 
-def _lifts(points: Points, span: float) -> list[float]:
+def _lifts(points: Sequence[tuple[float, float]], span: float) -> list[float]:
     """Return the offset of each name above its point, in points, such that names of neighbours do not overlap.
 
     `span` is the range of y in the chart.
     """
     height = 150 / (span or 1.0)  # points per unit of y, roughly
-    lifts, placed = [4.0] * len(points.y), []
-    for number in sorted(range(len(lifts)), key=lambda number: points.y[number]):
-        x, y = points.x[number], height * points.y[number]
+    lifts, placed = [4.0] * len(points), []
+    for number in sorted(range(len(lifts)), key=lambda number: points[number][1]):
+        x, y = points[number][0], height * points[number][1]
         line = y + 4
         for other, taken in sorted(placed, key=lambda each: each[1]):
             if abs(x - other) <= 0.45 * max(abs(x), abs(other)) and abs(line - taken) < _LINE:

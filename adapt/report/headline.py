@@ -79,10 +79,13 @@ def _verdict(first: str, other: str, method: str, gains: Sequence[Difference]) -
     else:
         verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} in {what}"
     over = f"on average over {len(gains)} datasets" if len(gains) > 1 else "on one dataset"
+    by_dataset = (
+        f" It is significantly better on {count(better, 'dataset')} and significantly worse on {worse}: there, the "
+        "interval excludes zero."
+    )
     return (
-        f"{verdict}: the difference in accuracy is {format_difference(mean)} percentage points {over}, with its 95% "
-        f"confidence interval in brackets. {count(better, 'dataset')} significantly better, {worse} significantly "
-        "worse (the interval excludes zero)."
+        f"{verdict}: the difference in accuracy is {format_difference(mean)} percentage points {over}, with the 95% "
+        f"confidence interval in brackets.{by_dataset if len(gains) > 1 else ''}"
     )
 
 
