@@ -250,7 +250,8 @@ def open_encoder(checkpoint: str, *, dtype: str | None, image_size: int | None, 
 def convert(checkpoint: str, *, out: pathlib.Path, image_size: int | None = None, tokenizer: str | None = None) -> None:
     """Write a checkpoint in another format: an .npz for big_vision, otherwise a Hugging Face directory."""
     from models.checkpoints.big_vision import save_big_vision
-    from models.checkpoints.io import describe_checkpoint, open_checkpoint, save_checkpoint
+    from models.checkpoints.describe import describe_checkpoint
+    from models.checkpoints.io import open_checkpoint, save_checkpoint
 
     if out.exists():
         raise FileExistsError(f"{out} already exists. Choose another --out.")
@@ -264,7 +265,9 @@ def convert(checkpoint: str, *, out: pathlib.Path, image_size: int | None = None
         raise ValueError(f"--tokenizer={tokenizer} cannot be written: an .npz contains no tokenizer. Omit the option.")
     else:
         found = describe_checkpoint(checkpoint, image_size=image_size)
-        save_big_vision(out, found.settings, found.read(place=on_host), found.scalars())
+        save_big_vision(
+            out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars()
+        )
         logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={checkpoint}")
     print(out, flush=True)
 

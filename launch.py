@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     log.configure()
     prog = "launch.py"
     if arguments is None:
-        use_huge_pages()  # restarts the process
+        if not {"-h", "--help"} & set(sys.argv):
+            use_huge_pages()  # restarts the process
         prog = "lixp" if pathlib.Path(sys.argv[0]).stem == "lixp" else prog
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments, prog=prog)
     log.configure(level=args.log_level)
