@@ -1,4 +1,4 @@
-"""Compiles a run's training step for devices that are not here, and says what it would take of them."""
+"""Ahead-of-time compilation of a training step for described devices, and a report of what it needs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from models.towers import count_parameters
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.distributed import sharding
+from pretrain.monitoring.device_peaks import TPU_CHIPS
 from pretrain.monitoring.throughput import count_pair_flops
 from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from pretrain.train_step import TrainStep, abstract_batch, build_train_step
@@ -23,21 +24,23 @@ from pretrain.train_step import TrainStep, abstract_batch, build_train_step
 logger = logging.getLogger(__name__)
 
 GB = 1e9
-# High-bandwidth memory of a chip in GiB and its peak bfloat16 TFLOP/s (cloud.google.com/tpu/docs/system-architecture).
-CHIPS = {
-    "v4": (32, 275),
-    "v5e": (16, 197),
-    "v5p": (95, 459),
-    "v6e": (32, 918),
-}
-_RAN_OUT = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
+_OUT_OF_MEMORY = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
 
 
-class Compiled(NamedTuple):
-    """What a compiled step takes of each device, in bytes.
+class DescribedDevices(NamedTuple):
+    """The devices of a topology, and their kind, such as `v5e` or `local`."""
 
-    `capacity` is the device's memory, None where it is not known; `peak` includes parameters and optimizer state;
-    `collectives` is None where the compiler does not tell.
+    kind: str
+    devices: list[jax.Device]
+
+
+class DeviceMemory(NamedTuple):
+    """Memory and traffic of a compiled step per device, in bytes.
+
+    peak: includes parameters and optimizer state.
+    capacity: memory of the device; None if unknown.
+    collectives: None if the compiler cannot print its program.
+    seconds: compilation time.
     """
 
     parameters: int
@@ -51,47 +54,61 @@ class Compiled(NamedTuple):
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits; None where the device's memory is not known."""
+        """Whether the step fits; None if the memory of the device is unknown."""
         return None if self.capacity is None else self.peak <= self.capacity
 
 
 def compile_job(config: Mapping[str, Any], topology: str) -> bool:
-    """Compiles the step that the `pretrain` section of a config describes, and says what it takes.
+    """Compile the step that the `pretrain` section of a config describes, and log what it needs.
 
-    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` of N slices, or `local:N` for N fake
-    CPU devices. Returns False where the step does not fit the devices.
+    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` for N slices, or `local:N` for N fake
+    CPU devices. Returns False if the step does not fit the devices.
     """
     settings = read_settings(config)
-    kind, devices = describe_devices(topology)
-    mesh = sharding.create_mesh(settings.mesh.fsdp, devices)
+    described = describe_devices(topology)
+    mesh = sharding.create_mesh(settings.mesh.fsdp, described.devices)
     training = build_train_step(settings, mesh, model=settings.model(settings.max_vocab_size()))
     logger.info(
         f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}"
     )
-    compiled = compile_step(settings, training, mesh, kind)
-    logger.info(describe(settings, compiled, mesh, kind, count_parameters(training.abstract_state.parameters)))
-    for line in advice(settings, compiled, mesh):
-        logger.info(line)
-    return compiled.fits is not False
+    needed = compile_step(settings, training, mesh, kind=described.kind)
+    num_parameters = count_parameters(training.abstract_state.parameters)
+    for lines in (
+        describe_memory(settings, needed, mesh, num_parameters=num_parameters),
+        describe_work(settings, mesh, kind=described.kind),
+        describe_traffic(needed),
+        describe_verdict(settings, needed, mesh),
+    ):
+        for line in lines:
+            logger.info(line)
+    return needed.fits is not False
 
 
-def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
-    """Returns the kind of a described topology's devices, and the devices; raises `ValueError` for an unknown one."""
+def describe_devices(topology: str) -> DescribedDevices:
+    """Return the devices of a topology; raises `ValueError` for an unknown one."""
     kind, _, shape = topology.partition(":")
     if kind == "local" and shape.isdigit() and int(shape) > 0:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", int(shape))
-        if len(jax.devices()) != int(shape):
-            raise ValueError(f"local:{shape} needs a process of its own; jax has {len(jax.devices())} devices already")
-        return kind, jax.devices()
-    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}(\*[1-9]\d*)?", shape):
+        return DescribedDevices(kind, _fake_cpu_devices(int(shape)))
+    if kind not in TPU_CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}(\*[1-9]\d*)?", shape):
         raise ValueError(
-            f"unknown topology {topology!r}; write KIND:SHAPE such as v5e:4x4 or v4:2x2x4 (kinds: {', '.join(CHIPS)}), "
-            "KIND:SHAPE*N for N slices, or local:N for N CPU devices"
+            f"unknown topology {topology!r}. Use KIND:SHAPE such as v5e:4x4 or v4:2x2x4, KIND:SHAPE*N for N slices, or "
+            f"local:N for N CPU devices. Kinds: {', '.join(TPU_CHIPS)}"
         )
+    return DescribedDevices(kind, _tpu_devices(kind, topology))
+
+
+def _fake_cpu_devices(count: int) -> list[jax.Device]:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    if len(jax.devices()) != count:
+        raise ValueError(f"local:{count} needs a new process: jax is already using {len(jax.devices())} devices")
+    return jax.devices()
+
+
+def _tpu_devices(kind: str, topology: str) -> list[jax.Device]:
     slice_, _, slices = topology.partition("*")
-    jax.config.update("jax_platforms", "cpu")  # no TPU is looked for: there is none
-    jax.config.update("jax_enable_compilation_cache", False)  # a kept program could not be opened without one either
+    jax.config.update("jax_platforms", "cpu")  # otherwise JAX looks for a TPU
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached TPU program cannot be loaded without a TPU
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": f"{kind}-1"}
     quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for name, value in quiet.items():
@@ -99,107 +116,129 @@ def describe_devices(topology: str) -> tuple[str, list[jax.Device]]:
     from jax.experimental import topologies
 
     try:
-        several = {"num_slices": int(slices)} if slices else {}
-        return kind, list(topologies.get_topology_desc(platform="tpu", topology_name=slice_, **several).devices)
+        options = {"num_slices": int(slices)} if slices else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=slice_, **options).devices)
     except Exception as error:
         if "libtpu" in str(error).lower() or isinstance(error, ImportError):
-            raise ValueError(f"compiling for TPUs needs libtpu; `pip install libtpu` ({error})") from error
-        raise ValueError(f"libtpu knows no topology {topology!r}: {error}") from error
+            raise ValueError(f"compiling for TPUs needs libtpu. Run `pip install libtpu` ({error}).") from error
+        raise ValueError(f"libtpu has no topology {topology!r}: {error}") from error
 
 
-def compile_step(settings: PretrainSettings, training: TrainStep, mesh: Mesh, kind: str) -> Compiled:
-    """Compiles a run's step for `mesh` and returns what it takes of each device."""
+def compile_step(settings: PretrainSettings, training: TrainStep, mesh: Mesh, *, kind: str) -> DeviceMemory:
+    """Compile the step of a run for `mesh`, and return what it needs per device."""
     state = training.abstract_state
     inputs = abstract_batch(settings, mesh)
     held = [_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
-    capacity = CHIPS[kind][0] << 30 if kind in CHIPS else None
-    began = time.monotonic()
+    capacity = TPU_CHIPS[kind].memory_gib << 30 if kind in TPU_CHIPS else None
+    start = time.monotonic()
     try:
         compiled = training.step.lower(state, inputs).compile()
     except jax.errors.JaxRuntimeError as error:
-        ran_out = _RAN_OUT.search(str(error))
-        if not ran_out:
-            refusal = str(error).strip().partition("\n")[0]
-            raise ValueError(f"the compiler refuses this step: {refusal}") from error
-        used, unit, has, has_unit = ran_out.groups()
-        temporaries, capacity = (
-            round(float(size) * 1024 ** "_KMGT".index(unit)) for size, unit in ((used, unit), (has, has_unit))
-        )
-        return Compiled(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - began)
+        found = _OUT_OF_MEMORY.search(str(error))
+        if not found:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the step cannot be compiled: {reason}") from error
+        used, used_unit, limit, limit_unit = found.groups()
+        temporaries, capacity = _to_bytes(used, used_unit), _to_bytes(limit, limit_unit)
+        return DeviceMemory(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - start)
     memory = compiled.memory_analysis()
-    around = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = max(around + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
-    seconds = time.monotonic() - began
+    outside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = max(outside + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
+    seconds = time.monotonic() - start
     try:
         traffic = count_collectives(compiled.as_text())
-    except jax.errors.JaxRuntimeError:  # some of libtpu's programs for v5p cannot be printed
+    except jax.errors.JaxRuntimeError:  # libtpu cannot print some programs for v5p
         traffic = None
-    return Compiled(*held, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
+    return DeviceMemory(*held, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
 
 
-def describe(settings: PretrainSettings, compiled: Compiled, mesh: Mesh, kind: str, parameters: int) -> str:
-    """Returns the page that the job prints."""
-    towers, objective = count_pair_flops(settings)
-    step = settings.batch_size * (towers + objective)
-    lines = [
-        f"compiled in {compiled.seconds:.0f} s",
+def describe_memory(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh, *, num_parameters: int) -> list[str]:
+    """Return the memory of a device as lines of text."""
+    return [
+        f"compiled in {needed.seconds:.0f} s",
         "",
-        "memory of a device",
-        f"  parameters    {compiled.parameters / GB:8.3f} GB  ({parameters:,} in float32, fsdp {mesh.shape['fsdp']})",
-        f"  optimizer     {compiled.optimizer / GB:8.3f} GB  ({settings.optimizer.name})",
-        f"  batch         {compiled.batch / GB:8.3f} GB",
-        f"  temporaries   {compiled.temporaries / GB:8.3f} GB",
-        f"  peak          {compiled.peak / GB:8.3f} GB"
-        + (f"  of {compiled.capacity / GB:.1f} GB" if compiled.capacity else ""),
-        "",
-        "work, counted from the model",
-        f"  a pair        {(towers + objective) / 1e9:10.1f} GFLOP  (objective {objective / (towers + objective):.1%})",
-        f"  a step        {step / 1e12:10.1f} TFLOP, {step / mesh.size / 1e12:.2f} on each device",
+        "memory per device",
+        f"  parameters    {needed.parameters / GB:8.3f} GB  ({num_parameters:,} in float32, fsdp {mesh.shape['fsdp']})",
+        f"  optimizer     {needed.optimizer / GB:8.3f} GB  ({settings.optimizer.name})",
+        f"  batch         {needed.batch / GB:8.3f} GB",
+        f"  temporaries   {needed.temporaries / GB:8.3f} GB",
+        f"  peak          {needed.peak / GB:8.3f} GB"
+        + (f"  of {needed.capacity / GB:.1f} GB" if needed.capacity else ""),
     ]
-    if kind in CHIPS:
-        limit = CHIPS[kind][1] * 1e12 * mesh.size / (towers + objective)
-        lines.append(f"  at most       {limit:10,.0f} pairs/s at the chips' peak of {CHIPS[kind][1]} bfloat16 TFLOP/s")
-    if compiled.collectives is None and compiled.fits is not False:
-        lines += ["", "sent between devices: unknown, this compiler cannot print its program"]
-    elif compiled.collectives:
-        lines += ["", "sent between devices in a step, for each device"]
-        lines += [
+
+
+def describe_work(settings: PretrainSettings, mesh: Mesh, *, kind: str) -> list[str]:
+    """Return the arithmetic of a step as lines of text."""
+    flops = count_pair_flops(settings)
+    pair = sum(flops)
+    step = settings.batch_size * pair
+    lines = [
+        "",
+        "arithmetic, counted from the model",
+        f"  per pair      {pair / 1e9:10.1f} GFLOP  (objective {flops.objective / pair:.1%})",
+        f"  per step      {step / 1e12:10.1f} TFLOP, {step / mesh.size / 1e12:.2f} per device",
+    ]
+    if kind in TPU_CHIPS:
+        peak = TPU_CHIPS[kind].tflops
+        limit = peak * 1e12 * mesh.size / pair
+        lines.append(f"  at most       {limit:10,.0f} pairs/s, at the chips' peak of {peak} bfloat16 TFLOP/s")
+    return lines
+
+
+def describe_traffic(needed: DeviceMemory) -> list[str]:
+    """Return the collectives of a step as lines of text."""
+    if needed.collectives is None and needed.fits is not False:
+        return ["", "traffic between devices: unknown, because the compiler cannot print this program"]
+    if not needed.collectives:
+        return []
+    return [
+        "",
+        "traffic between devices per step, for each device",
+        *(
             f"  {name:<20}{traffic.count:6,} times {traffic.bytes / GB:10.3f} GB"
-            for name, traffic in compiled.collectives.items()
-        ]
-    return "\n".join(lines)
+            for name, traffic in needed.collectives.items()
+        ),
+    ]
 
 
-def advice(settings: PretrainSettings, compiled: Compiled, mesh: Mesh) -> list[str]:
-    """Returns the verdict, and what to change where the step does not fit."""
-    if compiled.fits is None:
-        return ["", f"verdict: compiles; a device needs {compiled.peak / GB:.2f} GB"]
-    share = f"{compiled.peak / GB:.2f} of {compiled.capacity / GB:.2f} GB on each device"
-    if compiled.fits:
+def describe_verdict(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh) -> list[str]:
+    """Return whether the step fits, and if not, what to change, as lines of text."""
+    if needed.fits is None:
+        return ["", f"verdict: compiles; a device needs {needed.peak / GB:.2f} GB"]
+    share = f"{needed.peak / GB:.2f} of {needed.capacity / GB:.2f} GB per device"
+    if needed.fits:
         return ["", f"verdict: fits, {share}"]
-    lines = ["", f"verdict: does not fit, {share}; what would make it fit, in the order of what it costs:"]
-    state = compiled.parameters + compiled.optimizer
-    room = 0.8 * compiled.capacity - state - compiled.batch
-    if compiled.batch > 0.5 * compiled.capacity:
+    lines = ["", f"verdict: does not fit, {share}. Changes that save memory, the cheapest first:"]
+    state = needed.parameters + needed.optimizer
+    if needed.batch > 0.5 * needed.capacity:
         return [
             *lines,
-            f"  more devices or a smaller batch: its pixels alone take {compiled.batch / GB:.2f} GB on each device",
+            f"  more devices or a smaller batch: its pixels alone take {needed.batch / GB:.2f} GB per device",
         ]
-    if mesh.shape["fsdp"] < mesh.size and state > 0.1 * compiled.capacity:
-        lines.append(
-            f"  pretrain.mesh.fsdp={mesh.size}: parameters and optimizer take {state / GB:.2f} GB on each device"
-        )
-    if settings.optimizer.name != "adafactor" and compiled.optimizer > 0.1 * compiled.capacity:
+    if mesh.shape["fsdp"] < mesh.size and state > 0.1 * needed.capacity:
+        lines.append(f"  pretrain.mesh.fsdp={mesh.size}: parameters and optimizer take {state / GB:.2f} GB per device")
+    if settings.optimizer.name != "adafactor" and needed.optimizer > 0.1 * needed.capacity:
         lines.append("  pretrain.optimizer.name=adafactor: its state takes about a quarter of AdamW's")
     if settings.remat != "full":
-        lines.append("  pretrain.remat=full: the backward pass computes each layer again")
-    now = settings.microbatch_size or settings.batch_size
-    wanted = now * room / compiled.temporaries / mesh.size
-    rows = settings.batch_size // mesh.size
-    fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size <= wanted]
-    if fitting:
-        lines.append(f"  pretrain.microbatch_size={max(fitting) * mesh.size}: the towers' forward pass runs twice")
+        lines.append("  pretrain.remat=full: the backward pass recomputes each layer")
+    microbatch_size = _fitting_microbatch_size(settings, needed, mesh)
+    if microbatch_size:
+        lines.append(f"  pretrain.microbatch_size={microbatch_size}: the forward pass of the towers runs twice")
     return lines
+
+
+def _fitting_microbatch_size(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh) -> int | None:
+    """Return the largest microbatch whose temporaries are expected to fit."""
+    room = 0.8 * needed.capacity - needed.parameters - needed.optimizer - needed.batch
+    current = settings.microbatch_size or settings.batch_size
+    most_rows = current * room / needed.temporaries / mesh.size
+    rows = settings.batch_size // mesh.size
+    fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size <= most_rows]
+    return max(fitting) * mesh.size if fitting else None
+
+
+def _to_bytes(size: str, unit: str) -> int:
+    return round(float(size) * 1024 ** "_KMGT".index(unit))
 
 
 def _bytes_per_device(tree: Any) -> int:

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read off its text (XLA's HLO)."""
+"""Collectives of a compiled program, read from its HLO text."""
 
 from __future__ import annotations
 
@@ -22,54 +22,76 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Traffic(NamedTuple):
-    """How often a kind of collective runs in a step, and the bytes that a device gives or gets, whichever is more."""
+    """Number of runs of a kind of collective in a step, and the bytes that a device sends or receives (the larger)."""
 
     count: int
     bytes: int
 
 
-class _Computation(NamedTuple):
-    """Collectives as (kind, bytes, channel), calls as (name, times), and the whole numbers in it."""
+class _Collective(NamedTuple):
+    kind: str
+    bytes: int
+    channel: str
 
-    collectives: list[tuple[str, int, str]]
-    calls: list[tuple[str, str | int]]
+
+class _Call(NamedTuple):
+    """A call of a computation; `trips` is how often it runs, or the name of the condition of its loop."""
+
+    computation: str
+    trips: str | int
+
+
+class _Computation(NamedTuple):
+    collectives: list[_Collective]
+    calls: list[_Call]
     constants: list[int]
 
 
+class _Program(NamedTuple):
+    """Computations by name, and the name of the one that runs first."""
+
+    computations: dict[str, _Computation]
+    entry: str
+
+
 def count_collectives(program: str) -> dict[str, Traffic]:
-    """Returns the traffic of each kind of collective in a compiled program; what is in loops counts each time.
+    """Return the traffic of each kind of collective in a compiled program; loops count every iteration.
 
-    The parts of one asynchronous collective share its channel and count once, as often as the rarest: TPUs let a
-    collective progress inside the loops of other work.
+    The parts of an asynchronous collective share a channel and count once, as often as the part that runs least: TPUs
+    let a collective progress inside the loops of other computations.
     """
-    computations, entry = _read(program)
-    times: dict[str, int] = defaultdict(int)
-
-    def visit(name: str, factor: int) -> None:
-        times[name] += factor
-        for callee, trips in computations[name].calls:
-            visit(callee, factor * (_trips(computations[trips]) if isinstance(trips, str) else trips))
-
-    visit(entry, 1)
+    parsed = _parse(program)
     channels: dict[str, tuple[str, int, int]] = {}
-    for name, factor in times.items():
-        for kind, size, channel in computations[name].collectives:
-            _, rarest, largest = channels.get(channel, (kind, factor, size))
-            channels[channel] = (kind, min(rarest, factor), max(largest, size))
-    found: dict[str, Traffic] = {}
-    for kind, factor, size in channels.values():
-        before = found.get(kind, Traffic(0, 0))
-        found[kind] = Traffic(before.count + factor, before.bytes + factor * size)
-    return {kind: found[kind] for kind in KINDS if kind in found}
+    for name, count in _count_runs(parsed).items():
+        for kind, size, channel in parsed.computations[name].collectives:
+            _, fewest, largest = channels.get(channel, (kind, count, size))
+            channels[channel] = (kind, min(fewest, count), max(largest, size))
+    traffic: dict[str, Traffic] = {}
+    for kind, count, size in channels.values():
+        before = traffic.get(kind, Traffic(0, 0))
+        traffic[kind] = Traffic(before.count + count, before.bytes + count * size)
+    return {kind: traffic[kind] for kind in KINDS if kind in traffic}
 
 
-def _trips(condition: _Computation) -> int:
-    """Returns how often a loop runs whose condition compares a counter from 0 with a constant, as JAX writes them."""
+def _count_runs(program: _Program) -> dict[str, int]:
+    """Return how often each computation runs."""
+    counts: dict[str, int] = defaultdict(int)
+    pending = [(program.entry, 1)]
+    while pending:
+        name, count = pending.pop()
+        counts[name] += count
+        for callee, trips in program.computations[name].calls:
+            runs = _loop_trips(program.computations[trips]) if isinstance(trips, str) else trips
+            pending.append((callee, count * runs))
+    return counts
+
+
+def _loop_trips(condition: _Computation) -> int:
+    """Return how often a loop runs whose condition compares a counter from 0 with a constant, as JAX writes them."""
     return max(condition.constants, default=1)
 
 
-def _read(program: str) -> tuple[dict[str, _Computation], str]:
-    """Returns the program's computations by name, and the name of the first to run."""
+def _parse(program: str) -> _Program:
     computations: dict[str, _Computation] = defaultdict(lambda: _Computation([], [], []))
     entry, current = "", ""
     for line in program.splitlines():
@@ -83,10 +105,10 @@ def _read(program: str) -> tuple[dict[str, _Computation], str]:
         computation, kind = computations[current], instruction["name"].removesuffix("-start")
         if kind in KINDS:
             results, operands = _sizes(instruction["shape"]), _sizes(instruction["rest"].partition("), ")[0])
-            given = max if instruction["name"].endswith("-start") else sum  # a start's result repeats its operands
+            total = max if instruction["name"].endswith("-start") else sum  # a start's result repeats its operands
             channel = _CHANNEL.search(line)
             name = channel[1] if channel else f"{current}/{len(computation.collectives)}"
-            computation.collectives.append((kind, max(given(results or [0]), sum(operands)), name))
+            computation.collectives.append(_Collective(kind, max(total(results or [0]), sum(operands)), name))
             continue
         computation.constants.extend(map(int, _CONSTANT.findall(line)))
         trips: str | int = 1
@@ -94,8 +116,8 @@ def _read(program: str) -> tuple[dict[str, _Computation], str]:
             known = _TRIPS.search(line)
             trips = int(known[1]) if known else re.search(r"condition=%?([\w.\-]+)", line)[1]
         for called in _CALLED.findall(line):
-            computation.calls.extend((callee.strip().lstrip("%"), trips) for callee in called.split(","))
-    return dict(computations), entry
+            computation.calls.extend(_Call(callee.strip().lstrip("%"), trips) for callee in called.split(","))
+    return _Program(dict(computations), entry)
 
 
 def _sizes(text: str) -> list[int]:

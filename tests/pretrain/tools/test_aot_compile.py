@@ -1,4 +1,4 @@
-"""Compiling for devices that are not here: the verdict, the work, and the traffic."""
+"""Ahead-of-time compilation: the verdict, the arithmetic and the traffic."""
 
 import importlib.util
 import os
@@ -44,7 +44,7 @@ def compile_for(topology, path, *overrides, code=0):
     return done.stdout + done.stderr
 
 
-def test_eight_fake_devices_compile_and_say_what_they_send(tiny):
+def test_eight_fake_devices_compile_and_report_their_traffic(tiny):
     page = compile_for("local:8", tiny, "--config.pretrain.microbatch_size=16")
     assert "verdict: compiles" in page and "fsdp 2" in page and "32 pairs for local:8, 8 devices" in page
     assert "all-gather" in page and "all-reduce" in page
@@ -61,11 +61,11 @@ def test_a_tpu_topology_compiles_without_a_tpu(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     page = compile_for("v5e:2x2", tiny, "--config.pretrain.dtype=bfloat16")
     assert "verdict: fits" in page and "of 17.2 GB" in page and "197 bfloat16 TFLOP/s" in page
-    assert not [*(tmp_path / "kept").glob("jit_train_step*")]  # it could not be opened the next time
+    assert not [*(tmp_path / "kept").glob("jit_train_step*")]  # it could not be loaded the next time
 
 
 @needs_libtpu
-def test_several_tpu_slices_compile_and_no_parameter_is_split_across_two(tiny):
+def test_several_tpu_slices_compile_and_no_parameter_is_sharded_across_them(tiny):
     page = compile_for("v5e:2x2*2", tiny, "--config.pretrain.dtype=bfloat16")
     assert "verdict: fits" in page and "32 pairs for v5e:2x2*2, 8 devices" in page
     page = compile_for("v5e:2x2*2", tiny, "--config.pretrain.mesh.fsdp=8", code=1)
@@ -73,16 +73,16 @@ def test_several_tpu_slices_compile_and_no_parameter_is_split_across_two(tiny):
 
 
 @needs_libtpu
-def test_a_step_that_does_not_fit_names_what_would(tiny):
+def test_a_step_that_does_not_fit_names_changes_that_save_memory(tiny):
     small = ["--config.pretrain.batch_size=32768", "--config.pretrain.mesh.fsdp=4"]
     page = compile_for("v5e:4x4", B16, *small, code=1)
     assert "verdict: does not fit" in page
     assert "pretrain.remat=full" in page and "pretrain.microbatch_size=" in page
 
 
-def test_what_cannot_be_compiled_for_is_told_in_a_sentence(tiny):
+def test_errors_are_one_sentence(tiny):
     for topology, message in (
-        ("v9:4x4", "unknown topology 'v9:4x4'; write KIND:SHAPE such as v5e:4x4"),
+        ("v9:4x4", "unknown topology 'v9:4x4'. Use KIND:SHAPE such as v5e:4x4"),
         ("v5e", "unknown topology 'v5e'"),
         ("v5e:4x4*0", "unknown topology 'v5e:4x4*0'"),
         ("local:0", "unknown topology 'local:0'"),
@@ -90,9 +90,9 @@ def test_what_cannot_be_compiled_for_is_told_in_a_sentence(tiny):
         page = compile_for(topology, tiny, code=1)
         assert page.startswith("error: ") and message in page and "Traceback" not in page
     page = compile_for("local:3", tiny, code=1)
-    assert "mesh.fsdp 2 does not divide the 3 devices here; it can be 1, 3" in page
+    assert "mesh.fsdp 2 does not divide the 3 devices. Use one of 1, 3." in page
     page = compile_for("local:8", tiny, "--config.pretrain.batch_size=36", code=1)
-    assert "batch_size 36 is not divisible by 8 devices; nearest: 32 or 40" in page
+    assert "batch_size 36 is not divisible by 8 devices. Use 32 or 40." in page
     page = compile_for("local:8", tiny, "--config.pretrain.microbatch_size=12", code=1)
     assert "microbatch_size 12 does not split batch_size 32" in page
 
@@ -134,15 +134,15 @@ ENTRY %main (a: f32[2,4]) -> f32[8,4] {
 """
 
 
-def test_collectives_in_loops_count_each_time_and_asynchronous_ones_once():
+def test_collectives_in_loops_count_every_iteration_and_asynchronous_ones_once():
     assert count_collectives(PROGRAM) == {"all-gather": Traffic(13, 12 * 128 + 32), "all-reduce": Traffic(1, 52)}
 
 
-def test_flops_of_b16_are_the_known_ones():
+def test_flops_of_b16_match_the_formula():
     vision = VisionSettings(image_size=224, patch_size=16, width=768, depth=12, heads=12, mlp_width=3072)
     text = TextSettings(vocab_size=32_000, length=64, width=768, depth=12, heads=12, mlp_width=3072)
     flops = count_forward_flops(ModelSettings(vision=vision, text=text))
-    layer = 12 * 2 * (4 * 768**2 + 2 * 768 * 3072)  # of one token in twelve layers
+    layer = 12 * 2 * (4 * 768**2 + 2 * 768 * 3072)  # per token in twelve layers
     attention = 12 * 4 * 768
     expected = 196 * layer + 196**2 * attention + 64 * layer + 64**2 * attention
     assert flops == pytest.approx(expected, rel=0.03)  # patch embedding and heads are the rest
@@ -150,7 +150,7 @@ def test_flops_of_b16_are_the_known_ones():
     assert 0.5 < fewer / flops < 0.7
 
 
-def test_the_objective_is_counted_by_its_products():
+def test_the_objective_counts_its_matrix_products():
     def products(**objective):
         settings = read_settings(config("none.tar", objective=objective))
         return count_pair_flops(settings)[1] / (2 * settings.batch_size * settings.vision.width)

@@ -1,4 +1,4 @@
-"""launch.py inspect: what a run will see."""
+"""Inspection of the batches that a run will see."""
 
 import html
 import re
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pretrain.config.run import read_settings
-from pretrain.input_pipeline import create_examples, open_data, prepare_tokenizer
+from pretrain.input_pipeline import create_loader, open_data, prepare_tokenizer
 from pretrain.tools.inspect_batches import inspect, read_batches
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, png, write_shard
@@ -25,7 +25,7 @@ def shard(tmp_path):
     return str(write_shard(tmp_path / "s.tar", samples))
 
 
-def test_the_page_and_the_sheet_show_the_batch_and_what_is_wrong(shard, tmp_path):
+def test_the_page_and_the_sheet_show_the_batch_and_unusable_records(shard, tmp_path):
     with logged() as said:
         page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=2, steps=10, shown=6)
     assert page == tmp_path / "run" / "inspect" / "step-00000002.html"
@@ -33,20 +33,20 @@ def test_the_page_and_the_sheet_show_the_batch_and_what_is_wrong(shard, tmp_path
     assert text.count("<figure>") == 6 and text.count("data:image/webp") == 6
     assert "s.tar/0005" in text and "corrupt image" in text and "no caption" in text
     assert "batches 2 to 11 of 8 pairs; 30 samples" in said[0]
-    assert any(re.search(r"2 bad records were replaced: 1 (corrupt image|no caption)", line) for line in said)
+    assert any(re.search(r"2 unusable records were replaced: 1 (corrupt image|no caption)", line) for line in said)
     assert "<b>bold" not in text
     with Image.open(page.with_suffix(".png")) as sheet:
         assert sheet.width > 6 * 160 and np.asarray(sheet.convert("L")).std() > 10
     assert not (tmp_path / "run" / "tokenizer").exists() and not (tmp_path / "run" / "pretrain.json").exists()
 
 
-def test_the_page_of_hostile_names_and_captions_is_text(tmp_path):
+def test_hostile_names_and_captions_are_escaped(tmp_path):
     hostile = """<script>alert('x')</script> " onerror=x שלום \u202eevil"""
     samples = [
         (f"{number}{hostile.replace('/', '')}", image, {"texts": [hostile]})
         for number, (_, image, _) in enumerate(labelled(30))
     ]
-    samples[5] = (samples[5][0], png(5)[:50], samples[5][2])  # which is listed with its name
+    samples[5] = (samples[5][0], png(5)[:50], samples[5][2])  # listed with its name
     shard = str(write_shard(tmp_path / "<img src=x onerror=y>.tar", samples))
     page = inspect(config(shard), tmp_path / "run", data_dir=tmp_path, step=0, steps=8, shown=8)
     text = page.read_text(encoding="utf-8")
@@ -58,38 +58,38 @@ def test_the_page_of_hostile_names_and_captions_is_text(tmp_path):
 
 
 def inspected(shard, folder, *, keep_patches, step):
-    """Returns a run's examples, its tokenizer, and what an inspection of two batches finds."""
+    """Return a run's loader, its tokenizer, and the inspection of two batches."""
     settings = read_settings(config(shard, augmentation={"keep_patches": keep_patches}))
     source = open_data(settings, folder)
     tokenizer = prepare_tokenizer(folder / "tokenizer", source, settings)
-    examples = create_examples(settings, source, tokenizer)
-    return examples, tokenizer, read_batches(examples, tokenizer, settings, step=step, steps=2, shown=8)
+    loader = create_loader(settings, source, tokenizer)
+    return loader, tokenizer, read_batches(loader, tokenizer, settings, step=step, steps=2, shown=8)
 
 
-def test_what_is_shown_is_what_the_run_reads(shard, tmp_path):
-    examples, tokenizer, found = inspected(shard, tmp_path, keep_patches=1.0, step=3)
-    batches = examples.batches(3, rows=slice(0, 8))
+def test_the_page_shows_what_the_run_reads(shard, tmp_path):
+    loader, tokenizer, found = inspected(shard, tmp_path, keep_patches=1.0, step=3)
+    batches = loader.batches(3, rows=slice(0, 8))
     batch = next(batches)
     batches.close()
     for row, pixels, tokens in zip(found.rows, batch["images"], batch["tokens"], strict=True):
-        assert np.array_equal(row.picture, pixels) and row.caption == tokenizer.decode(tokens)
+        assert np.array_equal(row.image, pixels) and row.caption == tokenizer.decode(tokens)
         assert 1 <= row.tokens <= 6
     assert found.lengths.total() == found.sources.total() == 16
 
 
-def test_dropped_patches_are_pale(shard, tmp_path):
-    examples, _, found = inspected(shard, tmp_path, keep_patches=0.5, step=0)
+def test_dropped_patches_are_whitened(shard, tmp_path):
+    loader, _, found = inspected(shard, tmp_path, keep_patches=0.5, step=0)
     for number, row in enumerate(found.rows):
-        example = {name: array[0] for name, array in examples.rows(0, range(number, number + 1)).items()}
+        example = {name: array[0] for name, array in loader.rows(0, range(number, number + 1)).items()}
         same = [
-            np.array_equal(row.picture[y : y + 4, x : x + 4], example["images"][y : y + 4, x : x + 4])
+            np.array_equal(row.image[y : y + 4, x : x + 4], example["images"][y : y + 4, x : x + 4])
             for y in (0, 4)
             for x in (0, 4)
         ]
         assert np.flatnonzero(same).tolist() == example["kept_patches"].tolist()
 
 
-def test_inspecting_a_run_uses_its_tokenizer_and_leaves_it_as_it_is(shard, tmp_path):
+def test_inspecting_a_run_uses_its_tokenizer_and_does_not_change_it(shard, tmp_path):
     values = config(shard, steps=2, data={"sources": (shard,), "max_bad_share": 0.5})
     pretrain(values, tmp_path / "run", data_dir=tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -98,6 +98,6 @@ def test_inspecting_a_run_uses_its_tokenizer_and_leaves_it_as_it_is(shard, tmp_p
 
 
 @pytest.mark.parametrize(("change", "name"), [({"step": -1}, "step"), ({"steps": 0}, "steps"), ({"shown": 0}, "rows")])
-def test_numbers_that_make_no_sense_are_refused(shard, tmp_path, change, name):
-    with pytest.raises(ValueError, match=f"--{name}=.* makes no sense"):
+def test_numbers_that_are_too_small_are_refused(shard, tmp_path, change, name):
+    with pytest.raises(ValueError, match=f"--{name} is .*; it must be at least"):
         inspect(config(shard), tmp_path, data_dir=tmp_path, **{"step": 0, "steps": 1, "shown": 1, **change})
