@@ -1,13 +1,14 @@
 """The project's configs are valid, and command-line overrides take the type of their setting."""
 
 import pytest
+from ml_collections import ConfigDict
 
 import configs
 from adapt.evaluation.run import EvaluateSettings
 from arguments import load_config
 from benchmarks.study.variant_objective import VariantObjective
+from foundation.settings import build
 from models.checkpoints.io import save_checkpoint
-from models.config import build
 from pretrain.config.run import SECTIONS, read_settings
 from pretrain.distributed import sharding
 from pretrain.train_step import build_train_step
@@ -68,3 +69,14 @@ def test_the_variants_are_rejected_without_their_objective():
     config = load_config(str(configs.FOLDER / "study/variants.py"), [])
     with pytest.raises(ValueError, match=r"unknown .*memory"):
         read_settings(config.pretrain)
+
+
+def test_an_override_by_an_old_name_replaces_the_value_of_the_file():
+    from arguments import known_settings
+    from cluster.config import SubmitSettings
+
+    config = ConfigDict({"submit": {"max_parallel": 2}})
+    configs.set_value(config, "submit.beside", "5", known=known_settings)
+    assert build(SubmitSettings, "submit", config.submit).max_parallel == 5
+    configs.set_value(config, "submit.slurm.parallel", "7", known=known_settings)
+    assert config.submit.slurm.parallel == 7

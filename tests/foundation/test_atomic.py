@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from foundation.atomic import atomic_file, atomic_files, write_json, write_text
+from foundation.atomic import atomic_file, atomic_files, atomic_folder, write_json, write_text
 
 
 def test_a_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
@@ -97,3 +97,43 @@ def test_a_file_that_cannot_be_synced_does_not_replace_the_old_one(tmp_path, mon
     with pytest.raises(OSError, match="disk full"):
         write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_folder_replaces_the_old_one_and_leftovers_are_removed(tmp_path):
+    path = tmp_path / "export"
+    for text in ("old", "new"):
+        with atomic_folder(path) as temporary:
+            (temporary / "nested").mkdir()
+            (temporary / "nested" / f"{text}.txt").write_text(text)
+    assert [file.relative_to(path).as_posix() for file in path.rglob("*.txt")] == ["nested/new.txt"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_raise_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "export"
+    with atomic_folder(path) as temporary:
+        (temporary / "a.txt").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(path) as temporary:
+        (temporary / "a.txt").write_text("half")
+        raise RuntimeError
+    assert (path / "a.txt").read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+KILLED_FOLDER = """
+import os, signal, sys
+from foundation.atomic import atomic_folder
+with atomic_folder(sys.argv[1]) as temporary:
+    (temporary / "a.txt").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_leaves_the_old_folder_and_the_next_write_removes_what_is_left_of_the_new_one(tmp_path):
+    path = tmp_path / "export"
+    with atomic_folder(path) as temporary:
+        (temporary / "a.txt").write_text("old")
+    subprocess.run([sys.executable, "-c", KILLED_FOLDER, str(path)], timeout=60, check=False)
+    assert (path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+    with atomic_folder(path) as temporary:
+        (temporary / "a.txt").write_text("new")
+    assert (path / "a.txt").read_text() == "new" and list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Checkpoints: what is read back is what was saved or is not taken, and the right ones are kept."""
+"""Checkpoints are verified when they are read, and the right ones are kept."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def restored(folder: pathlib.Path) -> TrainState:
         checkpoints.close()
 
 
-def test_a_sum_tells_every_bit_and_the_exchange_of_two_numbers():
+def test_a_checksum_detects_flipped_bits_and_exchanged_numbers():
     array = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     whole = checksums_on_host({"a": array})
     for place in range(array.size):
@@ -71,12 +71,12 @@ def test_a_sum_tells_every_bit_and_the_exchange_of_two_numbers():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.int8])
 @pytest.mark.parametrize("shape", [(), (1,), (5, 7), (3, 4, 5), (4_194_309,)])
-def test_sums_are_the_same_on_devices_and_on_the_host(dtype, shape):
+def test_checksums_are_the_same_on_devices_and_on_the_host(dtype, shape):
     tree = {"a": jnp.asarray(np.random.default_rng(1).normal(size=shape) * 50, dtype)}
     assert checksums(tree) == checksums_on_host(jax.tree.map(np.asarray, tree))
 
 
-def test_sums_do_not_depend_on_where_arrays_are():
+def test_checksums_do_not_depend_on_the_sharding():
     mesh = sharding.create_mesh(1)
     array = np.random.default_rng(2).normal(size=(8, 6)).astype(np.float32)
     spread = jax.device_put(array, sharding.batch_sharding(mesh))
@@ -98,18 +98,18 @@ def cut(path: pathlib.Path) -> None:
 
 
 def in_a_process(check, *arguments: str) -> None:
-    """Runs a check of this file in a process of its own: storage that meets damage leaves threads behind."""
+    """Run a check of this file in a new process: reading damaged storage leaves threads behind."""
     program = f"import sys; from {__name__} import {check.__name__} as check; check(*sys.argv[1:])"
     ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
-def test_a_damaged_checkpoint_is_told_and_set_aside_or_is_whole_all_the_same(tmp_path, harm):
-    in_a_process(check_harms, str(tmp_path), harm)
+def test_a_damaged_checkpoint_is_reported_and_set_aside_or_still_reads_as_saved(tmp_path, harm):
+    in_a_process(check_damage, str(tmp_path), harm)
 
 
-def check_harms(tmp: str, harm: str) -> None:
+def check_damage(tmp: str, harm: str) -> None:
     tmp_path = pathlib.Path(tmp)
     whole = saved(tmp_path, (2, 4))
     fell_back = 0
@@ -129,7 +129,7 @@ def check_harms(tmp: str, harm: str) -> None:
     assert fell_back >= 2
 
 
-def test_an_export_takes_the_newest_that_can_be_read_or_the_one_that_is_named(tmp_path):
+def test_an_export_reads_the_newest_readable_checkpoint_or_the_named_one(tmp_path):
     in_a_process(check_exports, str(tmp_path))
 
 
@@ -145,11 +145,11 @@ def check_exports(tmp: str) -> None:
         restore_parameters(folder, step=3)
 
 
-def test_where_none_can_be_read_nothing_begins_anew(tmp_path):
-    in_a_process(check_that_none_is_readable, str(tmp_path))
+def test_if_no_checkpoint_is_readable_the_run_does_not_start_again(tmp_path):
+    in_a_process(check_no_readable_checkpoint, str(tmp_path))
 
 
-def check_that_none_is_readable(tmp: str) -> None:
+def check_no_readable_checkpoint(tmp: str) -> None:
     folder = saved(pathlib.Path(tmp), (2, 4))
     for path in [*files_of(folder / "step_2"), *files_of(folder / "step_4")]:
         os.truncate(path, 1)
@@ -160,13 +160,13 @@ def check_that_none_is_readable(tmp: str) -> None:
     assert steps_in(folder) == [2, 4]
 
 
-def test_the_newest_those_of_every_so_many_steps_and_the_best_are_kept(tmp_path):
+def test_the_newest_every_nth_and_the_best_checkpoints_are_kept(tmp_path):
     assert steps_in(saved(tmp_path / "a", range(1, 8), keep=2)) == [6, 7]
     assert steps_in(saved(tmp_path / "b", range(1, 8), keep=1, keep_every=3)) == [3, 6, 7]
     assert steps_in(saved(tmp_path / "c", range(1, 8), keep=1, best=lambda steps: {2} & set(steps))) == [2, 7]
 
 
-def test_going_back_forgets_what_came_after(tmp_path):
+def test_a_rollback_deletes_later_checkpoints(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=9)
     for step in (2, 4, 6):
         checkpoints.save(state_of(step))
@@ -185,7 +185,7 @@ def write_metrics(path: pathlib.Path, name: str, values: dict[int, float]) -> pa
 def test_the_best_by_a_loss_is_the_lowest_and_by_an_accuracy_the_highest(tmp_path):
     losses = write_metrics(tmp_path / "losses.jsonl", "loss", {2: 3.0, 4: 1.0, 6: 2.0})
     best = BestCheckpoints(losses, "loss", evaluate_every=0)
-    assert best([3, 5, 7]) == {5} and best.best([3, 5, 7]) == (5, 1.0)  # the last line until then
+    assert best([3, 5, 7]) == {5} and best.best([3, 5, 7]) == (5, 1.0)  # the last value up to that step
     assert best([1]) == set() and best.best([1]) is None
 
     name = "evaluation/digits/knn@16"
@@ -193,4 +193,4 @@ def test_the_best_by_a_loss_is_the_lowest_and_by_an_accuracy_the_highest(tmp_pat
     best = BestCheckpoints(accuracies, name, evaluate_every=3)
     assert best([3, 5, 6]) == {6}
     assert best([3, 6, 9]) == {9}  # the latest of equals
-    assert best([3, 6, 12]) == {6, 12}  # that of 12 is still going on
+    assert best([3, 6, 12]) == {6, 12}  # the evaluation of step 12 is still running

@@ -1,4 +1,4 @@
-"""Runs that continue a checkpoint: SigLIP and CLIP, with the context objective, from any format."""
+"""Runs that start from a SigLIP or CLIP checkpoint, or from towers of a published size."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["siglip", "clip"])
 def start(request, tmp_path_factory):
-    """A checkpoint of one family, and the base loss that goes with it."""
+    """A checkpoint of one family, and its base loss."""
     folder = tmp_path_factory.mktemp(request.param) / "export"
     return save_checkpoint(folder, tiny_checkpoint(request.param, mean=MEAN)), {"siglip": "sigmoid", "clip": "softmax"}[
         request.param
@@ -41,13 +41,13 @@ def start(request, tmp_path_factory):
 
 
 def continuing(checkpoint, shards, base="sigmoid", **changes):
-    """Returns the config of a run that continues a checkpoint and says nothing of towers and tokenizer."""
+    """Return the config of a run that continues a checkpoint, without towers and tokenizer."""
     values = config(shards, steps=2, initial_checkpoint=str(checkpoint), objective={"base": base}, **changes)
     del values["vision"], values["text"], values["tokenizer"]
     return values
 
 
-def test_a_run_that_learns_nothing_exports_the_bytes_that_it_began_with(start, shards, tmp_path):
+def test_a_run_without_updates_exports_the_initial_weights_bit_for_bit(start, shards, tmp_path):
     checkpoint, base = start
     pretrain(continuing(checkpoint, shards, base, optimizer=STILL), tmp_path, data_dir=tmp_path)
     folder = export(tmp_path, tmp_path / "export", license="apache-2.0")
@@ -55,7 +55,7 @@ def test_a_run_that_learns_nothing_exports_the_bytes_that_it_began_with(start, s
     scalars = {name for name in before if name.startswith("logit_")}
     assert set(before) == set(after)
     assert all(before[name].tobytes() == after[name].tobytes() for name in set(before) - scalars)
-    for name in scalars:  # which the config has as they act, and not as logarithms
+    for name in scalars:  # the config has their exponentials
         np.testing.assert_allclose(before[name], after[name], rtol=1e-6)
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
         assert json.loads((checkpoint / name).read_text()) == json.loads((folder / name).read_text()), name
@@ -63,7 +63,7 @@ def test_a_run_that_learns_nothing_exports_the_bytes_that_it_began_with(start, s
     assert "license: apache-2.0" in card and "context objective" in card and "s.tar: 21 samples" in card
 
 
-def test_a_run_that_learns_changes_both_towers_and_says_where_it_began(start, shards, tmp_path, capsys):
+def test_training_changes_both_towers_and_logs_the_initial_checkpoint(start, shards, tmp_path, capsys):
     checkpoint, base = start
     pretrain(continuing(checkpoint, shards, base), tmp_path, data_dir=tmp_path)
     bias = -3.5 if base == "sigmoid" else -10
@@ -76,14 +76,14 @@ def test_a_run_that_learns_changes_both_towers_and_says_where_it_began(start, sh
         assert np.abs(before[path] - after[path]).max() < 0.1
 
 
-def test_a_scale_of_the_config_is_taken_and_told(shards, tmp_path, capsys):
+def test_a_logit_bias_in_the_config_replaces_the_checkpoints_and_is_logged(shards, tmp_path, capsys):
     folder = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip"))
     values = continuing(folder, shards)
     values["objective"] |= {"logit_bias": -4.0}
     pretrain(values, tmp_path / "run", data_dir=tmp_path)
-    told = capsys.readouterr().out
-    assert "logit_scale 12.18, logit_bias -4" in told
-    assert "the checkpoint's logit_bias is -3.5; objective.logit_bias of the config is used instead" in told
+    output = capsys.readouterr().out
+    assert "logit_scale 12.18, logit_bias -4" in output
+    assert "the checkpoint's logit_bias is -3.5; objective.logit_bias of the config is used instead" in output
 
 
 def test_images_of_another_size_continue_with_resampled_positions(start, shards, tmp_path, capsys):
@@ -94,12 +94,12 @@ def test_images_of_another_size_continue_with_resampled_positions(start, shards,
     expected = open_checkpoint(checkpoint, image_size=27)
     opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
     assert opened.settings == expected.settings and opened.preprocessing == expected.preprocessing
-    ours, theirs = dict(flatten(opened.parameters)), dict(flatten(expected.parameters))
-    assert set(ours) == set(theirs)
-    assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    exported, resampled = dict(flatten(opened.parameters)), dict(flatten(expected.parameters))
+    assert set(exported) == set(resampled)
+    assert all(np.array_equal(exported[path], resampled[path]) for path in exported)
 
 
-def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, tmp_path):
+def test_a_run_resumes_without_its_initial_checkpoint(start, shards, tmp_path):
     checkpoint = pathlib.Path(shutil.copytree(start[0], tmp_path / "given"))
     values = continuing(checkpoint, shards, start[1])
     pretrain(values, tmp_path / "whole", data_dir=tmp_path)
@@ -107,7 +107,7 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, 
     shutil.rmtree(checkpoint)
     assert read_settings(values, tmp_path / "half") == load_settings(tmp_path / "half")
     assert pretrain(values, tmp_path / "half", data_dir=tmp_path).step == 2
-    with pytest.raises(FileNotFoundError, match=r"given is no exported checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"given is not a checkpoint"):
         pretrain(values, tmp_path / "new", data_dir=tmp_path)
 
 
@@ -118,22 +118,28 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(start, shards, 
         ({"text": {"length": 64}}, r"text.length is 64 in the config, but 9 in"),
         ({"variant": "B/16"}, r"vision.width is 768 in the config, but 24 in"),
         ({"vision": {"hight": 3}}, r"unknown key vision.hight"),
-        ({"tokenizer": {"name": "train:60"}}, r"tokenizer.name 'train:60' would train new token ids, but the text tower of .* Set it to"),
-        ({"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}}, r"tokenizer.canonicalize is 'siglip', but the tokenizer is the checkpoint's"),
+        (
+            {"tokenizer": {"name": "train:60"}},
+            r"tokenizer.name 'train:60' would train new token ids, but the text tower of .* Set it to",
+        ),
+        (
+            {"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}},
+            r"tokenizer.canonicalize is 'siglip', but the tokenizer is the checkpoint's",
+        ),
         (
             {"preprocessing": {"size": (16, 16)}},
             r"preprocessing makes images of \(16, 16\) pixels, but vision.image_size",
         ),
-        ({"initial_checkpoint": "./nowhere"}, r"./nowhere is no exported checkpoint"),
+        ({"initial_checkpoint": "./nowhere"}, r"./nowhere is not a checkpoint"),
     ],
 )
-def test_what_does_not_go_with_the_checkpoint_is_refused(tmp_path_factory, changes, message):
+def test_settings_that_contradict_the_checkpoint_are_errors(tmp_path_factory, changes, message):
     folder = save_checkpoint(tmp_path_factory.mktemp("siglip") / "export", tiny_checkpoint("siglip"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_settings(continuing(folder, "none.tar") | changes)
 
 
-def test_towers_come_from_a_family_and_a_variant_and_what_is_set_beside_them():
+def test_towers_come_from_family_and_variant_with_changes_by_the_config():
     base = config("none.tar")
     named = {"family": "clip", "variant": "B/32", "vision": {"image_size": 64, "depth": 2}, "text": {"length": 20}}
     model = read_settings(base | named).model(vocab_size=99, end_id=7)
@@ -145,7 +151,7 @@ def test_towers_come_from_a_family_and_a_variant_and_what_is_set_beside_them():
         read_settings(base | {"text": {**base["text"], "vocab_size": 50}}).model(vocab_size=99)
 
 
-def test_pooling_at_the_end_needs_a_tokenizer_that_ends_texts():
+def test_pooling_by_the_end_token_needs_a_tokenizer_that_ends_texts():
     from models.text.tokenizer import Tokenizer
     from tests.models.tokenizer_families import FAMILIES
 
@@ -155,7 +161,7 @@ def test_pooling_at_the_end_needs_a_tokenizer_that_ends_texts():
         settings.model_for(Tokenizer(FAMILIES["gpt2"](), length=6))
 
 
-def test_a_clip_is_trained_from_scratch_and_exported(shards, tmp_path):
+def test_a_clip_model_is_trained_from_scratch_and_exported(shards, tmp_path):
     towers = {"vision": {**config("")["vision"], "projection": 12}}
     values = config(shards, steps=3, family="clip", objective={"base": "softmax"}, **towers)
     pretrain(values, tmp_path, data_dir=tmp_path)
@@ -180,7 +186,7 @@ pretrain(values, sys.argv[3], data_dir=sys.argv[3])
 """
 
 
-def test_a_checkpoint_is_read_in_pieces_onto_eight_devices(shards, tmp_path):
+def test_a_checkpoint_is_read_sharded_onto_eight_devices(shards, tmp_path):
     start = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip", vision={"patch_size": 4}))
     run_on_eight(START_ON_EIGHT, start, shards, tmp_path / "run")
     before, after = (
@@ -191,7 +197,7 @@ def test_a_checkpoint_is_read_in_pieces_onto_eight_devices(shards, tmp_path):
 
 
 def run_on_eight(code, *arguments):
-    """Runs a program on eight fake devices."""
+    """Run a program on eight fake devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags})
@@ -216,11 +222,11 @@ loop.pretrain(eight(sys.argv[1]), sys.argv[2], data_dir=sys.argv[2])
 
 
 def eight(shards):
-    """Returns the config of a run on eight devices, with gradient caching and parameters in pieces."""
+    """Return the config of a run on eight devices, with gradient caching and sharded parameters."""
     return config(shards, steps=3, batch_size=16, microbatch_size=8, mesh={"fsdp": 4}, checkpoint_every=9)
 
 
-def test_eight_devices_with_gradient_caching_and_fsdp_export_the_bytes_of_their_parameters_on_one(shards, tmp_path):
+def test_a_run_on_eight_devices_exports_the_same_bytes_as_its_parameters_on_one_device(shards, tmp_path):
     run_on_eight(ON_EIGHT, shards, tmp_path)
     assert jax.device_count() == 1
     opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
