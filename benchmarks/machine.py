@@ -1,4 +1,4 @@
-"""What a benchmark ran on: the machine, its peak, and how much of it others used meanwhile."""
+"""The machine of a benchmark: its name, its measured peak, and how busy other processes keep it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # the GLIBC_TUNABLES with which launch.py restarts itself
+
 
 def describe_machine(platform_name: str = "cpu") -> str:
-    """Returns the processor with its cores, and for "gpu" the graphics card in front of them."""
+    """Return the processor and its number of cores, preceded by the graphics cards for the platform "gpu"."""
     cpu = f"{cpu_model()}, {os.cpu_count()} cores"
     if platform_name != "gpu":
         return cpu
@@ -25,7 +27,7 @@ def describe_machine(platform_name: str = "cpu") -> str:
 
 
 def cpu_model() -> str:
-    """Returns the processor's name."""
+    """Return the name of the processor."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -34,7 +36,7 @@ def cpu_model() -> str:
 
 
 def busy_seconds() -> float:
-    """Returns how long this machine's cores have worked since it started, all processes together; 0 where unknown."""
+    """Return the seconds of work of all cores since the machine started, over all processes; 0 if unknown."""
     with contextlib.suppress(OSError):
         user, nice, system, _, _, *interrupts = pathlib.Path("/proc/stat").read_text(encoding="utf-8").split()[1:9]
         return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
@@ -42,7 +44,7 @@ def busy_seconds() -> float:
 
 
 def page_policy() -> str:
-    """Returns the kernel's word on huge pages: always, madvise (as GLIBC_TUNABLES asks for) or never."""
+    """Return the kernel's setting for huge pages: always, madvise (as GLIBC_TUNABLES requests) or never."""
     with contextlib.suppress(OSError, IndexError):
         choices = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
         return choices.split("[")[1].split("]")[0]
@@ -50,7 +52,7 @@ def page_policy() -> str:
 
 
 def seconds_of(function: Callable[[], Any], repeats: int) -> list[float]:
-    """Returns the seconds of so many calls, one after another."""
+    """Return the seconds of each of `repeats` calls, one after another."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -60,6 +62,6 @@ def seconds_of(function: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def measure_peak(product: Callable[[], Any], size: int, *, repeats: int = 10) -> float:
-    """Returns the most FLOP/s that repeated products of two `[size, size]` matrices reach."""
+    """Return the highest FLOP/s of repeated products of two `[size, size]` matrices."""
     product()
     return 2 * size**3 / min(seconds_of(product, repeats))

@@ -1,14 +1,14 @@
-"""Few-shot accuracy of every adapter on real CLIP features, with its defaults and with selected settings.
+"""Few-shot accuracy of every adapter on CLIP features, with default and with selected settings.
 
 python -m benchmarks.peers.adapter_accuracy --features=FOLDER [--sets=caltech101,…] [--methods=gda,…] [--locality]
 
-FOLDER holds .npz files of CLIP ViT-B/32 features. caltech101 and oxford_flowers: ten random supports of every size from
-`support_16` and `val` together, tested on `test`; they have no text. imagenet_a: its `support_1` and `support_2`,
-tested on `support_4`, and `support_4`, tested on `support_2`. Settings are selected on the support alone. Prints the
-mean accuracy and the half-width of its 95 % interval over the supports.
+FOLDER holds .npz files of CLIP ViT-B/32 features. For caltech101 and oxford_flowers, which have no text, ten random
+support sets per number of shots are drawn from `support_16` and `val` together, and `test` holds the queries. For
+imagenet_a, `support_1` and `support_2` are evaluated on `support_4`, and `support_4` on `support_2`. Settings are
+selected on the support set alone. Prints the mean accuracy and the half-width of its 95 % interval over support sets.
 
 --locality instead adapts to the first 250 of the 500 classes of imagenet_a, from `support_2`, and prints the accuracy
-on the queries of those and of the other classes, always among all 500.
+on queries of those classes and of the other classes, always among all 500.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
+import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -34,9 +36,12 @@ SHOTS = {"caltech101": (1, 2, 4, 8, 16), "oxford_flowers": (1, 2, 4, 8, 16), "im
 DRAWS = 10
 
 
-class Cases(NamedTuple):
-    """Supports of one size `[draws, n, dim]` with labels `[draws, n]`, the queries `[m, dim]` with the classes they are
-    members of `[m, classes]`, and the classes' text or None."""
+class Draws(NamedTuple):
+    """Support sets of one size, their queries, and the classes' text features.
+
+    `features` `[draws, n, dim]`, `labels` `[draws, n]`, `query` `[m, dim]`, `members` `[m, classes]` (one-hot), and
+    `text` `[classes, dim]` or None.
+    """
 
     features: jax.Array
     labels: jax.Array
@@ -45,15 +50,15 @@ class Cases(NamedTuple):
     text: jax.Array | None
 
 
-def cases(folder: pathlib.Path, name: str, shots: int, draws: int = DRAWS) -> Cases:
-    """Returns the supports of `shots` examples a class, and the queries that test them."""
-    found = dict(np.load(folder / f"{name}.npz"))
+def draw_supports(folder: pathlib.Path, name: str, *, shots: int, draws: int = DRAWS) -> Draws:
+    """Return support sets of `shots` images per class, and their queries."""
+    found = dict(np.load(folder / f"{name}.npz", allow_pickle=False))
     unit = {key: np.asarray(normalize(array)) for key, array in found.items() if array.ndim == 2}
     if name == "imagenet_a":
         support = unit[f"support_{shots}"][None], found[f"support_labels_{shots}"][None]
         query = 4 if shots < 4 else 2
         members = np.eye(500)[found[f"support_labels_{query}"]]
-        return Cases(*support, unit[f"support_{query}"], members, unit["text"])
+        return Draws(*support, unit[f"support_{query}"], members, unit["text"])
     pool = np.concatenate([unit["support_16"], unit["val"]])
     labels = np.concatenate([found["support_labels_16"], found["val_labels"]])
     rows = []
@@ -62,30 +67,37 @@ def cases(folder: pathlib.Path, name: str, shots: int, draws: int = DRAWS) -> Ca
         members = [rng.permutation(np.flatnonzero(labels == label))[:shots] for label in range(labels.max() + 1)]
         rows.append(np.concatenate(members))
     rows = np.stack(rows)
-    return Cases(pool[rows], labels[rows], unit["test"], np.eye(labels.max() + 1)[found["test_labels"]], None)
+    return Draws(pool[rows], labels[rows], unit["test"], np.eye(labels.max() + 1)[found["test_labels"]], None)
+
+
+class SupportAccuracies(NamedTuple):
+    """Accuracies `[draws]` and numbers of the selected settings `[draws]`."""
+
+    accuracy: jax.Array
+    chosen: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="leave_out")
-def accuracies(name: str, select: bool, cases: Cases, *, leave_out: str | None = None) -> tuple[jax.Array, jax.Array]:
-    """Returns the accuracy of each support, and the number of the setting that was taken."""
+def accuracies(name: str, select: bool, draws: Draws, *, leave_out: str | None = None) -> SupportAccuracies:
+    """Return the accuracy of each support set, and the number of the setting that was selected."""
     options, key = Grid(name, leave_out=leave_out), jax.random.key(0)
 
     def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        support = Support(*case, cases.text, jnp.float32(100), num_classes=cases.members.shape[1])
+        support = Support(*case, draws.text, jnp.float32(100), num_classes=draws.members.shape[1])
         chosen = options.choose(support, key=key)[0] if select else jnp.int32(0)
 
         def right(adapter: adapt.Adapter) -> jax.Array:
-            logits = adapter.fit_support(support, key=key)(cases.query)
-            return jnp.mean(jnp.argmax(logits, axis=1) == jnp.argmax(cases.members, axis=1))
+            logits = adapter.fit_support(support, key=key)(draws.query)
+            return jnp.mean(jnp.argmax(logits, axis=1) == jnp.argmax(draws.members, axis=1))
 
         return options.apply(chosen, right), chosen
 
-    return jax.lax.map(one, (cases.features, cases.labels))
+    return SupportAccuracies(*jax.lax.map(one, (draws.features, draws.labels)))
 
 
 def locality(folder: pathlib.Path, methods: list[str]) -> None:
-    """Prints the accuracy on classes with examples and on classes without, each method as it is and within a gate."""
-    given = cases(folder, "imagenet_a", 2)
+    """Print the accuracy on classes with and without support images, each method alone and inside `local`."""
+    given = draw_supports(folder, "imagenet_a", shots=2)
     labels, first = np.asarray(given.labels[0]), np.argmax(given.members, axis=1) < 250
     features, labels = given.features[0][labels < 250], labels[labels < 250]
 
@@ -100,7 +112,7 @@ def locality(folder: pathlib.Path, methods: list[str]) -> None:
         )
 
     before: list[float] = []
-    print("\n| method | settings | classes with examples | classes without |\n|---|---|---|---|")
+    print("\n| method | settings | classes with support | classes without |\n|---|---|---|---|")
     row("zero_shot", "", adapt.create("zero_shot"))
     text = {"class_text_features": given.text}
     for name in methods:
@@ -113,22 +125,31 @@ def locality(folder: pathlib.Path, methods: list[str]) -> None:
                 row(f"local({name})", settings, adapt.create("local", inner=adapter))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=pathlib.Path, required=True)
-    parser.add_argument("--sets", default=",".join(SHOTS))
-    parser.add_argument("--methods", default=",".join(adapt.METHODS))
-    parser.add_argument("--shots", help="default: all there are")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="supports of each size; default: 10")
-    parser.add_argument("--settings", action="store_true", help="print which settings were selected how often")
-    parser.add_argument("--leave_out", choices=("one", "fold"), help="default: what each method does best with")
-    parser.add_argument("--locality", action="store_true", help="print what becomes of classes never adapted to")
-    args = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.adapter_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--features", type=pathlib.Path, required=True, help="folder with .npz files of features")
+    parser.add_argument("--sets", default=",".join(SHOTS), help="sets, separated by commas (default: all)")
+    parser.add_argument(
+        "--methods", default=",".join(adapt.METHODS), help="methods, separated by commas (default: all)"
+    )
+    parser.add_argument("--shots", help="numbers of shots, separated by commas (default: all of the set)")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="support sets per number of shots (default: 10)")
+    parser.add_argument("--settings", action="store_true", help="print how often each setting was selected")
+    parser.add_argument(
+        "--leave_out", choices=("one", "fold"), help="how settings are selected (default: as each method prefers)"
+    )
+    parser.add_argument("--locality", action="store_true", help="print the accuracy on classes without support images")
+    args = parser.parse_args(arguments)
     if args.locality:
         print(f"{describe_machine()}, jax {jax.__version__}")
         locality(args.features, args.methods.split(","))
-        return
-    print(f"{describe_machine()}, jax {jax.__version__}; {args.draws} supports, mean ± half of the 95 % interval, %")
+        return 0
+    print(f"{describe_machine()}, jax {jax.__version__}; {args.draws} support sets; mean ± 95 % interval, %")
     for name in args.sets.split(","):
         shots = tuple(map(int, args.shots.split(","))) if args.shots else SHOTS[name]
         print(f"\n{name}\n\n| method | settings | " + " | ".join(f"{k} shots" for k in shots) + " |")
@@ -143,7 +164,10 @@ def main() -> None:
                 began, row, taken = time.perf_counter(), [], []
                 for k in shots:
                     accuracy, chosen = accuracies(
-                        method, select, cases(args.features, name, k, args.draws), leave_out=args.leave_out
+                        method,
+                        select,
+                        draw_supports(args.features, name, shots=k, draws=args.draws),
+                        leave_out=args.leave_out,
                     )
                     mean, half = mean_interval([float(100 * value) for value in accuracy])
                     row.append(f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}"))
@@ -160,7 +184,8 @@ def main() -> None:
                             f"    {k} shots:",
                             *(f"{count}× {options[v]}" for v, count in zip(values, counts, strict=True)),
                         )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

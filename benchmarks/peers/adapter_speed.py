@@ -1,14 +1,15 @@
-"""Time and memory of the adapters against named peers.
+"""Time and memory of the adapters, against PyTorch, scikit-learn and faiss.
 
 python -m benchmarks.peers.adapter_speed grid|all|peers|imagenet [--features=FOLDER]
 
-all       every training-free method at 1, 2, 4, 8 and 16 shots and 10 supports, settings selected on each support
-grid      Tip-Adapter's leave-one-out accuracy at 200 beta × 20 alpha, beside a loop over the grid in PyTorch
-peers     linear_probe beside scikit-learn's LogisticRegression, knn beside faiss' exact search, and a fit of llu
-imagenet  1,000 classes × 16 shots, 50,000 queries, 768 dimensions, made up: seconds and memory, a process a method
+all       every training-free method at 1, 2, 4, 8 and 16 shots and 10 support sets, settings selected on each of them
+grid      Tip-Adapter's leave-one-out accuracy at 200 beta × 20 alpha, against a loop over the grid in PyTorch
+peers     linear_probe against scikit-learn's LogisticRegression, knn against faiss' exact search, and a fit of llu
+imagenet  1,000 classes × 16 shots, 50,000 queries, 768 dimensions, synthetic: seconds and memory, a process per method
 
-FOLDER has caltech101.npz: CLIP ViT-B/32 features of 100 classes, 2,465 of them queries. It has no text; the class means
-of its validation images stand in, which changes accuracy and not time. Times include compiling unless said otherwise.
+FOLDER holds caltech101.npz with CLIP ViT-B/32 features of 100 classes, including 2,465 queries. It has no text; the
+class means of its validation images replace it, which changes the accuracy but not the time. Times include compilation
+unless the row says "again".
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,30 +30,51 @@ import numpy as np
 import adapt
 from adapt.adapters.ops import class_means, normalize
 from benchmarks.machine import describe_machine, measure_peak
-from benchmarks.peers.adapter_accuracy import Cases, accuracies, cases
+from benchmarks.peers.adapter_accuracy import Draws, accuracies, draw_supports
+from benchmarks.peers.installed import missing_peers
 
-SEEDS, DIM, CLASSES, QUERIES = 10, 768, 1000, 50_000
+SEEDS, DIM = 10, 768
+PEAK_SIZE = 2048
+NEEDED = {  # by table: the peers, and what installs them
+    "grid": (("torch",), "requirements-parity.txt"),
+    "peers": (("sklearn", "faiss"), "requirements-bench.txt"),
+}
 
 
-def main() -> int:
-    """Prints the tables that are named; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", choices=("all", "grid", "peers", "imagenet"))
-    parser.add_argument("--features", type=pathlib.Path)
-    parser.add_argument("--methods", default=",".join(adapt.TRAINING_FREE))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the chosen tables and return 0, or name what is missing and return 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.adapter_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tables", nargs="+", choices=("all", "grid", "peers", "imagenet"), help="tables to print")
+    parser.add_argument("--features", type=pathlib.Path, help="folder with caltech101.npz; not needed for imagenet")
+    parser.add_argument(
+        "--methods",
+        default=",".join(adapt.TRAINING_FREE),
+        help="methods of all and imagenet, separated by commas (default: training-free)",
+    )
+    parser.add_argument("--classes", type=int, default=1000, help="classes of imagenet (default: 1000)")
+    parser.add_argument("--queries", type=int, default=50_000, help="queries of imagenet (default: 50000)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     methods = args.methods.split(",")
     if args.one:
-        return imagenet_one(args.one)
+        return imagenet_one(args.one, classes=args.classes, queries=args.queries)
+    for table in args.tables:
+        modules, requirements = NEEDED.get(table, ((), ""))
+        if message := missing_peers(*modules, requirements=requirements):
+            print(message, file=sys.stderr)
+            return 1
     if args.tables != ["imagenet"] and (args.features is None or not (args.features / "caltech101.npz").is_file()):
-        print("error: --features must name a folder with caltech101.npz", file=sys.stderr)
+        print("error: --features must name a folder that holds caltech101.npz", file=sys.stderr)
         return 1
     print(f"{describe_machine()}, jax {jax.__version__}, {peak() / 1e9:.0f} GFLOP/s in float32 products")
     for table in args.tables:
         print()
         if table == "imagenet":
-            imagenet(methods)
+            imagenet(methods, classes=args.classes, queries=args.queries)
         elif table == "all":
             everything(args.features, methods)
         elif table == "grid":
@@ -63,20 +86,22 @@ def main() -> int:
 
 @functools.cache
 def peak() -> float:
-    """Returns the FLOP/s of float32 products here."""
-    matrix, multiply = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
-    return measure_peak(lambda: multiply(matrix, matrix).block_until_ready(), 2048)
+    """Return the peak FLOP/s of float32 products on this machine."""
+    matrix, multiply = jnp.ones((PEAK_SIZE, PEAK_SIZE)), jax.jit(jnp.matmul)
+    return measure_peak(lambda: multiply(matrix, matrix).block_until_ready(), PEAK_SIZE)
 
 
-def with_text(folder: pathlib.Path, shots: int, draws: int = SEEDS) -> Cases:
-    """Returns supports of caltech101 with a stand-in for texts."""
-    found = np.load(folder / "caltech101.npz")
-    means, _ = class_means(normalize(found["val"]), jnp.asarray(found["val_labels"]), 100)
-    return cases(folder, "caltech101", shots, draws)._replace(text=normalize(means))
+def with_text(folder: pathlib.Path, *, shots: int, draws: int = SEEDS) -> Draws:
+    """Return support sets of caltech101, with class means instead of text features."""
+    supports = draw_supports(folder, "caltech101", shots=shots, draws=draws)
+    found = np.load(folder / "caltech101.npz", allow_pickle=False)
+    num_classes = supports.members.shape[1]
+    means, _ = class_means(normalize(found["val"]), jnp.asarray(found["val_labels"]), num_classes)
+    return supports._replace(text=normalize(means))
 
 
-def padded(cases: list[Cases]) -> Cases:
-    """Returns supports of several sizes in one shape, which is compiled once; rows that are not there have label −1."""
+def padded(cases: list[Draws]) -> Draws:
+    """Return support sets of several sizes padded to one shape, compiled once; padding has label −1."""
     most = max(case.labels.shape[1] for case in cases)
     missing = [[(0, 0), (0, most - case.labels.shape[1])] for case in cases]
     features = [np.pad(case.features, [*pad, (0, 0)]) for case, pad in zip(cases, missing, strict=True)]
@@ -85,10 +110,10 @@ def padded(cases: list[Cases]) -> Cases:
 
 
 def everything(folder: pathlib.Path, methods: list[str]) -> None:
-    """Prints the seconds of selection, fit and classification, all together a method."""
-    print(f"caltech101, {SEEDS} supports a size, selection + fit + 2,465 queries, seconds with compiling")
+    """Print the seconds per method of selection, fit and classification together."""
+    print(f"caltech101, {SEEDS} support sets per size, selection + fit + all queries, seconds with compilation")
     print("\n| method | 1, 2 and 4 shots | 8 shots | 16 shots | all |\n|---|---|---|---|---|")
-    groups = [padded([with_text(folder, k) for k in shots]) for shots in ((1, 2, 4), (8,), (16,))]
+    groups = [padded([with_text(folder, shots=k) for k in shots]) for shots in ((1, 2, 4), (8,), (16,))]
     total = 0.0
     for method in methods:
         row = []
@@ -98,14 +123,14 @@ def everything(folder: pathlib.Path, methods: list[str]) -> None:
             row.append(time.perf_counter() - began)
         total += sum(row)
         print(f"| {method} | " + " | ".join(f"{s:.1f}" for s in row) + f" | {sum(row):.1f} |", flush=True)
-    print(f"\nin all {total:.1f} s")
+    print(f"\ntotal: {total:.1f} s")
 
 
 def grid(folder: pathlib.Path) -> None:
-    """Prints the seconds of Tip-Adapter's grid here and in a PyTorch loop, on the same support, and that they agree."""
+    """Print the seconds of Tip-Adapter's grid in both libraries on the same support set, and how well they agree."""
     import torch
 
-    given = with_text(folder, 16, 1)
+    given = with_text(folder, shots=16, draws=1)
     betas, alphas = np.linspace(0.5, 50, 200), np.geomspace(0.1, 1000, 20)
     grids = {"alpha": tuple(map(float, alphas)), "beta": tuple(map(float, betas))}
     call = functools.partial(
@@ -130,23 +155,26 @@ def grid(folder: pathlib.Path) -> None:
             loop[row, column] = (logits.argmax(dim=1) == labels).float().mean()
     peer = time.perf_counter() - began
     apart = np.abs(loop.reshape(-1) - chosen.accuracy).max()
-    print(f"Tip-Adapter, 1,600 examples left out in turn, {loop.size:,} settings (PyTorch {torch.__version__})\n")
+    print(
+        f"Tip-Adapter, {len(labels):,} images left out in turn, {loop.size:,} settings (PyTorch {torch.__version__})\n"
+    )
     print("| | seconds | ratio |\n|---|---|---|")
     print(f"| PyTorch loop | {peer:.1f} | 1 |")
-    for name, took in zip(("adapt.select, with compiling", "adapt.select, again"), seconds, strict=True):
+    for name, took in zip(("adapt.select, with compilation", "adapt.select, again"), seconds, strict=True):
         print(f"| {name} | {took:.2f} | {peer / took:.0f} × faster |")
-    # Cosines once, and an exponential and a product with the 100 classes for each beta.
-    work = 2 * 1600 * 1600 * 512 + 200 * 2 * 1600 * 1600 * 100
-    print(f"\nlargest difference of an accuracy {apart:.4f}; the products alone at the peak {work / peak():.2f} s")
+    # The cosines once, then for each beta an exponential and a product with the classes.
+    n, dim = features.shape
+    work = 2 * n * n * dim + len(betas) * 2 * n * n * members.shape[1]
+    print(f"\nlargest difference of an accuracy: {apart:.4f}; limit, the products at the peak: {work / peak():.2f} s")
 
 
 def peers(folder: pathlib.Path) -> None:
-    """Prints seconds and agreement with scikit-learn and faiss, and the seconds of llu."""
+    """Print seconds and agreement with scikit-learn and faiss, and the seconds of llu."""
     import faiss
     import sklearn
     from sklearn.linear_model import LogisticRegression
 
-    given = with_text(folder, 16, 1)
+    given = with_text(folder, shots=16, draws=1)
     x, y, query = (np.array(array) for array in (given.features[0], given.labels[0], given.query))
     right = np.argmax(given.members, axis=1)
     print("| what | seconds | peer | seconds | ratio | agreement |\n|---|---|---|---|---|---|")
@@ -179,32 +207,33 @@ def peers(folder: pathlib.Path) -> None:
     took = time.perf_counter() - began
     same = np.mean(np.argmax(logits, axis=1) == y[nearest[:, 0]])
     print(
-        f"| knn, k 1, 1,600 × 2,465 | {first:.2f}, again {again:.3f} | faiss {faiss.__version__} | {took:.3f} | "
-        f"{took / again:.1f} × | {same:.2%} of predictions |"
+        f"| knn, k 1, {len(x):,} × {len(query):,} | {first:.2f}, again {again:.3f} | faiss {faiss.__version__} "
+        f"| {took:.3f} | {took / again:.1f} × | {same:.2%} of predictions |"
     )
     logits, first, again = ours("llu")
     accuracy = np.mean(np.argmax(logits, axis=1) == right)
-    print(f"| llu, 100 × 16 | {first:.1f}, again {again:.1f} | | | | {accuracy:.1%} right |")
+    print(f"| llu, {given.members.shape[1]} × 16 | {first:.1f}, again {again:.1f} | | | | {accuracy:.1%} right |")
 
 
-def imagenet(methods: list[str]) -> None:
-    """Prints seconds and the largest memory of each method in a process of its own."""
-    print(f"{CLASSES:,} classes × 16 shots, {QUERIES:,} queries, {DIM} dimensions, made up; default settings\n")
+def imagenet(methods: list[str], *, classes: int, queries: int) -> None:
+    """Print seconds and peak memory of each method in a process of its own."""
+    print(f"{classes:,} classes × 16 shots, {queries:,} queries, {DIM} dimensions, synthetic; default settings\n")
     print("| method | fit, s | classify, s | peak memory, GB |\n|---|---|---|---|")
     for method in methods:
         command = [sys.executable, "-m", "benchmarks.peers.adapter_speed", "imagenet", f"--one={method}"]
+        command += [f"--classes={classes}", f"--queries={queries}"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         last = (found.stdout if found.returncode == 0 else found.stderr).strip().splitlines()[-1]
         print(f"| {method} | {last} |", flush=True)
 
 
-def imagenet_one(method: str) -> int:
-    """Prints the row of one method."""
+def imagenet_one(method: str, *, classes: int, queries: int) -> int:
+    """Print the row of one method."""
     rng = np.random.default_rng(0)
-    centers = rng.standard_normal((CLASSES, DIM), np.float32)
-    labels = np.repeat(np.arange(CLASSES), 16)
+    centers = rng.standard_normal((classes, DIM), np.float32)
+    labels = np.repeat(np.arange(classes), 16)
     support = centers[labels] + rng.standard_normal((len(labels), DIM), np.float32)
-    query = centers[rng.integers(CLASSES, size=QUERIES)] + rng.standard_normal((QUERIES, DIM), np.float32)
+    query = centers[rng.integers(classes, size=queries)] + rng.standard_normal((queries, DIM), np.float32)
     began = time.perf_counter()
     classifier = jax.block_until_ready(adapt.create(method).fit(support, labels, class_text_features=centers))
     fitted = time.perf_counter()

@@ -1,42 +1,45 @@
-"""How long opening a checkpoint takes, and how much memory: here and with transformers in PyTorch.
+"""Time and memory of opening a checkpoint, against transformers in PyTorch.
 
 python -m benchmarks.peers.checkpoint_loading [--variant=So400m/14] [--image_size=384] [--dtype=bfloat16]
 
-A SigLIP with random weights is written in `--dtype` as one safetensors file, and opened in that dtype by a process of
-its own. Memory is the peak of the whole process (VmHWM), less what it held before it opened the file. The file lies in
-the page cache, as after a download. Linux only.
+A SigLIP with random weights is written in `--dtype` as one safetensors file. Each side opens it in that dtype in a
+process of its own. Memory is the peak of the process (VmHWM) minus its peak before it opened the file. The file is in
+the page cache, as after a download. Without PyTorch only our side is measured. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
 from benchmarks.machine import describe_machine
 
 
-def main() -> int:
-    """Prints the table, or a sentence about what is missing; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers.checkpoint_loading", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--variant", default="So400m/14", help="size of the towers")
-    parser.add_argument("--image_size", type=int, default=384, help="pixels")
-    parser.add_argument("--vocab_size", type=int, default=32_000, help="token ids")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the file")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--variant", default="So400m/14", help="size of the towers (default: So400m/14)")
+    parser.add_argument("--image_size", type=int, default=384, help="image size in pixels (default: 384)")
+    parser.add_argument("--vocab_size", type=int, default=32_000, help="number of token ids (default: 32000)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="type of the weights in the file"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--child", choices=("ours", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.child:
         print(json.dumps({"ours": ours, "transformers": transformers}[args.child](args.folder, args.dtype)))
         return 0
@@ -48,11 +51,11 @@ def main() -> int:
 
 
 def write_checkpoint(args: argparse.Namespace) -> None:
-    """Writes config and weights, tensor by tensor drawn at random."""
+    """Write a config and random weights."""
     import jax
     from safetensors.numpy import save_file
 
-    from models.checkpoints.huggingface import layout_of, to_config
+    from models.checkpoints.huggingface import to_config, weight_map_for
     from models.checkpoints.weight_map import parameter_shapes, tensor_shapes
     from models.config import ModelSettings, TextSettings, VisionSettings
     from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
@@ -64,7 +67,7 @@ def write_checkpoint(args: argparse.Namespace) -> None:
         text=TextSettings(vocab_size=args.vocab_size, length=64, **sizes.text),
     )
     rng, dtype = np.random.default_rng(0), jax.numpy.dtype(args.dtype)
-    shapes = tensor_shapes(layout_of(settings, "siglip"), parameter_shapes(settings)) | {
+    shapes = tensor_shapes(weight_map_for(settings, "siglip"), parameter_shapes(settings)) | {
         "logit_scale": (1,),
         "logit_bias": (1,),
     }
@@ -76,8 +79,8 @@ def write_checkpoint(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> str:
-    """Returns the table of both sides, each measured `args.repeats` times in turn."""
-    sides = ["ours"] + (["transformers"] if importlib.util.find_spec("torch") else [])
+    """Return the table of the installed sides, which take `args.repeats` turns."""
+    sides = ["ours"] + (["transformers"] if find_spec("torch") else [])
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(args.repeats):
         for side in sides:
@@ -96,7 +99,7 @@ def compare(args: argparse.Namespace) -> str:
         f"{describe_machine()}; " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names),
         f"SigLIP {args.variant} at {args.image_size} px in {args.dtype}: a file of {size / 1e9:.2f} GB",
         "",
-        "| | seconds | of which the config and its libraries | memory for it, peak | of the file | whole process |",
+        "| | seconds | config and its libraries alone | memory for it, peak | of the file | whole process |",
         "|---|---|---|---|---|---|",
     ]
     for side in sides:
@@ -111,16 +114,16 @@ def compare(args: argparse.Namespace) -> str:
 
 
 def peak() -> int:
-    """Returns the most memory that this process has had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 def ours(folder: pathlib.Path, dtype: str) -> dict[str, float]:
-    """Opens the checkpoint here."""
+    """Open the checkpoint with this project."""
     import jax
 
-    from models.checkpoints.io import describe_checkpoint
+    from models.checkpoints.describe import describe_checkpoint
 
     jax.block_until_ready(jax.device_put(np.zeros(1)))
     began = time.perf_counter()
@@ -135,7 +138,7 @@ def ours(folder: pathlib.Path, dtype: str) -> dict[str, float]:
 
 
 def transformers(folder: pathlib.Path, dtype: str) -> dict[str, float]:
-    """Opens it in PyTorch, and reads every number once: mapped into memory, they would be read when they are used."""
+    """Open it with transformers and read every number once, because mapped weights are read at first use."""
     import torch
 
     began = time.perf_counter()

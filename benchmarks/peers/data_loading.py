@@ -1,12 +1,13 @@
-"""The loader here against open_clip's recipe and tf.data: the same photos, the same transforms, one machine.
+"""The data loader, against open_clip's pipeline and tf.data: the same photos, transforms and machine.
 
 python -m benchmarks.peers.data_loading --shards='/data/train-*.tar' [--rounds=3] [--seconds=6] [--workers=2]
 
-Photos in .tar shards, KEY.jpg beside KEY.json with `texts`, become batches of 96 px as they are, and of 224 px after
-they have been enlarged to 500 × 375 as web photos are. All crop at random, resize with antialiased bicubic
-interpolation and batch; here captions are tokenized too and the batches end on the device. data_loading_peers.py has
-the peers and says what else they need; those that are not installed are left out and said so. Each contestant runs in a
-process of its own, in turns. Beside them stand the limit, decoding alone, and what opening a data set costs.
+The photos come from .tar shards with pairs of KEY.jpg and KEY.json, which holds `texts`. They become batches of 96 px,
+and batches of 224 px after they are enlarged to 500 × 375, the size of web photos. All contestants crop at random,
+resize with antialiased bicubic interpolation and batch; ours also tokenizes captions and places batches on the device.
+data_loading_peers.py holds the peers and lists their packages; peers that are not installed are reported and left out.
+Contestants take turns, each in a process of its own. The limit is decoding alone. Two more figures are the rate of
+indexing shards and the cost of opening a large dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,27 +36,29 @@ from benchmarks.machine import describe_machine, seconds_of
 from benchmarks.peers.data_loading_peers import find_shards, measure, versions
 
 BATCH = 64
-SCALE = (0.5, 1.0)  # share of a photo's area that a crop keeps
+SCALE = (0.5, 1.0)  # fraction of the photo's area that a crop keeps
 ENLARGED, QUALITY = (500, 375), 90  # pixels, JPEG quality
 LARGE_SAMPLES = 2000
-VOCABULARY, LENGTH = 8000, 64  # of the tokenizer here
-MANY_SHARDS, MANY_SAMPLES = 10_000, 10_000  # of the simulated data set, samples in each shard
+VOCABULARY, LENGTH = 8000, 64  # of our tokenizer
+MANY_SHARDS, MANY_SAMPLES = 10_000, 10_000  # of the simulated dataset, samples per shard
+INDEXED_SAMPLES = 60_000, 8000  # in the indexed shards with photos of this set, and of 100 kB
 PACKAGES = ("jax", "grain", "pillow", "cykooz-resizer", "tokenizers", "numpy")
 
 
-def main() -> int:
-    """Prints the tables; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers.data_loading", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--shards", required=True, help="glob pattern of .tar files with photos")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every contestant")
-    parser.add_argument("--seconds", type=float, default=6, help="length of the timed part of a turn")
-    parser.add_argument("--workers", type=int, default=2, help="processes of open_clip and of the loader here")
+    parser.add_argument("--rounds", type=int, default=3, help="turns per contestant (default: 3)")
+    parser.add_argument("--seconds", type=float, default=6, help="seconds that are timed per turn (default: 6)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of open_clip and of our loader (default: 2)")
+    parser.add_argument("--sizes", default="96,224", help="image sizes in pixels, of 96 and 224 (default: both)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--image_size", type=int, default=96, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.child == "load":
         return print_rate(args)
     if args.child == "memory":
@@ -67,37 +70,37 @@ def main() -> int:
         return 1
     print(f"{describe_machine()}; {', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items())}")
     with tempfile.TemporaryDirectory() as folder:
-        large = enlarge(args.shards, pathlib.Path(folder) / "large")
-        for size, pattern in ((96, args.shards), (224, large)):
-            compare(pattern, size, args, folder)
+        for size in map(int, args.sizes.split(",")):
+            pattern = args.shards if size == 96 else enlarge(args.shards, pathlib.Path(folder) / "large")
+            compare(pattern, args, size=size, folder=folder)
         measure_opening(args.shards, pathlib.Path(folder))
     return 0
 
 
-def compare(pattern: str, size: int, args: argparse.Namespace, folder: str) -> None:
-    """Prints the rates of all contestants at one size, the median of their turns."""
+def compare(pattern: str, args: argparse.Namespace, *, size: int, folder: str) -> None:
+    """Print the rates of all contestants at one size, medians over turns."""
     here = [sys.executable, "-m", "benchmarks.peers.data_loading", "--child=load"]
     peer = [sys.executable, "-m", "benchmarks.peers.data_loading_peers"]
     common = [f"--shards={pattern}", f"--image_size={size}", f"--seconds={args.seconds}"]
     contestants = {
-        f"here, {args.workers} processes": [*here, *common, f"--workers={args.workers}"],
-        f"here, {args.workers} threads": [*here, *common, "--workers=0", f"--threads={args.workers}"],
-        f"open_clip's recipe, {args.workers} processes": [*peer, "open_clip", *common, f"--workers={args.workers}"],
-        "tf.data by TFDS": [*peer, "tf_data", *common, f"--data_dir={folder}/tfds"],
+        f"ours, {args.workers} processes": [*here, *common, f"--workers={args.workers}"],
+        f"ours, {args.workers} threads": [*here, *common, "--workers=0", f"--threads={args.workers}"],
+        f"open_clip, {args.workers} processes": [*peer, "open_clip", *common, f"--workers={args.workers}"],
+        "tf.data with TFDS": [*peer, "tf_data", *common, f"--data_dir={folder}/tfds"],
     }
-    contestants[f"open_clip's recipe, {args.workers} processes"].append("--warm_up=140")  # until its shuffle is full
+    contestants[f"open_clip, {args.workers} processes"].append("--warm_up=140")  # until its shuffle is full
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for _ in range(args.rounds):
         for name, command in contestants.items():
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                print(f"{name}: left out, {done.stderr.strip().splitlines()[-1]}", flush=True)
+                print(f"{name}: left out ({done.stderr.strip().splitlines()[-1]})", flush=True)
             else:
                 turns[name].append(json.loads(done.stdout.splitlines()[-1]))
     width, height, weight = describe_photos(pattern)
     decode = decode_seconds(pattern)
     print(f"\n{size} px from photos of {width} × {height} px, {weight / 1e3:.0f} kB; batches of {BATCH}")
-    print(f"{'':36}{'images/s':>10}{'CPU ms/image':>14}{'images/s per core':>19}{'others busy':>13}")
+    print(f"{'':36}{'images/s':>10}{'CPU ms/image':>14}{'images/s per core':>19}{'other cores':>13}")
     for name, lines in turns.items():
         if lines:
             rate, cost, busy = (
@@ -111,7 +114,7 @@ def compare(pattern: str, size: int, args: argparse.Namespace, folder: str) -> N
 
 
 def print_rate(args: argparse.Namespace) -> int:
-    """The child that measures the loader here."""
+    """Measure our loader and print its rate, in a process of its own."""
     import jax
 
     from data.pipeline.augmentation import Augmentation
@@ -145,7 +148,7 @@ def print_rate(args: argparse.Namespace) -> int:
 
 
 def enlarge(pattern: str, folder: pathlib.Path) -> str:
-    """Writes the first photos, enlarged, to shards in `folder`; returns their pattern."""
+    """Write the first photos, enlarged, to shards in `folder`; return their pattern."""
     folder.mkdir()
     members = itertools.islice(read_members(pattern), 2 * LARGE_SAMPLES)
     for number in range(4):
@@ -159,7 +162,7 @@ def enlarge(pattern: str, folder: pathlib.Path) -> str:
 
 
 def read_members(pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Yields name and content of the members of all shards."""
+    """Yield name and content of the members of all shards."""
     for path in find_shards(pattern):
         with tarfile.open(path) as shard:
             for member in shard:
@@ -174,32 +177,32 @@ def _enlarged(encoded: bytes) -> bytes:
 
 
 def read_photos(pattern: str, count: int) -> Iterator[bytes]:
-    """Yields the first photos of the shards."""
+    """Yield the first photos of the shards."""
     photos = (content for name, content in read_members(pattern) if name.endswith(".jpg"))
     yield from itertools.islice(photos, count)
 
 
 def describe_photos(pattern: str) -> tuple[int, int, float]:
-    """Returns width and height of the first photo, and the mean weight in bytes of some."""
+    """Return width and height of the first photo, and the mean size in bytes of some."""
     photos = list(read_photos(pattern, 300))
     return *Image.open(io.BytesIO(photos[0])).size, statistics.mean(map(len, photos))
 
 
 def decode_seconds(pattern: str) -> float:
-    """Returns the seconds that libjpeg-turbo, in Pillow, takes to decode one photo, on one core."""
+    """Return the seconds per photo of decoding with Pillow's libjpeg-turbo on one core."""
     photos = list(read_photos(pattern, 300))
     return min(seconds_of(lambda: [Image.open(io.BytesIO(photo)).load() for photo in photos], 5)) / len(photos)
 
 
 def measure_opening(pattern: str, folder: pathlib.Path) -> None:
-    """Prints how fast shards are indexed, and what it takes to open a large data set that is."""
+    """Print the rate of indexing shards, and time and memory of opening a large indexed dataset."""
     from data.io.storage import find_files
     from data.sources.tar_index import build_index, ensure_indexes, index_path, write_index
 
     photos = list(read_photos(pattern, 2000))
     for name, samples, content in (
-        ("photos of this set", 60_000, photos),
-        ("photos of 100 kB", 8000, [b"\0" * 100_000]),
+        ("photos of this set", INDEXED_SAMPLES[0], photos),
+        ("photos of 100 kB", INDEXED_SAMPLES[1], [b"\0" * 100_000]),
     ):
         path = folder / "indexed.tar"
         with tarfile.open(path, "w") as shard:
@@ -241,18 +244,18 @@ def measure_opening(pattern: str, folder: pathlib.Path) -> None:
         line = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(
             f"opening {line['samples']:,} samples in {line['shards']:,} shards: {line['seconds']:.2f} s; "
-            f"memory above an empty process, after 20,000 samples have been looked up: {line['megabytes']:.0f} MB"
+            f"memory in addition to an empty process, after looking up 20,000 samples: {line['megabytes']:.0f} MB"
         )
 
 
 def resident_megabytes() -> float:
-    """Returns the memory that this process has to itself now, without what the page cache lends it."""
+    """Return the memory of this process now, without shared pages."""
     resident, shared = map(int, pathlib.Path("/proc/self/statm").read_text(encoding="utf-8").split()[1:3])
     return (resident - shared) * resource.getpagesize() / 1e6
 
 
 def print_memory(pattern: str) -> int:
-    """The child that opens the simulated data set and looks samples up all over it."""
+    """Open the simulated dataset, look up samples everywhere in it, and print the cost, in a process of its own."""
     from data.sources.open import open_source
 
     before = resident_megabytes()

@@ -1,17 +1,16 @@
-"""Peers of the loader: how fast open_clip and tf.data turn the same photos into training batches.
+"""Peers of the data loader: the rate at which open_clip and tf.data turn photos into training batches.
 
 python -m benchmarks.peers.data_loading_peers open_clip|tf_data --shards='/data/train-*.tar' [--image_size=224]
     [--batch_size=64] [--workers=0] [--seconds=10] [--scale=0.5,1]
 
-Shards are as img2dataset writes them: KEY.jpg beside KEY.json with `texts`, of which the first is the caption. Both
-peers read the encoded photos in shuffled order, decode, crop at random, resize with antialiased bicubic interpolation
-and batch; the last step is NumPy arrays in this process. open_clip is its own training pipeline, with float32
-normalised pixels and tokens, as it has them. tf_data is TensorFlow Datasets with the crop fused into the decoder,
-bytes for pixels, and captions left as bytes: no tokenizer. Prints one line of JSON.
+Shards are as img2dataset writes them: pairs of KEY.jpg and KEY.json, whose first of `texts` is the caption. Both peers
+read the encoded photos in shuffled order, decode, crop at random, resize with antialiased bicubic interpolation and
+batch, down to NumPy arrays in this process. open_clip is its own training pipeline with float32 normalised pixels and
+tokens. tf_data is TensorFlow Datasets with the crop fused into the decoder, uint8 pixels, and captions as bytes; it has
+no tokenizer. Prints one line of JSON.
 
-Needs: pip install open_clip_torch[training]==3.3.0 tensorflow-cpu tensorflow-datasets importlib_resources, and the
-torchvision that goes with the torch installed (https://download.pytorch.org/whl/cpu has both for machines without
-CUDA).
+Needs requirements-bench.txt, tensorflow-datasets, importlib_resources, and the torchvision of the installed torch
+(https://download.pytorch.org/whl/cpu has both for machines without CUDA).
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ import tarfile
 import tempfile
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.machine import busy_seconds, describe_machine
 
-WARM_UP = 2  # batches before the timed ones
+WARM_UP = 2  # batches before timing starts
 ENDLESS = 10**12  # samples
-SHUFFLE = 5000  # encoded samples that wait to be drawn, as in open_clip
+SHUFFLE = 5000  # encoded samples in the shuffle buffer, as in open_clip
 ASPECT = (3 / 4, 4 / 3)  # width over height of a crop, as in torchvision
-VERSION = "1.0.0"  # of the prepared data set
+VERSION = "1.0.0"  # of the prepared dataset
 PACKAGES = {
     "open_clip": ("open_clip_torch", "torch", "torchvision", "webdataset", "pillow", "numpy"),
     "tf_data": ("tensorflow_cpu", "tensorflow", "tensorflow-datasets", "numpy"),
@@ -50,7 +49,7 @@ PACKAGES = {
 
 
 class Rate(NamedTuple):
-    """What the timed part took; `others` is how many cores other processes kept busy meanwhile."""
+    """Rate and cost of the timed part; `others` is the number of cores that other processes kept busy."""
 
     images_per_second: float
     cpu_seconds_per_image: float
@@ -59,23 +58,29 @@ class Rate(NamedTuple):
     others: float
 
 
-def main() -> int:
-    """Prints the figures of one peer, or a sentence about what is missing; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figures of one peer and return 0, or name what is missing and return 1."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers.data_loading_peers", description=__doc__.splitlines()[0]
     )
     parser.add_argument("peer", choices=tuple(PACKAGES))
     parser.add_argument("--shards", required=True, help="glob pattern of .tar files")
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0, help="processes of open_clip; threads of tf.data, 0: its own")
-    parser.add_argument("--seconds", type=float, default=10, help="length of the timed part")
-    parser.add_argument("--warm_up", type=int, default=WARM_UP, help="batches before the timed part")
-    parser.add_argument("--scale", default="0.5,1", help="range of the share of a photo's area that a crop keeps")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--batch_size", type=int, default=64, help="samples per batch (default: 64)")
     parser.add_argument(
-        "--data_dir", default=os.path.join(tempfile.gettempdir(), "data_peers"), help="where tf_data keeps its copy"
+        "--workers", type=int, default=0, help="processes of open_clip, or threads of tf.data (0: all cores)"
     )
-    args = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=10, help="seconds that are timed (default: 10)")
+    parser.add_argument("--warm_up", type=int, default=WARM_UP, help="batches before timing starts (default: 2)")
+    parser.add_argument(
+        "--scale", default="0.5,1", help="range of the fraction of the area that a crop keeps (default: 0.5,1)"
+    )
+    parser.add_argument(
+        "--data_dir",
+        default=os.path.join(tempfile.gettempdir(), "data_peers"),
+        help="folder of tf_data's copy of the photos",
+    )
+    args = parser.parse_args(arguments)
     low, _, high = args.scale.partition(",")
     options = dict(image_size=args.image_size, batch_size=args.batch_size, scale=(float(low), float(high)))
     try:
@@ -88,7 +93,7 @@ def main() -> int:
             rate = measure(batches, seconds=args.seconds, warm_up=args.warm_up)
     except ModuleNotFoundError as error:
         print(
-            f"error: {error.name} is not installed; benchmarks/peers/data_loading_peers.py says what to install",
+            f"error: {error.name} is not installed; benchmarks/peers/data_loading_peers.py lists what to install",
             file=sys.stderr,
         )
         return 1
@@ -103,7 +108,7 @@ def main() -> int:
 
 
 def measure(batches: Iterator[tuple[np.ndarray, np.ndarray]], *, seconds: float, warm_up: int = WARM_UP) -> Rate:
-    """Returns the rate at which batches come, drained one after another for so many seconds after the first ones."""
+    """Return the rate of draining batches for `seconds`, after `warm_up` batches."""
     for _ in range(warm_up):
         next(batches)
     busy, cpu, began, images = busy_seconds(), cpu_seconds(), time.perf_counter(), 0
@@ -114,7 +119,7 @@ def measure(batches: Iterator[tuple[np.ndarray, np.ndarray]], *, seconds: float,
 
 
 def cpu_seconds() -> float:
-    """Returns user and system time of this process and its children so far, those that still work included."""
+    """Return the user and system time of this process and its children so far, running ones included."""
     total = sum(os.times()[:4])
     for child in multiprocessing.active_children():
         fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -125,12 +130,11 @@ def cpu_seconds() -> float:
 def open_clip_recipe(
     pattern: str, *, image_size: int, batch_size: int, workers: int, scale: tuple[float, float]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields images `[batch, 3, size, size]` float32, normalised, and tokens `[batch, 77]` int64, without end.
+    """Yield images `[batch, 3, size, size]` float32, normalised, and tokens `[batch, 77]` int64, without end.
 
-    The pipeline is `get_wds_dataset` of open_clip_train/data.py itself, with its transform and tokenizer. One stage is
-    added behind its shuffle: the caption moves from the JSON to the `txt` that the recipe expects. The shards are
-    listed over and over, as a large data set lists others, so that neither ends of epochs nor batches left
-    incomplete at one cost the peer anything.
+    The pipeline is `get_wds_dataset` of open_clip_train/data.py, with its transform and tokenizer. One stage is added
+    after its shuffle: it moves the caption from the JSON to the `txt` that the pipeline expects. The shards are listed
+    repeatedly, like those of a large dataset, so that ends of epochs and incomplete batches cost the peer nothing.
     """
     import open_clip
     import webdataset
@@ -138,7 +142,7 @@ def open_clip_recipe(
 
     shards = find_shards(pattern)
     if len(shards) < workers:
-        raise ValueError(f"{workers} workers for {len(shards)} shards: open_clip gives each worker shards of its own")
+        raise ValueError(f"{workers} workers for {len(shards)} shards; open_clip needs at least one shard per worker")
     settings = types.SimpleNamespace(
         train_data=shards * 1000,
         train_num_samples=ENDLESS,
@@ -162,7 +166,7 @@ def open_clip_recipe(
 
 
 def caption_to_txt(sample: dict[str, Any]) -> dict[str, Any]:
-    """Returns the sample with its first text as `txt` and without the JSON, which would be parsed again."""
+    """Return the sample with its first text as `txt`, without the JSON, which would be parsed again."""
     fields = json.loads(sample.pop("json"))
     return sample | {"txt": fields["texts"][0].encode("utf-8")}
 
@@ -170,16 +174,15 @@ def caption_to_txt(sample: dict[str, Any]) -> dict[str, Any]:
 def tf_data(
     name: str, data_dir: str, *, image_size: int, batch_size: int, scale: tuple[float, float], threads: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields images `[batch, size, size, 3]` uint8 and captions `[batch]` as bytes objects, without end.
+    """Yield images `[batch, size, size, 3]` uint8 and captions `[batch]` as bytes objects, without end.
 
-    `threads` bounds the pool that reads and decodes; 0 leaves it to TensorFlow, which takes every core. Captions are
-    not tokenized.
+    `threads` bounds the pool that reads and decodes; with 0 TensorFlow uses all cores. Captions are not tokenized.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    tf.config.set_visible_devices([], "GPU")  # the caller's
+    tf.config.set_visible_devices([], "GPU")  # leave it to the caller
 
     def example(sample: dict[str, Any]) -> tuple[Any, Any]:
         encoded = sample["image"]
@@ -202,7 +205,7 @@ def tf_data(
         split="train",
         shuffle_files=True,
         decoders={"image": tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False),  # a large data set would not fit
+        read_config=tfds.ReadConfig(try_autocache=False),  # a large dataset would not fit
     )
     batches = (
         samples.repeat()
@@ -220,9 +223,9 @@ def tf_data(
 
 
 def prepare_tfds(pattern: str, data_dir: str) -> str:
-    """Writes shards into a folder as a data set of TensorFlow Datasets, once, and returns the name to load it by.
+    """Write the shards as a TensorFlow dataset, unless it exists, and return its name.
 
-    The files are TFRecord, as many as there are shards; photos keep their bytes.
+    It has as many TFRecord files as there are shards; photos keep their bytes.
     """
     shards = find_shards(pattern)
     content = [(path, os.path.getsize(path), os.path.getmtime(path)) for path in shards]
@@ -249,14 +252,16 @@ def prepare_tfds(pattern: str, data_dir: str) -> str:
 
 
 def read_samples(shards: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields a key and `image`, `texts` for each sample; raises `ValueError` for what only one peer reads."""
+    """Yield key, `image` and `texts` of each sample; raise `ValueError` for members that only one peer reads."""
     for path in shards:
         waiting: dict[str, dict[str, bytes]] = {}
         with tarfile.open(path, "r:") as shard:
             for member in filter(tarfile.TarInfo.isfile, shard):
                 name, suffix = os.path.splitext(member.name)
                 if suffix not in (".jpg", ".json"):
-                    raise ValueError(f"{path} holds {member.name}; the peers are compared on .jpg with .json alone")
+                    raise ValueError(
+                        f"{path} holds {member.name}; the comparison needs shards of .jpg and .json files only"
+                    )
                 sample = waiting.setdefault(name, {})
                 sample[suffix] = shard.extractfile(member).read()
                 if len(sample) == 2:
@@ -266,7 +271,7 @@ def read_samples(shards: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def find_shards(pattern: str) -> list[str]:
-    """Returns the sorted paths that a glob pattern matches; raises `FileNotFoundError` where there is none."""
+    """Return the sorted paths that match a glob pattern; raise `FileNotFoundError` if there are none."""
     paths = sorted(glob.glob(os.path.expanduser(pattern)))
     if not paths:
         raise FileNotFoundError(f"no shard matches {pattern!r}")
@@ -274,7 +279,7 @@ def find_shards(pattern: str) -> list[str]:
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Returns the versions of those packages that are installed."""
+    """Return the versions of the installed ones among the packages."""
     found = {"python": sys.version.split()[0]}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

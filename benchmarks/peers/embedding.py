@@ -1,34 +1,33 @@
-"""Images to embeddings here and with transformers in PyTorch: the same SigLIP checkpoint, files and cores.
+"""Images per second of embedding, against transformers in PyTorch: the same SigLIP checkpoint, files and cores.
 
 python -m benchmarks.peers.embedding [--variant=B/16] [--image_size=224] [--images=64] [--repeats=3] [--dtype=float32]
 
-Both sides open one Hugging Face directory with random weights. "From files" is what `launch.py embed` does: JPEG files
-of 500 × 375 pixels are read, decoded, resized and embedded; the peer is the documented loop of Pillow, the image
-processor and `get_image_features`, a batch after the other. "Towers" starts from pixels in memory. Each side is a
-process of its own, in the batch size that it is fastest with of those tried, and the sides take turns. On a machine
-with an NVIDIA GPU both compute there; give `--dtype=bfloat16` then.
+Both sides open one Hugging Face directory with random weights. "From files" is what `launch.py embed` does: read,
+decode, resize and embed JPEG files of 500 × 375 pixels. The peer is the documented loop of Pillow, the image processor
+and `get_image_features`, batch by batch. "Towers" starts from pixels in memory. Each side runs in a process of its own
+at its fastest batch size of those tried, and the sides take turns. With an NVIDIA GPU both sides compute there; pass
+`--dtype=bfloat16` then.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import io
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.machine import busy_seconds, describe_machine, measure_peak
+from benchmarks.peers.installed import missing_peers
+from benchmarks.side_process import serve, start_side
 
 PHOTO = (500, 375)
 BATCHES = {"cpu": (4, 8, 16, 32), "gpu": (64, 256)}
@@ -36,24 +35,34 @@ PEAK_SIZE = 2048
 PARTS = ("from files", "towers")
 
 
-def main() -> int:
-    """Prints the table, or a sentence about what is missing; returns the exit code."""
+class EmbeddingSide(NamedTuple):
+    """A side: the function of each part, and the facts that it reports."""
+
+    parts: dict[str, Callable[[], Any]]
+    facts: dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and return 0, or name what is missing and return 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.embedding", description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="B/16", help="size of the towers")
-    parser.add_argument("--image_size", type=int, default=224, help="pixels")
-    parser.add_argument("--images", type=int, default=64, help="images in a round")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and products")
+    parser.add_argument("--variant", default="B/16", help="size of the towers (default: B/16)")
+    parser.add_argument("--image_size", type=int, default=224, help="image size in pixels (default: 224)")
+    parser.add_argument("--images", type=int, default=64, help="images per round (default: 64)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds (default: 3)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of weights and products"
+    )
     parser.add_argument("--child", choices=("ours", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if min(args.images, args.repeats, args.image_size) < 1:
         parser.error("--images, --repeats and --image_size must be at least 1")
     if args.child:
-        serve({"ours": ours, "transformers": transformers}[args.child](args), args)
+        side = {"ours": ours, "transformers": transformers}[args.child](args)
+        serve(side.facts, side.parts)
         return 0
-    if importlib.util.find_spec("torch") is None:
-        print("error: PyTorch is not installed; `pip install -r requirements-parity.txt`", file=sys.stderr)
+    if message := missing_peers("torch", requirements="requirements-parity.txt"):
+        print(message, file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
         args.folder = pathlib.Path(folder)
@@ -64,7 +73,7 @@ def main() -> int:
 
 
 def write_checkpoint(args: argparse.Namespace) -> None:
-    """Writes a SigLIP with random weights."""
+    """Write a SigLIP with random weights."""
     import jax
 
     from models.checkpoints.io import Checkpoint, save_checkpoint
@@ -87,7 +96,7 @@ def write_checkpoint(args: argparse.Namespace) -> None:
 
 
 def write_photos(folder: pathlib.Path, count: int) -> None:
-    """Writes pictures that decode at the price of photos: smooth shapes with some noise."""
+    """Write images that take as long to decode as photos: smooth shapes with some noise."""
     from PIL import Image
 
     folder.mkdir()
@@ -99,25 +108,22 @@ def write_photos(folder: pathlib.Path, count: int) -> None:
 
 
 def compare(args: argparse.Namespace) -> str:
-    """Returns the table of both sides, each measured `args.repeats` times in turn."""
+    """Return the table of both sides, which take `args.repeats` turns."""
     began, busy_before = time.monotonic(), busy_seconds()
     options = [f"--{name}={getattr(args, name)}" for name in ("variant", "image_size", "images", "dtype", "folder")]
-    children, facts = {}, {}
-    for side in ("ours", "transformers"):
-        command = [sys.executable, "-m", "benchmarks.peers.embedding", *options, f"--child={side}"]
-        environment = {**os.environ, **({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if side == "ours" else {})}
-        children[side] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        facts[side] = json.loads(ask(children[side], None))  # before the other starts, which would slow it
+    sides = {}
+    for name in ("ours", "transformers"):  # one after the other: a start would slow the other side's warm-up
+        given = [*options, f"--child={name}"]
+        sides[name] = start_side("benchmarks.peers.embedding", given, huge_pages=name == "ours")
+    facts = {name: side.facts for name, side in sides.items()}
     rates: dict[tuple[str, str], list[float]] = {}
     for round in range(args.repeats):
         print(f"round {round + 1} of {args.repeats}", file=sys.stderr, flush=True)
         for part in PARTS:
-            for side, child in children.items():
-                rates.setdefault((side, part), []).append(args.images / float(ask(child, part)))
-    for child in children.values():
-        child.communicate()
+            for name, side in sides.items():
+                rates.setdefault((name, part), []).append(args.images / side.measure(part))
+    for side in sides.values():
+        side.close()
     difference = np.abs(np.subtract(*(np.array(fact["embedding"]) for fact in facts.values()))).max()
     elapsed, ours_busy = time.monotonic() - began, sum(os.times()[:4])
     others = max(0.0, busy_seconds() - busy_before - ours_busy) / (elapsed * os.cpu_count())
@@ -125,11 +131,11 @@ def compare(args: argparse.Namespace) -> str:
         f"{describe_machine(facts['ours']['device'])}; "
         + ", ".join(f"{n} {v}" for f in facts.values() for n, v in f["versions"].items()),
         f"SigLIP {args.variant} at {args.image_size} px, {args.dtype}, {args.images} JPEGs of {PHOTO[0]} × {PHOTO[1]}, "
-        f"{args.repeats} rounds; others used {others:.0%} of the cores",
-        f"largest difference of an embedding's numbers between the sides: {difference:.1e} of up to "
+        f"{args.repeats} rounds; other processes used {others:.0%} of the cores",
+        f"largest absolute difference of an embedding between the sides: {difference:.1e}, of values up to "
         f"{np.abs(facts['ours']['embedding']).max():.2g}",
         "",
-        "| | images/s, median (least–most) | batch | ours/peer |",
+        "| | images/s, median (min–max) | batch | ours/peer |",
         "|---|---|---|---|",
     ]
     for part in PARTS:
@@ -143,39 +149,19 @@ def compare(args: argparse.Namespace) -> str:
             )
     limit = facts["ours"]["peak"] / facts["ours"]["flops"]
     lines.append(
-        f"| limit: the products of the image tower at {facts['ours']['peak'] / 1e9:,.0f} GFLOP/s, which a product of "
-        f"{PEAK_SIZE} × {PEAK_SIZE} reaches | {limit:.2f} | | |"
+        f"| limit: the image tower's matrix products at {facts['ours']['peak'] / 1e9:,.0f} GFLOP/s, the peak of "
+        f"a product of {PEAK_SIZE} × {PEAK_SIZE} | {limit:.2f} | | |"
     )
     return "\n".join(lines)
 
 
-def ask(child: subprocess.Popen, part: str | None) -> str:
-    """Sends a child the name of a part to measure, and returns its answer."""
-    if part is not None:
-        child.stdin.write(part + "\n")
-        child.stdin.flush()
-    line = child.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a side of the benchmark ended early, with exit code {child.wait()}")
-    return line
-
-
-def serve(side: tuple[dict[str, Callable[[], Any]], dict[str, Any]], args: argparse.Namespace) -> None:
-    """Says what a side is, then measures the parts that it is asked for."""
-    parts, facts = side
-    print(json.dumps(facts), flush=True)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        parts[line.strip()]()
-        print(time.perf_counter() - began, flush=True)
-
-
 def photos(args: argparse.Namespace) -> list[pathlib.Path]:
+    """Return the image files."""
     return sorted((args.folder / "photos").iterdir())
 
 
 def fastest(run: Callable[[int], Any], sizes: tuple[int, ...]) -> int:
-    """Returns the batch size with the most rows a second."""
+    """Return the batch size with the most rows per second."""
     rates = {}
     for size in sizes:
         run(size)
@@ -185,8 +171,8 @@ def fastest(run: Callable[[int], Any], sizes: tuple[int, ...]) -> int:
     return max(rates, key=rates.__getitem__)
 
 
-def ours(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
-    """Returns what our side does for each part, and what it is."""
+def ours(args: argparse.Namespace) -> EmbeddingSide:
+    """Return this project's side."""
     import jax
     import jax.numpy as jnp
 
@@ -224,11 +210,11 @@ def ours(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[s
         "peak": measure_peak(lambda: product(square).block_until_ready(), PEAK_SIZE),
         "flops": count_image_flops(encoder.settings),
     }
-    return {"from files": from_files, "towers": towers}, facts
+    return EmbeddingSide({"from files": from_files, "towers": towers}, facts)
 
 
-def transformers(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
-    """Returns what the peer does for each part, and what it is."""
+def transformers(args: argparse.Namespace) -> EmbeddingSide:
+    """Return the peer's side."""
     import torch
     from PIL import Image
     from transformers import AutoImageProcessor, SiglipModel
@@ -263,7 +249,7 @@ def transformers(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]]
         "batch": size,
         "embedding": from_files()[0].tolist(),
     }
-    return {"from files": from_files, "towers": towers}, facts
+    return EmbeddingSide({"from files": from_files, "towers": towers}, facts)
 
 
 if __name__ == "__main__":

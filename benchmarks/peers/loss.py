@@ -1,12 +1,13 @@
-"""The objective, forward and backward: time, memory and error against dense forms and open_clip.
+"""The loss, forward and backward: time, memory and error, against dense forms, optax and open_clip.
 
 python -m benchmarks.peers.loss [--batches=1024,4096,…] [--dim=768] [--dtype=float32|bfloat16] [--seconds=60]
 
-Every row is value and gradient by both embeddings and all scalars. Peers: the dense form of the same objective in JAX,
-optax's sigmoid cross-entropy on full logits, and open_clip's SigLipLoss in PyTorch on the same device, of which only
-its loss.py is loaded. A row whose work would take more than --seconds at the machine's peak, or more memory than
---gigabytes, is compiled and not run. Error: the largest relative error of the value and of each gradient against the
-dense float64 form, for batches of up to 2,048. The limit is that of matrix products alone at the peak measured here.
+Every row computes the value and the gradient with respect to both embeddings and all scalars. The peers are the dense
+form of the same objective in JAX, optax's sigmoid cross-entropy on full logits, and open_clip's SigLipLoss in PyTorch
+on the same device, loaded from its loss.py alone. A row that would take more than --seconds at the machine's peak, or
+more memory than --gigabytes, is compiled but not run. The error is the largest relative error of value and gradients
+against the dense float64 form, for batches of up to 2,048. The limit is the time of the matrix products alone at the
+measured peak.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import os
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share of a GPU
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave GPU memory to PyTorch
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +30,17 @@ import numpy as np
 import optax
 
 from benchmarks.machine import describe_machine, measure_peak, seconds_of
+from pretrain.losses import reference
 from pretrain.losses.context_objective import Objective
 from pretrain.monitoring.throughput import count_products
-from tests.pretrain.losses import dense
 
-CHECKED = 2048  # the largest batch that is compared with float64
+CHECKED = 2048  # largest batch that is compared with float64
+PEAK_SIZES = {"gpu": 8192}  # of the product that measures the peak; 2048 elsewhere
 DEFAULT = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 
 
-class Row(NamedTuple):
-    """What one form takes: seconds, temporary bytes and error, None where not measured; products of all its pairs."""
+class LossRow(NamedTuple):
+    """One form's seconds, temporary bytes and error (None if not measured), and its number of matrix products."""
 
     name: str
     seconds: float | None
@@ -46,21 +49,23 @@ class Row(NamedTuple):
     products: int
 
 
-def main() -> int:
-    """Prints a table for each batch; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table per batch size; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.loss", description=__doc__.splitlines()[0])
     parser.add_argument("--batches", default=",".join(map(str, DEFAULT)), help="batch sizes, separated by commas")
-    parser.add_argument("--dim", type=int, default=768, help="width of embeddings")
-    parser.add_argument("--base", default="sigmoid", choices=("sigmoid", "softmax"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="operands of products")
-    parser.add_argument("--block_size", type=int, help="rows and columns of a block; default: the platform's")
-    parser.add_argument("--seconds", type=float, default=60, help="longest run of a row, estimated")
-    parser.add_argument("--gigabytes", type=float, default=8, help="largest memory of a row, as compiled")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    parser.add_argument("--dim", type=int, default=768, help="embedding dimension (default: 768)")
+    parser.add_argument("--base", default="sigmoid", choices=("sigmoid", "softmax"), help="base loss")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="operand type of the products"
+    )
+    parser.add_argument("--block_size", type=int, help="rows and columns per block (default: by platform)")
+    parser.add_argument("--seconds", type=float, default=60, help="skip rows with a longer estimate (default: 60)")
+    parser.add_argument("--gigabytes", type=float, default=8, help="skip rows with more temporary memory (default: 8)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs per row (default: 5)")
+    args = parser.parse_args(arguments)
 
     backend = jax.default_backend()
-    size, dtype = (8192 if backend == "gpu" else 2048), jnp.dtype(args.dtype)
+    size, dtype = PEAK_SIZES.get(backend, 2048), jnp.dtype(args.dtype)
     matrix, product = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
     peak = measure_peak(lambda: product(matrix, matrix).block_until_ready(), size)
     peer = open_clip_loss() if args.base == "sigmoid" else None
@@ -83,8 +88,8 @@ def main() -> int:
     return 0
 
 
-def measure(batch: int, args: argparse.Namespace, peak: float, peer: Peer | None) -> list[Row]:
-    """Returns the rows of one batch size."""
+def measure(batch: int, args: argparse.Namespace, peak: float, peer: OpenClipLoss | None) -> list[LossRow]:
+    """Return the rows of one batch size."""
     rng = np.random.default_rng(0)
     u, v = (rng.standard_normal((batch, args.dim), np.float32) for _ in range(2))
     v += u
@@ -99,7 +104,7 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: Peer | None
             return objective(scalars, u, v).value
 
         def full(scalars: Any, u: jax.Array, v: jax.Array, objective: Objective = objective) -> jax.Array:
-            return dense.loss(objective, scalars, u, v)
+            return reference.objective_loss(objective, scalars, u, v)
 
         forms = [(f"ours, {name}", ours), (f"dense JAX, {name}", full)]
         if args.base == "sigmoid" and not context:
@@ -119,17 +124,17 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: Peer | None
     return rows
 
 
-def run(name, function, scalars, u, v, operands, truth, args, peak, products) -> Row:
-    """Compiles a form, and runs it where that is within the limits."""
+def run(name, function, scalars, u, v, operands, truth, args, peak, products) -> LossRow:
+    """Compile a form, and run it if it is within the limits."""
     gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
     shape = jax.ShapeDtypeStruct(u.shape, operands)
     try:
         compiled = gradient.lower(scalars, shape, shape).compile()
     except jax.errors.JaxRuntimeError:  # more memory than the device has
-        return Row(name, None, None, None, products)
+        return LossRow(name, None, None, None, products)
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     if temporaries > args.gigabytes * 1e9 or work(len(u), args.dim, products) / peak > args.seconds:
-        return Row(name, None, temporaries, None, products)
+        return LossRow(name, None, temporaries, None, products)
     placed = [jnp.asarray(rows, operands) for rows in (u, v)]
     result = jax.block_until_ready(compiled(scalars, *placed))
     error = None
@@ -139,30 +144,30 @@ def run(name, function, scalars, u, v, operands, truth, args, peak, products) ->
         )
         error = max(jax.tree.leaves(errors))
     seconds = statistics.median(seconds_of(lambda: jax.block_until_ready(compiled(scalars, *placed)), args.repeats))
-    return Row(name, seconds, temporaries, error, products)
+    return LossRow(name, seconds, temporaries, error, products)
 
 
 def optax_loss(scalars: Any, u: jax.Array, v: jax.Array) -> jax.Array:
-    """The SigLIP loss as one writes it with optax, on full logits."""
-    x, t = dense.normalize(u), dense.normalize(v)
+    """Return the SigLIP loss on full logits, written with optax."""
+    x, t = reference.normalize(u), reference.normalize(v)
     logits = jnp.exp(scalars["logit_scale"]) * x @ t.T + scalars["logit_bias"]
     return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, jnp.eye(len(u), dtype=logits.dtype))) / len(u)
 
 
-class Peer:
+class OpenClipLoss:
     """open_clip's SigLipLoss."""
 
     def __init__(self, module: Any, version: str):
         self.module, self.version = module, version
 
-    def run(self, u: np.ndarray, v: np.ndarray, args: argparse.Namespace, peak: float) -> Row:
-        """Times loss and backward pass in eager mode, as open_clip trains."""
+    def run(self, u: np.ndarray, v: np.ndarray, args: argparse.Namespace, peak: float) -> LossRow:
+        """Time loss and backward pass in eager mode, as open_clip trains."""
         import torch
 
         name, products = "open_clip SigLipLoss, eager", count_products("sigmoid", context=False)
         full = 4 * len(u) ** 2 * (2 if args.dtype == "bfloat16" else 4)  # logits and what autograd keeps of them
         if full > args.gigabytes * 1e9 or work(len(u), args.dim, products) / peak > args.seconds:
-            return Row(name, None, None, None, products)
+            return LossRow(name, None, None, None, products)
         cuda = torch.cuda.is_available()
         device, dtype = ("cuda" if cuda else "cpu"), getattr(torch, args.dtype)
         images, texts = (torch.tensor(rows, device=device, dtype=dtype, requires_grad=True) for rows in (u, v))
@@ -184,11 +189,11 @@ class Peer:
             before = torch.cuda.memory_allocated()
             step()
             temporaries = torch.cuda.max_memory_allocated() - before
-        return Row(name, statistics.median(seconds_of(step, args.repeats)), temporaries, None, products)
+        return LossRow(name, statistics.median(seconds_of(step, args.repeats)), temporaries, None, products)
 
 
-def open_clip_loss() -> Peer | None:
-    """Returns open_clip's losses without the rest of it, which needs torchvision; None where it is not installed."""
+def open_clip_loss() -> OpenClipLoss | None:
+    """Return open_clip's loss without the rest of the package, which needs torchvision; None if not installed."""
     found = importlib.util.find_spec("open_clip")
     if found is None or importlib.util.find_spec("torch") is None:
         return None
@@ -196,11 +201,11 @@ def open_clip_loss() -> Peer | None:
     spec = importlib.util.spec_from_file_location("open_clip_loss", folder / "loss.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Peer(module, importlib.metadata.version("open_clip_torch"))
+    return OpenClipLoss(module, importlib.metadata.version("open_clip_torch"))
 
 
-def table(rows: list[Row], batch: int, dim: int, peak: float) -> list[str]:
-    """Returns the lines of one batch size; ratios are of our form with the same work."""
+def table(rows: list[LossRow], batch: int, dim: int, peak: float) -> list[str]:
+    """Return the lines of one batch size; ratios compare with our form of the same work."""
     ours = {row.products: row.seconds for row in rows if row.name.startswith("ours")}
     lines = []
     for row in rows:
@@ -215,7 +220,7 @@ def table(rows: list[Row], batch: int, dim: int, peak: float) -> list[str]:
 
 
 def work(batch: int, dim: int, products: int) -> int:
-    """Returns the floating-point operations of so many matrix products of all pairs."""
+    """Return the floating-point operations of `products` matrix products over all pairs."""
     return products * 2 * batch**2 * dim
 
 

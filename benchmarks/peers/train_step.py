@@ -1,25 +1,25 @@
-"""The full training step of S/16, B/16 and L/16 at 224 px with 64 tokens, against open_clip with torch.compile.
+"""The training step of S/16, B/16 and L/16 at 224 px with 64 tokens, against open_clip with torch.compile.
 
 python -m benchmarks.peers.train_step [--models=S/16,B/16,L/16] [--batch=1024] [--microbatch=N] [--remat=none]
     [--dtype=bfloat16]
 
 Ours is the compiled step of a run, with and without the context objective. The peer is open_clip's model of the same
 architecture (a timm image tower with attention pooling, a text transformer without causal mask) under torch.compile,
-with its SigLipLoss, bfloat16 autocast and fused AdamW. Each row is a process of its own, one after another, on the same
-device. MFU: the operations counted from the model, recomputation not counted, over the peak of a large product there.
+with its SigLipLoss, bfloat16 autocast and fused AdamW. Each row is a process of its own; they run one after another on
+the same device. MFU is the model's operations, without recomputation, over the measured peak of a large product.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -34,20 +34,23 @@ MODELS = {  # width, depth, heads, image size, patch size, tokens
 }
 VOCABULARY = 32_000
 WARM_UP = 3
+PEAK_SIZES = {"gpu": 8192}  # of the product that measures the peak; 2048 elsewhere
 
 
-def main() -> int:
-    """Prints a table for each model; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table per model; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.train_step", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="S/16,B/16,L/16", help=f"some of {', '.join(MODELS)}")
-    parser.add_argument("--batch", type=int, default=1024, help="pairs in a step")
-    parser.add_argument("--microbatch", type=int, help="pairs that our towers work on at a time")
-    parser.add_argument("--remat", default="none", help="what our backward pass computes again")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--unroll", type=int, default=1, help="layers in a step of our scan; more is faster on CPUs")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--models", default="S/16,B/16,L/16", help=f"models, separated by commas, of {', '.join(MODELS)}"
+    )
+    parser.add_argument("--batch", type=int, default=1024, help="pairs per step (default: 1024)")
+    parser.add_argument("--microbatch", type=int, help="pairs that our towers process at a time (default: all)")
+    parser.add_argument("--remat", default="none", help="our remat policy (default: none)")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the products")
+    parser.add_argument("--unroll", type=int, default=1, help="layers unrolled per scan step (default: 1)")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps (default: 20)")
     parser.add_argument("--child", choices=("plain", "context", "open_clip"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     unknown = [name for name in args.models.split(",") if name not in MODELS]
     if unknown:
         parser.error(f"unknown model {unknown[0]!r}; known: {', '.join(MODELS)}")
@@ -57,33 +60,40 @@ def main() -> int:
         return 0
     for name in args.models.split(","):
         children = ["plain", "context"]
-        if importlib.util.find_spec("open_clip"):
+        if find_spec("open_clip"):
             children.append("open_clip")
         else:
-            print("open_clip, the peer, is not installed; `pip install -r requirements-parity.txt -r requirements-bench.txt`", file=sys.stderr)
+            packages = "-r requirements-parity.txt -r requirements-bench.txt"
+            print(f"note: open_clip is not installed and is left out. Run `pip install {packages}`.", file=sys.stderr)
         print(table(name, args, {child: start(name, child, args) for child in children}), flush=True)
     return 0
 
 
 def start(name: str, child: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns what one side measured in a process of its own, or the last line that it said before it failed."""
+    """Return what one side measured in a process of its own, or the last line of its error."""
     command = [
         sys.executable,
         "-m",
         "benchmarks.peers.train_step",
-        *sys.argv[1:],
+        *given_options(args),
         f"--models={name}",
         f"--child={child}",
     ]
     print(f"{name}, {child}", file=sys.stderr, flush=True)
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
     if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["without a word"])[-1][:200]}
+        return {"failed": (done.stderr.strip().splitlines() or ["no error message"])[-1][:200]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def given_options(args: argparse.Namespace) -> list[str]:
+    """Return the options that a side needs."""
+    names = ("batch", "microbatch", "remat", "dtype", "unroll", "steps")
+    return [f"--{name}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
+
+
 def settings_of(name: str, args: argparse.Namespace, *, context: bool) -> Any:
-    """Returns the settings of our run."""
+    """Return the settings of our run."""
     from pretrain.config.run import read_settings
 
     width, depth, heads, size, patch, tokens = MODELS[name]
@@ -109,7 +119,7 @@ def settings_of(name: str, args: argparse.Namespace, *, context: bool) -> Any:
 
 
 def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns rate, memory and compile time of the step that a run takes."""
+    """Return seconds, memory and compile time of our training step."""
     import jax
     import jax.numpy as jnp
 
@@ -133,7 +143,7 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
         jax.block_until_ready(metrics)
 
     seconds = timed(run, args.steps)
-    size = 8192 if jax.default_backend() == "gpu" else 2048
+    size = PEAK_SIZES.get(jax.default_backend(), 2048)
     matrix, product = jnp.ones((size, size), args.dtype), jax.jit(jnp.matmul)
     return {
         "versions": {"jax": jax.__version__},
@@ -148,7 +158,7 @@ def measure_ours(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_open_clip(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the same for open_clip."""
+    """Return the same for open_clip."""
     import open_clip
     import timm
     import torch
@@ -210,27 +220,27 @@ def measure_open_clip(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_batch(name: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images `[batch, size, size, 3]` uint8 and tokens `[batch, length]` int32 of both sides."""
+    """Return images `[batch, size, size, 3]` uint8 and tokens `[batch, length]` int32 for both sides."""
     rng, (*_, size, _, tokens) = np.random.default_rng(0), MODELS[name]
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     return images, rng.integers(0, VOCABULARY, (batch, tokens), np.int32)
 
 
 def timed(run: Callable[[], None], steps: int) -> float:
-    """Returns the median seconds of a step."""
+    """Return the median seconds per step."""
     for _ in range(WARM_UP):
         run()
     return statistics.median(seconds_of(run, steps))
 
 
 def table(name: str, args: argparse.Namespace, measured: dict[str, dict[str, Any]]) -> str:
-    """Returns one model's machine, rows, ratios and limit."""
+    """Return machine, rows, ratios and limit of one model."""
     ours = measured["plain"]
     if "failed" in ours:
         return f"{name}: failed: {ours['failed']}"
     versions = {key: value for facts in measured.values() for key, value in facts.get("versions", {}).items()}
     lines = [
-        f"\n{name}: {args.batch} pairs a step, {ours['parameters']:,} parameters, {args.dtype}, remat {args.remat}, "
+        f"\n{name}: {args.batch} pairs per step, {ours['parameters']:,} parameters, {args.dtype}, remat {args.remat}, "
         f"microbatch {args.microbatch}",
         f"machine: {describe_machine(ours['backend'])}",
         f"versions: {', '.join(f'{key} {value}' for key, value in versions.items())}",
@@ -250,8 +260,8 @@ def table(name: str, args: argparse.Namespace, measured: dict[str, dict[str, Any
         cost = measured["context"]["seconds"] / ours["seconds"] - 1
         lines.append(f"the context objective costs {cost:+.1%} of a step")
     lines.append(
-        f"limit: {ours['peak'] / ours['flops']:,.0f} pairs/s, at {ours['flops'] / 1e9:.2f} GFLOP of matrix products a "
-        f"pair and {ours['peak'] / 1e12:.1f} TFLOP/s of large {args.dtype} products"
+        f"limit: {ours['peak'] / ours['flops']:,.0f} pairs/s, at {ours['flops'] / 1e9:.2f} GFLOP of matrix products "
+        f"per pair and {ours['peak'] / 1e12:.1f} TFLOP/s of large {args.dtype} products"
     )
     return "\n".join(lines)
 

@@ -1,11 +1,11 @@
-"""Training steps here and in PyTorch: the same architecture, batch, loss and number of threads, side by side.
+"""Training steps on CPUs, against PyTorch: the same architecture, batch, loss and number of threads.
 
 python -m benchmarks.peers.train_step_cpu [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
 
-Our side is the compiled step that a run takes: pixels come as bytes and are normalised in it, gradients are clipped,
-metrics are computed. The peer is spared these: transformers' SiglipModel with its own loss in eager mode gets
-normalised pixels, then torch.optim.AdamW updates. All patches are kept. Each row is a process of its own, and the rows
-take turns. Run it on an idle machine: PyTorch's threads wait for one another, so others' work slows its rows most.
+Our side is the compiled step of a run, which also normalises pixels, clips gradients and computes metrics. The peer is
+transformers' SiglipModel with its own loss in eager mode on normalised pixels, updated by torch.optim.AdamW. All
+patches are kept. Each row is a process of its own, and the rows take turns. Run it on an idle machine: PyTorch's
+threads wait for one another, so other processes slow its rows most.
 """
 
 from __future__ import annotations
@@ -13,52 +13,54 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from arguments import QUICKSTART_CONFIG, load_config
-from benchmarks.machine import busy_seconds, cpu_model, measure_peak, page_policy
+from benchmarks.machine import HUGE_PAGES, busy_seconds, describe_machine, measure_peak, page_policy
+from benchmarks.peers.installed import missing_peers
+from benchmarks.side_process import serve, start_side
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
-WARM_UP = 3  # steps, of which the first compiles
+WARM_UP = 3  # steps; the first one compiles
 PEAK_SIZE = 2048
 
 
-class Row(NamedTuple):
-    """A line of the table: who computes, with which loss, and whether large arrays lie in huge pages."""
+class StepRow(NamedTuple):
+    """A row of the table: its name, the side that computes it, and whether large arrays are in huge pages."""
 
     name: str
     child: str
     huge_pages: bool
 
 
-OURS = Row("this project, SigLIP loss", "sigmoid", True)
-CONTEXT = Row("this project, context objective", "context", True)
-PEERS = (Row("PyTorch eager, SigLIP loss", "torch", False), Row("PyTorch eager, SigLIP loss", "torch", True))
+OURS = StepRow("this project, SigLIP loss", "sigmoid", True)
+CONTEXT = StepRow("this project, context objective", "context", True)
+PEERS = (StepRow("PyTorch eager, SigLIP loss", "torch", False), StepRow("PyTorch eager, SigLIP loss", "torch", True))
 
 
-def main() -> int:
-    """Prints the table, or a sentence about what is missing; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and return 0, or name what is missing and return 1."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers.train_step_cpu", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--config", default=str(QUICKSTART_CONFIG), help="config file; its pretrain section counts")
-    parser.add_argument("--steps", type=int, default=15, help="steps in a round")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument(
+        "--config",
+        default=str(QUICKSTART_CONFIG),
+        help="config file (default: configs/quickstart.py)",
+    )
+    parser.add_argument("--steps", type=int, default=15, help="steps per round (default: 15)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--child", choices=("sigmoid", "context", "torch"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if min(args.steps, args.repeats) < 1:
         parser.error("--steps and --repeats must be at least 1")
     try:
@@ -67,67 +69,72 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if args.child:
-        serve_torch(config, args.steps) if args.child == "torch" else serve_jax(config, args.steps, args.child)
+        if args.child == "torch":
+            serve_torch(config, steps=args.steps)
+        else:
+            serve_jax(config, steps=args.steps, context=args.child == "context")
         return 0
-    if importlib.util.find_spec("torch") is None:
-        print(
-            "error: PyTorch, the peer of this benchmark, is not installed; `pip install -r requirements-parity.txt`",
-            file=sys.stderr,
-        )
+    if message := missing_peers("torch", requirements="requirements-parity.txt"):
+        print(message, file=sys.stderr)
         return 1
     print(compare(config, args))
     return 0
 
 
 def compare(config: ConfigDict, args: argparse.Namespace) -> str:
-    """Returns the table of all rows, each measured `args.repeats` times in turn."""
+    """Return the table of all rows, which take `args.repeats` turns."""
     rows = (OURS, *PEERS, CONTEXT)
-    rates: dict[Row, list[float]] = {row: [] for row in rows}
+    rates: dict[StepRow, list[float]] = {row: [] for row in rows}
     began, busy_before = time.monotonic(), busy_seconds()
     with contextlib.ExitStack() as stack:
-        children, facts = {}, {}
+        sides = {}
         for row in rows:
-            children[row] = stack.enter_context(start(row, args))
-            facts[row] = json.loads(read_line(children[row], row))
+            given = [f"--child={row.child}", f"--config={args.config}", f"--steps={args.steps}"]
+            variables = {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error"}
+            sides[row] = start_side(
+                "benchmarks.peers.train_step_cpu", given, huge_pages=row.huge_pages, environment=variables
+            )
+            stack.callback(sides[row].close)
+        facts = {row: side.facts for row, side in sides.items()}
         for round in range(args.repeats):
             print(f"round {round + 1} of {args.repeats}", file=sys.stderr, flush=True)
-            for row, child in children.items():
-                child.stdin.write("\n")
-                child.stdin.flush()
-                rates[row].append(args.steps * config.batch_size / float(read_line(child, row)))
+            for row, side in sides.items():
+                rates[row].append(args.steps * config.batch_size / side.measure("steps"))
     elapsed, busy, ours = time.monotonic() - began, busy_seconds() - busy_before, sum(os.times()[:4])
     others = max(0.0, busy - ours) / (elapsed * os.cpu_count())
     if len({facts[row]["parameters"] for row in (OURS, *PEERS)}) > 1:
-        raise RuntimeError(f"the sides differ in their numbers of parameters: {facts}")
+        raise RuntimeError(f"the sides have different numbers of parameters: {facts}")
     versions = {name: version for fact in facts.values() for name, version in fact["versions"].items()}
     peaks = {
         name: max(fact["peak"] for fact in facts.values() if name in fact["versions"]) for name in ("jax", "torch")
     }
-    return describe(config, args, rates, facts[OURS]["parameters"], versions, peaks, others)
+    parameters = facts[OURS]["parameters"]
+    return describe(config, args, rates=rates, parameters=parameters, versions=versions, peaks=peaks, others=others)
 
 
 def describe(
     config: ConfigDict,
     args: argparse.Namespace,
-    rates: dict[Row, list[float]],
+    *,
+    rates: dict[StepRow, list[float]],
     parameters: int,
     versions: dict[str, str],
     peaks: dict[str, float],
     others: float,
 ) -> str:
-    """Returns the machine, the table and the limit as text.
+    """Return machine, table and limit as text.
 
-    `peaks` are in GFLOP/s; `others` is the share of the cores' time that other processes took meanwhile.
+    `peaks` are in GFLOP/s; `others` is the fraction of the cores that other processes used during the benchmark.
     """
     vision, text = config.vision, config.text
     flops, peak, ours = pair_flops(config, context=False), max(peaks.values()), statistics.median(rates[OURS])
     lines = [
-        f"{args.config}, all patches kept: {config.batch_size} pairs a step, {parameters:,} parameters, float32",
+        f"{args.config}, all patches kept: {config.batch_size} pairs per step, {parameters:,} parameters, float32",
         f"images: {vision.image_size}/{vision.patch_size}, width {vision.width}, {vision.depth} layers; "
         f"texts: {text.length} tokens, width {text.width}, {text.depth} layers",
-        f"machine: {cpu_model()}, {os.cpu_count()} cores, a thread each; transparent huge pages: {page_policy()}",
-        f"other processes: {others:.0%} of the cores meanwhile"
-        + "; too much to measure: repeat this when nothing else runs" * (others > 0.05),
+        f"machine: {describe_machine()}, a thread each; transparent huge pages: {page_policy()}",
+        f"other processes used {others:.0%} of the cores"
+        + "; that is too much: repeat the benchmark on an idle machine" * (others > 0.05),
         f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
         f"{args.repeats} rounds of {args.steps} steps in turn, after {WARM_UP} steps of warm-up",
         "",
@@ -141,17 +148,17 @@ def describe(
         lines.append(f"{row.name + ' *' * row.huge_pages:36}{measured:>28}{ratio:>12}{share:>14.0%}")
     lines += [
         "",
-        f"* with GLIBC_TUNABLES={HUGE_PAGES}, as launch.py starts every real run",
-        f"limit: {1e9 * peak / flops:.0f} pairs/s, at {flops / 1e6:.0f} MFLOP of matrix products a pair (3 × forward) "
-        f"and {peak:.0f} GFLOP/s",
-        f"peak: the best of ten float32 products of {PEAK_SIZE} × {PEAK_SIZE} matrices in a process: "
+        f"* with GLIBC_TUNABLES={HUGE_PAGES}, as launch.py starts every run",
+        f"limit: {1e9 * peak / flops:.0f} pairs/s, at {flops / 1e6:.0f} MFLOP of matrix products per pair "
+        f"(3 × forward) and {peak:.0f} GFLOP/s",
+        f"peak: the best of ten float32 products of {PEAK_SIZE} × {PEAK_SIZE} matrices per process: "
         + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in peaks.items()),
     ]
     return "\n".join(lines)
 
 
 def pair_flops(config: ConfigDict, *, context: bool) -> int:
-    """Returns the operations of a pair's matrix products in a training step, with all patches kept."""
+    """Return the operations of the matrix products per pair in a training step, with all patches kept."""
     from pretrain.config.run import read_settings
     from pretrain.monitoring.throughput import count_pair_flops
 
@@ -161,27 +168,8 @@ def pair_flops(config: ConfigDict, *, context: bool) -> int:
     return sum(count_pair_flops(dataclasses.replace(settings, objective=objective, augmentation=augmentation)))
 
 
-def start(row: Row, args: argparse.Namespace) -> subprocess.Popen:
-    """Starts the process of a row: it writes a line of facts when warm, then seconds for every line that it reads."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error"}
-    environment.pop("GLIBC_TUNABLES", None)
-    if row.huge_pages:
-        environment["GLIBC_TUNABLES"] = HUGE_PAGES
-    command = [sys.executable, "-m", "benchmarks.peers.train_step_cpu", f"--child={row.child}"]
-    command += [f"--config={args.config}", f"--steps={args.steps}"]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def read_line(child: subprocess.Popen, row: Row) -> str:
-    """Returns the child's next line; raises `RuntimeError` where it has ended."""
-    line = child.stdout.readline()
-    if not line:
-        raise RuntimeError(f"the process of {row.name!r} ended early; what it said is above")
-    return line
-
-
-def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
-    """Runs the training step of this project."""
+def serve_jax(config: ConfigDict, *, steps: int, context: bool) -> None:
+    """Measure the training step of this project."""
     import jax
     import jax.numpy as jnp
 
@@ -191,7 +179,7 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
     from pretrain.train_step import build_train_step
 
     settings = read_settings(config)
-    objective = dataclasses.replace(settings.objective, base="sigmoid", context=child == "context")
+    objective = dataclasses.replace(settings.objective, base="sigmoid", context=context)
     settings = dataclasses.replace(settings, dtype="float32", objective=objective)
     mesh = sharding.create_mesh(settings.mesh.fsdp)
     training = build_train_step(settings, mesh, model=settings.model(settings.max_vocab_size()))
@@ -208,11 +196,11 @@ def serve_jax(config: ConfigDict, steps: int, child: str) -> None:
         "parameters": count_parameters(state.parameters),
         "peak": measure_peak(lambda: product(matrix, matrix).block_until_ready(), PEAK_SIZE) / 1e9,
     }
-    serve(facts, step, steps)
+    serve_steps(facts, step, steps=steps)
 
 
-def serve_torch(config: ConfigDict, steps: int) -> None:
-    """Runs the training step of the peer."""
+def serve_torch(config: ConfigDict, *, steps: int) -> None:
+    """Measure the training step of the peer."""
     import torch
     import transformers
 
@@ -252,23 +240,23 @@ def serve_torch(config: ConfigDict, steps: int) -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "peak": measure_peak(lambda: matrix @ matrix, PEAK_SIZE) / 1e9,
     }
-    serve(facts, step, steps)
+    serve_steps(facts, step, steps=steps)
 
 
-def serve(facts: dict[str, Any], step: Callable[[], None], steps: int) -> None:
-    """Warms up, writes `facts`, then for every line that comes in the seconds that `steps` steps took."""
-    for _ in range(WARM_UP):
-        step()
-    print(json.dumps(facts), flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
+def serve_steps(facts: dict[str, Any], step: Callable[[], None], *, steps: int) -> None:
+    """Warm up, then measure `steps` steps whenever asked to."""
+
+    def run() -> None:
         for _ in range(steps):
             step()
-        print(time.perf_counter() - began, flush=True)
+
+    for _ in range(WARM_UP):
+        step()
+    serve(facts, {"steps": run})
 
 
 def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Returns the batch of both sides, as the input pipeline makes them."""
+    """Return the batch of both sides, in the form that the input pipeline yields."""
     rng, size = np.random.default_rng(0), config.vision.image_size
     return {
         "images": rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8),
@@ -277,12 +265,12 @@ def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def count_vocabulary(config: ConfigDict) -> int:
-    """Returns the number of token ids that the config's `train:VOCAB` asks for."""
+    """Return the number of token ids of the config's `train:VOCAB`."""
     return int(config.tokenizer.name.removeprefix("train:"))
 
 
 def make_matrix() -> np.ndarray:
-    """Returns the matrix whose square measures the peak."""
+    """Return the matrix whose square measures the peak."""
     return np.random.default_rng(0).normal(size=(PEAK_SIZE, PEAK_SIZE)).astype(np.float32)
 
 

@@ -25,7 +25,7 @@ from benchmarks.study.tables import find_sweeps
 from data.pipeline.caption_groups import lsa_embeddings
 from data.sources.base import Source
 from pretrain.config.run import load_settings
-from pretrain.input_pipeline import create_examples, open_data, prepare_order, prepare_tokenizer
+from pretrain.input_pipeline import create_loader, open_data, prepare_order, prepare_tokenizer
 
 BATCHES, SIMILAR = 4, 0.5  # batches per run, least cosine of similar texts
 NEIGHBOURS, MEMORY = "pretrain.objective.neighbours", "pretrain.objective.memory"
@@ -80,7 +80,7 @@ def measure(workdir: pathlib.Path, *, temperature: float) -> AttentionShares:
     settings = load_settings(workdir)
     source = open_data(settings, "runs/study/cache")
     tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
-    examples = create_examples(settings, source, tokenizer, prepare_order(workdir / "groups.npy", source, settings))
+    examples = create_loader(settings, source, tokenizer, order=prepare_order(workdir / "groups.npy", source, settings))
     texts = text_embeddings(source)
     encoder = Encoder(workdir / "export")
     found = []

@@ -18,7 +18,7 @@ import optax
 import adapt
 from benchmarks.study.variant_objective import VariantObjective
 from pretrain.losses.contextual_attention import Context
-from pretrain.losses.pairwise_blocks import Layout
+from pretrain.losses.pairwise_blocks import BlockLayout
 
 DIM, HELD_OUT, STEPS, WARMUP = 512, 5, 300, 20  # every fifth class is held out
 RATE = 1e-3
@@ -65,7 +65,7 @@ class HeadObjective(VariantObjective):
     progress: jax.Array | None = None
 
     def contextualize(
-        self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: Layout
+        self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: BlockLayout
     ) -> Context:
         """Return the mixtures, at the scheduled temperature if there is a schedule."""
         if self.final_temperature is not None:

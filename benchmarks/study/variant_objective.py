@@ -22,7 +22,7 @@ import launch
 from pretrain.config.run import SECTIONS
 from pretrain.losses.context_objective import Objective
 from pretrain.losses.contextual_attention import Context
-from pretrain.losses.pairwise_blocks import Layout
+from pretrain.losses.pairwise_blocks import BlockLayout
 
 _remembered: dict[int, np.ndarray] = {}  # the memory of this process's run, by its size
 
@@ -47,7 +47,7 @@ class VariantObjective(Objective):
             )
 
     def contextualize(
-        self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: Layout
+        self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: BlockLayout
     ) -> Context:
         """Return softmax(q kᵀ / (exp(temperature) √dim), own entry masked) v.
 

@@ -12,7 +12,7 @@ from benchmarks.study import head_runs as study_head_runs
 from benchmarks.study import heads as study_heads
 from benchmarks.study import page as study_page
 from benchmarks.study.head_runs import DIM, HeadData, HeadObjective, LabelledFeatures, head_settings
-from pretrain.losses.pairwise_blocks import Layout
+from pretrain.losses.pairwise_blocks import BlockLayout
 
 LABELS = np.repeat(np.arange(6), 7)
 
@@ -34,7 +34,7 @@ def test_memory_is_attended_to_as_in_the_formula_except_where_it_is_empty():
     remembered = np.concatenate([memory, np.zeros((3, DIM))])
     objective = HeadObjective(memory=7, remembered=jnp.asarray(remembered, jnp.float32))
     temperature = math.log(0.1 / math.sqrt(DIM))
-    found = objective.contextualize(jnp.asarray(u, jnp.float32), None, jnp.asarray(temperature), Layout())
+    found = objective.contextualize(jnp.asarray(u, jnp.float32), None, jnp.asarray(temperature), BlockLayout())
     values = np.concatenate([u, memory])
     keys = values / np.linalg.norm(values, axis=1, keepdims=True)
     logits = keys[:5] @ keys.T / 0.1
@@ -52,10 +52,10 @@ def test_scheduled_temperature_moves_from_the_first_to_the_last():
     learned = jnp.asarray(5.0)  # ignored
     for progress, temperature in ((0.0, 0.1), (0.5, math.sqrt(0.1 * 0.01)), (1.0, 0.01)):
         objective = HeadObjective(context_temperature=0.1, final_temperature=0.01, progress=jnp.asarray(progress))
-        found = objective.contextualize(u, None, learned, Layout())
+        found = objective.contextualize(u, None, learned, BlockLayout())
         log = jnp.asarray(math.log(temperature / math.sqrt(DIM)))
         np.testing.assert_allclose(
-            found.embeddings, HeadObjective().contextualize(u, None, log, Layout()).embeddings, rtol=1e-3
+            found.embeddings, HeadObjective().contextualize(u, None, log, BlockLayout()).embeddings, rtol=1e-3
         )
 
 

@@ -13,7 +13,7 @@ from benchmarks.study import figures as study_figures
 from benchmarks.study import page as study_page
 from benchmarks.study import tables as study
 from benchmarks.study import variant_objective
-from pretrain.losses.pairwise_blocks import Layout
+from pretrain.losses.pairwise_blocks import BlockLayout
 
 SWEEP = """
 from configs import grid
@@ -187,13 +187,14 @@ def test_variants_attend_by_texts_and_to_earlier_batches(monkeypatch):
     rng = np.random.default_rng(0)
     batches = rng.normal(size=(4, 2, 5, 3)).astype(np.float32)
     temperature = jnp.log(0.1 / np.sqrt(3.0))
-    by_texts = variant_objective.VariantObjective(neighbours="texts").contextualize(*batches[0], temperature, Layout())
+    variant = variant_objective.VariantObjective(neighbours="texts")
+    by_texts = variant.contextualize(*batches[0], temperature, BlockLayout())
     u, v = batches[0]
     np.testing.assert_allclose(by_texts.embeddings, mixtures(v, v, u, 0.1), atol=1e-5)
     remembering = variant_objective.VariantObjective(memory=8)
     seen = np.zeros((0, 3))
     for u, v in batches:
-        found = jax.jit(remembering.contextualize, static_argnums=3)(u, v, temperature, Layout())
+        found = jax.jit(remembering.contextualize, static_argnums=3)(u, v, temperature, BlockLayout())
         keys = np.concatenate([u, seen[:8]])
         np.testing.assert_allclose(found.embeddings, mixtures(u, keys, keys, 0.1), atol=1e-5)
         seen = np.concatenate([u, seen])
