@@ -1,4 +1,4 @@
-"""What the documentation shows is run as it stands."""
+"""The examples of the documentation run, and its links and headings are complete."""
 
 import ast
 import pathlib
@@ -12,7 +12,7 @@ import pytest
 import launch
 from adapt.adapters.registry import METHODS
 from models.checkpoints.io import save_checkpoint
-from pretrain.losses.contrastive import RULES, Scales, base_loss
+from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
@@ -21,9 +21,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
-    """A folder with the files that docs/EXTENDING.md shows, shards and a checkpoint."""
-    folder = tmp_path_factory.mktemp("shown")
+def example_files(tmp_path_factory):
+    """A folder with the example files of docs/EXTENDING.md, shards and a checkpoint."""
+    folder = tmp_path_factory.mktemp("examples")
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/EXTENDING.md").read_text(), re.DOTALL)
     assert [name for name, _ in blocks] == ["hinge.py", "power_votes.py", "things.py"]
     for name, code in blocks:
@@ -34,13 +34,13 @@ def shown(tmp_path_factory):
     write_shard(folder / "shards" / "test-00000.tar", samples[40:])
     save_checkpoint(folder / "export", tiny_checkpoint("siglip"))
     yield folder
-    RULES.pop("hinge", None)
+    PAIRWISE_LOSSES.pop("hinge", None)
     METHODS.pop("power_votes", None)
 
 
-def test_a_loss_of_ones_own_trains_and_has_the_derivative_of_its_dense_form(shown, tmp_path):
-    given = [f"--config={shown / 'hinge.py'}", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path}"]
-    given += [f"--config.pretrain.data.sources={shown}/shards/*.tar,", "--config.pretrain.steps=2"]
+def test_the_example_loss_trains_and_has_the_derivative_of_its_dense_form(example_files, tmp_path):
+    given = [f"--config={example_files / 'hinge.py'}", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path}"]
+    given += [f"--config.pretrain.data.sources={example_files}/shards/*.tar,", "--config.pretrain.steps=2"]
     given += ["--config.pretrain.optimizer.warmup_steps=1", "--config.pretrain.batch_size=8"]
     assert launch.main(["pretrain", *given, "--config.pretrain.tokenizer.name=train:60"]) == 0
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 2
@@ -60,21 +60,29 @@ def test_a_loss_of_ones_own_trains_and_has_the_derivative_of_its_dense_form(show
     )
 
 
-def test_an_adapter_of_ones_own_is_evaluated_beside_the_others(shown, tmp_path, capsys):
-    given = [f"--config={shown / 'power_votes.py'}", f"--checkpoint={shown / 'export'}", f"--workdir={tmp_path}"]
+def test_the_example_adapter_is_evaluated_with_another_method(example_files, tmp_path, capsys):
+    given = [
+        f"--config={example_files / 'power_votes.py'}",
+        f"--checkpoint={example_files / 'export'}",
+        f"--workdir={tmp_path}",
+    ]
     given += ["--datasets=digits", "--shots=1,4", "--seeds=2", f"--data_dir={tmp_path}"]
     assert launch.main(["evaluate", *given]) == 0
     assert re.search(r"digits, few_shot: power_votes \d+\.\d% at 4 shots", capsys.readouterr().out)
 
 
-def test_a_dataset_of_ones_own_is_three_lines(shown, tmp_path, capsys):
-    given = [f"--config={shown / 'things.py'}", f"--checkpoint={shown / 'export'}", f"--workdir={tmp_path}"]
+def test_the_example_dataset_is_evaluated(example_files, tmp_path, capsys):
+    given = [
+        f"--config={example_files / 'things.py'}",
+        f"--checkpoint={example_files / 'export'}",
+        f"--workdir={tmp_path}",
+    ]
     assert launch.main(["evaluate", *given, "--methods=knn", "--shots=1", "--seeds=2", f"--data_dir={tmp_path}"]) == 0
     assert re.search(r"things, few_shot: knn \d+\.\d% at 1 shot\n", capsys.readouterr().out)
 
 
 def headings():
-    """Yields how the headings of a report begin, as its source has them."""
+    """Yield the beginnings of the headings of a report, from its source."""
     for path in ROOT.glob("adapt/report/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             found = []
@@ -97,7 +105,7 @@ def test_every_heading_of_a_report_is_explained():
         assert re.search(rf"^\|[^|]*\b{re.escape(heading)}", page, re.MULTILINE), heading
 
 
-def test_the_documentation_links_to_pages_that_are_there():
+def test_links_between_documentation_pages_are_valid():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
     for page in pages:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
