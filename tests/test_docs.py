@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def example_files(tmp_path_factory):
+def examples(tmp_path_factory):
     """A folder with the example files of docs/EXTENDING.md, shards and a checkpoint."""
     folder = tmp_path_factory.mktemp("examples")
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/EXTENDING.md").read_text(), re.DOTALL)
@@ -38,9 +38,9 @@ def example_files(tmp_path_factory):
     METHODS.pop("power_votes", None)
 
 
-def test_the_example_loss_trains_and_has_the_derivative_of_its_dense_form(example_files, tmp_path):
-    given = [f"--config={example_files / 'hinge.py'}", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path}"]
-    given += [f"--config.pretrain.data.sources={example_files}/shards/*.tar,", "--config.pretrain.steps=2"]
+def test_the_example_loss_trains_and_has_the_derivative_of_its_dense_form(examples, tmp_path):
+    given = [f"--config={examples / 'hinge.py'}", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path}"]
+    given += [f"--config.pretrain.data.sources={examples}/shards/*.tar,", "--config.pretrain.steps=2"]
     given += ["--config.pretrain.optimizer.warmup_steps=1", "--config.pretrain.batch_size=8"]
     assert launch.main(["pretrain", *given, "--config.pretrain.tokenizer.name=train:60"]) == 0
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 2
@@ -60,10 +60,10 @@ def test_the_example_loss_trains_and_has_the_derivative_of_its_dense_form(exampl
     )
 
 
-def test_the_example_adapter_is_evaluated_with_another_method(example_files, tmp_path, capsys):
+def test_the_example_adapter_is_evaluated_with_another_method(examples, tmp_path, capsys):
     given = [
-        f"--config={example_files / 'power_votes.py'}",
-        f"--checkpoint={example_files / 'export'}",
+        f"--config={examples / 'power_votes.py'}",
+        f"--checkpoint={examples / 'export'}",
         f"--workdir={tmp_path}",
     ]
     given += ["--datasets=digits", "--shots=1,4", "--seeds=2", f"--data_dir={tmp_path}"]
@@ -71,10 +71,10 @@ def test_the_example_adapter_is_evaluated_with_another_method(example_files, tmp
     assert re.search(r"digits, few_shot: power_votes \d+\.\d% at 4 shots", capsys.readouterr().out)
 
 
-def test_the_example_dataset_is_evaluated(example_files, tmp_path, capsys):
+def test_the_example_dataset_is_evaluated(examples, tmp_path, capsys):
     given = [
-        f"--config={example_files / 'things.py'}",
-        f"--checkpoint={example_files / 'export'}",
+        f"--config={examples / 'things.py'}",
+        f"--checkpoint={examples / 'export'}",
         f"--workdir={tmp_path}",
     ]
     assert launch.main(["evaluate", *given, "--methods=knn", "--shots=1", "--seeds=2", f"--data_dir={tmp_path}"]) == 0
