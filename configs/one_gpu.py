@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     optimizer.b2 = 0.95  # decay of the second moment
 
     pretrain.recovery = recovery = ConfigDict()
-    recovery.on_bad_loss = "go_back"  # roll back to the newest checkpoint
+    recovery.on_bad_loss = "rollback"  # roll back to the newest checkpoint
 
     pretrain.dtype = "bfloat16"  # of the towers' activations
     pretrain.remat = "minimal"  # keep the outputs of weight products, recompute the rest

@@ -1,4 +1,4 @@
-"""A run's data: the sources and settings of a config as the examples of each step, the same in every job."""
+"""The input pipeline of a run: its sources, tokenizer, sample order and batch loader, the same in every job."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from data.pipeline.loader import BatchLoader
 from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
 from data.sources.open import ConcatenatedSource, open_sources
+from foundation.atomic import atomic_file, write_json
 from foundation.progress import track
-from models.checkpoints.io import describe_checkpoint
+from models.checkpoints.describe import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
 from pretrain.config.run import PretrainSettings
@@ -29,15 +31,15 @@ _READERS = 16  # threads
 
 
 def open_data(settings: PretrainSettings, data_dir: str | os.PathLike) -> ConcatenatedSource:
-    """Opens the sources of a run; raises as `data.sources.open.open_source` does."""
+    """Open the sources of a run; raises like `data.sources.open.open_source`."""
     data = settings.data
     return open_sources(data.sources, data_dir, text_keys=data.text_keys, image_keys=data.image_keys)
 
 
-def create_examples(
-    settings: PretrainSettings, source: ConcatenatedSource, tokenizer: Tokenizer, order: np.ndarray | None = None
+def create_loader(
+    settings: PretrainSettings, source: ConcatenatedSource, tokenizer: Tokenizer, *, order: np.ndarray | None = None
 ) -> BatchLoader:
-    """Returns what makes the rows of the run's batches; `order` has samples of a group next to each other."""
+    """Return the loader of the run's batches; `order` is that of `prepare_order`."""
     sampler = BatchSampler(
         lengths=tuple(map(len, source.sources)),
         weights=settings.data.weights,
@@ -60,89 +62,97 @@ def create_examples(
 
 
 def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSettings) -> Tokenizer:
-    """Returns the run's tokenizer: the one in `folder`, or else the one that the settings name, and keeps it there.
+    """Return the run's tokenizer from `folder`; if it is not there yet, create it from the settings and save it there.
 
-    Where they ask for one to be trained, that is done on the captions of `source`, of a large one on those of 200,000
-    samples that are spread over it.
+    A tokenizer that is to be trained is trained on the captions of `source`, or on those of 200,000 evenly spaced
+    samples if there are more.
     """
-    chosen, length = settings.tokenizer, settings.text["length"]
+    length = settings.text["length"]
     if not folder.is_dir():
-        if chosen.name == CHECKPOINT_TOKENIZER:
-            tokenizer = describe_checkpoint(settings.initial_checkpoint).open_tokenizer()
-        elif chosen.trained_size:
-            how = {"vocab_size": chosen.trained_size, "canonicalize": chosen.canonicalize or "siglip"}
-            tokenizer = train_tokenizer(read_captions(source), length=length, **how)
-        else:
-            tokenizer = open_tokenizer(chosen.name, length=length, canonicalize=chosen.canonicalize or "none")
+        tokenizer = _create_tokenizer(source, settings, length)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             partial = pathlib.Path(temporary) / "new"
             tokenizer.save(partial)
             try:
                 os.replace(partial, folder)
             except OSError:
-                if not folder.is_dir():  # if it is, another process of this run was first, with the same one
+                if not folder.is_dir():  # otherwise another process of the run has saved the same tokenizer
                     raise
     return load_tokenizer(folder, length=length)
 
 
-def prepare_order(path: pathlib.Path, source: Source, settings: PretrainSettings) -> np.ndarray | None:
-    """Returns the order in which groups of similar samples follow each other, that in `path` or a new one, kept there.
+def _create_tokenizer(source: Source, settings: PretrainSettings, length: int) -> Tokenizer:
+    chosen = settings.tokenizer
+    if chosen.name == CHECKPOINT_TOKENIZER:
+        return describe_checkpoint(settings.initial_checkpoint).open_tokenizer()
+    if chosen.trained_size:
+        canonicalize = chosen.canonicalize or "siglip"
+        return train_tokenizer(
+            read_captions(source), length=length, vocab_size=chosen.trained_size, canonicalize=canonicalize
+        )
+    return open_tokenizer(chosen.name, length=length, canonicalize=chosen.canonicalize or "none")
 
-    None where the settings ask for no groups.
+
+def prepare_order(path: pathlib.Path, source: Source, settings: PretrainSettings) -> np.ndarray | None:
+    """Return the order of samples in which those of a group are neighbours; None if the settings use no groups.
+
+    The order is read from `path`; if it is not there yet, it is computed from the captions and saved there. Raises
+    `ValueError` for a file made for another number of samples.
     """
     if settings.data.group_size == 1:
         return None
     if not path.is_file():
-        texts = [" ".join(found) for found in _read_texts(source, len(source))]
-        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-            partial = pathlib.Path(temporary) / path.name
-            np.save(partial, group_by_texts(texts, settings.data.group_size))
-            os.replace(partial, path)
+        texts = [" ".join(texts) for texts in _read_texts(source, len(source))]
+        with atomic_file(path) as temporary:
+            np.save(temporary, group_by_texts(texts, settings.data.group_size))
     order = np.load(path, allow_pickle=False)
     if len(order) != len(source):
-        raise ValueError(f"{path} is for {len(order):,} samples, and there are {len(source):,}; remove it")
+        raise ValueError(
+            f"{path} was made for {len(order):,} samples, but the data has {len(source):,}. Remove the file."
+        )
     return order
 
 
 def read_captions(source: Source, limit: int = _CAPTION_SAMPLES) -> Iterator[str]:
-    """Yields the captions of all samples, or of `limit` of them at equal distances; bad records have none."""
+    """Yield the captions of all samples, or of `limit` evenly spaced ones; bad records are skipped."""
     yield from itertools.chain.from_iterable(_read_texts(source, min(len(source), limit)))
 
 
 def _read_texts(source: Source, count: int) -> Iterator[tuple[str, ...]]:
-    """Yields the texts of `count` samples at equal distances."""
-
-    def texts(index: int) -> tuple[str, ...]:
-        try:
-            return source.texts(index)
-        except BadRecord:
-            return ()
-
-    chosen = (number * len(source) // count for number in range(count))
+    """Yield the texts of `count` evenly spaced samples; a bad record has none."""
+    indices = (number * len(source) // count for number in range(count))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
-        read = threads.map(texts, chosen)
-        yield from track(read, total=count, description="reading captions")
+        texts = threads.map(lambda index: _texts_of(source, index), indices)
+        yield from track(texts, total=count, description="reading captions")
+
+
+def _texts_of(source: Source, index: int) -> tuple[str, ...]:
+    try:
+        return source.texts(index)
+    except BadRecord:
+        return ()
 
 
 def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: ConcatenatedSource) -> None:
-    """Notes in `workdir/data.json` what the run's sources hold, or checks that they hold what they held before.
+    """Write the size and fingerprint of each source to `workdir/data.json`, or check that they have not changed.
 
-    Raises `ValueError` naming the first that has changed: other data would give other batches from here on.
+    Raises `ValueError` naming the first source that has changed: the run would see other batches from here on.
     """
     path = workdir / DATA_FILE
-    ours = [
+    current = [
         {"source": name, "samples": len(part), "fingerprint": part.fingerprint}
         for name, part in zip(settings.data.sources, source.sources, strict=True)
     ]
-    if path.exists():
-        for before, now in zip(json.loads(path.read_text(encoding="utf-8")), ours, strict=True):
-            if before != now:
-                raise ValueError(
-                    f"{now['source']} had {before['samples']:,} samples (fingerprint {before['fingerprint']}) when "
-                    f"this run began, and has {now['samples']:,} ({now['fingerprint']}) now; bring the data back, or "
-                    "start another --workdir"
-                )
+    if not path.exists():
+        write_json(path, current)
         return
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(ours, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    for before, now in zip(json.loads(path.read_text(encoding="utf-8")), current, strict=True):
+        if before != now:
+            raise ValueError(_describe_change(before, now))
+
+
+def _describe_change(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return (
+        f"{now['source']} had {before['samples']:,} samples (fingerprint {before['fingerprint']}) when this run "
+        f"began, but has {now['samples']:,} ({now['fingerprint']}) now. Restore the data, or use another --workdir."
+    )

@@ -22,7 +22,7 @@ from tests.logged import logged  # noqa: E402
 
 log.configure()
 
-_LONGEST = ("test_faults.py", "test_slurm.py", "test_session.py", "test_launch.py")  # files that take minutes
+_LONGEST = ("test_faults.py", "test_slurm.py", "test_loss_rollback.py", "test_launch.py")  # files that take minutes
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,4 @@
-"""Evaluation while a run trains: the same numbers as afterwards, and the same training as without it."""
+"""Evaluation during training gives the results of a later evaluation and does not change the training."""
 
 import dataclasses
 import json
@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 import launch
-from models.checkpoints.huggingface import layout_of
+from models.checkpoints.huggingface import weight_map_for
 from models.checkpoints.io import open_checkpoint
 from models.checkpoints.weight_map import to_tensors
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
-from tests.pretrain.test_train import fail_at, same_parameters, without_times
-from tests.pretrain.tiny import config
+from tests.pretrain.test_train import fail_at
+from tests.pretrain.tiny import config, metrics_without_times, same_parameters
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def shard(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(shard, tmp_path_factory):
-    """A run that nothing evaluates."""
+    """A run without evaluations."""
     workdir = tmp_path_factory.mktemp("run")
     pretrain(config(shard), workdir, data_dir=workdir)
     return workdir
 
 
 class Stub:
-    """Notes what it is called with; its number is the step."""
+    """An evaluation that records its calls and returns the step as its only scalar."""
 
     def __init__(self, finish=lambda step: None):
         self.steps, self.scalars, self.finish = [], [], finish
@@ -48,7 +48,7 @@ class Stub:
     def __call__(self, step, export):
         self.steps.append(step)
         opened = open_checkpoint(export)
-        self.newest = to_tensors(layout_of(opened.settings, "siglip"), opened.parameters)
+        self.newest = to_tensors(weight_map_for(opened.settings, "siglip"), opened.parameters)
 
         def finish():
             self.finish(step)
@@ -58,7 +58,7 @@ class Stub:
 
 
 def evaluations_of(workdir):
-    """Returns (step, number) of each line of the metrics that has one."""
+    """Return the pairs (step, scalar) in the metrics of a run."""
     lines = [line for line in read_metrics(workdir / "metrics.jsonl") if "evaluation/set/knn@1" in line]
     return [(line["step"], line["evaluation/set/knn@1"]) for line in lines]
 
@@ -67,20 +67,20 @@ def train(shard, workdir, stub, **changes):
     return pretrain(config(shard, evaluate_every=3, **changes), workdir, data_dir=workdir, evaluate=stub)
 
 
-def test_a_run_is_evaluated_beside_the_training_which_comes_to_the_same_bits(shard, plain, tmp_path, capsys):
-    def waits_for_the_next_step(step):
+def test_evaluation_in_the_background_does_not_change_the_training(shard, plain, tmp_path, capsys):
+    def wait_for_the_next_step(step):
         deadline = time.monotonic() + 60
         while step == 3 and not any(line["step"] == 4 for line in read_metrics(tmp_path / "metrics.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    stub = Stub(waits_for_the_next_step)
+    stub = Stub(wait_for_the_next_step)
     train(shard, tmp_path, stub)
     assert stub.steps == [3, 6, 9] and evaluations_of(tmp_path) == [(3, 3.0), (6, 6.0), (9, 9.0)]
     assert same_parameters(plain, tmp_path)
-    assert [line for line in without_times(tmp_path) if "loss" in line] == without_times(plain)
+    assert [line for line in metrics_without_times(tmp_path) if "loss" in line] == metrics_without_times(plain)
     parameters = restore_parameters(tmp_path / "checkpoints")[1]["model"]
-    ours = to_tensors(layout_of(open_settings(tmp_path), "siglip"), parameters)
+    ours = to_tensors(weight_map_for(open_settings(tmp_path), "siglip"), parameters)
     assert all(np.array_equal(ours[name], stub.newest[name]) for name in ours)  # the last export is the last step's
     assert [path.name for path in (tmp_path / "evaluations" / "step-00000003").iterdir()] == ["scalars.json"]
     (events,) = (tmp_path / "tensorboard").glob("events.*")
@@ -96,9 +96,7 @@ def open_settings(workdir):
     return settings.model_for(load_tokenizer(workdir / "tokenizer", length=settings.text["length"]))
 
 
-def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
-    shard, plain, tmp_path, monkeypatch, capsys
-):
+def test_a_resumed_run_repeats_failed_and_missing_evaluations_only(shard, plain, tmp_path, monkeypatch, capsys):
     def fails(step):
         if step == 3:
             raise OSError("the disk is full\nand more")
@@ -106,9 +104,9 @@ def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
     with monkeypatch.context() as broken:
         broken.setattr("pretrain.train.check_loss", fail_at(8))
         with pytest.raises(OSError, match="it broke"):
-            train(shard, tmp_path, Stub(fails))  # an evaluation that fails beside the training does not end it
-    said = capsys.readouterr().out
-    assert "note: the evaluation at step 3 failed, and is tried again next time: the disk is full\n" in said
+            train(shard, tmp_path, Stub(fails))  # an evaluation that fails in the background does not stop the training
+    expected = "warning: the evaluation at step 3 failed (the disk is full). It is repeated when the run is resumed.\n"
+    assert expected in capsys.readouterr().out
     stub = Stub()
     assert train(shard, tmp_path, stub).start_step == 6
     assert stub.steps == [3, 9] and sorted(evaluations_of(tmp_path)) == [(3, 3.0), (6, 6.0), (9, 9.0)]
@@ -119,17 +117,17 @@ def test_a_continued_run_evaluates_what_failed_or_is_missing_and_nothing_twice(
     assert stub.steps == [3, 9] and evaluations_of(tmp_path) == [(3, 3.0), (6, 6.0), (9, 9.0)]
 
 
-def test_a_run_that_is_to_be_evaluated_needs_an_evaluation(shard, tmp_path):
-    with pytest.raises(ValueError, match="evaluate_every is 3, and nothing was given that evaluates"):
+def test_evaluate_every_requires_an_evaluation(shard, tmp_path):
+    with pytest.raises(ValueError, match="evaluate_every is 3, but no evaluation was passed"):
         train(shard, tmp_path / "run", None)
-    with pytest.raises(ValueError, match="pretrain.evaluate_every is -1; it must be a whole number, 0 or more"):
+    with pytest.raises(ValueError, match=r"pretrain\.evaluate_every is -1; it must be a whole number, 0 or more"):
         pretrain(config(shard, evaluate_every=-1), tmp_path / "run", data_dir=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
 def given(shard, tmp_path_factory):
-    """The arguments of a job: a config whose evaluation in training says less than that afterwards."""
+    """Command-line arguments with a config whose evaluation in training has fewer datasets than the later one."""
     folder = tmp_path_factory.mktemp("project")
     evaluate = {"datasets": (shard, "digits"), "retrieval": (shard,), "shots": (1, 2), "seeds": 2, "caption": "first"}
     sections = {
@@ -150,11 +148,11 @@ def rows_of(folder: pathlib.Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in names} for row in rows]
 
 
-def test_the_results_are_those_of_an_evaluation_afterwards(shard, plain, given, tmp_path, capsys):
+def test_results_equal_those_of_a_later_evaluation(shard, plain, given, tmp_path, capsys):
     given = [*given, f"--workdir={tmp_path}"]
     assert launch.main(["pretrain", *given, "--config.pretrain.keep_evaluated_exports=True"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("evaluation at step ") == 3 and "s.tar/zero_shot " in said
+    output = capsys.readouterr().out
+    assert output.count("evaluation at step ") == 3 and "s.tar/zero_shot " in output
     assert same_parameters(plain, tmp_path)
     assert launch.main(["export", *given]) == 0
     assert launch.main(["evaluate", *given, f"--datasets={shard},"]) == 0
@@ -184,14 +182,14 @@ def test_the_results_are_those_of_an_evaluation_afterwards(shard, plain, given, 
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_told_before_the_first_step(given, tmp_path, capsys, change, message):
+def test_evaluation_errors_are_reported_before_the_first_step(given, tmp_path, capsys, change, message):
     assert launch.main(["pretrain", *given, f"--workdir={tmp_path / 'run'}", f"--config.{change}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and not (tmp_path / "run").exists()
 
 
-def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
-    """One of two processes: it embeds its share, and only the first fits; writes which pieces it made."""
+def evaluate_in_process(process: int, port: int, workdir: str, shard: str) -> None:
+    """Evaluate in one of two processes; write which parts it has embedded and which methods it has fitted."""
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -212,7 +210,7 @@ def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
         save(path, array),
     )
     evaluator.run_grid = lambda *args, **named: (fitted.append(args[0]), grid(*args, **named))[1]
-    cache.PIECE = 20  # rows
+    cache.PIECE_ROWS = 20  # rows
     workdir = pathlib.Path(workdir)
     mesh = sharding.create_mesh(fsdp=2)
 
@@ -241,13 +239,13 @@ def evaluate_a_part(process: int, port: int, workdir: str, shard: str) -> None:
     (own / "seen.json").write_text(json.dumps({"made": made, "fitted": fitted}))
 
 
-def test_two_processes_embed_and_the_first_one_fits(shard, plain, tmp_path):
+def test_two_processes_embed_and_only_the_first_fits(shard, plain, tmp_path):
     run = shutil.copytree(plain, tmp_path / "run")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
-    program = "from tests.test_in_training import evaluate_a_part as f; f({}, {}, {!r}, {!r})"
+    program = "from tests.test_in_training import evaluate_in_process as f; f({}, {}, {!r}, {!r})"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program.format(number, port, str(run), shard)],

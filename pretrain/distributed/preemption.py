@@ -1,4 +1,4 @@
-"""The wish of a scheduler, told by SIGTERM, that a run ends soon."""
+"""Handle preemption by SIGTERM: the scheduler asks a run to save its state and exit."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Knows, while it is entered, whether the run is to save what it has and end.
+    """Records, as a context manager, whether the scheduler has asked the run to exit.
 
-    Of several processes each may get the signal at its own time, or only one; JAX's coordination service then finds the
-    step at which all of them end. A second signal to a process that is alone interrupts it at once.
+    If the run has several processes, each may receive the signal at another time, or only one of them may; JAX's
+    coordination service then finds a step after which all of them exit. If it has one process, a second signal
+    interrupts it immediately.
     """
 
     def __init__(self) -> None:
-        self._told = False
-        self._before: Any = None
+        self._received = False
+        self._previous_handler: Any = None
 
     def __enter__(self) -> Preemption:
-        alone = jax.process_count() == 1  # with others JAX listens itself
-        if alone and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._tell)
+        single = jax.process_count() == 1  # JAX handles the signal if there are several
+        if single and threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
     def is_due(self, step: int) -> bool:
-        """Whether to end after `step`; all processes must ask after each step, and get the same answer."""
+        """Return whether to exit after `step`; every process must ask after every step and gets the same answer."""
         if jax.process_count() == 1:
-            return self._told
+            return self._received
         return multihost_utils.reached_preemption_sync_point(step)
 
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        if self._told:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
             raise KeyboardInterrupt
-        self._told = True
+        self._received = True

@@ -1,53 +1,57 @@
 """The contrastive base losses, sigmoid and softmax, over all pairs of the global batch with memory linear in it.
 
-Notation of the equations: x, t are L2-normalised image and text embeddings `[batch, dim]`, scale = exp(logit_scale).
-Several views of the images (their own embeddings, the contextualised ones) are compared with the same texts in one
-sweep. The gradient is made in the forward pass, block by block, while a block's logits are at hand: three matrix
-products for a loss and its gradients, where making the logits once more in the backward pass would take four.
+`reference.py` defines the losses. Here they are computed block by block. Several views of the images (their own
+embeddings, the contextualised ones) are compared with the same texts in one sweep. The gradient is computed in the
+forward pass, while the logits of a block are at hand: this takes three matrix products per pair, against four if the
+backward pass computed the logits again.
+
+Notation: x, t are image and text embeddings `[batch, dim]` scaled to length 1, scale = exp(logit_scale).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from foundation.deprecation import warn_renamed
 from pretrain.losses.pairwise_blocks import (
-    Layout,
+    BlockLayout,
     inverse_norms,
     join,
     mix,
     mix_transposed,
+    normalize_vjp,
     pairwise,
     sweep,
-    through_normalization,
 )
 
 
 class BaseLoss(NamedTuple):
-    """The weighted sum of the views' losses, which is to be differentiated, and each view's `[views]`, to look at."""
+    """The weighted sum of the losses of all views, and the loss of each view `[views]`, which has no gradient."""
 
     value: jax.Array
     terms: jax.Array
 
 
 class Scales(NamedTuple):
-    """The learnable scalars of each view, `[views]`: the logarithm of the logits' scale, and their bias."""
+    """The learnable scalars of each view, `[views]`: the logarithm of the logit scale, and the bias."""
 
     logit_scale: jax.Array
     logit_bias: jax.Array
 
 
-class Rule(NamedTuple):
-    """What makes a base loss. The rest is the same for all.
+class PairwiseLoss(NamedTuple):
+    """What distinguishes one base loss from another.
 
-    `block(logits, matched, row_statistics, column_statistics)` returns what the pairs of a block `[rows, columns]` add
-    to the loss of their image, and its derivative with respect to the logits. `statistics`, where a rule needs them,
-    is a first sweep that finds one number for each row and each column and view. `products` is the number of matrix
-    products of all pairs that the loss and its gradients take.
+    block: `block(logits, matched, row_statistics, column_statistics)` returns, for the pairs of a block
+        `[rows, columns]`, their contribution to the loss of their image and its derivative by the logits.
+    biased: whether the logits have a bias.
+    products: number of matrix products over all pairs that the loss and its gradients take.
+    statistics: a first sweep that computes one number per row and per column; None if the loss needs none.
     """
 
     block: Callable[..., tuple[jax.Array, jax.Array]]
@@ -63,31 +67,31 @@ def base_loss(
     scales: Scales,
     *,
     weights: tuple[float, ...] = (1.0,),
-    layout: Layout | None = None,
+    layout: BlockLayout | None = None,
 ) -> BaseLoss:
-    """Returns Σ_k weights[k] · loss(views[k], texts; scales[k]) of raw embeddings `[batch, dim]`, in float32.
+    """Return Σ_k weights[k] · loss(views[k], texts; scales[k]) of raw embeddings `[batch, dim]`, in float32.
 
-    sigmoid: −(1/B) Σ_i Σ_j log σ(z_ij (scale x_i·t_j + bias)), z = +1 on the diagonal and −1 elsewhere: summed over
-    texts, averaged over images (SigLIP, arXiv 2303.15343, algorithm 1).
-    softmax: the mean of the cross-entropies of rows and of columns of scale x_i·t_j (CLIP, arXiv 2103.00020, figure
-    3); the bias plays no part.
+    sigmoid: −(1/B) Σ_i Σ_j log σ(z_ij (scale x_i·t_j + bias)), z = +1 on the diagonal and −1 elsewhere (SigLIP,
+    arXiv 2303.15343, algorithm 1).
+    softmax: the mean of the cross-entropies of the rows and of the columns of scale x_i·t_j (CLIP, arXiv 2103.00020,
+    figure 3); the bias has no effect.
     """
-    return BaseLoss(*_base_loss(RULES[name], weights, layout or Layout(), views, texts, scales))
+    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], weights, layout or BlockLayout(), views, texts, scales))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _base_loss(rule: Rule, weights: tuple[float, ...], layout: Layout, views, texts, scales: Scales):
-    _, (terms,) = layout.on_devices(functools.partial(_evaluate, rule, layout))((views, texts), scales)
-    return _weighted(weights, terms), terms
+def _base_loss(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, views, texts, scales: Scales):
+    _, (terms,) = layout.on_devices(functools.partial(_evaluate, loss, layout))((views, texts), scales)
+    return _weighted_sum(weights, terms), terms
 
 
-def _forward(rule: Rule, weights: tuple[float, ...], layout: Layout, views, texts, scales: Scales):
-    differentiate = layout.on_devices(functools.partial(_differentiate, rule, weights, layout))
+def _forward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, views, texts, scales: Scales):
+    differentiate = layout.on_devices(functools.partial(_differentiate, loss, weights, layout))
     gradients, (terms, d_scales) = differentiate((views, texts), scales)
-    return (_weighted(weights, terms), terms), (gradients, d_scales)
+    return (_weighted_sum(weights, terms), terms), (gradients, d_scales)
 
 
-def _backward(rule: Rule, weights: tuple[float, ...], layout: Layout, residuals, cotangents):
+def _backward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, residuals, cotangents):
     (d_views, d_texts), d_scales = residuals
     return jax.tree.map(
         lambda gradient: (cotangents[0] * gradient).astype(gradient.dtype), (d_views, d_texts, d_scales)
@@ -97,46 +101,45 @@ def _backward(rule: Rule, weights: tuple[float, ...], layout: Layout, residuals,
 _base_loss.defvjp(_forward, _backward)
 
 
-def _evaluate(rule: Rule, layout: Layout, embeddings, scales: Scales):
-    """Returns the sum over this device's rows of each view's loss."""
-    rows, columns = _cut(rule, layout, *embeddings, scales)
+# The loss alone
 
-    def visit(row, column, losses, column_sums):
-        return [sums + _pairs(rule, row, column, scales, k).losses for k, sums in enumerate(losses)], column_sums
 
-    losses, _ = sweep(visit, layout, rows, columns, row_sums=_zeros_like_norms(rows, scales))
+def _evaluate(loss: PairwiseLoss, layout: BlockLayout, embeddings, scales: Scales):
+    """Return this device's contribution to the loss of each view."""
+    rows, columns = _split(loss, layout, *embeddings, scales)
+    visit = functools.partial(_evaluate_block, loss, scales)
+    losses, _ = sweep(visit, layout, rows, columns, row_sums=_zeros_per_row(rows, scales))
     return (), (_mean(losses, embeddings, layout),)
 
 
-def _differentiate(rule: Rule, weights: tuple[float, ...], layout: Layout, embeddings, scales: Scales):
-    """Returns this device's gradients of the weighted sum, and the same sums as `_evaluate` with those of scales."""
+def _evaluate_block(loss: PairwiseLoss, scales: Scales, row: dict, column: dict, losses: list, column_sums: Any):
+    return [sums + _pairs(loss, row, column, scales, k).losses for k, sums in enumerate(losses)], column_sums
+
+
+# The loss with its gradients
+
+
+class _RowSums(NamedTuple):
+    """Sums over the columns of each row: of a view's loss, and of its gradients."""
+
+    losses: jax.Array
+    d_scale: jax.Array
+    d_bias: jax.Array
+    d_view: jax.Array
+
+
+def _differentiate(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, embeddings, scales: Scales):
+    """Return the gradients of the weighted sum by this device's embeddings, and its contribution to other results."""
     views, texts = embeddings
-    rows, columns = _cut(rule, layout, views, texts, scales)
-    batch = len(texts) * layout.devices
-
-    def visit(row, column, row_sums, d_text):
-        added = []
-        for k, (losses, d_scale, d_bias, d_view) in enumerate(row_sums):
-            pairs = _pairs(rule, row, column, scales, k)
-            slopes = (weights[k] / batch) * pairs.slopes
-            scaled = jnp.exp(scales.logit_scale[k]) * slopes
-            d_view += through_normalization(
-                mix(scaled * column["inverse"], column["text"]), row["views"][k], row["inverse"][k]
-            )
-            d_text += through_normalization(
-                mix_transposed(scaled * row["inverse"][k][:, None], row["views"][k]), column["text"], column["inverse"]
-            )
-            d_scale += jnp.sum(scaled * pairs.cosines, axis=1)
-            added.append((losses + pairs.losses, d_scale, d_bias + jnp.sum(slopes, axis=1), d_view))
-        return added, d_text
-
-    zeros = _zeros_like_norms(rows, scales)
+    rows, columns = _split(loss, layout, views, texts, scales)
+    factors = [weight / (len(texts) * layout.devices) for weight in weights]
+    zeros = _zeros_per_row(rows, scales)
     row_sums, d_text = sweep(
-        visit,
+        functools.partial(_differentiate_block, loss, factors, scales),
         layout,
         rows,
         columns,
-        row_sums=[(zero, zero, zero, _zeros_like(rows["views"][k])) for k, zero in enumerate(zeros)],
+        row_sums=[_RowSums(zero, zero, zero, _zeros_like(rows["views"][k])) for k, zero in enumerate(zeros)],
         column_sums=_zeros_like(columns["text"]),
     )
     losses, d_scale, d_bias, d_views = zip(*row_sums, strict=True)
@@ -144,49 +147,68 @@ def _differentiate(rule: Rule, weights: tuple[float, ...], layout: Layout, embed
         lambda blocks, raw: join(blocks, len(raw)).astype(raw.dtype), (d_views, d_text), (views, texts)
     )
     total = [jnp.stack([jnp.sum(part) for part in parts]) for parts in (d_scale, d_bias)]
-    d_scales = Scales(total[0], total[1] if rule.biased else jnp.zeros_like(total[1]))
+    d_scales = Scales(total[0], total[1] if loss.biased else jnp.zeros_like(total[1]))
     return (d_views, d_text), (_mean(losses, embeddings, layout), d_scales)
 
 
-def _weighted(weights: tuple[float, ...], terms: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.asarray(weights, jnp.float32) * terms)
+def _differentiate_block(
+    loss: PairwiseLoss, factors: list[float], scales: Scales, row: dict, column: dict, row_sums: list, d_text: jax.Array
+):
+    """Add the loss and the gradients of a block of pairs to the sums; `factors` are the views' weights per image."""
+    added = []
+    for k, (losses, d_scale, d_bias, d_view) in enumerate(row_sums):
+        pairs = _pairs(loss, row, column, scales, k)
+        d_logits = factors[k] * pairs.slopes
+        d_cosines = jnp.exp(scales.logit_scale[k]) * d_logits
+        d_x = mix(d_cosines * column["inverse"], column["text"])
+        d_view += normalize_vjp(d_x, row["views"][k], row["inverse"][k])
+        d_t = mix_transposed(d_cosines * row["inverse"][k][:, None], row["views"][k])
+        d_text += normalize_vjp(d_t, column["text"], column["inverse"])
+        d_scale += jnp.sum(d_cosines * pairs.cosines, axis=1)
+        added.append(_RowSums(losses + pairs.losses, d_scale, d_bias + jnp.sum(d_logits, axis=1), d_view))
+    return added, d_text
+
+
+# The pairs of one block
 
 
 class _Pairs(NamedTuple):
-    """Cosines and derivatives by the logits `[rows, columns]` of a block, and the rows' losses `[rows]`."""
+    """Cosines and derivatives by the logits `[rows, columns]` of a block, and the losses of its rows `[rows]`."""
 
     cosines: jax.Array
     slopes: jax.Array
     losses: jax.Array
 
 
-def _pairs(rule: Rule, row: dict, column: dict, scales: Scales, k: int) -> _Pairs:
-    cosines, logits = _logits(rule, row, column, scales, k)
+def _pairs(loss: PairwiseLoss, row: dict, column: dict, scales: Scales, k: int) -> _Pairs:
+    cosines, logits = _logits(loss, row, column, scales, k)
     matched = row["index"][:, None] == column["index"]
-    losses, slopes = rule.block(logits, matched, row["statistics"][k], column["statistics"][k])
+    losses, slopes = loss.block(logits, matched, row["statistics"][k], column["statistics"][k])
     valid = _valid(row, column)
     return _Pairs(cosines, jnp.where(valid, slopes, 0.0), jnp.sum(jnp.where(valid, losses, 0.0), axis=1))
 
 
-def _logits(rule: Rule, row: dict, column: dict, scales: Scales, k: int) -> tuple[jax.Array, jax.Array]:
+def _logits(loss: PairwiseLoss, row: dict, column: dict, scales: Scales, k: int) -> tuple[jax.Array, jax.Array]:
+    """Return the cosines and the logits of a block for view k."""
     cosines = pairwise(row["views"][k], column["text"]) * row["inverse"][k][:, None] * column["inverse"]
     logits = jnp.exp(scales.logit_scale[k]) * cosines
-    return cosines, logits + scales.logit_bias[k] if rule.biased else logits
+    return cosines, logits + scales.logit_bias[k] if loss.biased else logits
 
 
 def _valid(row: dict, column: dict) -> jax.Array:
+    """Return which pairs of a block are not padding."""
     return (row["index"] >= 0)[:, None] & (column["index"] >= 0)
 
 
-def _cut(rule: Rule, layout: Layout, views, texts, scales: Scales) -> tuple[dict, dict]:
-    """Returns the blocks of this device's images and texts: operands, inverse norms, and the rule's statistics."""
+def _split(loss: PairwiseLoss, layout: BlockLayout, views, texts, scales: Scales) -> tuple[dict, dict]:
+    """Return the blocks of this device's images and texts: operands, inverse norms, and statistics of the loss."""
     operands = [view.astype(layout.dtype) for view in views]
-    rows = layout.cut({"views": operands, "inverse": [inverse_norms(view) for view in views]})
-    columns = layout.cut({"text": texts.astype(layout.dtype), "inverse": inverse_norms(texts)})
+    rows = layout.split({"views": operands, "inverse": [inverse_norms(view) for view in views]})
+    columns = layout.split({"text": texts.astype(layout.dtype), "inverse": inverse_norms(texts)})
     rows["statistics"] = columns["statistics"] = [None] * len(views)
-    if rule.statistics is not None:
-        logits = [functools.partial(_logits, rule, scales=scales, k=k) for k in range(len(views))]
-        found = [rule.statistics(logits_of, layout, rows, columns) for logits_of in logits]
+    if loss.statistics is not None:
+        logits = [functools.partial(_logits, loss, scales=scales, k=k) for k in range(len(views))]
+        found = [loss.statistics(logits_of, layout, rows, columns) for logits_of in logits]
         rows["statistics"], columns["statistics"] = zip(*found, strict=True)
     return rows, columns
 
@@ -195,41 +217,60 @@ def _zeros_like(blocks: jax.Array) -> jax.Array:
     return jnp.zeros(blocks.shape, jnp.float32)
 
 
-def _zeros_like_norms(rows: dict, scales: Scales) -> list[jax.Array]:
+def _zeros_per_row(rows: dict, scales: Scales) -> list[jax.Array]:
     return [_zeros_like(rows["inverse"][k]) for k in range(len(scales.logit_scale))]
 
 
-def _mean(losses, embeddings, layout: Layout) -> jax.Array:
-    """Returns this device's part of the mean over images `[views]`."""
+def _mean(losses, embeddings, layout: BlockLayout) -> jax.Array:
+    """Return this device's part of the mean over images `[views]`."""
     return jnp.stack([jnp.sum(loss) for loss in losses]) / (len(embeddings[1]) * layout.devices)
 
 
+def _weighted_sum(weights: tuple[float, ...], terms: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.asarray(weights, jnp.float32) * terms)
+
+
+# The losses
+
+
 def _sigmoid_block(logits: jax.Array, matched: jax.Array, *_: None) -> tuple[jax.Array, jax.Array]:
-    wrong = jnp.where(matched, -logits, logits)
-    small = jnp.exp(-jnp.abs(wrong))  # serves both softplus(wrong) and its derivative, the sigmoid
-    sigmoid = jnp.where(wrong > 0, 1.0, small) / (1.0 + small)
-    return jnp.maximum(wrong, 0.0) + jnp.log1p(small), jnp.where(matched, -sigmoid, sigmoid)
+    """Return softplus(∓logits) and its derivative, for matched pairs and for others."""
+    signed = jnp.where(matched, -logits, logits)
+    small = jnp.exp(-jnp.abs(signed))  # for softplus(signed) and for its derivative, the sigmoid
+    sigmoid = jnp.where(signed > 0, 1.0, small) / (1.0 + small)
+    return jnp.maximum(signed, 0.0) + jnp.log1p(small), jnp.where(matched, -sigmoid, sigmoid)
 
 
 def _softmax_block(logits: jax.Array, matched: jax.Array, row: jax.Array, column: jax.Array):
+    """Return the cross-entropies of matched pairs and the derivative, from log Σ exp of each row and column."""
     losses = jnp.where(matched, (row[:, None] + column) / 2 - logits, 0.0)
     return losses, (jnp.exp(logits - row[:, None]) + jnp.exp(logits - column)) / 2 - matched
 
 
-def _log_sum_exps(logits_of: Callable, layout: Layout, rows: dict, columns: dict) -> tuple[jax.Array, jax.Array]:
-    """Returns log Σ exp of the logits of each row over all columns, and of each column over all rows, in blocks."""
-
-    def visit(row, column, row_sum, column_sum):
-        logits = jnp.where(_valid(row, column), logits_of(row, column)[1], -jnp.inf)
-        row_sum = jnp.logaddexp(row_sum, jax.nn.logsumexp(logits, axis=1))
-        return row_sum, jnp.logaddexp(column_sum, jax.nn.logsumexp(logits, axis=0))
-
-    none = [jnp.full(blocks["index"].shape, -jnp.inf) for blocks in (rows, columns)]
+def _log_sum_exps(logits_of: Callable, layout: BlockLayout, rows: dict, columns: dict) -> tuple[jax.Array, jax.Array]:
+    """Return log Σ exp of the logits of each row over all columns, and of each column over all rows, in blocks."""
+    empty = [jnp.full(blocks["index"].shape, -jnp.inf) for blocks in (rows, columns)]
+    visit = functools.partial(_log_sum_exps_block, logits_of)
     merge = functools.partial(jax.nn.logsumexp, axis=0)
-    return sweep(visit, layout, rows, columns, row_sums=none[0], column_sums=none[1], merge=merge)
+    return sweep(visit, layout, rows, columns, row_sums=empty[0], column_sums=empty[1], merge=merge)
 
 
-RULES: dict[str, Rule] = {
-    "sigmoid": Rule(_sigmoid_block, biased=True, products=3),
-    "softmax": Rule(_softmax_block, biased=False, products=4, statistics=_log_sum_exps),
+def _log_sum_exps_block(logits_of: Callable, row: dict, column: dict, row_sum: jax.Array, column_sum: jax.Array):
+    logits = jnp.where(_valid(row, column), logits_of(row, column)[1], -jnp.inf)
+    row_sum = jnp.logaddexp(row_sum, jax.nn.logsumexp(logits, axis=1))
+    return row_sum, jnp.logaddexp(column_sum, jax.nn.logsumexp(logits, axis=0))
+
+
+PAIRWISE_LOSSES: dict[str, PairwiseLoss] = {
+    "sigmoid": PairwiseLoss(_sigmoid_block, biased=True, products=3),
+    "softmax": PairwiseLoss(_softmax_block, biased=False, products=4, statistics=_log_sum_exps),
 }
+
+_RENAMED = {"Rule": "PairwiseLoss", "RULES": "PAIRWISE_LOSSES"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"{__name__}.{name}", f"{__name__}.{_RENAMED[name]}")
+    return globals()[_RENAMED[name]]

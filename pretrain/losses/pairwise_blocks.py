@@ -1,6 +1,6 @@
-"""All pairs of a global batch, block by block: nothing here ever holds a `[batch, batch]` array.
+"""Sweeps over all pairs of a global batch, block by block, without a `[batch, batch]` array.
 
-The rows stay on their device. The columns come to it: gathered whole where that is small, else around a ring.
+Rows stay on their device. Columns are sent to it: all at once if they are small, else around a ring.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 Tree = Any  # a pytree of arrays
-DTYPES = ("float32", "bfloat16")
-_CPU_BLOCK, _ACCELERATOR_BLOCK = 1024, 4096  # rows and columns of a block of logits (docs/PERFORMANCE.md)
-_NORM_EPSILON = 1e-12  # a shorter embedding has no direction: its cosines and its gradient are zero
-_PADDING = -1  # the index of rows that fill up the last block
+_CPU_BLOCK, _ACCELERATOR_BLOCK = 1024, 4096  # rows and columns of a block (measured in docs/PERFORMANCE.md)
+_NORM_EPSILON = 1e-12  # cosines and gradients of shorter embeddings are zero
+_PADDING = -1  # index of the rows that fill the last block
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a global batch is spread over a mesh and cut into blocks.
+class BlockLayout:
+    """How a global batch is sharded over a mesh and split into blocks.
 
-    Without `mesh` the batch is on one device. `dtype` is that of the operands of matrix products, which accumulate in
-    float32. `block_size` is the largest number of rows, and of columns, of a block; None takes what the platform runs
-    well with. Columns that take up to `gather_limit` bytes in all are gathered on every device; more go around a ring.
+    mesh: the devices that share the batch; None if it is on one device.
+    dtype: dtype of the operands of matrix products, which accumulate in float32.
+    block_size: largest number of rows, and of columns, of a block; None chooses it for the platform.
+    gather_limit: bytes of all columns up to which every device gathers them; more go around a ring.
     """
 
     mesh: Mesh | None = None
@@ -37,24 +37,24 @@ class Layout:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The mesh axes that the batch is spread over; none on one device."""
+        """Mesh axes over which the batch is sharded; none on one device."""
         return () if self.devices == 1 else self.mesh.axis_names
 
     @property
     def devices(self) -> int:
-        """The number of devices that the batch is spread over."""
+        """Number of devices over which the batch is sharded."""
         return 1 if self.mesh is None else self.mesh.size
 
     @property
     def limit(self) -> int:
-        """The largest number of rows of a block."""
+        """Largest number of rows of a block."""
         if self.block_size is not None:
             return self.block_size
         platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
         return _CPU_BLOCK if platform == "cpu" else _ACCELERATOR_BLOCK
 
     def on_devices(self, function: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable:
-        """Returns `function(arrays, scalars) → (arrays, sums)` run by each device on its rows; sums are over all."""
+        """Return `function(arrays, scalars) → (arrays, sums)` run by each device on its rows; sums are over devices."""
         if not self.axes:
             return function
 
@@ -62,14 +62,13 @@ class Layout:
             arrays, sums = function(arrays, scalars)
             return arrays, lax.psum(sums, self.axes)
 
-        rows, copied = PartitionSpec(self.axes), PartitionSpec()
-        specs = (rows, copied)
+        specs = (PartitionSpec(self.axes), PartitionSpec())  # rows are sharded, scalars and sums are replicated
         return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=specs, check_vma=False)
 
-    def cut(self, arrays: dict[str, Tree]) -> dict[str, Tree]:
-        """Cuts this device's rows `[rows, ...]` into `[blocks, size, ...]` and adds their `index` in the global batch.
+    def split(self, arrays: dict[str, Tree]) -> dict[str, Tree]:
+        """Split this device's rows `[rows, ...]` into `[blocks, size, ...]` and add their `index` in the global batch.
 
-        The blocks are as even as they can be; rows of padding are zeros with a negative index.
+        Blocks are as even as possible; rows of padding are zeros with a negative index.
         """
         rows = len(jax.tree.leaves(arrays)[0])
         count = -(-rows // self.limit)
@@ -85,13 +84,13 @@ class Layout:
 
 
 def join(blocks: jax.Array, rows: int) -> jax.Array:
-    """Undoes `Layout.cut` for one array: `[blocks, size, ...]` to `[rows, ...]`."""
+    """Undo `BlockLayout.split` for one array: `[blocks, size, ...]` to `[rows, ...]`."""
     return blocks.reshape(-1, *blocks.shape[2:])[:rows]
 
 
 def sweep(
     visit: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]],
-    layout: Layout,
+    layout: BlockLayout,
     rows: Tree,
     columns: Tree,
     *,
@@ -100,14 +99,15 @@ def sweep(
     merge: Callable[[jax.Array], jax.Array] | None = None,
     own_columns_only: bool = False,
 ) -> tuple[Tree, Tree]:
-    """Visits every block of the global batch's pairs that this device's rows take part in; returns both sums.
+    """Visit every block of pairs of this device's rows and all columns; return the sums of rows and of columns.
 
-    `rows` and `columns` are this device's, cut into blocks. `visit(row_block, column_block, row_sums, column_sums)`
-    returns the two sums with the block's part added; they belong to this device's rows and columns. `merge` joins the
-    devices' parts `[devices, ...]` of column sums, which are added by default; they start at what it leaves unchanged.
+    `rows` and `columns` are those of this device, split into blocks. `visit(row_block, column_block, row_sums,
+    column_sums)` returns both sums with the block's part added. The sums belong to the rows and columns of this device.
+    `merge` combines the parts `[devices, ...]` of column sums that the devices have computed (default: their sum); the
+    initial column sums must be its neutral element. `own_columns_only` leaves out the columns of other devices.
     """
     if own_columns_only or not layout.axes:
-        return _visit_all(visit, rows, columns, row_sums, column_sums)
+        return _visit_blocks(visit, rows, columns, row_sums, column_sums)
     if layout.devices * sum(leaf.nbytes for leaf in jax.tree.leaves(columns)) <= layout.gather_limit:
         return _gather(visit, layout, rows, columns, row_sums, column_sums, merge)
     return _ring(visit, layout, rows, columns, row_sums, column_sums)
@@ -117,14 +117,14 @@ def _gather(visit, layout, rows, columns, row_sums, column_sums, merge):
     axes, devices = layout.axes, layout.devices
     columns = jax.tree.map(lambda leaf: lax.all_gather(leaf, axes, tiled=True), columns)
     parts = jax.tree.map(lambda leaf: jnp.tile(leaf, (devices,) + (1,) * (leaf.ndim - 1)), column_sums)
-    row_sums, parts = _visit_all(visit, rows, columns, row_sums, parts)
+    row_sums, parts = _visit_blocks(visit, rows, columns, row_sums, parts)
 
-    def bring_home(part: jax.Array) -> jax.Array:
+    def return_to_owner(part: jax.Array) -> jax.Array:
         if merge is None:
             return lax.psum_scatter(part, axes, tiled=True)
         return merge(lax.all_to_all(part.reshape(devices, -1, *part.shape[1:]), axes, 0, 0))
 
-    return row_sums, jax.tree.map(bring_home, parts)
+    return row_sums, jax.tree.map(return_to_owner, parts)
 
 
 def _ring(visit, layout, rows, columns, row_sums, column_sums):
@@ -133,16 +133,16 @@ def _ring(visit, layout, rows, columns, row_sums, column_sums):
 
     def hop(_: int, state: Tree) -> Tree:
         columns, row_sums, column_sums = state
-        coming = lax.ppermute(columns, axes, neighbours)  # travels while these are visited
-        row_sums, column_sums = _visit_all(visit, rows, columns, row_sums, column_sums)
-        return coming, row_sums, lax.ppermute(column_sums, axes, neighbours)
+        next_columns = lax.ppermute(columns, axes, neighbours)  # sent while the present ones are visited
+        row_sums, column_sums = _visit_blocks(visit, rows, columns, row_sums, column_sums)
+        return next_columns, row_sums, lax.ppermute(column_sums, axes, neighbours)
 
     _, row_sums, column_sums = lax.fori_loop(0, devices, hop, (columns, row_sums, column_sums))
     return row_sums, column_sums
 
 
-def _visit_all(visit, rows, columns, row_sums, column_sums):
-    """Visits the blocks of all columns with all rows; the sums are updated in place."""
+def _visit_blocks(visit, rows, columns, row_sums, column_sums):
+    """Visit all pairs of row blocks and column blocks; the sums are updated in place."""
     row_blocks, column_blocks = (len(jax.tree.leaves(tree)[0]) for tree in (rows, columns))
 
     def visit_column(j: int, sums: Tree) -> Tree:
@@ -169,30 +169,30 @@ def _put(tree: Tree, block: Tree, i: int) -> Tree:
 
 
 def inverse_norms(embeddings: jax.Array) -> jax.Array:
-    """Returns 1 / length of each row `[rows, dim]` in float32, and 0 for rows that are zero."""
+    """Return 1 / length of each row `[rows, dim]` in float32, and 0 for rows of zeros."""
     squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1)
     return jnp.where(squared > _NORM_EPSILON**2, lax.rsqrt(jnp.maximum(squared, _NORM_EPSILON**2)), 0.0)
 
 
-def through_normalization(gradient: jax.Array, embeddings: jax.Array, inverse_norm: jax.Array) -> jax.Array:
-    """Returns the gradient of raw rows `[rows, dim]` from the gradient of their normalised form."""
+def normalize_vjp(gradient: jax.Array, embeddings: jax.Array, inverse_norm: jax.Array) -> jax.Array:
+    """Return the gradient by raw rows `[rows, dim]` from the gradient by the rows scaled to length 1."""
     unit = embeddings.astype(jnp.float32) * inverse_norm[..., None]
     along = jnp.sum(unit * gradient, axis=-1, keepdims=True)
     return inverse_norm[..., None] * (gradient - unit * along)
 
 
 def pairwise(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Returns all dot products `[rows, columns]` in float32."""
+    """Return all dot products `[rows, columns]` in float32."""
     return _product(rows, columns, ((1,), (1,)))
 
 
 def mix(weights: jax.Array, columns: jax.Array) -> jax.Array:
-    """Returns the sums of the columns `[columns, dim]` by `weights` `[rows, columns]`, in float32."""
+    """Return the sums `[rows, dim]` of the columns `[columns, dim]` with `weights` `[rows, columns]`, in float32."""
     return _product(weights.astype(columns.dtype), columns, ((1,), (0,)))
 
 
 def mix_transposed(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns the sums of the rows `[rows, dim]` by `weights` `[rows, columns]`, in float32: `[columns, dim]`."""
+    """Return the sums `[columns, dim]` of the rows `[rows, dim]` with `weights` `[rows, columns]`, in float32."""
     return _product(weights.astype(rows.dtype), rows, ((0,), (0,)))
 
 

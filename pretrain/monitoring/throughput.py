@@ -14,7 +14,7 @@ import jax
 from data.pipeline.augmentation import count_kept_patches
 from models.flops import count_forward_flops
 from pretrain.config.run import PretrainSettings
-from pretrain.losses.contrastive import RULES
+from pretrain.losses.contrastive import PAIRWISE_LOSSES
 from pretrain.monitoring.device_peaks import peak_tflops
 
 MFU = "mfu"  # model FLOPs utilization
@@ -32,7 +32,7 @@ def count_products(base: str, *, context: bool) -> int:
 
     The attention takes seven: its logits and mixtures, then the logits again and four for gradients.
     """
-    return RULES[base].products * (1 + context) + 7 * context
+    return PAIRWISE_LOSSES[base].products * (1 + context) + 7 * context
 
 
 def count_pair_flops(settings: PretrainSettings) -> PairFlops:

@@ -1,39 +1,46 @@
-"""The optimizer and its schedule, from optax."""
+"""The optimizer and the learning rate schedule, from optax."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from pydantic import Field
 
+from foundation.settings import PositiveInt, UnitFloat, check
+from foundation.suggestions import unknown_name
 from pretrain.optim.param_rules import check_patterns, first_match, path_name
 
-Factors = tuple[tuple[str, float], ...]
+FactorRule = Annotated[tuple[str, float], Field(description="a pair of a pattern and a factor")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """Which optimizer, and what it does to which parameter.
+    """Settings of the optimizer.
 
-    `name`: "adamw" keeps two float32 numbers for each parameter, "lion" one, "adafactor" one bfloat16 and a row and a
-    column for each matrix. `schedule`, after a linear warm-up: "cosine" falls to zero; "rsqrt" falls with the square
-    root of the steps, by half in three times `timescale`, and linearly to zero in the last `cooldown_steps`.
+    name: "adamw" stores two float32 numbers per parameter, "lion" one, and "adafactor" one bfloat16 number, with one
+        float32 number per row and per column of each matrix.
+    schedule: after a linear warm-up, "cosine" decays to zero; "rsqrt" decays with the square root of the steps, by half
+        in three times `timescale`, and linearly to zero in the last `cooldown_steps`.
+    clip_norm: global norm above which gradients are scaled down.
+    scalar_learning_rate: factor for the learning rate of the objective's scalars.
+    context_temperature_learning_rate: a further factor for that of the context temperature.
+    layer_decay: factor for the learning rate of a layer, once per layer above it. In a tower of n layers, the last one
+        learns at `layer_decay`, the first one at its n-th power, and embeddings at the power n + 1 (BEiT, arXiv
+        2106.08254, appendix). Heads, final norms and scalars learn at the full rate.
 
-    Rules are pairs of a regular expression and a factor; the first that is found in a parameter's path, for example
-    `model/vision/encoder/layers/mlp/up/kernel`, decides. `learning_rate_rules` multiply the learning rate (unmatched:
-    1). `weight_decay_rules` multiply the weight decay (unmatched: 1 for matrices, 0 for norms, biases and scalars).
-    What a pattern of `frozen` matches stays as it is, without gradient or optimizer state: `("model/vision/",)` trains
-    with a locked image tower. `layer_decay` multiplies the learning rate once for every layer that lies above, so that
-    of a tower of n layers the last learns at `layer_decay`, the first at its n-th power, and what is embedded before it
-    at the power n + 1 (BEiT, arXiv 2106.08254, appendix); heads, final norms and scalars learn at the full rate.
-    `scalar_learning_rate` multiplies the learning rate of the objective's scalars, and
-    `context_temperature_learning_rate` once more that of the context temperature.
+    A rule is a pair of a regular expression and a factor. The first pattern that is found in the path of a parameter,
+    such as `model/vision/encoder/layers/mlp/up/kernel`, applies.
+    learning_rate_rules: factors for the learning rate (no match: 1).
+    weight_decay_rules: factors for the weight decay (no match: 1 for matrices; 0 for norms, biases and scalars).
+    frozen: patterns of parameters that are not trained and have no gradient or optimizer state: `("model/vision/",)`
+        trains with a locked image tower.
     """
 
     name: str = "adamw"
@@ -41,36 +48,24 @@ class OptimizerSettings:
     learning_rate: float = 1e-3
     warmup_steps: int = 0
     cooldown_steps: int = 0
-    timescale: int = 10_000
+    timescale: PositiveInt = 10_000
     weight_decay: float = 1e-4
     b1: float = 0.9
     b2: float = 0.95
     clip_norm: float = 1.0
     scalar_learning_rate: float = 1.0
     context_temperature_learning_rate: float = 1.0
-    layer_decay: float = 1.0
-    learning_rate_rules: Factors = ()
-    weight_decay_rules: Factors = ()
+    layer_decay: UnitFloat = 1.0
+    learning_rate_rules: tuple[FactorRule, ...] = ()
+    weight_decay_rules: tuple[FactorRule, ...] = ()
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, field) not in known:
-                raise ValueError(f"unknown optimizer.{field} {getattr(self, field)!r}; known: {', '.join(known)}")
-        for field in ("learning_rate_rules", "weight_decay_rules"):
-            for rule in getattr(self, field):
-                pair = isinstance(rule, tuple) and len(rule) == 2
-                if not pair or not isinstance(rule[0], str) or not isinstance(rule[1], int | float):
-                    raise ValueError(f"optimizer.{field} has {rule!r}, which is not a pair of a pattern and a factor")
-        if isinstance(self.frozen, str):
-            raise ValueError(f"optimizer.frozen {self.frozen!r} is not a list of patterns; write it as one")
-        for pattern in self.frozen:
-            if not isinstance(pattern, str):
-                raise ValueError(f"optimizer.frozen has {pattern!r}, which is not a pattern")
-        if not 0 <= self.layer_decay <= 1:
-            raise ValueError(f"optimizer.layer_decay {self.layer_decay} is not within [0, 1]")
-        if self.timescale < 1:
-            raise ValueError(f"optimizer.timescale {self.timescale} is not a positive number of steps")
+        check(self, "optimizer")
+        if self.name not in OPTIMIZERS:
+            raise ValueError(unknown_name("optimizer.name", self.name, OPTIMIZERS))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(unknown_name("optimizer.schedule", self.schedule, SCHEDULES))
 
 
 def _cosine(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -78,7 +73,7 @@ def _cosine(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 
 
 def _rsqrt(settings: OptimizerSettings, steps: int) -> optax.Schedule:
-    """Scaling Vision Transformers, arXiv 2106.04560, section 3.5."""
+    """Return the reciprocal square root schedule (Scaling Vision Transformers, arXiv 2106.04560, section 3.5)."""
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         left = (steps - settings.warmup_steps - step) / max(settings.cooldown_steps, 1)
@@ -89,7 +84,7 @@ def _rsqrt(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 
 
 def _adafactor(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """Factored second moments and a bfloat16 momentum, as in Scaling Vision Transformers, arXiv 2106.04560."""
+    """Return Adafactor with factored second moments and a bfloat16 momentum (arXiv 2106.04560)."""
     return optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=32),
         optax.clip_by_block_rms(1.0),
@@ -106,14 +101,17 @@ OPTIMIZERS = {
 
 
 def create_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
-    """Returns step → learning rate over a run of `steps`."""
+    """Return step → learning rate for a run of `steps` steps.
+
+    Raises `ValueError` if warm-up and cool-down are longer than the run.
+    """
     for name in ("warmup_steps", "cooldown_steps"):
         if not 0 <= getattr(settings, name) <= steps:
-            raise ValueError(f"optimizer.{name} {getattr(settings, name)} does not fit a run of {steps} steps")
+            raise ValueError(f"optimizer.{name} {getattr(settings, name)} is not between 0 and the run's {steps} steps")
     if settings.schedule == "rsqrt" and settings.warmup_steps + settings.cooldown_steps > steps:
         raise ValueError(
-            f"optimizer.warmup_steps {settings.warmup_steps} and cooldown_steps {settings.cooldown_steps} together "
-            f"do not fit a run of {steps} steps"
+            f"optimizer.warmup_steps {settings.warmup_steps} and cooldown_steps {settings.cooldown_steps} together are "
+            f"more than the run's {steps} steps"
         )
     decay = SCHEDULES[settings.schedule](settings, steps)
     if not settings.warmup_steps:
@@ -123,7 +121,7 @@ def create_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 
 
 def create_optimizer(settings: OptimizerSettings, steps: int, parameters: Any) -> optax.GradientTransformation:
-    """Returns the optimizer of `{"model": ..., "objective": ...}` trees like `parameters`, whose shapes are enough.
+    """Return the optimizer for trees `{"model": ..., "objective": ...}` like `parameters` (shapes suffice).
 
     Raises `ValueError` for a rule that matches no parameter.
     """
@@ -135,8 +133,10 @@ def create_optimizer(settings: OptimizerSettings, steps: int, parameters: Any) -
     trained = optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         OPTIMIZERS[settings.name](settings),
-        optax.stateless(lambda updates, p: _zip(lambda d, u, w: u + settings.weight_decay * d * w, decays, updates, p)),
-        optax.stateless(lambda updates, _: _zip(lambda rate, u: rate * u, rates, updates)),
+        optax.stateless(
+            lambda updates, p: _map_updates(lambda d, u, w: u + settings.weight_decay * d * w, decays, updates, p)
+        ),
+        optax.stateless(lambda updates, _: _map_updates(lambda rate, u: rate * u, rates, updates)),
         optax.scale_by_learning_rate(create_schedule(settings, steps)),
     )
     if not any(jax.tree.leaves(frozen)):
@@ -146,7 +146,7 @@ def create_optimizer(settings: OptimizerSettings, steps: int, parameters: Any) -
 
 
 def frozen_parameters(settings: OptimizerSettings, parameters: Any) -> Any:
-    """Returns a tree like `parameters` that says which of them stay as they are."""
+    """Return a tree like `parameters`, True for those that are not trained."""
     check_patterns("optimizer.frozen", settings.frozen, parameters)
     rules = [(pattern, True) for pattern in settings.frozen]
     return _by_path(lambda name, _: first_match(rules, name, False), parameters)
@@ -164,7 +164,7 @@ def _learning_rate_factors(settings: OptimizerSettings, parameters: Any) -> Any:
 
 
 def _layer_decays(decay: float, parameters: Any) -> Callable[[str], float | np.ndarray]:
-    """Returns path → factor; stacked layers have one factor each, along their first axis."""
+    """Return path → factor; the layers of a stack have one factor each, along its first dimension."""
     if decay == 1:
         return lambda name: 1.0
     layered = r"^(model/\w+)/encoder/layers/"
@@ -186,7 +186,7 @@ def _layer_decays(decay: float, parameters: Any) -> Callable[[str], float | np.n
 
 
 def _weight_decay_factors(settings: OptimizerSettings, parameters: Any) -> Any:
-    """Matrices and embedding tables decay; stacked layers carry them with one more axis."""
+    """Return the factors of weight decay; by default 1 for matrices and embedding tables, also in stacks of layers."""
 
     def factor(name: str, leaf: Any) -> float:
         return first_match(settings.weight_decay_rules, name, float(leaf.ndim - ("/layers/" in name) >= 2))
@@ -198,8 +198,8 @@ def _by_path(choose: Any, parameters: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: choose(path_name(path), leaf), parameters)
 
 
-def _zip(function: Any, factors: Any, updates: Any, *rest: Any) -> Any:
-    """Maps over the updates; where some are frozen, theirs are masked out."""
+def _map_updates(function: Any, factors: Any, updates: Any, *rest: Any) -> Any:
+    """Map over the updates; those of frozen parameters stay masked."""
     masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
     return jax.tree.map(
         lambda update, factor, *more: update if masked(update) else function(factor, update, *more),

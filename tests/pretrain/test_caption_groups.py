@@ -1,4 +1,4 @@
-"""A run whose batches are made of groups of samples with similar texts."""
+"""Batches made of groups of samples with similar captions."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def settings_of(shard, **changes):
     return config(shard, data={"sources": (shard,), "group_size": 4}, **changes)
 
 
-def test_groups_are_made_once_and_are_those_of_the_run(tmp_path):
+def test_groups_are_computed_once_per_run(tmp_path):
     settings = read_settings(settings_of(shard_of(tmp_path)))
     source = open_data(settings, tmp_path)
     order = prepare_order(tmp_path / "groups.npy", source, settings)
@@ -28,7 +28,7 @@ def test_groups_are_made_once_and_are_those_of_the_run(tmp_path):
     np.save(tmp_path / "groups.npy", order[::-1])
     assert list(prepare_order(tmp_path / "groups.npy", source, settings)) == list(order[::-1])
     np.save(tmp_path / "groups.npy", order[1:])
-    with pytest.raises(ValueError, match=r"groups\.npy is for 15 samples, and there are 16; remove it"):
+    with pytest.raises(ValueError, match=r"groups\.npy was made for 15 samples, but the data has 16\. Remove the file"):
         prepare_order(tmp_path / "groups.npy", source, settings)
     assert prepare_order(tmp_path / "none.npy", source, read_settings(config(shard_of(tmp_path)))) is None
 
@@ -39,6 +39,6 @@ def test_a_run_trains_on_groups(tmp_path):
     assert result.step == 3 and (tmp_path / "run" / "groups.npy").is_file()
 
 
-def test_groups_that_do_not_fill_batches_are_refused(tmp_path):
+def test_a_group_size_that_does_not_divide_the_batch_raises(tmp_path):
     with pytest.raises(ValueError, match=r"data\.group_size 4 does not divide batch_size 6"):
         read_settings(settings_of(shard_of(tmp_path), batch_size=6))

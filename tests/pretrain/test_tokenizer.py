@@ -1,4 +1,4 @@
-"""The tokenizer that a run's settings name: trained on its captions, or given and kept with the run."""
+"""The tokenizer of a run is trained on its captions, or an existing one is copied to the run."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.pretrain import tiny
 
 
 class Captions:
-    """A source of captions, of which the middle one cannot be read."""
+    """A source of captions; the record in the middle cannot be read."""
 
     def __len__(self):
         return len(CAPTIONS) + 1
@@ -29,9 +29,9 @@ def source():
     return Captions()
 
 
-def test_captions_of_a_large_set_are_spread_over_it(source):
+def test_captions_of_a_large_set_are_evenly_spaced(source):
     assert list(read_captions(source)) == list(CAPTIONS)
-    assert list(read_captions(source, limit=2)) == [CAPTIONS[0]]  # and the one that cannot be read
+    assert list(read_captions(source, limit=2)) == [CAPTIONS[0]]  # the second record cannot be read
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def settings_of(**tokenizer):
 
 
 @pytest.mark.parametrize(("canonicalize", "done"), [(None, "siglip"), ("siglip", "siglip"), ("none", "none")])
-def test_one_that_is_trained_is_trained_on_the_captions(source, tmp_path, canonicalize, done):
+def test_a_tokenizer_is_trained_on_the_captions(source, tmp_path, canonicalize, done):
     settings = settings_of(name="train:120", canonicalize=canonicalize)
     ours = prepare_tokenizer(tmp_path / "tokenizer", source, settings)
     expected = train_tokenizer(CAPTIONS, vocab_size=120, length=6, canonicalize=done)
@@ -55,7 +55,7 @@ def test_one_that_is_trained_is_trained_on_the_captions(source, tmp_path, canoni
 
 
 @pytest.mark.parametrize(("canonicalize", "done"), [(None, "none"), ("siglip", "siglip")])
-def test_one_that_is_given_is_kept_with_the_run(source, tmp_path, given, canonicalize, done):
+def test_an_existing_tokenizer_is_copied_to_the_run(source, tmp_path, given, canonicalize, done):
     settings = settings_of(name=given, canonicalize=canonicalize)
     expected = open_tokenizer(given, length=6, canonicalize=done)
     np.testing.assert_array_equal(prepare_tokenizer(tmp_path / "tokenizer", source, settings)(TEXTS), expected(TEXTS))
@@ -65,12 +65,13 @@ def test_one_that_is_given_is_kept_with_the_run(source, tmp_path, given, canonic
 
 
 @pytest.mark.parametrize("name", ["train:", "train:many", "train:0", "train:-3", "train:1e4"])
-def test_a_number_of_ids_that_is_none_is_told_in_a_sentence(name):
-    with pytest.raises(ValueError, match=f"tokenizer.name is '{name}'; write the number of token ids, as in train:32000"):
+def test_an_invalid_number_of_token_ids_raises(name):
+    message = f"tokenizer.name is '{name}'; write the number of token ids, as in train:32000"
+    with pytest.raises(ValueError, match=message):
         settings_of(name=name)
 
 
-def test_other_settings_that_do_not_exist_are_told_in_a_sentence():
+def test_unknown_tokenizer_settings_raise():
     with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'lower'\. Known: none, siglip"):
         settings_of(name="train:60", canonicalize="lower")
     with pytest.raises(ValueError, match=r"tokenizer.canonicalize is 3; it must be a string or None"):

@@ -1,4 +1,4 @@
-"""Runs: bitwise repeatable, bitwise continued after any interruption, and clear when they cannot go on."""
+"""Runs are bitwise repeatable, resume bitwise after interruptions, and explain why they cannot start or resume."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
@@ -20,7 +19,7 @@ from pretrain.checkpointing.manager import restore_parameters
 from pretrain.monitoring.metric_writer import read_metrics
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, png, write_shard
-from tests.pretrain.tiny import config
+from tests.pretrain.tiny import config, final_checkpoints, metrics_without_times, same_parameters
 
 
 @pytest.fixture(scope="module")
@@ -30,34 +29,22 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(shards, tmp_path_factory):
-    """A run that nothing interrupted."""
+    """A run without interruptions."""
     workdir = tmp_path_factory.mktemp("run")
     pretrain(config(shards), workdir, data_dir=workdir)
     return workdir
 
 
-def same_parameters(one: pathlib.Path, other: pathlib.Path) -> bool:
-    (step, a), (again, b) = (restore_parameters(workdir / "checkpoints") for workdir in (one, other))
-    return step == again and all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
-
-
-def without_times(workdir: pathlib.Path) -> list[dict]:
-    times = ("seconds", "pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "replaced_records")
-    times += ("run_seconds", "host_memory_gb")
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in times} for line in lines]
-
-
-def test_the_same_seed_gives_the_same_parameters_bit_by_bit(shards, finished, tmp_path):
+def test_the_same_seed_gives_bitwise_the_same_parameters(shards, finished, tmp_path):
     pretrain(config(shards), tmp_path, data_dir=tmp_path)
     assert same_parameters(finished, tmp_path)
-    assert without_times(finished) == without_times(tmp_path)
+    assert metrics_without_times(finished) == metrics_without_times(tmp_path)
     pretrain(config(shards, seed=1), tmp_path / "other", data_dir=tmp_path)
     assert not same_parameters(finished, tmp_path / "other")
 
 
 @pytest.mark.parametrize("fails_at", [2, 3, 8])
-def test_a_run_that_broke_off_continues_to_the_same_bits(shards, finished, tmp_path, monkeypatch, fails_at):
+def test_a_failed_run_resumes_to_the_same_bits(shards, finished, tmp_path, monkeypatch, fails_at):
     import data.pipeline.loader
 
     make = data.pipeline.loader.BatchLoader.rows
@@ -74,10 +61,10 @@ def test_a_run_that_broke_off_continues_to_the_same_bits(shards, finished, tmp_p
     result = pretrain(config(shards), tmp_path, data_dir=tmp_path)
     assert result.start_step == fails_at // 2 * 2 and result.step == 9
     assert same_parameters(finished, tmp_path)
-    assert without_times(finished) == without_times(tmp_path)
+    assert metrics_without_times(finished) == metrics_without_times(tmp_path)
 
 
-def test_a_run_that_was_killed_continues_to_the_same_bits(shards, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(shards, tmp_path):
     steps = 60
     arguments = [sys.executable, "-m", "tests.pretrain.tiny", shards]
     subprocess.run([*arguments, str(tmp_path / "whole"), str(steps)], check=True, capture_output=True)
@@ -91,13 +78,13 @@ def test_a_run_that_was_killed_continues_to_the_same_bits(shards, tmp_path):
     assert same_parameters(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_finished_run_is_left_as_it_is(shards, finished):
+def test_a_finished_run_is_not_changed(shards, finished):
     before = (finished / "metrics.jsonl").read_bytes()
     assert pretrain(config(shards), finished, data_dir=finished)[:2] == (9, 9)
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def test_another_config_is_not_continued(shards, finished):
+def test_a_run_does_not_resume_with_another_config(shards, finished):
     with pytest.raises(ValueError, match=r"contains a run with steps = 9, but this config sets 12"):
         pretrain(config(shards, steps=12), finished, data_dir=finished)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate = 0.01"):
@@ -112,7 +99,7 @@ def test_metrics_are_json_lines_and_tensorboard_events(finished):
     assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_an_export_holds_the_newest_checkpoint(finished, tmp_path):
+def test_an_export_contains_the_newest_checkpoint(finished, tmp_path):
     opened = open_checkpoint(export(finished, tmp_path / "export"))
     step, parameters = restore_parameters(finished / "checkpoints")
     ours, theirs = (
@@ -122,7 +109,7 @@ def test_an_export_holds_the_newest_checkpoint(finished, tmp_path):
     assert opened.scalars["logit_scale"] == pytest.approx(float(parameters["objective"]["logit_scale"]))
 
 
-def test_an_export_without_a_checkpoint_names_the_job_that_makes_one(shards, finished, tmp_path):
+def test_an_export_without_a_checkpoint_names_the_job_to_run(shards, finished, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"contains no run. Start one with `launch.py pretrain"):
         export(tmp_path, tmp_path / "export")
     (tmp_path / "pretrain.json").write_bytes((finished / "pretrain.json").read_bytes())
@@ -137,14 +124,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
         pretrain(config(shards, optimizer=wild), tmp_path, data_dir=tmp_path)
 
 
-def with_a_broken_picture(folder: pathlib.Path, count: int) -> str:
+def shard_with_a_corrupt_image(folder: pathlib.Path, count: int) -> str:
     samples = labelled(count)
     samples[5] = ("0005", png(5)[:50], samples[5][2])
     return str(write_shard(folder / "s.tar", samples))
 
 
-def test_a_broken_picture_is_replaced_and_told_and_the_run_continues_to_the_same_bits(tmp_path, monkeypatch, capsys):
-    data = {"sources": (with_a_broken_picture(tmp_path, 30),), "max_bad_share": 0.2}
+def test_a_corrupt_image_is_replaced_and_logged_and_the_run_resumes_to_the_same_bits(tmp_path, monkeypatch, capsys):
+    data = {"sources": (shard_with_a_corrupt_image(tmp_path, 30),), "max_bad_share": 0.2}
     pretrain(config("", data=data), tmp_path / "whole", data_dir=tmp_path)
     assert "replaced s.tar/0005: corrupt image" in capsys.readouterr().out
     [line] = [json.loads(line) for line in (tmp_path / "whole" / "bad_records.jsonl").read_text().splitlines()]
@@ -168,27 +155,27 @@ def fail_at(broken_step: int):
 
 
 def test_too_many_bad_records_stop_the_run(tmp_path):
-    data = {"sources": (with_a_broken_picture(tmp_path, 12),), "bad_window": 60}
+    data = {"sources": (shard_with_a_corrupt_image(tmp_path, 12),), "bad_window": 60}
     with pytest.raises(ValueError, match=r"4 of the last \d+ records cannot be used \(4 corrupt image\)"):
         pretrain(config("", steps=90, data=data), tmp_path / "run", data_dir=tmp_path)
 
 
-def test_a_run_whose_data_changed_is_not_continued(tmp_path):
+def test_a_run_does_not_resume_with_changed_data(tmp_path):
     path = write_shard(tmp_path / "s.tar", labelled(12))
     pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
     write_shard(path, labelled(13))
-    with pytest.raises(ValueError, match=r"s\.tar had 12 samples \(fingerprint .*\) when this run began, and has 13"):
+    with pytest.raises(ValueError, match=r"s\.tar had 12 samples \(fingerprint .*\) when this run began, but has 13"):
         pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(("length", "steps"), [({"examples": 17}, 3), ({"epochs": 1.5}, 4), ({"epochs": 0.8}, 3)])
-def test_a_run_is_as_long_as_its_examples_or_epochs(shards, tmp_path, length, steps):
+def test_the_length_of_a_run_can_be_given_in_examples_or_epochs(shards, tmp_path, length, steps):
     values = {name: value for name, value in config(shards).items() if name != "steps"} | length
-    assert pretrain(values, tmp_path, data_dir=tmp_path).step == steps  # of 8 pairs; an epoch has 21
+    assert pretrain(values, tmp_path, data_dir=tmp_path).step == steps  # batches of 8; an epoch has 21 samples
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == steps
 
 
-def test_a_mixture_trains_and_continues(shards, tmp_path):
+def test_a_mixture_of_sources_trains_and_resumes(shards, tmp_path):
     other = str(write_shard(tmp_path / "other.tar", labelled(3)))
     data = {"sources": (shards, other), "weights": (3, 1)}
     assert pretrain(config("", steps=2, data=data), tmp_path / "run", data_dir=tmp_path).step == 2
@@ -209,27 +196,54 @@ def test_a_mixture_trains_and_continues(shards, tmp_path):
         ({"data": {"sources": ()}}, r"data\.sources is \(\); it must be a tuple of one or more strings"),
         ({"data": {"sources": ("x",), "threads": 0}}, r"data\.threads is 0; it must be a positive whole number"),
         ({"data": {"sources": ("x",), "weights": (1, 2)}}, r"data\.weights has 2 numbers for 1 sources"),
-        ({"data": {"sources": ("x",), "text_keys": ()}}, r"data\.text_keys is \(\); it must be a tuple of one or more strings"),
-        ({"data": {"sources": ("x",), "max_bad_share": 5}}, r"data\.max_bad_share is 5; it must be a number from 0 to 1"),
-        ({"data": {"sources": ("x",), "caption": "frist"}}, r"unknown data\.caption 'frist'\. Did you mean 'first'\? Known: first"),
+        (
+            {"data": {"sources": ("x",), "text_keys": ()}},
+            r"data\.text_keys is \(\); it must be a tuple of one or more strings",
+        ),
+        (
+            {"data": {"sources": ("x",), "max_bad_share": 5}},
+            r"data\.max_bad_share is 5; it must be a number from 0 to 1",
+        ),
+        (
+            {"data": {"sources": ("x",), "caption": "frist"}},
+            r"unknown data\.caption 'frist'\. Did you mean 'first'\? Known: first",
+        ),
         ({"epochs": 3}, "is one of steps, examples and epochs; the config sets steps=9, epochs=3"),
+        ({"recovery": {"on_bad_loss": "pray"}}, r"unknown recovery\.on_bad_loss 'pray'\. Known: stop, rollback"),
+        (
+            {"recovery": {"max_loss": -1.0}},
+            r"recovery\.max_loss is -1\.0; it must be a positive, finite number or None",
+        ),
+        ({"recovery": {"max_rollbacks": 0}}, r"recovery\.max_rollbacks is 0; it must be a positive whole number"),
+        ({"monitor": {"profile": (5,)}}, r"monitor\.profile is \(5,\); it must be the first and the last step"),
+        (
+            {"monitor": {"stall_seconds": -1.0}},
+            r"monitor\.stall_seconds is -1\.0; it must be a finite number, 0 or more",
+        ),
+        (
+            {"monitor": {"price_per_hour": 0.0}},
+            r"monitor\.price_per_hour is 0\.0; it must be a positive, finite number or None",
+        ),
+        ({"monitor": {"wandbb": "x"}}, r"unknown key monitor\.wandbb\. Did you mean 'wandb'\? Known: wandb, profile"),
+        ({"keep_every": -1}, "pretrain.keep_every is -1; it must be a whole number, 0 or more"),
+        ({"keep_best": "evaluation/x/knn@1"}, "keep_best is 'evaluation/x/knn@1', but evaluate_every is 0"),
         ({"steps": None}, "the config sets none of them"),
     ],
 )
-def test_a_bad_config_is_refused_before_anything_is_written(shards, tmp_path, change, message):
+def test_an_invalid_config_raises_before_anything_is_written(shards, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         pretrain(config(shards, **change), tmp_path / "run", data_dir=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_sources_that_are_not_there_leave_no_trace(tmp_path):
+def test_missing_sources_raise_before_anything_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file matches"):
         pretrain(config(str(tmp_path / "none-*.tar")), tmp_path / "run", data_dir=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
 def launch_pretrain(shards, folder, workdir, prelude=""):
-    """Runs `launch.py pretrain` in a process of its own, after a line of Python."""
+    """Run `launch.py pretrain` in a process of its own, after a line of Python."""
     folder.mkdir(exist_ok=True)
     sections = {"data_dir": str(folder), "pretrain": config(shards)}
     (folder / "config.py").write_text(
@@ -241,11 +255,7 @@ def launch_pretrain(shards, folder, workdir, prelude=""):
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
 
 
-def final_checkpoints(workdir):
-    return [path.name for path in (workdir / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
-
-
-def test_a_file_that_cannot_be_written_leaves_no_checkpoint_under_a_final_name(shards, tmp_path):
+def test_a_failed_write_leaves_no_checkpoint_with_a_final_name(shards, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     run = launch_pretrain(shards, tmp_path / "config", tmp_path / "run", prelude=limit)
     assert run.returncode == 1
@@ -253,7 +263,7 @@ def test_a_file_that_cannot_be_written_leaves_no_checkpoint_under_a_final_name(s
     assert final_checkpoints(tmp_path / "run") == []
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_continues_when_there_is_room(shards, finished, tmp_path):
+def test_a_full_disk_is_one_error_line_and_the_run_resumes_when_there_is_space(shards, finished, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -275,16 +285,16 @@ def test_a_full_disk_is_one_sentence_and_the_run_continues_when_there_is_room(sh
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_rule_that_matches_nothing_leaves_no_trace(shards, tmp_path):
+def test_a_rule_that_matches_no_parameter_raises_before_anything_is_written(shards, tmp_path):
     wrong = {"learning_rate": 1e-2, "frozen": ("model/visoin/",)}
     with pytest.raises(
-        ValueError, match=r"optimizer\.frozen rule 'model/visoin/' matches no parameter; nearest: model/vis"
+        ValueError, match=r"optimizer\.frozen rule 'model/visoin/' matches no parameter\. Nearest: model/vis"
     ):
         pretrain(config(shards, optimizer=wrong), tmp_path / "run", data_dir=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_continues_with_other_microbatches_and_remat(shards, tmp_path):
+def test_a_run_resumes_with_other_microbatches_and_remat(shards, tmp_path):
     pretrain(config(shards, steps=4), tmp_path, data_dir=tmp_path)
     changed = {"microbatch_size": 4, "remat": "full", "objective": {"base": "sigmoid", "block_size": 3}}
     result = pretrain(config(shards, steps=4, **changed), tmp_path, data_dir=tmp_path)
@@ -293,7 +303,7 @@ def test_a_run_continues_with_other_microbatches_and_remat(shards, tmp_path):
         pretrain(config(shards, steps=4, objective={"alpha": 0.5}), tmp_path, data_dir=tmp_path)
 
 
-def test_a_run_with_rules_continues_and_exports(shards, tmp_path):
+def test_a_run_with_parameter_rules_resumes_and_exports(shards, tmp_path):
     changed = {
         "optimizer": {"learning_rate": 1e-2, "learning_rate_rules": (("text/", 0.1),), "frozen": ("vision/head/",)},
         "mesh": {"rules": (("token_embedding$", (None, "fsdp")),)},

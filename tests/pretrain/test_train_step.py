@@ -50,7 +50,7 @@ def batch(step):
 
 
 def trained(mesh, steps=5, **settings):
-    """Returns the state and the metrics of all steps."""
+    """Return the final state and the metrics of each step."""
     compiled = training(mesh, **settings)
     state, found = compiled.init(), []
     for step in range(steps):
@@ -60,7 +60,7 @@ def trained(mesh, steps=5, **settings):
 
 
 def losses(fsdp, microbatches=1, **settings):
-    """Trains on the devices there are; returns the losses and the norm of the parameters."""
+    """Train on all devices; return the losses, the norm of the parameters and the shape of a shard."""
     mesh = sharding.create_mesh(fsdp)
     state, found = trained(mesh, microbatches=microbatches, **settings)
     norm = float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(state.parameters))))
@@ -69,7 +69,7 @@ def losses(fsdp, microbatches=1, **settings):
     return {"losses": [metrics["loss"] for metrics in found], "norm": norm, "shard": shard}
 
 
-def test_eight_devices_give_the_losses_of_one():
+def test_eight_devices_give_the_losses_of_one_device():
     cases = [("sigmoid", 1, 1), ("sigmoid", 4, 1), ("softmax", 4, 2)]  # base loss, fsdp, microbatches
     program = (
         "import json; from tests.pretrain.test_train_step import losses;"
@@ -88,7 +88,7 @@ def test_eight_devices_give_the_losses_of_one():
         assert eight["shard"] == [2, 16 // fsdp, 32]
 
 
-def test_a_step_leaves_no_trace_but_its_result():
+def test_a_step_is_a_pure_function():
     mesh = sharding.create_mesh()
     compiled = training(mesh)
     placed = sharding.place_batch(batch(0), mesh)
@@ -104,19 +104,19 @@ def parameters():
 
 
 def updates(gradient=0.0, steps=4, **settings):
-    """Returns the first update of all parameters by name, for a gradient that is the same everywhere."""
+    """Return the first update of each parameter by name, for a gradient of the same value everywhere."""
     optimizer = create_optimizer(OptimizerSettings(**{"learning_rate": 1.0, **settings}), steps, parameters())
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), parameters())
     found, _ = optimizer.update(gradients, optimizer.init(parameters()), parameters())
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
 
 
-def test_weight_decay_spares_norms_biases_and_scalars():
+def test_norms_biases_and_scalars_have_no_weight_decay():
     decayed = {name.rsplit("/", 1)[-1] for name, leaf in updates(weight_decay=0.5).items() if np.any(leaf != 0)}
     assert decayed == {"kernel", "probe", "position_embedding", "token_embedding"}
 
 
-def test_weight_decay_rules_go_before_the_default():
+def test_weight_decay_rules_precede_the_default():
     rules = (("token_embedding$", 0.0), ("norm/scale$", 2.0))
     plain, ruled = updates(weight_decay=0.5), updates(weight_decay=0.5, weight_decay_rules=rules)
     assert not ruled["model/text/token_embedding"].any()
@@ -125,7 +125,7 @@ def test_weight_decay_rules_go_before_the_default():
     assert all(np.array_equal(plain[name], ruled[name]) for name in same)
 
 
-def test_learning_rate_rules_and_the_scalars_own_rates():
+def test_learning_rate_rules_and_factors_of_scalars_multiply_the_rate():
     settings = dict(scalar_learning_rate=3.0, context_temperature_learning_rate=5.0, weight_decay=0.0)
     found = updates(1.0, **settings, learning_rate_rules=(("vision/.*kernel$", 0.1), ("vision/", 0.2)))
     rates = {name: -float(leaf.mean()) for name, leaf in found.items()}
@@ -139,7 +139,7 @@ def test_learning_rate_rules_and_the_scalars_own_rates():
         assert rates[name] == pytest.approx(rate * unit, rel=1e-5), name
 
 
-def test_layer_decay_lets_lower_layers_learn_less():
+def test_layer_decay_lowers_the_rate_of_lower_layers():
     found = updates(1.0, layer_decay=0.5, weight_decay=0.0, learning_rate_rules=(("probe$", 3.0),))
     unit = found["model/text/head/kernel"].mean()
     for name, rates in (
@@ -157,12 +157,12 @@ def test_layer_decay_lets_lower_layers_learn_less():
         leaf = found[name]
         each = leaf.reshape(len(leaf), -1).mean(axis=1) if "/layers/" in name else leaf.mean()
         np.testing.assert_allclose(each / unit, rates, rtol=1e-5, err_msg=name)
-    with pytest.raises(ValueError, match=r"optimizer.layer_decay 1.5 is not within \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"optimizer\.layer_decay is 1\.5; it must be a number from 0 to 1"):
         OptimizerSettings(layer_decay=1.5)
 
 
 @pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
-def test_a_locked_tower_keeps_its_bits_and_has_no_optimizer_state(tower, other):
+def test_a_frozen_tower_is_unchanged_and_has_no_optimizer_state(tower, other):
     mesh = sharding.create_mesh()
     before = training(mesh).init()
     after, _ = trained(mesh, steps=2, frozen=(f"model/{tower}/",), weight_decay=0.1)
@@ -184,12 +184,12 @@ def test_frozen_towers_are_not_differentiated():
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
-def test_every_optimizer_learns(name):
+def test_every_optimizer_reduces_the_loss(name):
     _, found = trained(sharding.create_mesh(), steps=8, name=name, learning_rate=3e-3)
     assert found[-1]["loss"] < found[0]["loss"]
 
 
-def test_adafactor_keeps_little():
+def test_lion_and_adafactor_have_small_states():
     def floats(name):
         wide = {"model": {"kernel": jnp.zeros((64, 128))}, "objective": {}}
         state = create_optimizer(OptimizerSettings(name=name), 4, wide).init(wide)
@@ -198,13 +198,13 @@ def test_adafactor_keeps_little():
     assert floats("adamw") > 2 and 1 < floats("lion") < 1.01 and 0.5 < floats("adafactor") < 0.6
 
 
-def test_cosine_warms_up_then_falls_to_zero():
+def test_cosine_schedule_warms_up_then_decays_to_zero():
     schedule = create_schedule(OptimizerSettings(learning_rate=2.0, warmup_steps=4), 20)
     assert [float(schedule(step)) for step in (0, 2, 4)] == [0.0, 1.0, 2.0]
     assert float(schedule(12)) == pytest.approx(1.0) and float(schedule(20)) == pytest.approx(0.0)
 
 
-def test_rsqrt_halves_in_three_timescales_and_cools_down():
+def test_rsqrt_schedule_halves_in_three_timescales_and_cools_down():
     settings = OptimizerSettings(schedule="rsqrt", learning_rate=2.0, warmup_steps=10, timescale=100, cooldown_steps=50)
     schedule = create_schedule(settings, 1000)
     assert [float(schedule(step)) for step in (0, 5, 10, 310)] == pytest.approx([0.0, 1.0, 2.0, 1.0])
@@ -215,22 +215,22 @@ def test_rsqrt_halves_in_three_timescales_and_cools_down():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"warmup_steps": 30}, "optimizer.warmup_steps 30 does not fit a run of 20 steps"),
+        ({"warmup_steps": 30}, "optimizer.warmup_steps 30 is not between 0 and the run's 20 steps"),
         (
             {"schedule": "rsqrt", "warmup_steps": 15, "cooldown_steps": 15},
-            "optimizer.warmup_steps 15 and cooldown_steps 15 together do not fit a run of 20 steps",
+            "optimizer.warmup_steps 15 and cooldown_steps 15 together are more than the run's 20 steps",
         ),
-        ({"timescale": 0}, "optimizer.timescale 0 is not a positive"),
-        ({"name": "sgd"}, "unknown optimizer.name 'sgd'; known: adamw, lion, adafactor"),
-        ({"schedule": "linear"}, "unknown optimizer.schedule 'linear'; known: cosine, rsqrt"),
-        ({"frozen": "model/"}, "optimizer.frozen 'model/' is not a list"),
-        ({"frozen": ("model/visual/",)}, "rule 'model/visual/' matches no parameter; nearest: model/vision/"),
+        ({"timescale": 0}, "optimizer.timescale is 0; it must be a positive whole number"),
+        ({"name": "sgd"}, "unknown optimizer.name 'sgd'. Known: adamw, lion, adafactor"),
+        ({"schedule": "linear"}, "unknown optimizer.schedule 'linear'. Known: cosine, rsqrt"),
+        ({"frozen": "model/"}, "optimizer.frozen is 'model/'; it must be a tuple of strings"),
+        ({"frozen": ("model/visual/",)}, "rule 'model/visual/' matches no parameter. Nearest: model/vision/"),
         ({"learning_rate_rules": (("tokens", 0.0),)}, "learning_rate_rules rule 'tokens' matches no parameter"),
-        ({"learning_rate_rules": ("tokens",)}, "is not a pair of a pattern and a factor"),
+        ({"learning_rate_rules": ("tokens",)}, "is 'tokens'; it must be a pair of a pattern and a factor"),
         ({"weight_decay_rules": (("(", 0.0),)}, "is not a regular expression"),
     ],
 )
-def test_optimizer_settings_that_do_not_fit_are_refused(settings, message):
+def test_invalid_optimizer_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         settings = OptimizerSettings(**settings)
         create_schedule(settings, 20)
@@ -238,7 +238,7 @@ def test_optimizer_settings_that_do_not_fit_are_refused(settings, message):
 
 
 def equations(jaxpr):
-    """Yields the equations of a program and of the programs in it."""
+    """Yield the equations of a jaxpr and of the jaxprs in it."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: hasattr(value, "eqns")):
@@ -246,7 +246,7 @@ def equations(jaxpr):
                 yield from equations(getattr(inner, "jaxpr", inner))
 
 
-def test_bfloat16_towers_multiply_bfloat16_and_keep_float32_parameters():
+def test_bfloat16_towers_multiply_in_bfloat16_with_float32_parameters():
     settings = dataclasses.replace(SETTINGS, dtype="bfloat16", attention="xla")
     model = create_model(settings)
     shapes = jax.eval_shape(lambda: model.init(0))
@@ -261,7 +261,7 @@ def test_bfloat16_towers_multiply_bfloat16_and_keep_float32_parameters():
     assert {leaf.dtype.name for leaf in jax.eval_shape(model.embed, shapes, images, tokens)} == {"bfloat16"}
 
 
-def test_full_remat_takes_less_memory():
+def test_full_remat_needs_less_memory():
     def memory(remat):
         deep = dataclasses.replace(SETTINGS.vision, depth=8, image_size=32)
         compiled = create_train_step(
@@ -282,37 +282,37 @@ def test_full_remat_takes_less_memory():
     assert memory("full") < 0.6 * memory("none")
 
 
-def test_a_batch_or_mesh_that_does_not_fit_names_what_does():
+def test_errors_name_batch_sizes_and_meshes_that_fit():
     class Eight:
         size = 8
 
-    with pytest.raises(ValueError, match="batch_size 1001 is not divisible by 8 devices; nearest: 1000 or 1008"):
+    with pytest.raises(ValueError, match=r"batch_size 1001 is not divisible by 8 devices\. Use 1000 or 1008"):
         sharding.check_batch_size(1001, Eight)
-    with pytest.raises(ValueError, match="nearest: 8"):
+    with pytest.raises(ValueError, match=r"Use 8\."):
         sharding.check_batch_size(5, Eight)
-    with pytest.raises(ValueError, match=r"mesh\.fsdp 3 does not divide the 1 devices here; it can be 1"):
+    with pytest.raises(ValueError, match=r"mesh\.fsdp 3 does not divide the 1 devices\. Use one of 1\."):
         sharding.create_mesh(3)
 
 
-def test_a_microbatch_that_does_not_fit_names_what_does():
+def test_errors_name_microbatch_sizes_that_fit():
     class Eight:
         size = 8
 
     sharding.check_batch_size(64, Eight, 16)
-    with pytest.raises(ValueError, match=r"microbatch_size 24 does not split batch_size 64 .*; nearest: 16 or 32"):
+    with pytest.raises(ValueError, match=r"microbatch_size 24 does not split batch_size 64 .*\. Use 16 or 32\."):
         sharding.check_batch_size(64, Eight, 24)
-    with pytest.raises(ValueError, match=r"microbatch_size 4 .*; nearest: 8 or 16"):
+    with pytest.raises(ValueError, match=r"microbatch_size 4 .*\. Use 8 or 16\."):
         sharding.check_batch_size(64, Eight, 4)
 
 
-def test_sharding_rules_go_before_the_default_and_must_fit():
+def test_sharding_rules_precede_the_default_and_must_fit():
     mesh = sharding.create_mesh()
     shapes = {"a": {"kernel": jnp.ones((2, 4))}, "b": jnp.ones(3)}
     specs = sharding.parameter_shardings(shapes, mesh, ((r"a/kernel", (None, "fsdp")),))
     assert specs["a"]["kernel"].spec == PartitionSpec(None, "fsdp") and specs["b"].spec == PartitionSpec()
     for rules, message in (
-        ((("c/kernel", ()),), "mesh.rules rule 'c/kernel' matches no parameter; nearest: a/kernel, b"),
-        ((("b", (None, "fsdp")),), "more axes than b with shape"),
+        ((("c/kernel", ()),), "mesh.rules rule 'c/kernel' matches no parameter. Nearest: a/kernel, b"),
+        ((("b", (None, "fsdp")),), "more axes than b, which has shape"),
         ((("b", ("model",)),), "names an unknown axis 'model'; known: data, fsdp"),
     ):
         with pytest.raises(ValueError, match=message):

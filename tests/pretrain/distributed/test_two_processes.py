@@ -1,4 +1,4 @@
-"""Two real processes, joined over loopback, train as one does."""
+"""Two processes connected over loopback train like one process."""
 
 import os
 import pathlib
@@ -21,8 +21,8 @@ def named(parameters):
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def train_a_part(process: int, port: int, out: str) -> None:
-    """One of two processes: it has its own rows of each batch, and writes what it sees in the end."""
+def train_in_process(process: int, port: int, out: str) -> None:
+    """Train in one of two processes on its rows of each batch; write the losses and the final parameters."""
     from jax.experimental import multihost_utils
 
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
@@ -39,7 +39,7 @@ def train_a_part(process: int, port: int, out: str) -> None:
     np.savez(pathlib.Path(out) / f"{process}.npz", losses=losses, **named(gathered))
 
 
-def test_two_processes_over_loopback_give_the_parameters_of_one(tmp_path):
+def test_two_processes_give_the_parameters_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,7 +49,7 @@ def test_two_processes_over_loopback_give_the_parameters_of_one(tmp_path):
             [
                 sys.executable,
                 "-c",
-                f"from {__name__} import train_a_part as f; f({k}, {port}, '{tmp_path}')",
+                f"from {__name__} import train_in_process as f; f({k}, {port}, '{tmp_path}')",
             ],
             env=environment,
             stderr=subprocess.PIPE,
@@ -66,7 +66,7 @@ def test_two_processes_over_loopback_give_the_parameters_of_one(tmp_path):
         np.testing.assert_allclose(found["losses"], [each["loss"] for each in metrics], rtol=1e-5)
         one = named(state.parameters)
         assert set(one) | {"losses"} == set(found)
-        # A softmax does not feel its keys' bias, whose gradient is rounding alone, which Adam blows up.
-        felt = [name for name in one if not name.endswith("attention/key/bias")]
-        errors = {name: np.linalg.norm(found[name] - one[name]) / np.linalg.norm(one[name]) for name in felt}
-        assert len(felt) > 40 and max(errors.values()) < 1e-5, errors
+        # The bias of keys has no effect on a softmax: its gradient is rounding error, which Adam amplifies.
+        compared = [name for name in one if not name.endswith("attention/key/bias")]
+        errors = {name: np.linalg.norm(found[name] - one[name]) / np.linalg.norm(one[name]) for name in compared}
+        assert len(compared) > 40 and max(errors.values()) < 1e-5, errors

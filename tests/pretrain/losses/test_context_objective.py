@@ -1,5 +1,6 @@
-"""The objective against its dense float64 definition, and that against plain loops."""
+"""The objective equals its float64 reference, and the reference equals plain loops."""
 
+import functools
 import json
 import math
 import os
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from pretrain.losses import reference
 from pretrain.losses.context_objective import Objective, mean_cosines
 from pretrain.losses.contextual_attention import contextualize
 from pretrain.losses.contrastive import Scales, base_loss
-from pretrain.losses.pairwise_blocks import Layout
-from tests.pretrain.losses import dense
+from pretrain.losses.pairwise_blocks import BlockLayout
 
-GATHER, RING = Layout.gather_limit, 0
+GATHER, RING = BlockLayout.gather_limit, 0
 SCALARS = {
     "logit_scale": 1.3,
     "logit_bias": -2.1,
@@ -29,14 +30,14 @@ SCALARS = {
 
 
 def embeddings(count, dim):
-    """Returns image and text embeddings of various lengths, in float64, of which pairs resemble each other."""
+    """Return float64 image and text embeddings of various lengths; matched pairs are similar."""
     rng = np.random.default_rng(count + dim)
     u = rng.normal(size=(count, dim)) * rng.uniform(0.5, 3, size=(count, 1))
     return u, 1.3 * rng.normal(size=(count, dim)) + u
 
 
 def loops(base, alpha, scalars, u, v):
-    """Returns the loss of raw embeddings by the equations of the docstrings, in float64 loops."""
+    """Return the loss of raw embeddings by the equations of the papers, in float64 loops."""
     n, dim = u.shape
 
     def unit(rows):
@@ -63,19 +64,19 @@ def loops(base, alpha, scalars, u, v):
     )
 
 
-def reference(objective, scalars, u, v, devices=1):
-    """Returns the value of the dense definition and its gradients by scalars, u and v, in float64."""
+def reference_gradients(objective, scalars, u, v, devices=1):
+    """Return the reference loss and its gradients by scalars, u and v, in float64."""
     with jax.enable_x64(True):
         arguments = (
             {name: jnp.asarray(np.float64(value)) for name, value in scalars.items()},
             *map(jnp.asarray, (u, v)),
         )
-        found = jax.value_and_grad(lambda *at: dense.loss(objective, *at, devices), argnums=(0, 1, 2))(*arguments)
-        return jax.tree.map(np.asarray, found)
+        loss = functools.partial(reference.objective_loss, objective, devices=devices)
+        return jax.tree.map(np.asarray, jax.value_and_grad(loss, argnums=(0, 1, 2))(*arguments))
 
 
 def errors(objective, u, v, devices=1):
-    """Returns the relative errors of the value and of each gradient on so many devices."""
+    """Return the relative error of the value and the largest one of the gradients, on a number of devices."""
     scalars = {name: jnp.float32(value) for name, value in SCALARS.items() if name in objective.init(u.shape[1])}
     mesh = jax.make_mesh(
         (devices // min(devices, 2), min(devices, 2)),
@@ -86,7 +87,7 @@ def errors(objective, u, v, devices=1):
     place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     arguments = (scalars, *(jax.device_put(np.float32(rows), place) for rows in (u, v)))
     ours = jax.jit(jax.value_and_grad(lambda *at: objective(*at, mesh=mesh).value, argnums=(0, 1, 2)))(*arguments)
-    theirs = reference(objective, {name: SCALARS[name] for name in scalars}, u, v, devices)
+    theirs = reference_gradients(objective, {name: SCALARS[name] for name in scalars}, u, v, devices)
     found = jax.tree_util.tree_map_with_path(
         lambda path, a, b: float(np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-2)),
         dict(zip(("value", "gradients"), ours, strict=True)),
@@ -96,9 +97,9 @@ def errors(objective, u, v, devices=1):
 
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-def test_the_dense_definition_equals_loops(base):
+def test_reference_equals_loops(base):
     u, v = embeddings(7, 5)
-    value, _ = reference(Objective(base=base, alpha=0.6), SCALARS, u, v)
+    value, _ = reference_gradients(Objective(base=base, alpha=0.6), SCALARS, u, v)
     assert value == pytest.approx(loops(base, 0.6, SCALARS, u, v), rel=1e-12)
 
 
@@ -106,20 +107,20 @@ def test_the_dense_definition_equals_loops(base):
 @pytest.mark.parametrize(
     ("count", "dim", "block_size"), [(2, 3, None), (7, 24, 3), (33, 40, 8), (65, 1152, 32), (16, 64, 1)]
 )
-def test_blocks_equal_the_dense_definition_for_uneven_tails(base, count, dim, block_size):
+def test_blocks_equal_the_reference_for_uneven_tails(base, count, dim, block_size):
     found = errors(Objective(base=base, alpha=0.6, block_size=block_size), *embeddings(count, dim))
     assert found["value"] < 1e-6 and found["gradients"] < 1e-5, found
 
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-def test_bfloat16_operands_stay_within_two_percent(base):
+def test_bfloat16_operands_are_within_two_percent_of_the_reference(base):
     objective = Objective(base=base, alpha=0.6, dtype="bfloat16", block_size=16)
     found = errors(objective, *embeddings(40, 96))
     assert found["value"] < 2e-2 and 1e-5 < found["gradients"] < 2e-2, found
 
 
 @pytest.mark.parametrize(
-    "switches",
+    "options",
     [
         {"context": False},
         {"self_mask": False},
@@ -133,13 +134,13 @@ def test_bfloat16_operands_stay_within_two_percent(base):
     ],
     ids=str,
 )
-def test_each_switch_equals_the_dense_definition(switches):
-    found = errors(Objective(**{"alpha": 0.5, "block_size": 5, **switches}), *embeddings(13, 24))
+def test_each_option_equals_the_reference(options):
+    found = errors(Objective(**{"alpha": 0.5, "block_size": 5, **options}), *embeddings(13, 24))
     assert found["value"] < 1e-6 and found["gradients"] < 1e-5, found
 
 
 def errors_on_devices():
-    """Prints the errors of each way to spread a batch over the devices there are."""
+    """Print the errors for each way of sharding a batch over eight devices."""
     cases = [
         (Objective(base=base, alpha=0.6, block_size=block, gather_limit=limit), devices, rows * devices)
         for base, devices, rows, block in (
@@ -158,7 +159,7 @@ def errors_on_devices():
         print(json.dumps({"case": name, "dtype": objective.dtype, **found}))
 
 
-def test_devices_equal_the_dense_definition_gathered_and_around_a_ring():
+def test_several_devices_equal_the_reference_gathered_and_around_a_ring():
     program = "from tests.pretrain.losses.test_context_objective import errors_on_devices; errors_on_devices()"
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
@@ -171,7 +172,7 @@ def test_devices_equal_the_dense_definition_gathered_and_around_a_ring():
 
 
 def temporary_memory(batch, dim=768, **settings):
-    """Returns the bytes that value, metrics and gradient take beside their inputs and results, as compiled."""
+    """Return the bytes that the compiled value, metrics and gradients need in addition to inputs and results."""
     objective = Objective(**settings)
     rows = jax.ShapeDtypeStruct((batch, dim), jnp.float32)
     function = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))
@@ -187,17 +188,17 @@ def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():
 
 
 def test_a_million_pairs_compile():
-    assert temporary_memory(1 << 20, dim=512, base="sigmoid") < 9e9  # in and out are 8.6 GB
+    assert temporary_memory(1 << 20, dim=512, base="sigmoid") < 9e9  # inputs and results are 8.6 GB
 
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-def test_a_perfect_match_costs_nothing_at_a_large_scale(base):
+def test_perfect_matches_have_zero_loss_at_a_large_scale(base):
     x, scales = jnp.eye(5), Scales(jnp.log(jnp.array([200.0])), jnp.array([-100.0]))
     assert base_loss(base, (x,), x, scales).value < 1e-5
     assert base_loss(base, (x,), x[::-1], scales).value > 10
 
 
-def test_without_context_only_the_base_loss_and_its_scalars_are_left():
+def test_without_context_there_are_only_the_base_loss_and_its_scalars():
     objective = Objective(context=False)
     u, v = map(jnp.float32, embeddings(4, 6))
     scalars = objective.init(6)
@@ -209,7 +210,7 @@ def test_without_context_only_the_base_loss_and_its_scalars_are_left():
 
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-def test_the_metrics_say_what_the_loss_is_made_of(base):
+def test_metrics_are_the_parts_of_the_loss(base):
     objective = Objective(base=base, alpha=0.7)
     u, v = embeddings(9, 8)
     metrics = objective(
@@ -221,25 +222,26 @@ def test_the_metrics_say_what_the_loss_is_made_of(base):
     logits = math.exp(1.3) * x @ t.T + (-2.1 if base == "sigmoid" else 0.0)
     np.testing.assert_allclose(metrics["positive_logit"], np.diagonal(logits).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["negative_logit"], logits[~np.eye(9, dtype=bool)].mean(), rtol=1e-5)
-    _, effective = dense.contextualize(jnp.float32(u), SCALARS["context_temperature"], objective)
-    np.testing.assert_allclose(metrics["effective_items"], effective.mean(), rtol=1e-5)
+    weights = reference.attention(jnp.float32(x), jnp.float32(x), 0.2)
+    entropies = -jnp.sum(jax.scipy.special.xlogy(weights, weights), axis=1)
+    np.testing.assert_allclose(metrics["effective_items"], jnp.exp(entropies).mean(), rtol=1e-5)
     assert metrics["context_temperature"] == pytest.approx(0.2)
     assert metrics["context_logit_scale"] == pytest.approx(math.exp(0.7))
 
 
-def test_one_pair_has_no_negatives():
+def test_mean_cosines_of_a_single_pair_are_finite():
     assert all(map(np.isfinite, mean_cosines(jnp.ones((1, 3)), jnp.ones((1, 3)))))
 
 
-def test_no_item_attends_to_itself_and_values_are_raw():
+def test_no_item_attends_to_itself_and_values_are_not_normalized():
     u = jnp.array([[3.0, 0.0], [0.0, 5.0]])
     np.testing.assert_allclose(contextualize(u, jnp.float32(0.0)).embeddings, u[::-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("temperature", "items"), [(1e3, 9.0), (1e-4, 1.0)])
-def test_effective_items_run_from_one_to_all_others(temperature, items):
+def test_effective_items_range_from_one_to_all_other_items(temperature, items):
     u = jnp.asarray(np.random.default_rng(0).normal(size=(10, 6)), jnp.float32)
-    effective = contextualize(u, jnp.log(temperature), layout=Layout(block_size=4)).effective_items
+    effective = contextualize(u, jnp.log(temperature), layout=BlockLayout(block_size=4)).effective_items
     np.testing.assert_allclose(effective, np.full(10, items), rtol=1e-3)
 
 
@@ -253,7 +255,7 @@ def test_initial_scalars_are_stored_as_logarithms():
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("logit_scale", [1e-3, 1e3])
 @pytest.mark.parametrize("context_temperature", [1e-3, 10.0])
-def test_extremes_duplicates_and_zero_rows_stay_finite(base, logit_scale, context_temperature):
+def test_extreme_scales_duplicates_and_zero_rows_give_finite_gradients(base, logit_scale, context_temperature):
     objective = Objective(base=base, logit_scale=logit_scale, context_temperature=context_temperature, block_size=4)
     u = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     u[1], u[2] = u[0], 0.0
@@ -266,7 +268,7 @@ def test_extremes_duplicates_and_zero_rows_stay_finite(base, logit_scale, contex
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((results, zeros)))
 
 
-def test_a_batch_of_one_cannot_attend():
+def test_a_batch_of_one_raises():
     with pytest.raises(ValueError, match="batch of at least 2"):
         contextualize(jnp.ones((1, 4)), jnp.float32(0.0))
     with pytest.raises(ValueError, match="batch_size 1 leaves the context objective nothing to attend to"):
@@ -279,16 +281,16 @@ def test_a_batch_of_one_cannot_attend():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"base": "triplet"}, "known: sigmoid, softmax"),
-        ({"alpha": 1.5}, "objective.alpha 1.5"),
-        ({"context_temperature": 0.0}, "objective.context_temperature 0.0 is not positive"),
-        ({"stop_gradient": "values"}, "objective.stop_gradient 'values' is not a list"),
-        ({"stop_gradient": ("queries",)}, "unknown objective.stop_gradient 'queries'; known: values, keys"),
-        ({"buffer": "host"}, "unknown objective.buffer 'host'; known: global, device"),
-        ({"dtype": "float16"}, "known: float32, bfloat16"),
-        ({"block_size": 0}, "objective.block_size 0"),
+        ({"base": "triplet"}, r"unknown objective\.base 'triplet'\. Known: sigmoid, softmax"),
+        ({"alpha": 1.5}, r"objective\.alpha is 1\.5; it must be a number from 0 to 1"),
+        ({"context_temperature": 0.0}, r"objective\.context_temperature is 0\.0; it must be a positive, finite number"),
+        ({"stop_gradient": "values"}, r"objective\.stop_gradient is 'values'; it must be a tuple of strings"),
+        ({"stop_gradient": ("queries",)}, r"unknown objective\.stop_gradient 'queries'\. Known: values, keys"),
+        ({"buffer": "host"}, r"unknown objective\.buffer 'host'\. Known: global, device"),
+        ({"dtype": "float16"}, r"unknown objective\.dtype 'float16'\. .* Known: float32, bfloat16"),
+        ({"block_size": 0}, r"objective\.block_size is 0; it must be a positive whole number or None"),
     ],
 )
-def test_settings_outside_their_range_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         Objective(**settings)

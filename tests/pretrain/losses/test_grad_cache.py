@@ -1,4 +1,4 @@
-"""Gradient caching: the gradient of the whole batch, whatever the number of parts."""
+"""Gradient caching gives the gradient of the whole batch for any number of microbatches."""
 
 import functools
 
@@ -17,7 +17,7 @@ from tests.pretrain.test_train_step import SETTINGS, batch
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("microbatches", [2, 16])
-def test_parts_give_the_gradient_of_the_whole_batch(base, context, microbatches):
+def test_microbatches_give_the_gradient_of_the_whole_batch(base, context, microbatches):
     model, objective, mesh = create_model(SETTINGS), Objective(base=base, context=context, alpha=0.5), create_mesh()
     parameters = {"model": model.init(0), "objective": objective.init(16)}
     whole_batch = {"images": jnp.float32(batch(0)["images"]) / 127.5 - 1, "tokens": jnp.asarray(batch(0)["tokens"])}
@@ -41,13 +41,15 @@ def test_parts_give_the_gradient_of_the_whole_batch(base, context, microbatches)
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
     length = np.sqrt(sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(expected)))
-    for path, value in jax.tree_util.tree_leaves_with_path(expected):  # a key's bias has no gradient but rounding
+    for path, value in jax.tree_util.tree_leaves_with_path(
+        expected
+    ):  # the gradient of a key's bias is zero but for rounding
         other = functools.reduce(lambda tree, key: tree[key.key], path, found)
         error = np.linalg.norm(other - value) / max(np.linalg.norm(value), 1e-3 * length)
         assert error < 1e-4, (path, error)
 
 
-def test_parts_take_the_memory_of_a_part():
+def test_microbatches_need_less_memory():
     model, objective, mesh = create_model(SETTINGS), Objective(), create_mesh()
     parameters = {"model": model.init(0), "objective": objective.init(16)}
     shapes = {

@@ -1,0 +1,91 @@
+"""The objective as the papers write it, with every pair of the batch in one array. This is its definition.
+
+`contrastive.py` and `contextual_attention.py` compute the same values and gradients block by block, with memory linear
+in the batch. The functions here take JAX or NumPy arrays; under `jax.enable_x64` they compute in float64.
+
+Notation: u, v are raw image and text embeddings `[batch, dim]`; x, t are u, v with rows scaled to length 1.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def softmax_loss(x, t, scale, bias=0.0):
+    """Return the mean of the cross-entropies over texts and over images (CLIP, arXiv 2103.00020, figure 3)."""
+    logits = scale * x @ t.T  # a bias would change nothing
+    matched = jnp.diagonal(logits)
+    image_loss = jax.nn.logsumexp(logits, axis=1) - matched
+    text_loss = jax.nn.logsumexp(logits, axis=0) - matched
+    return jnp.mean(image_loss + text_loss) / 2
+
+
+def sigmoid_loss(x, t, scale, bias):
+    """Return the cross-entropy of all pairs, matched or not, per image (SigLIP, arXiv 2303.15343, algorithm 1)."""
+    labels = 2 * jnp.eye(len(x), dtype=x.dtype) - 1
+    return -jnp.sum(jax.nn.log_sigmoid(labels * (scale * x @ t.T + bias))) / len(x)
+
+
+BASE_LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+
+
+def attention(queries, keys, temperature, *, allowed=None):
+    """Return softmax(queries keysᵀ / (temperature √dim)) `[batch, batch]` over the allowed pairs.
+
+    By default all pairs are allowed except an item with itself (LIxP, arXiv 2411.15099).
+    """
+    allowed = ~jnp.eye(len(queries), dtype=bool) if allowed is None else allowed
+    logits = queries @ keys.T / (temperature * jnp.sqrt(queries.shape[1]))
+    return jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf))
+
+
+def contextualize(u, temperature, *, allowed=None, normalized_values=False, stop_gradient=()):
+    """Return the images as mixtures of the others: queries and keys are x, values are u (LIxP, arXiv 2411.15099).
+
+    `normalized_values` mixes x instead of u. `stop_gradient` names roles, "keys" or "values", without gradient.
+    """
+    x = normalize(u)
+    roles = {"keys": x, "values": x if normalized_values else u}
+    roles |= {name: jax.lax.stop_gradient(roles[name]) for name in stop_gradient}
+    return attention(x, roles["keys"], temperature, allowed=allowed) @ roles["values"]
+
+
+def lixp_loss(u, v, scalars, *, base="sigmoid", alpha=0.9, **context):
+    """Return alpha · base(x, t) + (1 − alpha) · base(x_context, t), each with its own scale and bias (LIxP).
+
+    `scalars` are those of `Objective.init`: scales and the temperature as logarithms. `context` is passed to
+    `contextualize`.
+    """
+    loss, t = BASE_LOSSES[base], normalize(v)
+    x_context = normalize(contextualize(u, jnp.exp(scalars["context_temperature"]), **context))
+    base_term = loss(normalize(u), t, jnp.exp(scalars["logit_scale"]), scalars["logit_bias"])
+    context_term = loss(x_context, t, jnp.exp(scalars["context_logit_scale"]), scalars["context_logit_bias"])
+    return alpha * base_term + (1 - alpha) * context_term
+
+
+def objective_loss(objective, scalars, u, v, *, devices=1):
+    """Return the loss that an `Objective` must compute; `devices` matters only for a per-device buffer."""
+    if not objective.context:
+        scale, bias = jnp.exp(scalars["logit_scale"]), scalars["logit_bias"]
+        return BASE_LOSSES[objective.base](normalize(u), normalize(v), scale, bias)
+    if objective.shared_logit_scale:
+        scalars = scalars | {f"context_{name}": scalars[name] for name in ("logit_scale", "logit_bias")}
+    device = jnp.arange(len(u)) // (len(u) // (devices if objective.buffer == "device" else 1))
+    allowed = device[:, None] == device
+    return lixp_loss(
+        u,
+        v,
+        scalars,
+        base=objective.base,
+        alpha=objective.alpha,
+        allowed=allowed & ~jnp.eye(len(u), dtype=bool) if objective.self_mask else allowed,
+        normalized_values=objective.normalized_values,
+        stop_gradient=objective.stop_gradient,
+    )
+
+
+def normalize(u):
+    """Return the rows scaled to length 1; rows of zeros stay zero and have a zero gradient."""
+    nonzero = jnp.any(u != 0, axis=1, keepdims=True)
+    return u / jnp.linalg.norm(jnp.where(nonzero, u, 1.0), axis=1, keepdims=True)
