@@ -211,7 +211,7 @@ def log_rollback(workdir: pathlib.Path, bad: BadLossError, *, step: int, writer:
     """Record a rollback to `step` in the workdir and drop the metrics of later steps."""
     if writer is not None:
         record_rollback(workdir, bad, step=step)
-        writer.roll_back(step)
+        writer.rollback(step)
     wait_for_all_processes(f"rolled back from {bad.step}")
     count = bad.step - step
     logger.warning(

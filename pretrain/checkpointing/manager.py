@@ -120,7 +120,7 @@ class Checkpoints:
             "--workdir to start again."
         )
 
-    def roll_back(self, step: int | None, abstract_state: TrainState) -> TrainState | None:
+    def rollback(self, step: int | None, abstract_state: TrainState) -> TrainState | None:
         """Delete the checkpoints after a step, or all of them for None, and return the state of that step."""
         self._manager.wait_until_finished()
         for later in [each for each in self._manager.all_steps() if step is None or each > step]:

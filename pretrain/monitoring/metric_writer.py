@@ -42,7 +42,7 @@ class MetricsWriter:
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         self._events = EventFile(self._workdir / "tensorboard", purge_step=start_step + 1)
 
-    def roll_back(self, step: int) -> None:
+    def rollback(self, step: int) -> None:
         """Drop the metrics of later steps."""
         self._lines.close()
         self._events.close()

@@ -16,7 +16,7 @@ def test_a_resumed_run_drops_later_steps_and_a_cut_line(tmp_path):
     writer = MetricsWriter(tmp_path, start_step=2)
     writer.write(3, {"loss": 0.5})
     assert steps_in(tmp_path) == [1, 2, 3]
-    writer.roll_back(1)
+    writer.rollback(1)
     writer.write(2, {"loss": 0.25})
     writer.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2, "loss": 0.25}]
