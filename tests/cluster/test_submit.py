@@ -253,7 +253,7 @@ def test_wrong_settings_are_rejected_before_anything_is_written(project, tmp_pat
         (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez'"),
         (["--config.evaluate.shotz=3"], "unknown config key 'evaluate.shotz'"),
         (["--methods=knnn"], "unknown method 'knnn'. Did you mean 'knn'?"),
-        (["--shots=many"], "evaluate.shots ('many',) must be whole numbers, for example 1,2,4."),
+        (["--shots=many"], "evaluate.shots[0] is 'many'; it must be a whole number"),
     ],
 )
 def test_settings_of_jobs_without_a_config_are_checked(tmp_path, capsys, arguments, message):
@@ -307,9 +307,9 @@ def test_a_checkpoint_on_other_machines_can_be_submitted(tmp_path, monkeypatch, 
     given += ["--config.pretrain.initial_checkpoint=/mnt/checkpoint"]
     given += [f"--config.submit.tpu_vm.{name}=a" for name in ("zone", "accelerator_type", "runtime_version")]
     assert launch.main(["submit", "--target=tpu-vm", *given]) == 0
-    assert "are not checked (/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().out
+    assert "are not checked (/mnt/checkpoint is not a checkpoint" in capsys.readouterr().out
     assert launch.main(["submit", "--target=slurm", *given]) == 1
-    assert "/mnt/checkpoint is no exported checkpoint" in capsys.readouterr().err
+    assert "/mnt/checkpoint is not a checkpoint" in capsys.readouterr().err
 
 
 def test_local_tasks_run_in_parallel_on_separate_cores(tmp_path, capsys, said):
