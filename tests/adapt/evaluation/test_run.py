@@ -19,6 +19,7 @@ from adapt.evaluation.scoring import score
 from adapt.model_selection.hyperparameters import Grid
 from adapt.report.results_index import ResultsIndex, Run, TaskKey
 from data.fewshot.labelled import METRICS
+from foundation.settings import build
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import train_tokenizer
@@ -387,6 +388,14 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
 def test_invalid_settings_raise(evaluated, change, message):
     with pytest.raises(ValueError, match=message):
         EvaluateSettings(**{**vars(evaluated.settings), **change})
+
+
+def test_the_old_key_own_is_accepted_with_a_warning():
+    values = {"datasets": ("a",), "own": {"a": {"support": "x"}}}
+    with logged() as messages:
+        settings = build(EvaluateSettings, "evaluate", values)
+    assert settings.custom_datasets["a"].support == "x"
+    assert any("evaluate.own" in line and "evaluate.custom_datasets" in line for line in messages)
 
 
 def test_classes_below_min_examples_are_left_out(evaluated, features, tmp_path):
