@@ -34,6 +34,7 @@ def configure(*, level: int = logging.INFO) -> None:
     for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(level)
+        logger.propagate = False  # libraries put handlers of their own on the root logger
         if not any(isinstance(handler, _Console) for handler in logger.handlers):
             logger.addHandler(_Console())
 

@@ -406,7 +406,7 @@ def test_predict_and_predict_proba_are_argmax_and_softmax_of_the_logits():
         classifier.predict(QUERIES * np.nan)
 
 
-def test_an_adapter_with_the_former_method_names_works_with_a_warning(caplog):
+def test_an_adapter_with_the_former_method_names_works_with_a_warning(said):
     from adapt.adapters.base import Adapter, over_folds, pytree
 
     @pytree
@@ -423,7 +423,7 @@ def test_an_adapter_with_the_former_method_names_works_with_a_warning(caplog):
         def left_out(self, support, *, key):
             return over_folds(lambda rest: self.terms(self.learn(rest, key=key), rest, support.features), support)
 
-    assert "Adapter.terms was renamed to Adapter.logit_terms" in caplog.text
+    assert "Adapter.terms was renamed to Adapter.logit_terms" in "\n".join(said)
     adapter, support = FormerNames(), make_support(FEATURES, LABELS, class_text_features=TEXT)
     classifier = adapter.fit(FEATURES, LABELS, class_text_features=TEXT)
     sums = np.eye(6)[LABELS].T @ references.unit(FEATURES)
