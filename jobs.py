@@ -265,9 +265,7 @@ def convert(checkpoint: str, *, out: pathlib.Path, image_size: int | None = None
         raise ValueError(f"--tokenizer={tokenizer} cannot be written: an .npz contains no tokenizer. Omit the option.")
     else:
         found = describe_checkpoint(checkpoint, image_size=image_size)
-        save_big_vision(
-            out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars()
-        )
+        save_big_vision(out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars())
         logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={checkpoint}")
     print(out, flush=True)
 

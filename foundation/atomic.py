@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +30,16 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextmanager
-def atomic_files(*paths: str | os.PathLike) -> Iterator[list[pathlib.Path]]:
+def atomic_files(*paths: str | os.PathLike, prefix: str = ".partial-") -> Iterator[list[pathlib.Path]]:
     """Yield one temporary path per target in one folder; on success all files are synced, then replaced in order.
 
-    The replacements are one rename each: put the file that marks the set as complete last.
+    The replacements are one rename each: put the file that marks the set as complete last. The name of the temporary
+    folder starts with `prefix`, by which a caller can find and remove the leftovers of killed processes.
     """
     targets = [pathlib.Path(path) for path in paths]
     folder = targets[0].parent
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=prefix) as name:
         temporary = [pathlib.Path(name) / path.name for path in targets]
         yield temporary
         for file in temporary:
@@ -44,6 +47,30 @@ def atomic_files(*paths: str | os.PathLike) -> Iterator[list[pathlib.Path]]:
         for file, path in zip(temporary, targets, strict=True):
             os.replace(file, path)
     _sync(folder)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a temporary folder next to `path`; on success the files written there are synced and it replaces `path`.
+
+    Parent folders are created. If the body raises, `path` is left as it was. Between removing the old folder and
+    renaming the new one there is a moment without either. Leftovers of a killed process are removed.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.partial-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
+        temporary = pathlib.Path(folder) / "new"
+        temporary.mkdir()
+        yield temporary
+        for entry in [*temporary.rglob("*"), temporary]:
+            _sync(entry)
+        if path.exists():
+            os.replace(path, pathlib.Path(folder) / "old")
+        os.replace(temporary, path)
+    _sync(path.parent)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,4 +1,4 @@
-"""JSON from files that come from elsewhere."""
+"""Reading JSON files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Any
 
 from foundation.error_text import one_line
 
-LARGEST = 32 << 20  # bytes; the index of the largest published checkpoints has under 1 MB
+MAX_BYTES = 32 << 20  # the index of the largest published checkpoints has less than 1 MB
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the object in a JSON file; raises `FileNotFoundError`, and `ValueError` for anything else."""
+    """Return the object in a JSON file.
+
+    Raises `FileNotFoundError` if there is no regular file and `ValueError` for any other content.
+    """
     path = pathlib.Path(path)
-    if not path.is_file():  # a pipe would never end
-        raise FileNotFoundError(f"{path} is not there, or is no file")
+    if not path.is_file():  # reading a pipe would never end
+        raise FileNotFoundError(f"{path} does not exist or is not a regular file")
     size = path.stat().st_size
-    if size > LARGEST:
-        raise ValueError(f"{path} has {size:,} bytes, and at most {LARGEST:,} are read; fetch or export it again")
+    if size > MAX_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; the limit is {MAX_BYTES:,}. Download or export it again.")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({one_line(error)})") from error
+        raise ValueError(f"{path} is not valid JSON ({one_line(error)})") from error
     if not isinstance(fields, Mapping):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{path} does not contain a JSON object")
     return dict(fields)

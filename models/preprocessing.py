@@ -46,11 +46,11 @@ class Preprocessing:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-                raise ValueError(f"{name} {values} must be three finite numbers, one per color channel")
+                raise ValueError(f"{name} {values} must be one finite number per color channel")
         if not min(self.std) > 0:
             raise ValueError(f"std {self.std} must be positive")
         if not (isinstance(self.rescale, float | int) and math.isfinite(self.rescale) and self.rescale > 0):
-            raise ValueError(f"rescale_factor {self.rescale!r} must be a positive finite number")
+            raise ValueError(f"rescale_factor {self.rescale!r} must be positive and finite")
         if self.resample not in range(6):
             raise ValueError(f"resample {self.resample!r} must be the number of a Pillow filter, 0 to 5")
         if self.crop is None and not isinstance(self.size, tuple):

@@ -15,8 +15,8 @@ from PIL import EpsImagePlugin, Image
 import adapt
 from adapt.adapters.classifier_files import ARRAYS_FILE, JSON_FILE
 from adapt.embedding.cache import load_array
+from adapt.embedding.collection_files import Piece
 from adapt.embedding.encoder import Encoder
-from adapt.embedding.export import _is_whole
 from adapt.photos.folders import embed_folder
 from adapt.report.results_index import read_array
 from data.fewshot.labelled import read_labels
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_pickles_is_refused(bomb, tmp_path):
 def test_pickles_among_cached_embeddings_are_rebuilt(bomb, tmp_path):
     assert load_array(bomb, (1,)) is None
     as_npz(bomb, tmp_path / "piece.npz", "embeddings", "ids", "bad")
-    assert not _is_whole(tmp_path / "piece.npz")
+    assert not Piece(tmp_path / "piece.npz", range(1)).exists()
     assert read_array(bomb) is None  # predictions; the report omits them
 
 

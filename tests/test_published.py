@@ -13,7 +13,7 @@ import launch
 from adapt.embedding.encoder import Encoder
 from data.pipeline.image_ops import decode
 from data.sources.open import open_source
-from models.checkpoints.io import describe_checkpoint
+from models.checkpoints.describe import describe_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLISHED = ("drawings", "drawings_plain")

@@ -1,6 +1,7 @@
-"""The two-way map to `SiglipModel` and `CLIPModel` of transformers: their `config.json` and the names of their tensors.
+"""The format of `SiglipModel` and `CLIPModel` of transformers: their `config.json` and the names of their tensors.
 
-`Siglip2Model`, which takes images of any shape in patches, is opened as the `SiglipModel` that it is on a square grid.
+`Siglip2Model`, which takes the patches of images of any shape, is opened as the `SiglipModel` with the same weights on
+a square grid.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import math
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from foundation.error_text import one_line
 from foundation.safe_json import read_json
-from models.checkpoints.weight_map import Entry, Layout, convolution, linear, linears, norm
+from models.checkpoints.weight_map import WeightEntry, WeightMap, convolution, fused_linears, linear, norm
 from models.config import ModelSettings, TextSettings, VisionSettings
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -27,49 +28,60 @@ _ACTIVATIONS = {
     "gelu": "gelu",
     "quick_gelu": "quick_gelu",
 }
-_LARGEST_ID = 2  # the end token's id by which CLIPModel knows that the largest id ends a text
+_END_IS_LARGEST_ID = 2  # CLIPModel takes this eos_token_id to mean that the largest id of a text is its end
+
+
+# What tells the families apart, in the order of `family_of`.
+_FAMILY_TRAITS = {
+    SIGLIP: (("attention", False, True, False), ("last", False, True)),
+    CLIP: (("class", True, False, True), ("end", True, False)),
+}
 
 
 def family_of(settings: ModelSettings) -> str:
-    """Returns "siglip" or "clip"; raises `ValueError` for towers that neither class of transformers describes."""
+    """Return "siglip" or "clip"; raise `ValueError` for towers that neither `SiglipModel` nor `CLIPModel` can hold."""
     vision, text = settings.vision, settings.text
-    for family, vision_like, text_like in (
-        (SIGLIP, ("attention", False, True, False), ("last", False, True)),
-        (CLIP, ("class", True, False, True), ("end", True, False)),
-    ):
-        if (vision.pooling, vision.pre_norm, vision.patch_bias, vision.projection is not None) == vision_like and (
-            text.pooling,
-            text.causal,
-            text.projection_bias,
-        ) == text_like:
+    traits = (
+        (vision.pooling, vision.pre_norm, vision.patch_bias, vision.projection is not None),
+        (text.pooling, text.causal, text.projection_bias),
+    )
+    for family, family_traits in _FAMILY_TRAITS.items():
+        if traits == family_traits:
             return family
     raise ValueError(
-        "these towers mix what SiglipModel and CLIPModel have (pooling, pre_norm, biases, projection, causal), and "
-        "neither can hold them"
+        "the towers mix settings of SiglipModel and CLIPModel (pooling, pre_norm, biases, projection, causal), and "
+        "neither class can hold them. Use the settings of one family."
     )
 
 
-def layout_of(settings: ModelSettings, family: str) -> Layout:
-    """Returns the tensors of a class of transformers, one of `MODEL_TYPES`, for towers of these settings."""
-    entries = _clip(settings) if family == CLIP else _siglip(settings, patches_are_cut=family == SIGLIP2)
-    scalars = {"logit_scale": "logit_scale"} | ({} if family == CLIP else {"logit_bias": "logit_bias"})
-    return Layout(tuple(entries), scalars, scalar_shape=() if family == CLIP else (1,))
-
-
-def _siglip(settings: ModelSettings, *, patches_are_cut: bool) -> Iterator[Entry]:
-    vision, text = settings.vision, settings.text
-    embeddings, path = "vision_model.embeddings", "vision/patch_embedding"
-    if patches_are_cut:
-        yield from linear(f"{embeddings}.patch_embedding", path)
+def weight_map_for(settings: ModelSettings, model_type: str) -> WeightMap:
+    """Return the tensors of a model of transformers, one of `MODEL_TYPES`, with these settings."""
+    if model_type == CLIP:
+        return WeightMap(tuple(_clip(settings)), {"logit_scale": "logit_scale"}, scalar_shape=())
+    vision, name, path = settings.vision, "vision_model.embeddings.patch_embedding", "vision/patch_embedding"
+    if model_type == SIGLIP2:
+        patch_embedding = linear(name, path)
     else:
-        yield from convolution(f"{embeddings}.patch_embedding", path, vision.patch_size, vision.width, bias=True)
-    yield Entry(f"{embeddings}.position_embedding.weight", "vision/position_embedding")
+        patch_embedding = convolution(name, path, patch_size=vision.patch_size, width=vision.width, bias=True)
+    scalars = {"logit_scale": "logit_scale", "logit_bias": "logit_bias"}
+    return WeightMap((*patch_embedding, *_siglip(settings)), scalars)
+
+
+def _siglip(settings: ModelSettings) -> Iterator[WeightEntry]:
+    """Yield the entries of a SigLIP except those of the patch embedding."""
+    vision, text = settings.vision, settings.text
+    embeddings = "vision_model.embeddings"
+    yield WeightEntry(f"{embeddings}.position_embedding.weight", "vision/position_embedding")
     yield from _encoder("vision_model.encoder", "vision/encoder", vision.depth)
     yield from norm("vision_model.post_layernorm", "vision/encoder/norm")
     head = "vision_model.head"
-    yield Entry(f"{head}.probe", "vision/head/probe")
-    attention = ("vision/head/attention", ("query", "key", "value"))
-    yield from linears("in_proj_weight", "in_proj_bias", *attention, before=f"{head}.attention.")
+    yield WeightEntry(f"{head}.probe", "vision/head/probe")
+    yield from fused_linears(
+        f"{head}.attention.in_proj_weight",
+        f"{head}.attention.in_proj_bias",
+        path="vision/head/attention",
+        parts=("query", "key", "value"),
+    )
     yield from linear(f"{head}.attention.out_proj", "vision/head/attention/out")
     yield from norm(f"{head}.layernorm", "vision/head/norm")
     yield from linear(f"{head}.mlp.fc1", "vision/head/mlp/up")
@@ -78,14 +90,18 @@ def _siglip(settings: ModelSettings, *, patches_are_cut: bool) -> Iterator[Entry
     yield from linear("text_model.head", "text/head")
 
 
-def _clip(settings: ModelSettings) -> Iterator[Entry]:
+def _clip(settings: ModelSettings) -> Iterator[WeightEntry]:
     vision, text = settings.vision, settings.text
     embeddings = "vision_model.embeddings"
-    yield Entry(f"{embeddings}.class_embedding", "vision/class_embedding")
+    yield WeightEntry(f"{embeddings}.class_embedding", "vision/class_embedding")
     yield from convolution(
-        f"{embeddings}.patch_embedding", "vision/patch_embedding", vision.patch_size, vision.width, bias=False
+        f"{embeddings}.patch_embedding",
+        "vision/patch_embedding",
+        patch_size=vision.patch_size,
+        width=vision.width,
+        bias=False,
     )
-    yield Entry(f"{embeddings}.position_embedding.weight", "vision/position_embedding")
+    yield WeightEntry(f"{embeddings}.position_embedding.weight", "vision/position_embedding")
     yield from norm("vision_model.pre_layrnorm", "vision/pre_norm")
     yield from _encoder("vision_model.encoder", "vision/encoder", vision.depth)
     yield from norm("vision_model.post_layernorm", "vision/encoder/norm")
@@ -94,54 +110,55 @@ def _clip(settings: ModelSettings) -> Iterator[Entry]:
     yield from linear("text_projection", "text/head", bias=False)
 
 
-def _text(text: TextSettings) -> Iterator[Entry]:
-    yield Entry("text_model.embeddings.token_embedding.weight", "text/token_embedding")
-    yield Entry("text_model.embeddings.position_embedding.weight", "text/position_embedding")
+def _text(text: TextSettings) -> Iterator[WeightEntry]:
+    yield WeightEntry("text_model.embeddings.token_embedding.weight", "text/token_embedding")
+    yield WeightEntry("text_model.embeddings.position_embedding.weight", "text/position_embedding")
     yield from _encoder("text_model.encoder", "text/encoder", text.depth)
     yield from norm("text_model.final_layer_norm", "text/encoder/norm")
 
 
-def _encoder(name: str, path: str, depth: int) -> Iterator[Entry]:
+def _encoder(name: str, path: str, depth: int) -> Iterator[WeightEntry]:
     for layer in range(depth):
         prefix, stacked = f"{name}.layers.{layer}", f"{path}/layers"
-        yield from norm(f"{prefix}.layer_norm1", f"{stacked}/norm1", layer)
+        yield from norm(f"{prefix}.layer_norm1", f"{stacked}/norm1", layer=layer)
         for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
-            yield from linear(f"{prefix}.self_attn.{theirs}", f"{stacked}/attention/{ours}", layer)
-        yield from norm(f"{prefix}.layer_norm2", f"{stacked}/norm2", layer)
-        yield from linear(f"{prefix}.mlp.fc1", f"{stacked}/mlp/up", layer)
-        yield from linear(f"{prefix}.mlp.fc2", f"{stacked}/mlp/down", layer)
+            yield from linear(f"{prefix}.self_attn.{theirs}", f"{stacked}/attention/{ours}", layer=layer)
+        yield from norm(f"{prefix}.layer_norm2", f"{stacked}/norm2", layer=layer)
+        yield from linear(f"{prefix}.mlp.fc1", f"{stacked}/mlp/up", layer=layer)
+        yield from linear(f"{prefix}.mlp.fc2", f"{stacked}/mlp/down", layer=layer)
 
 
-def read_config(path: pathlib.Path) -> tuple[str, ModelSettings]:
-    """Returns the model type, one of `MODEL_TYPES`, and the settings that a `config.json` describes.
+class ModelConfig(NamedTuple):
+    """A `config.json`: the model type, one of `MODEL_TYPES`, and the settings of the towers."""
 
-    What it does not say is as transformers has it. Raises `ValueError` for what is no such model.
+    model_type: str
+    settings: ModelSettings
+
+
+def unsupported_model_type(path: pathlib.Path, model_type: Any) -> ValueError:
+    """Return the error for a `config.json` of another kind of model."""
+    return ValueError(f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(MODEL_TYPES)}.")
+
+
+def read_config(path: pathlib.Path) -> ModelConfig:
+    """Read a `config.json`; fields that it lacks have the defaults of transformers.
+
+    Raises `ValueError` for other models and for settings that are not supported.
     """
     from transformers import CLIPConfig, Siglip2Config, SiglipConfig
 
     classes = {SIGLIP: SiglipConfig, SIGLIP2: Siglip2Config, CLIP: CLIPConfig}
     fields = read_json(path)
-    kind = fields.get("model_type")
-    if kind not in classes:
-        raise ValueError(f"{path}: model_type {kind!r} is not read here; {', '.join(MODEL_TYPES)} are")
+    model_type = fields.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise unsupported_model_type(path, model_type)
     try:
-        with _quiet_transformers():  # it warns of ids that are no ids of the default vocabulary
-            config = classes[kind].from_dict(fields)
-        vision, text = config.vision_config, config.text_config
-        if kind == CLIP:
-            return kind, _clip_settings(config)
-        side = vision.image_size if kind == SIGLIP else math.isqrt(vision.num_patches) * vision.patch_size
-        if not vision.vision_use_head:
-            raise ValueError("vision_use_head is False; towers without a pooling head are not read here")
-        settings = ModelSettings(
-            vision=VisionSettings(image_size=side, patch_size=vision.patch_size, **_tower(vision)),
-            text=TextSettings(vocab_size=text.vocab_size, length=text.max_position_embeddings, **_tower(text)),
-        )
-        if text.projection_size != settings.dim:
-            raise ValueError(f"texts have {text.projection_size} dimensions and images {settings.dim}")
-        return kind, settings
-    except Exception as error:  # what a class of transformers refuses, it refuses in many ways
+        with _quiet_transformers():  # it warns about token ids outside of the default vocabulary
+            config = classes[model_type].from_dict(fields)
+        settings = _clip_settings(config) if model_type == CLIP else _siglip_settings(config, model_type)
+    except Exception as error:  # the config classes of transformers raise many kinds of errors
         raise ValueError(f"{path}: {one_line(error)}") from error
+    return ModelConfig(model_type, settings)
 
 
 @contextmanager
@@ -156,11 +173,27 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
+def _siglip_settings(config: Any, model_type: str) -> ModelSettings:
+    vision, text = config.vision_config, config.text_config
+    square = math.isqrt(vision.num_patches) * vision.patch_size if model_type == SIGLIP2 else vision.image_size
+    if not vision.vision_use_head:
+        raise ValueError("vision_use_head is False; towers without a pooling head are not supported")
+    settings = ModelSettings(
+        vision=VisionSettings(image_size=square, patch_size=vision.patch_size, **_read_tower(vision)),
+        text=TextSettings(vocab_size=text.vocab_size, length=text.max_position_embeddings, **_read_tower(text)),
+    )
+    if text.projection_size != settings.dim:
+        raise ValueError(
+            f"text embeddings have {text.projection_size} dimensions, but image embeddings have {settings.dim}"
+        )
+    return settings
+
+
 def _clip_settings(config: Any) -> ModelSettings:
     vision, text = config.vision_config, config.text_config
     end = text.eos_token_id
     if isinstance(end, list):
-        raise ValueError(f"text_config.eos_token_id is {end}; one end token is read here")
+        raise ValueError(f"text_config.eos_token_id is {end}; only a single end token is supported")
     return ModelSettings(
         vision=VisionSettings(
             image_size=vision.image_size,
@@ -169,23 +202,23 @@ def _clip_settings(config: Any) -> ModelSettings:
             pre_norm=True,
             patch_bias=False,
             projection=config.projection_dim,
-            **_tower(vision),
+            **_read_tower(vision),
         ),
         text=TextSettings(
             vocab_size=text.vocab_size,
             length=text.max_position_embeddings,
             pooling="end",
-            end_id=None if end == _LARGEST_ID else end,
+            end_id=None if end == _END_IS_LARGEST_ID else end,
             causal=True,
             projection_bias=False,
-            **_tower(text),
+            **_read_tower(text),
         ),
     )
 
 
-def _tower(section: Any) -> dict[str, Any]:
+def _read_tower(section: Any) -> dict[str, Any]:
     if section.hidden_act not in _ACTIVATIONS:
-        raise ValueError(f"hidden_act {section.hidden_act!r} is not read here; {', '.join(_ACTIVATIONS)} are")
+        raise ValueError(f"hidden_act {section.hidden_act!r} is not supported. Supported: {', '.join(_ACTIVATIONS)}.")
     return {
         "width": section.hidden_size,
         "mlp_width": section.intermediate_size,
@@ -199,15 +232,19 @@ def _tower(section: Any) -> dict[str, Any]:
 def to_config(
     settings: ModelSettings, *, start_id: int | None, end_id: int | None, pad_id: int, dtype: str
 ) -> dict[str, Any]:
-    """Returns the `config.json` of `SiglipModel` or `CLIPModel`; raises `ValueError` for what neither can hold."""
+    """Return the `config.json` of `SiglipModel` or `CLIPModel`; raise `ValueError` for towers that neither can hold."""
     family = family_of(settings)
     vision, text = settings.vision, settings.text
-    if vision.image_shape[0] != vision.image_shape[1]:
-        raise ValueError(f"images of {vision.image_shape} are no squares, which transformers' classes ask for")
+    height, width = vision.image_shape
+    if height != width:
+        raise ValueError(f"images of {height} × {width} pixels are not square, as SiglipModel and CLIPModel require")
     if family == CLIP:
-        if text.end_id == _LARGEST_ID:
-            raise ValueError(f"CLIPModel cannot end texts with the token {_LARGEST_ID}")
-        end_id = _LARGEST_ID if text.end_id is None else text.end_id
+        if text.end_id == _END_IS_LARGEST_ID:
+            raise ValueError(
+                f"text.end_id {text.end_id} cannot be stored: CLIPModel takes it to mean that the largest id of a text "
+                "is its end"
+            )
+        end_id = _END_IS_LARGEST_ID if text.end_id is None else text.end_id
     projection = {"projection_dim" if family == CLIP else "projection_size": settings.dim}
     return {
         "architectures": ["CLIPModel" if family == CLIP else "SiglipModel"],
@@ -216,15 +253,15 @@ def to_config(
         "initializer_factor": 1.0,
         **(projection if family == CLIP else {}),
         "vision_config": {
-            **_to_tower(vision),
+            **_tower_fields(vision),
             "model_type": f"{family}_vision_model",
             "num_channels": 3,
-            "image_size": vision.image_shape[0],
+            "image_size": height,
             "patch_size": vision.patch_size,
             **(projection if family == CLIP else {}),
         },
         "text_config": {
-            **_to_tower(text),
+            **_tower_fields(text),
             "model_type": f"{family}_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.length,
@@ -236,7 +273,7 @@ def to_config(
     }
 
 
-def _to_tower(tower: VisionSettings | TextSettings) -> dict[str, Any]:
+def _tower_fields(tower: VisionSettings | TextSettings) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
     return {
         "hidden_size": tower.width,

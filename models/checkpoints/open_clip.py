@@ -1,4 +1,4 @@
-"""open_clip's checkpoints: their JSON config, and the names of their tensors. They are opened, and not written."""
+"""The format of open_clip: its JSON config and the names of its tensors. It is read, not written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from models.checkpoints.weight_map import Entry, Layout, check_depth, convolution, linear, linears, norm
+from models.checkpoints.weight_map import (
+    MappedSettings,
+    WeightEntry,
+    WeightMap,
+    check_depth,
+    convolution,
+    fused_linears,
+    linear,
+    norm,
+)
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import Tensor
 from models.preprocessing import Preprocessing
@@ -15,67 +24,67 @@ from models.variants import SIZES
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
-PICKLE_FILE = "open_clip_pytorch_model.bin"
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _RESAMPLING = {"bicubic": 3, "bilinear": 2, "random": 3}
-# timm's words for the sizes of its SigLIP image towers, which say how many heads there are.
-_TIMM = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+(\..*)?")
-_TIMM_BY_TANH = re.compile(
+# The names that timm gives its SigLIP image towers; their size determines the number of heads.
+_TIMM_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+(\..*)?")
+_TIMM_TANH_NAME = re.compile(
     r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|(so400m|giantopt)_patch16_siglip_\d+)(\..*)?"
 )
 _TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
-# Keys of the towers' sections that are read; of others only these values, which are open_clip's defaults.
+# Keys of the tower sections that are read, and keys of which only these values, open_clip's defaults, are supported.
 _VISION_KEYS = ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "norm_kwargs")
 _VISION_KEYS += ("act_kwargs", "timm_model_name", "timm_model_pretrained", "patch_dropout", "timm_drop")
 _TEXT_KEYS = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "pool_type")
 _TEXT_KEYS += ("proj_bias", "norm_kwargs", "act_kwargs", "pad_id", "eos_id", "hf_tokenizer_name", "tokenizer_kwargs")
-_VISION_ONLY = {"timm_pool": ("map",), "timm_proj": ("none", "", None), "pool_type": ("tok",)}
-_VISION_ONLY |= {"timm_proj_bias": (False,), "timm_drop_path": (None,)}
-_TEXT_ONLY = {"proj_type": ("linear",), "tokenizer_mode": (None,)}
+_VISION_DEFAULTS = {"timm_pool": ("map",), "timm_proj": ("none", "", None), "pool_type": ("tok",)}
+_VISION_DEFAULTS |= {"timm_proj_bias": (False,), "timm_drop_path": (None,)}
+_TEXT_DEFAULTS = {"proj_type": ("linear",), "tokenizer_mode": (None,)}
 
 
-def read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[ModelSettings, Layout]:
-    """Returns the towers that an open_clip config describes, and where their tensors are.
+def read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MappedSettings:
+    """Return the settings of the towers that an open_clip config describes, and where their tensors are.
 
-    SigLIP's image towers come from timm, and their sizes from the tensors. Raises `ValueError` for what is not read.
+    The image towers of SigLIP are those of timm; the tensors tell their sizes. Raises `ValueError` for settings that
+    are not supported.
     """
     try:
         vision, text = dict(fields["vision_cfg"]), dict(fields["text_cfg"])
         embed_dim = fields["embed_dim"]
         activation = "quick_gelu" if fields.get("quick_gelu") else "gelu"
-        _check_keys("vision_cfg", vision, _VISION_KEYS, _VISION_ONLY)
-        _check_keys("text_cfg", text, _TEXT_KEYS, _TEXT_ONLY)
+        _check_keys("vision_cfg", vision, known=_VISION_KEYS, defaults=_VISION_DEFAULTS)
+        _check_keys("text_cfg", text, known=_TEXT_KEYS, defaults=_TEXT_DEFAULTS)
         timm = vision.get("timm_model_name") is not None
         settings = ModelSettings(
             vision=_timm_vision(vision, tensors) if timm else _vision(vision, embed_dim, activation),
             text=_text(text, activation),
         )
     except KeyError as error:
-        raise ValueError(f"it lacks {error}") from error
+        raise ValueError(f"the field {error} is missing") from error
     except (TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"its fields are not of the kind that open_clip writes ({error})") from error
+        raise ValueError(f"a field does not have the type that open_clip writes ({error})") from error
     if settings.dim != embed_dim:
-        raise ValueError(f"embed_dim is {embed_dim}, and images have {settings.dim} dimensions")
+        raise ValueError(f"embed_dim is {embed_dim}, but image embeddings have {settings.dim} dimensions")
     check_depth(settings, tensors)
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
     entries = [*(_timm_entries(settings) if timm else _vision_entries(settings)), *_text_entries(settings, prefix)]
-    layout = Layout(
+    weight_map = WeightMap(
         tuple(entries),
         {"logit_scale": "logit_scale", "logit_bias": "logit_bias"},
         scalar_shape=(),
         ignored=r"(^|\.)attn_mask$",
     )
-    return settings, layout
+    return MappedSettings(settings, weight_map)
 
 
 def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Preprocessing:
-    """Returns how an open_clip config (its `preprocess_cfg`, which may be empty) has images enter the tower."""
+    """Return the preprocessing that the `preprocess_cfg` of an open_clip config, which may be empty, describes."""
     shape = settings.vision.image_shape
     mode, resampling = fields.get("resize_mode", "shortest"), fields.get("interpolation", "bicubic")
     if mode not in ("shortest", "squash") or resampling not in _RESAMPLING:
-        raise ValueError(f"resize_mode {mode!r} with interpolation {resampling!r} is not read here")
+        raise ValueError(f"resize_mode {mode!r} with interpolation {resampling!r} is not supported")
     if mode == "shortest" and shape[0] != shape[1]:
-        raise ValueError(f"resize_mode 'shortest' for images of {shape} is not read here; 'squash' is")
+        raise ValueError(f"resize_mode 'shortest' is not supported for images of {shape}. Supported: 'squash'.")
     return Preprocessing(
         size=shape if mode == "squash" else shape[0],
         crop=None if mode == "squash" else shape,
@@ -85,24 +94,26 @@ def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Pr
     )
 
 
-def canonicalization_of(fields: Mapping[str, Any]) -> str:
-    """Returns what open_clip does to texts before a config's tokenizer sees them, one of `CANONICALIZATIONS`."""
+def read_canonicalization(fields: Mapping[str, Any]) -> str:
+    """Return the canonicalization of texts in an open_clip config, one of `CANONICALIZATIONS`."""
     clean = (fields["text_cfg"].get("tokenizer_kwargs") or {}).get("clean")
     return "open_clip" if clean == "canonicalize" else "none"
 
 
-def _check_keys(section: str, fields: Mapping[str, Any], known: tuple[str, ...], only: Mapping[str, tuple]) -> None:
+def _check_keys(
+    section: str, fields: Mapping[str, Any], *, known: tuple[str, ...], defaults: Mapping[str, tuple]
+) -> None:
     for key, value in fields.items():
-        unset = value in (None, False) or (key in only and value in only[key])
+        unset = value in (None, False) or value in defaults.get(key, ())
         if key not in known and not unset:
-            raise ValueError(f"{section}.{key} {value!r} is not read here")
+            raise ValueError(f"{section}.{key} {value!r} is not supported")
 
 
-def _activation(fields: Mapping[str, Any], otherwise: str) -> str:
+def _activation(fields: Mapping[str, Any], default: str) -> str:
     kwargs = fields.get("act_kwargs") or {}
     if kwargs not in ({}, {"approximate": "tanh"}):
-        raise ValueError(f"act_kwargs {kwargs} are not read here")
-    return "gelu_tanh" if kwargs else otherwise
+        raise ValueError(f"act_kwargs {kwargs} are not supported")
+    return "gelu_tanh" if kwargs else default
 
 
 def _vision(fields: Mapping[str, Any], embed_dim: int, activation: str) -> VisionSettings:
@@ -125,9 +136,11 @@ def _vision(fields: Mapping[str, Any], embed_dim: int, activation: str) -> Visio
 
 def _timm_vision(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> VisionSettings:
     name, trunk = fields["timm_model_name"], "visual.trunk"
-    found = _TIMM.fullmatch(name)
+    found = _TIMM_NAME.fullmatch(name)
     if not found or fields.get("timm_pool") != "map":
-        raise ValueError(f"timm_model_name {name!r} is not read here; vit_SIZE_patchN_siglip_… with timm_pool map are")
+        raise ValueError(
+            f"timm_model_name {name!r} is not supported. Supported: vit_SIZE_patchN_siglip_… with timm_pool 'map'."
+        )
     width = tensors[f"{trunk}.norm.weight"].shape[0]
     size = fields.get("image_size", 224)
     return VisionSettings(
@@ -137,7 +150,7 @@ def _timm_vision(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Vi
         depth=sum(f"{trunk}.blocks.{layer}.norm1.weight" in tensors for layer in range(len(tensors))),
         heads=SIZES[_TIMM_SIZES[found[1]]].heads,
         mlp_width=tensors[f"{trunk}.blocks.0.mlp.fc1.bias"].shape[0],
-        activation="gelu_tanh" if _TIMM_BY_TANH.fullmatch(name) else "gelu",  # as timm computes, not as it was trained
+        activation="gelu_tanh" if _TIMM_TANH_NAME.fullmatch(name) else "gelu",
     )
 
 
@@ -145,7 +158,7 @@ def _text(fields: Mapping[str, Any], activation: str) -> TextSettings:
     poolings = {"argmax": ("end", None), "eos": ("end", fields.get("eos_id", 2)), "last": ("last", None)}
     pool, width = fields.get("pool_type", "argmax"), fields.get("width", 512)
     if pool not in poolings:
-        raise ValueError(f"text_cfg.pool_type {pool!r} is not read here; {', '.join(poolings)} are")
+        raise ValueError(f"text_cfg.pool_type {pool!r} is not supported. Supported: {', '.join(poolings)}.")
     pooling, end_id = poolings[pool]
     return TextSettings(
         vocab_size=fields.get("vocab_size", 49408),
@@ -163,68 +176,84 @@ def _text(fields: Mapping[str, Any], activation: str) -> TextSettings:
     )
 
 
-def _vision_entries(settings: ModelSettings) -> Iterator[Entry]:
+def _vision_entries(settings: ModelSettings) -> Iterator[WeightEntry]:
     vision = settings.vision
-    yield Entry("visual.class_embedding", "vision/class_embedding")
-    yield from convolution("visual.conv1", "vision/patch_embedding", vision.patch_size, vision.width, bias=False)
-    yield Entry("visual.positional_embedding", "vision/position_embedding")
+    yield WeightEntry("visual.class_embedding", "vision/class_embedding")
+    yield from convolution(
+        "visual.conv1", "vision/patch_embedding", patch_size=vision.patch_size, width=vision.width, bias=False
+    )
+    yield WeightEntry("visual.positional_embedding", "vision/position_embedding")
     if vision.pre_norm:
         yield from norm("visual.ln_pre", "vision/pre_norm")
     yield from _encoder("visual.transformer", "vision/encoder", vision.depth)
     yield from norm("visual.ln_post", "vision/encoder/norm")
-    yield Entry("visual.proj", "vision/projection/kernel")
+    yield WeightEntry("visual.proj", "vision/projection/kernel")
 
 
-def _timm_entries(settings: ModelSettings) -> Iterator[Entry]:
+def _timm_entries(settings: ModelSettings) -> Iterator[WeightEntry]:
     vision, trunk = settings.vision, "visual.trunk"
     yield from convolution(
-        f"{trunk}.patch_embed.proj", "vision/patch_embedding", vision.patch_size, vision.width, bias=True
+        f"{trunk}.patch_embed.proj",
+        "vision/patch_embedding",
+        patch_size=vision.patch_size,
+        width=vision.width,
+        bias=True,
     )
-    yield Entry(f"{trunk}.pos_embed", "vision/position_embedding", view=(1, vision.num_patches, vision.width))
+    yield WeightEntry(f"{trunk}.pos_embed", "vision/position_embedding", view=(1, vision.num_patches, vision.width))
     for layer in range(vision.depth):
         block, path = f"{trunk}.blocks.{layer}", "vision/encoder/layers"
-        yield from norm(f"{block}.norm1", f"{path}/norm1", layer)
-        qkv = ("weight", "bias", f"{path}/attention", ("query", "key", "value"), layer)
-        yield from linears(*qkv, before=f"{block}.attn.qkv.")
-        yield from linear(f"{block}.attn.proj", f"{path}/attention/out", layer)
-        yield from norm(f"{block}.norm2", f"{path}/norm2", layer)
-        yield from linear(f"{block}.mlp.fc1", f"{path}/mlp/up", layer)
-        yield from linear(f"{block}.mlp.fc2", f"{path}/mlp/down", layer)
+        yield from norm(f"{block}.norm1", f"{path}/norm1", layer=layer)
+        yield from fused_linears(
+            f"{block}.attn.qkv.weight",
+            f"{block}.attn.qkv.bias",
+            path=f"{path}/attention",
+            parts=("query", "key", "value"),
+            layer=layer,
+        )
+        yield from linear(f"{block}.attn.proj", f"{path}/attention/out", layer=layer)
+        yield from norm(f"{block}.norm2", f"{path}/norm2", layer=layer)
+        yield from linear(f"{block}.mlp.fc1", f"{path}/mlp/up", layer=layer)
+        yield from linear(f"{block}.mlp.fc2", f"{path}/mlp/down", layer=layer)
     yield from norm(f"{trunk}.norm", "vision/encoder/norm")
     pool, path = f"{trunk}.attn_pool", "vision/head"
-    yield Entry(f"{pool}.latent", f"{path}/probe")
+    yield WeightEntry(f"{pool}.latent", f"{path}/probe")
     yield from linear(f"{pool}.q", f"{path}/attention/query")
-    yield from linears("weight", "bias", f"{path}/attention", ("key", "value"), before=f"{pool}.kv.")
+    yield from fused_linears(f"{pool}.kv.weight", f"{pool}.kv.bias", path=f"{path}/attention", parts=("key", "value"))
     yield from linear(f"{pool}.proj", f"{path}/attention/out")
     yield from norm(f"{pool}.norm", f"{path}/norm")
     yield from linear(f"{pool}.mlp.fc1", f"{path}/mlp/up")
     yield from linear(f"{pool}.mlp.fc2", f"{path}/mlp/down")
 
 
-def _text_entries(settings: ModelSettings, prefix: str) -> Iterator[Entry]:
+def _text_entries(settings: ModelSettings, prefix: str) -> Iterator[WeightEntry]:
     text = settings.text
-    yield Entry(f"{prefix}token_embedding.weight", "text/token_embedding")
-    yield Entry(f"{prefix}positional_embedding", "text/position_embedding")
+    yield WeightEntry(f"{prefix}token_embedding.weight", "text/token_embedding")
+    yield WeightEntry(f"{prefix}positional_embedding", "text/position_embedding")
     yield from _encoder(f"{prefix}transformer", "text/encoder", text.depth)
     yield from norm(f"{prefix}ln_final", "text/encoder/norm")
     if text.projection_bias:
         yield from linear(f"{prefix}text_projection", "text/head")
     else:
-        yield Entry(f"{prefix}text_projection", "text/head/kernel")
+        yield WeightEntry(f"{prefix}text_projection", "text/head/kernel")
 
 
-def _encoder(name: str, path: str, depth: int) -> Iterator[Entry]:
+def _encoder(name: str, path: str, depth: int) -> Iterator[WeightEntry]:
     for layer in range(depth):
         block, stacked = f"{name}.resblocks.{layer}", f"{path}/layers"
-        yield from norm(f"{block}.ln_1", f"{stacked}/norm1", layer)
-        qkv = ("in_proj_weight", "in_proj_bias", f"{stacked}/attention", ("query", "key", "value"), layer)
-        yield from linears(*qkv, before=f"{block}.attn.")
-        yield from linear(f"{block}.attn.out_proj", f"{stacked}/attention/out", layer)
-        yield from norm(f"{block}.ln_2", f"{stacked}/norm2", layer)
-        yield from linear(f"{block}.mlp.c_fc", f"{stacked}/mlp/up", layer)
-        yield from linear(f"{block}.mlp.c_proj", f"{stacked}/mlp/down", layer)
+        yield from norm(f"{block}.ln_1", f"{stacked}/norm1", layer=layer)
+        yield from fused_linears(
+            f"{block}.attn.in_proj_weight",
+            f"{block}.attn.in_proj_bias",
+            path=f"{stacked}/attention",
+            parts=("query", "key", "value"),
+            layer=layer,
+        )
+        yield from linear(f"{block}.attn.out_proj", f"{stacked}/attention/out", layer=layer)
+        yield from norm(f"{block}.ln_2", f"{stacked}/norm2", layer=layer)
+        yield from linear(f"{block}.mlp.c_fc", f"{stacked}/mlp/up", layer=layer)
+        yield from linear(f"{block}.mlp.c_proj", f"{stacked}/mlp/down", layer=layer)
 
 
 def find_weights(folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the file with the tensors of an open_clip checkpoint, or None."""
+    """Return the file with the tensors of an open_clip checkpoint, or None."""
     return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)

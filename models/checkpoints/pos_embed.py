@@ -1,4 +1,4 @@
-"""Position embeddings for images of another resolution than a tower was trained at."""
+"""Position embeddings for images of another size than a tower was trained with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 def resample_positions(
     table: np.ndarray, *, old: tuple[int, int], new: tuple[int, int], class_tokens: int = 0
 ) -> np.ndarray:
-    """Returns a table `[class_tokens + rows * columns, width]` for a grid of `new` (rows, columns), in its own dtype.
+    """Return a table `[class_tokens + rows * columns, width]` for a grid of `new` (rows, columns), in the same dtype.
 
-    Between the `old` positions it is linear, with corners on corners, as big_vision does it; those of class tokens,
-    which come first, stay.
+    The `old` grid is interpolated linearly with aligned corners, as big_vision does. The embeddings of class tokens,
+    which come first, are unchanged.
     """
     from scipy.ndimage import zoom
 
-    kept, grid = table[:class_tokens], table[class_tokens:].astype(np.float32).reshape(*old, -1)
+    class_rows, grid = table[:class_tokens], table[class_tokens:].astype(np.float32).reshape(*old, -1)
     grid = zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1)
-    return np.concatenate([kept, grid.reshape(new[0] * new[1], -1).astype(table.dtype)])
+    return np.concatenate([class_rows, grid.reshape(new[0] * new[1], -1).astype(table.dtype)])

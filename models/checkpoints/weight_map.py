@@ -1,4 +1,4 @@
-"""How a file's tensors are laid out in a model's parameters: one table of entries, read in both directions."""
+"""The map between a file's tensors and a model's parameters: one table of entries, used for reading and writing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from models.config import ModelSettings
 from models.io.tensor_reader import FLOATS, Tensor, TensorFiles
 
 _THREADS = 4
-_ALIGNMENT = 64  # bytes, at which JAX takes an array of the host over as it is
-_LISTED = 8
-_LARGEST_SCALAR = 100.0  # of a logarithm or a bias
+_ALIGNMENT = 64  # bytes; JAX takes over an array with this alignment without a copy
+_MAX_LISTED = 8  # problems in one error
+_LARGEST_SCALAR = 100.0  # of the logarithm of the scale, or of the bias
 
-Place = Callable[[str, np.ndarray], Any]
+PlaceArray = Callable[[str, np.ndarray], Any]
 
 
-class Entry(NamedTuple):
-    """A part of a file's tensor, and the array of the model that holds it.
+class WeightEntry(NamedTuple):
+    """The correspondence between a part of a tensor in a file and an array of the model.
 
-    Axis 0 of tensor `name` is cut into `parts` equal ones; number `part`, with its axes in the order `axes` (None: as
-    they are), has shape `view` (None: that of the array) and is the array at `path`, or its layer `layer`. The order of
-    numbers is then the same on both sides, whatever the shape.
+    Axis 0 of tensor `name` is cut into `parts` equal parts. Part number `part`, with its axes permuted to the order
+    `axes` (None: unchanged), has shape `view` (None: the shape of the array). Its elements, in that order, are those of
+    the array at `path`, or of layer number `layer` of that array.
     """
 
     name: str
@@ -41,48 +41,64 @@ class Entry(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """`entries` of the towers, names of the tensors with `logit_scale` and `logit_bias`, and the shape of those two.
+class WeightMap:
+    """The `entries` of the towers, and the names and shape of the tensors that hold `logit_scale` and `logit_bias`.
 
-    `ignored` is a pattern of names that carry no weights.
+    `ignored` is a pattern of tensor names that hold no weights.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[WeightEntry, ...]
     scalars: Mapping[str, str]
     scalar_shape: tuple[int, ...] = (1,)
     ignored: str = r"(^|\.)position_ids$"
 
 
-def tensor_shapes(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each of the file's tensors for a model whose arrays have `shapes` by path."""
-    found = {}
-    for entry in layout.entries:
+class MappedSettings(NamedTuple):
+    """The settings of a checkpoint's towers, and where its tensors are."""
+
+    settings: ModelSettings
+    weight_map: WeightMap
+
+
+def parameter_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter of the towers by path, without computing anything."""
+    from models.towers import create_model
+
+    return {path: leaf.shape for path, leaf in flatten(jax.eval_shape(lambda: create_model(settings).init(0)))}
+
+
+def tensor_shapes(weight_map: WeightMap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in the file of a model whose arrays have `shapes` by path."""
+    expected = {}
+    for entry in weight_map.entries:
         array = shapes[entry.path] if entry.layer is None else shapes[entry.path][1:]
         view = array if entry.view is None else entry.view
         shape = list(view)
-        for place, axis in enumerate(entry.axes or range(len(view))):
-            shape[axis] = view[place]
+        for position, axis in enumerate(entry.axes or range(len(view))):
+            shape[axis] = view[position]
         shape[0] *= entry.parts
-        found[entry.name] = tuple(shape)
-    return found
+        expected[entry.name] = tuple(shape)
+    return expected
 
 
 def check_depth(settings: ModelSettings, tensors: Mapping[str, Tensor]) -> None:
-    """Raises `ValueError` for more layers than there are tensors, before any list of them is made."""
+    """Raise `ValueError` for more layers than tensors, before a list of the tensors of all layers is made."""
     depth = settings.vision.depth + settings.text.depth
     if depth > len(tensors):
-        raise ValueError(f"the config has {depth:,} layers, and the file {len(tensors):,} tensors")
+        raise ValueError(f"the config has {depth:,} layers, but the file has only {len(tensors):,} tensors")
 
 
-def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `ValueError` that lists what is missing, superfluous or of another shape than the model has."""
-    expected = tensor_shapes(layout, shapes)
-    scalars = set(layout.scalars.values())
+def check_tensors(
+    tensors: Mapping[str, Tensor], weight_map: WeightMap, *, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise `ValueError` that lists missing and unexpected tensors, and those of a wrong shape or dtype."""
+    expected = tensor_shapes(weight_map, shapes)
+    scalars = set(weight_map.scalars.values())
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [
         f"unexpected {name}"
         for name in tensors
-        if name not in expected and name not in scalars and not re.search(layout.ignored, name)
+        if name not in expected and name not in scalars and not re.search(weight_map.ignored, name)
     ]
     problems += [
         f"{name} has shape {list(tensors[name].shape)} instead of {list(shape)}"
@@ -90,41 +106,46 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout, shapes: Mapping
         if name in tensors and tensors[name].shape != shape
     ]
     problems += [
-        f"{name} has dtype {tensors[name].dtype}, which is no floating-point number"
+        f"{name} has dtype {tensors[name].dtype}, which is not a floating-point type"
         for name in expected
         if name in tensors and tensors[name].dtype.name not in FLOATS
     ]
     if problems:
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise ValueError("the tensors do not fit the config: " + "; ".join(problems[:_LISTED]) + more)
+        more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
+        raise ValueError("the tensors do not match the config: " + "; ".join(problems[:_MAX_LISTED]) + more)
 
 
 def read_parameters(
-    files: TensorFiles, layout: Layout, shapes: Mapping[str, tuple[int, ...]], *, dtype: Any, place: Place
+    files: TensorFiles,
+    weight_map: WeightMap,
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: Any,
+    place: PlaceArray,
 ) -> dict[str, Any]:
-    """Returns the towers' parameters as nested dicts of what `place(path, array)` makes of each array.
+    """Return the parameters of the towers as nested dicts of the results of `place(path, array)` for each array.
 
-    One array after the other is put together from the tensors, which are mapped into memory one by one, the largest
-    first: no more of the file is in memory than that. Raises as `check_tensors` does.
+    Arrays are assembled one at a time, the largest first, from tensors that are mapped into memory one at a time. Peak
+    memory is one array on top of what `place` keeps. Raises as `check_tensors` does.
     """
-    check_tensors(files, layout, shapes)
-    by_path: dict[str, list[Entry]] = {}
-    for entry in layout.entries:
+    check_tensors(files, weight_map, shapes=shapes)
+    by_path: dict[str, list[WeightEntry]] = {}
+    for entry in weight_map.entries:
         by_path.setdefault(entry.path, []).append(entry)
     parameters: dict[str, Any] = {}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         for path in sorted(by_path, key=lambda path: -math.prod(shapes[path])):
-            array = _aligned(shapes[path], np.dtype(dtype))
-            list(threads.map(lambda entry, array=array: _read(files, entry, array), by_path[path]))
+            array = _empty_aligned(shapes[path], np.dtype(dtype))
+            list(threads.map(lambda entry, array=array: _copy_entry(files, entry, array), by_path[path]))
             set_path(parameters, path, place(path, array))
             del array
     return parameters
 
 
-def read_scalars(files: TensorFiles, layout: Layout) -> dict[str, float]:
-    """Returns `logit_scale` (a log) and `logit_bias`, those that the file has; raises `ValueError` for what is none."""
+def read_scalars(files: TensorFiles, weight_map: WeightMap) -> dict[str, float]:
+    """Return `logit_scale` (a logarithm) and `logit_bias` of the file, if any; raise `ValueError` for invalid ones."""
     scalars = {}
-    for name, tensor in layout.scalars.items():
+    for name, tensor in weight_map.scalars.items():
         if tensor not in files:
             continue
         if math.prod(files[tensor].shape) != 1 or files[tensor].dtype.name not in FLOATS:
@@ -132,30 +153,61 @@ def read_scalars(files: TensorFiles, layout: Layout) -> dict[str, float]:
         with files.borrow(tensor) as array:
             scalars[name] = float(array.reshape(())[()])
         if not abs(scalars[name]) < _LARGEST_SCALAR:
-            raise ValueError(f"{tensor} is {scalars[name]}, which no training ends with; fetch or export it again")
+            raise ValueError(
+                f"{tensor} is {scalars[name]}; its magnitude must be below {_LARGEST_SCALAR:g}. Download or export the "
+                "checkpoint again."
+            )
     return scalars
 
 
 def to_tensors(
-    layout: Layout, parameters: Mapping[str, Any], *, scalars: Mapping[str, float] | None = None, dtype: Any = None
+    weight_map: WeightMap,
+    parameters: Mapping[str, Any],
+    *,
+    scalars: Mapping[str, float] | None = None,
+    dtype: Any = None,
 ) -> dict[str, np.ndarray]:
-    """Returns the file's tensors, in `dtype` or in that of the parameters, of the scalars those that are given."""
+    """Return the tensors of the file, in `dtype`, by default that of the parameters, with the given scalars."""
     arrays = {path: np.asarray(leaf) for path, leaf in flatten(parameters)}
     shapes = {path: array.shape for path, array in arrays.items()}
-    kept = np.dtype(dtype) if dtype is not None else next(iter(arrays.values())).dtype
-    tensors = {name: np.empty(shape, kept) for name, shape in tensor_shapes(layout, shapes).items()}
-    for entry in layout.entries:
+    stored = np.dtype(dtype) if dtype is not None else next(iter(arrays.values())).dtype
+    tensors = {name: np.empty(shape, stored) for name, shape in tensor_shapes(weight_map, shapes).items()}
+    for entry in weight_map.entries:
         array = arrays[entry.path] if entry.layer is None else arrays[entry.path][entry.layer]
         view = _view(tensors[entry.name], entry)
         view[...] = array.reshape(view.shape)
-    for name, tensor in layout.scalars.items():
+    for name, tensor in weight_map.scalars.items():
         if scalars and name in scalars:
-            tensors[tensor] = np.full(layout.scalar_shape, scalars[name], kept)
+            tensors[tensor] = np.full(weight_map.scalar_shape, scalars[name], stored)
     return tensors
 
 
+def _copy_entry(files: TensorFiles, entry: WeightEntry, array: np.ndarray) -> None:
+    """Copy the part of a tensor that an entry describes into the model's array, or into one layer of it."""
+    target = array if entry.layer is None else array[entry.layer]
+    with files.borrow(entry.name) as tensor:
+        view = _view(tensor, entry)
+        target.reshape(view.shape)[...] = view
+
+
+def _view(tensor: np.ndarray, entry: WeightEntry) -> np.ndarray:
+    height = len(tensor) // entry.parts
+    part = tensor[entry.part * height : (entry.part + 1) * height]
+    return part if entry.axes is None else part.transpose(entry.axes)
+
+
+def _empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+# Nested dicts, addressed by paths such as "vision/encoder/norm/scale"
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the paths of nested dicts and what is there."""
+    """Yield each path of nested dicts with its value."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}/")
@@ -164,7 +216,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Puts a value into nested dicts."""
+    """Set the value at a path of nested dicts."""
     *parents, last = path.split("/")
     for key in parents:
         tree = tree.setdefault(key, {})
@@ -172,65 +224,41 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def get_path(tree: Mapping[str, Any], path: str) -> Any:
-    """Returns what lies at a path of nested dicts."""
+    """Return the value at a path of nested dicts."""
     for key in path.split("/"):
         tree = tree[key]
     return tree
 
 
-def linear(name: str, path: str, layer: int | None = None, *, bias: bool = True) -> Iterator[Entry]:
-    """Yields the entries of a `torch.nn.Linear`, whose weight is `[out, in]`."""
-    yield Entry(f"{name}.weight", f"{path}/kernel", layer, axes=(1, 0))
+# Entries of PyTorch's layers
+
+
+def linear(name: str, path: str, *, layer: int | None = None, bias: bool = True) -> Iterator[WeightEntry]:
+    """Yield the entries of a `torch.nn.Linear`, whose weight is `[out, in]`."""
+    yield WeightEntry(f"{name}.weight", f"{path}/kernel", layer, axes=(1, 0))
     if bias:
-        yield Entry(f"{name}.bias", f"{path}/bias", layer)
+        yield WeightEntry(f"{name}.bias", f"{path}/bias", layer)
 
 
-def linears(
-    weight: str, bias: str, path: str, names: Sequence[str], layer: int | None = None, *, before: str = ""
-) -> Iterator[Entry]:
-    """Yields the entries of several linear maps, one below the other in one weight and one bias."""
-    for number, name in enumerate(names):
-        cut = {"part": number, "parts": len(names)}
-        yield Entry(before + weight, f"{path}/{name}/kernel", layer, axes=(1, 0), **cut)
-        yield Entry(before + bias, f"{path}/{name}/bias", layer, **cut)
+def fused_linears(
+    weight: str, bias: str, *, path: str, parts: Sequence[str], layer: int | None = None
+) -> Iterator[WeightEntry]:
+    """Yield the entries of several linear layers whose outputs are stacked in one weight and one bias."""
+    for number, name in enumerate(parts):
+        cut = {"part": number, "parts": len(parts)}
+        yield WeightEntry(weight, f"{path}/{name}/kernel", layer, axes=(1, 0), **cut)
+        yield WeightEntry(bias, f"{path}/{name}/bias", layer, **cut)
 
 
-def norm(name: str, path: str, layer: int | None = None) -> Iterator[Entry]:
-    """Yields the entries of a `torch.nn.LayerNorm`."""
-    yield Entry(f"{name}.weight", f"{path}/scale", layer)
-    yield Entry(f"{name}.bias", f"{path}/bias", layer)
+def norm(name: str, path: str, *, layer: int | None = None) -> Iterator[WeightEntry]:
+    """Yield the entries of a `torch.nn.LayerNorm`."""
+    yield WeightEntry(f"{name}.weight", f"{path}/scale", layer)
+    yield WeightEntry(f"{name}.bias", f"{path}/bias", layer)
 
 
-def convolution(name: str, path: str, patch_size: int, width: int, *, bias: bool) -> Iterator[Entry]:
-    """Yields the entries of a patch embedding that is a `torch.nn.Conv2d`, of weight `[out, in, height, width]`."""
+def convolution(name: str, path: str, *, patch_size: int, width: int, bias: bool) -> Iterator[WeightEntry]:
+    """Yield the entries of a patch embedding as a `torch.nn.Conv2d`, whose weight is `[out, in, height, width]`."""
     view = (patch_size, patch_size, 3, width)
-    yield Entry(f"{name}.weight", f"{path}/kernel", axes=(2, 3, 1, 0), view=view)
+    yield WeightEntry(f"{name}.weight", f"{path}/kernel", axes=(2, 3, 1, 0), view=view)
     if bias:
-        yield Entry(f"{name}.bias", f"{path}/bias")
-
-
-def _read(files: TensorFiles, entry: Entry, array: np.ndarray) -> None:
-    target = array if entry.layer is None else array[entry.layer]
-    with files.borrow(entry.name) as tensor:
-        view = _view(tensor, entry)
-        target.reshape(view.shape)[...] = view
-
-
-def _view(tensor: np.ndarray, entry: Entry) -> np.ndarray:
-    height = len(tensor) // entry.parts
-    part = tensor[entry.part * height : (entry.part + 1) * height]
-    return part if entry.axes is None else part.transpose(entry.axes)
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def parameter_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each parameter of the towers by path; nothing is computed."""
-    from models.towers import create_model
-
-    return {path: leaf.shape for path, leaf in flatten(jax.eval_shape(lambda: create_model(settings).init(0)))}
+        yield WeightEntry(f"{name}.bias", f"{path}/bias")

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: fetched once, then found in its cache."""
+"""Files of the Hugging Face Hub, downloaded once and then read from its cache."""
 
 from __future__ import annotations
 
@@ -8,24 +8,33 @@ from collections.abc import Sequence
 
 from foundation.error_text import first_line
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
-_PREFIX = "hf-hub:"  # which open_clip writes before ids
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+_PREFIX = "hf-hub:"  # open_clip writes it before Hub IDs
 
 
 def fetch(name: str, patterns: Sequence[str], *, what: str) -> pathlib.Path:
-    """Returns the folder in the hub's cache with the files of a hub id that match `patterns`.
+    """Return the folder in the Hub's cache with the files of a Hub ID that match `patterns`.
 
-    Raises `OSError` that says what `what` is missing, for an id that is neither cached nor in reach.
+    `what` names the kind of thing in errors. Raises `OSError` for an ID that is not cached and cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     hub_id = name.removeprefix(_PREFIX)
-    try:
-        if not _ID.fullmatch(hub_id):
-            raise ValueError("it is no hub id")
-        return pathlib.Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
-    except Exception as error:  # no network, no such id, no permission, no id at all
+    if not _HUB_ID.fullmatch(hub_id):
         raise OSError(
-            f"{what} {name!r} is not here, and as a hub id neither cached nor in reach ({first_line(error)}); run "
-            f"`hf download {hub_id}` where there is a network, or name a folder"
+            f"{what} {name!r} does not exist locally, and is not a valid Hub ID. Pass an existing path, or an ID such "
+            "as google/siglip-base-patch16-224."
+        )
+    try:
+        return pathlib.Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except RepositoryNotFoundError as error:
+        raise OSError(
+            f"{what} {name!r} does not exist locally, and the Hub has no such repository or does not give access to it "
+            f"({first_line(error)}). Check the name, or log in with `hf auth login`."
+        ) from error
+    except Exception as error:  # no network, no permission, an interrupted download
+        raise OSError(
+            f"{what} {name!r} does not exist locally, is not cached, and the Hub cannot be reached "
+            f"({first_line(error)}). Run `hf download {hub_id}` on a machine with network access, or pass a local path."
         ) from error

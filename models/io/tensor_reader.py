@@ -1,4 +1,4 @@
-"""Tensors in files, read in place and never unpickled: safetensors, in one file or several, and NumPy's `.npz`."""
+"""Reading tensors in place, without unpickling: from one or several safetensors files, or from an `.npz` file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from foundation.safe_json import read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _INDEX_SUFFIX = ".index.json"
+_PICKLE_DANGER = "Opening a pickle can run arbitrary code"
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -36,7 +37,7 @@ _HEADER_LIMIT = 100_000  # bytes of the header of an array in an .npz
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies: `offset` bytes into file number `file`."""
+    """The position of a tensor: `offset` bytes into file number `file`."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -45,11 +46,12 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """The size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """The tensors of one or more files by name; `borrow` maps one into memory for as long as it is needed."""
+    """The tensors of one or more files by name; `borrow` maps one of them into memory temporarily."""
 
     def __init__(self, paths: list[pathlib.Path], tensors: dict[str, Tensor]):
         self.paths, self._tensors = tuple(paths), tensors
@@ -65,7 +67,7 @@ class TensorFiles(Mapping[str, Tensor]):
 
     @contextmanager
     def borrow(self, name: str) -> Iterator[np.ndarray]:
-        """Gives a read-only view of a tensor. It is gone afterwards, so that no more than one is in memory."""
+        """Yield a read-only view of a tensor, which must not be used after the `with` block."""
         tensor = self[name]
         if not tensor.nbytes:
             yield np.empty(tensor.shape, tensor.dtype)
@@ -79,38 +81,38 @@ class TensorFiles(Mapping[str, Tensor]):
 
     @property
     def float_dtype(self) -> str:
-        """The dtype of most of the floating-point numbers."""
+        """The floating-point dtype that takes the most bytes of the files."""
         sizes = {name: sum(tensor.nbytes for tensor in self.values() if tensor.dtype.name == name) for name in FLOATS}
         return max(sizes, key=sizes.__getitem__)
 
 
 def open_tensors(path: str | os.PathLike) -> TensorFiles:
-    """Opens a `.safetensors` file, the `.safetensors.index.json` of several, or an `.npz`.
+    """Open a `.safetensors` file, the `.safetensors.index.json` of several, or an `.npz` file; read only the headers.
 
-    Only headers are read. Raises `FileNotFoundError`, and `ValueError` for files that are damaged, that would have to
-    be unpickled, or whose headers tell of more than the file holds.
+    Raises `FileNotFoundError`, and `ValueError` for pickles and for damaged files, whose headers do not match their
+    size.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there")
+        raise FileNotFoundError(f"{path} does not exist")
     if path.suffix in PICKLES:
-        raise refuse_pickle(path)
-    with open(path, "rb"):  # which says so where it may not be read
+        raise pickle_error(path)
+    with open(path, "rb"):  # raises the usual error without read permission
         pass
     if path.name.endswith(_INDEX_SUFFIX):
         return _open_index(path)
     if path.suffix == ".npz":
         return TensorFiles([path], _npz_tensors(path))
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is neither .safetensors nor .npz, which are the files of tensors that are read here")
+        raise ValueError(f"{path} is not a supported weights file. Supported: .safetensors, .npz.")
     return TensorFiles([path], _safetensors(path, 0))
 
 
-def refuse_pickle(path: pathlib.Path) -> ValueError:
-    """Returns the error for weights that only `pickle` opens."""
+def pickle_error(path: pathlib.Path) -> ValueError:
+    """Return the error for a file that only `pickle` can open."""
     return ValueError(
-        f"{path} is a pickle, which can run any program when it is opened, and is not read here; save the weights as "
-        ".safetensors where they come from (transformers: model.save_pretrained(folder))"
+        f"{path} is a pickle file. {_PICKLE_DANGER}, so pickles are not supported. Save the weights as .safetensors "
+        "with the library that wrote them (transformers: model.save_pretrained(folder))."
     )
 
 
@@ -119,20 +121,20 @@ def _open_index(path: pathlib.Path) -> TensorFiles:
         files = read_json(path)["weight_map"]
         names = sorted(set(files.values()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no index of tensors: it maps no names to files") from error
+        raise ValueError(f"{path} is not an index of tensors: weight_map must map tensor names to files") from error
     paths, tensors = [], {}
     for name in names:
         if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{path} names {name!r}, which is no .safetensors file beside it")
+            raise ValueError(f"{path} lists {name!r}, which is not a .safetensors file in the same folder")
         part = path.parent / name
         if not part.is_file():
-            raise FileNotFoundError(f"{path} names {name}, which is not there; fetch the whole checkpoint")
+            raise FileNotFoundError(f"{path} lists {name}, which does not exist. Download the whole checkpoint.")
         found = _safetensors(part, len(paths))
         paths.append(part)
         tensors |= {tensor: where for tensor, where in found.items() if files.get(tensor) == name}
     missing = sorted(set(files) - set(tensors))
     if missing:
-        raise ValueError(f"{path} names {missing[0]} in {files[missing[0]]}, which does not hold it")
+        raise ValueError(f"{path} lists {missing[0]} in {files[missing[0]]}, which does not contain it")
     return TensorFiles(paths, tensors)
 
 
@@ -140,10 +142,10 @@ def _safetensors(path: pathlib.Path, number: int) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):  # which checks the header against the file
+        with safe_open(path, framework="numpy"):  # checks the header against the file
             pass
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); fetch or export it again") from error
+        raise ValueError(f"{path} is damaged ({error}). Download or export it again.") from error
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -151,7 +153,7 @@ def _safetensors(path: pathlib.Path, number: int) -> dict[str, Tensor]:
     tensors = {}
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}, which is not read here")
+            raise ValueError(f"{path}: {name} has unsupported dtype {entry['dtype']}")
         start = 8 + length + entry["data_offsets"][0]
         tensors[name] = Tensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], number, start)
     return tensors
@@ -162,17 +164,17 @@ def _npz_tensors(path: pathlib.Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             return {info.filename.removesuffix(".npy"): _npz_tensor(info, file, size) for info in archive.infolist()}
-    except Exception as error:  # damaged archives and headers fail in many ways
-        raise ValueError(f"{path} is not read here: {one_line(error)}") from error
+    except Exception as error:  # damaged archives and headers raise many kinds of errors
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _npz_tensor(info: zipfile.ZipInfo, file: io.BufferedReader, size: int) -> Tensor:
-    """Returns where an array lies in the archive, of which it is an uncompressed member."""
+    """Return the position of an array, which must be an uncompressed member of the archive."""
     name = info.filename
     if not name.endswith(".npy"):
-        raise ValueError(f"{name} is no array")
+        raise ValueError(f"{name} is not an array")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError(f"{name} is compressed or encrypted; numpy.savez writes it plainly")
+        raise ValueError(f"{name} is compressed or encrypted. Write it with numpy.savez, which does neither.")
     file.seek(info.header_offset)
     local = file.read(30)
     start = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
@@ -183,17 +185,19 @@ def _npz_tensor(info: zipfile.ZipInfo, file: io.BufferedReader, size: int) -> Te
     version = np.lib.format.read_magic(content)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
-        raise ValueError(f"{name} has version {version} of the format of arrays")
+        raise ValueError(f"{name} has unsupported version {version} of the .npy format")
     shape, fortran_order, dtype = read(content, max_header_size=_HEADER_LIMIT)
     if dtype.hasobject:
-        raise ValueError(f"{name} is a pickle, which can run any program when it is opened")
-    if dtype == np.dtype("V2"):  # as bfloat16 comes out of NumPy
+        raise ValueError(f"{name} is a pickled array. {_PICKLE_DANGER}, so pickles are not supported.")
+    if dtype == np.dtype("V2"):  # how NumPy stores bfloat16
         dtype = np.dtype(ml_dtypes.bfloat16)
     if dtype.name not in FLOATS:
-        raise ValueError(f"{name} has dtype {dtype}, which is no floating-point number")
+        raise ValueError(f"{name} has dtype {dtype}, which is not a floating-point type")
     if fortran_order and len(shape) > 1:
-        raise ValueError(f"{name} is stored by columns; numpy.ascontiguousarray turns it")
+        raise ValueError(f"{name} is stored in Fortran order. Save it after numpy.ascontiguousarray.")
     tensor = Tensor(tuple(shape), dtype, 0, start + content.tell())
     if any(length < 0 for length in shape) or content.tell() + tensor.nbytes != info.file_size:
-        raise ValueError(f"{name} should have {tensor.nbytes:,} bytes of numbers and has {info.file_size:,} in all")
+        raise ValueError(
+            f"{name} needs {tensor.nbytes:,} bytes of data after its header, but has {info.file_size:,} bytes in all"
+        )
     return tensor

@@ -1,27 +1,31 @@
-"""What is done to a text before its tokenizer sees it, as normalizers that `tokenizer.json` stores."""
+"""Canonicalization of texts before tokenization, as normalizers that `tokenizer.json` stores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from foundation.suggestions import unknown_name
+
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
 
-# Letters with case that are no marks or modifiers, by which Unicode (section 3.13) tells a word's last sigma.
+# Cased letters that are neither marks nor modifiers, which Unicode (section 3.13) uses to find a word-final sigma.
 _CASED = r"[\p{Lu}\p{Ll}\p{Lt}ªºⅠ-ⅿⒶ-ⓩ🄰-🅉🅐-🅩🅰-🆉]"
-_LAST_SIGMA = rf"(?<={_CASED}\p{{Case_Ignorable}}*)Σ(?!\p{{Case_Ignorable}}*{_CASED})"
+_FINAL_SIGMA = rf"(?<={_CASED}\p{{Case_Ignorable}}*)Σ(?!\p{{Case_Ignorable}}*{_CASED})"
 
 
 def siglip() -> list[Normalizer]:
-    """Returns what `SiglipTokenizer.canonicalize_text` of transformers does: lower case, no ASCII punctuation, single
-    spaces and none around. Lower case is that of Python, where a sigma ends a word as ς.
+    """Return the normalizers that equal `SiglipTokenizer.canonicalize_text` of transformers.
+
+    They convert to lower case, remove ASCII punctuation, collapse whitespace and strip it at both ends. Lower case is
+    that of Python, where a sigma at the end of a word becomes ς.
     """
     from tokenizers import Regex
     from tokenizers.normalizers import Lowercase, Replace, Strip
 
     return [
-        Replace(Regex(_LAST_SIGMA), "ς"),
+        Replace(Regex(_FINAL_SIGMA), "ς"),
         Lowercase(),
         Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
         Replace(Regex(r"[\s\x1c-\x1f]+"), " "),
@@ -30,7 +34,7 @@ def siglip() -> list[Normalizer]:
 
 
 def open_clip() -> list[Normalizer]:
-    """Returns what open_clip and big_vision do to texts for SigLIP: as `siglip`, with a space for an underscore."""
+    """Return the normalizers that open_clip and big_vision use for SigLIP: `siglip`, with underscores as spaces."""
     from tokenizers.normalizers import Replace
 
     return [Replace("_", " "), *siglip()]
@@ -44,7 +48,7 @@ CANONICALIZATIONS: dict[str, Callable[[], list[Normalizer]]] = {
 
 
 def canonicalization(name: str) -> list[Normalizer]:
-    """Returns the normalizers of one of `CANONICALIZATIONS`; raises `ValueError` for an unknown name."""
+    """Return the normalizers of one of `CANONICALIZATIONS`; raise `ValueError` for an unknown name."""
     if name not in CANONICALIZATIONS:
-        raise ValueError(f"unknown canonicalize {name!r}; known: {', '.join(CANONICALIZATIONS)}")
+        raise ValueError(unknown_name("canonicalize", name, CANONICALIZATIONS))
     return CANONICALIZATIONS[name]()

@@ -1,11 +1,11 @@
-"""Small towers of every family with random weights, and the golden ones that transformers saved."""
+"""Small models of every family with random weights, and the golden models saved by transformers."""
 
 import pathlib
 
 import jax
 import numpy as np
 
-from models.checkpoints.huggingface import layout_of, read_config
+from models.checkpoints.huggingface import read_config, weight_map_for
 from models.checkpoints.io import Checkpoint
 from models.checkpoints.weight_map import parameter_shapes, read_parameters
 from models.config import ModelSettings, TextSettings, VisionSettings
@@ -19,15 +19,16 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
 def open_golden(folder: pathlib.Path = GOLDEN) -> tuple[ModelSettings, dict]:
-    """Returns settings and parameters of a golden folder, which has neither tokenizer nor image processor."""
+    """Return settings and parameters of a golden folder, which has no tokenizer and no image processor."""
     family, settings = read_config(folder / "config.json")
     files = open_tensors(folder / "model.safetensors")
-    layout, shapes = layout_of(settings, family), parameter_shapes(settings)
-    return settings, read_parameters(files, layout, shapes, dtype="float32", place=lambda path, array: array)
+    weight_map, shapes = weight_map_for(settings, family), parameter_shapes(settings)
+    parameters = read_parameters(files, weight_map, shapes=shapes, dtype="float32", place=lambda path, array: array)
+    return settings, parameters
 
 
 def tiny(family: str, *, vocab_size: int = 61, vision: dict | None = None, text: dict | None = None) -> ModelSettings:
-    """Returns settings of odd sizes: patches that leave a remainder, widths that are no multiples of 64."""
+    """Return settings of unusual sizes: patches that leave a remainder, widths that are not multiples of 64."""
     shared = tower_fields(family)
     image = {"image_size": 14, "patch_size": 5, "width": 24, "depth": 3, "heads": 2, "mlp_width": 36}
     words = {"vocab_size": vocab_size, "length": 9, "width": 20, "depth": 1, "heads": 4, "mlp_width": 28}
@@ -38,7 +39,7 @@ def tiny(family: str, *, vocab_size: int = 61, vision: dict | None = None, text:
 
 
 def tiny_checkpoint(family: str, *, seed: int = 0, mean: tuple = (0.5, 0.5, 0.5), **changes) -> Checkpoint:
-    """Returns a checkpoint of `tiny` towers with random weights, which `changes` of a tower's settings fit."""
+    """Return a checkpoint of `tiny` towers with random weights; `changes` are fields of their settings."""
     captions = ["a red fish", "two blue birds", "one green tree", "thing kind of"]
     tokenizer = train_tokenizer(captions, vocab_size=60, length=9)
     end = {"end_id": tokenizer.end_id} if family == "clip" else {}
@@ -52,7 +53,7 @@ def tiny_checkpoint(family: str, *, seed: int = 0, mean: tuple = (0.5, 0.5, 0.5)
 
 
 def random_parameters(settings: ModelSettings, *, seed: int = 0, scale: float = 0.3) -> dict:
-    """Returns parameters without a zero or a one in them, so that nothing hides."""
+    """Return random parameters; none is 0 or 1, so that a missing array changes the result."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: create_model(settings).init(0))
     return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)

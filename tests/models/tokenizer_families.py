@@ -1,4 +1,4 @@
-"""Small but real tokenizers of every family, as `transformers` opens them, and texts that try them."""
+"""Small tokenizers of every family, built with the classes of transformers, and texts to test them with."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ TEXTS = [
 
 
 def clip() -> PreTrainedTokenizerBase:
-    """Byte-level pairs of lower-cased text; start and end tokens have the largest ids, as in CLIP."""
+    """Return a byte-level BPE of lower-cased text whose start and end tokens have the largest ids, as in CLIP."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -56,7 +56,7 @@ def clip() -> PreTrainedTokenizerBase:
 
 
 def siglip() -> PreTrainedTokenizerBase:
-    """Unigrams with a Metaspace and NFKC, padded with the end token, as SigLIP's sentencepiece model converts to."""
+    """Return a unigram model with Metaspace and NFKC that pads with the end token, like SigLIP's sentencepiece."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -67,7 +67,7 @@ def siglip() -> PreTrainedTokenizerBase:
 
 
 def t5() -> PreTrainedTokenizerBase:
-    """Unigrams in a class that builds its backend anew, with a pad token of its own."""
+    """Return a unigram model in a class that rebuilds its backend, with a separate pad token."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     vocabulary, _ = _train(
@@ -77,7 +77,7 @@ def t5() -> PreTrainedTokenizerBase:
 
 
 def siglip2() -> PreTrainedTokenizerBase:
-    """Byte-pairs with byte fallback, padded on the left, as SigLIP 2 takes them from Gemma."""
+    """Return a BPE with byte fallback that pads on the left, like the Gemma tokenizer of SigLIP 2."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -87,7 +87,7 @@ def siglip2() -> PreTrainedTokenizerBase:
 
 
 def bert() -> PreTrainedTokenizerBase:
-    """Word pieces between [CLS] and [SEP]."""
+    """Return a WordPiece model that adds [CLS] and [SEP]."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -97,7 +97,7 @@ def bert() -> PreTrainedTokenizerBase:
 
 
 def gpt2() -> PreTrainedTokenizerBase:
-    """Byte-level pairs that know an end token without putting it anywhere, and have no pad token."""
+    """Return a byte-level BPE that defines an end token without adding it, and has no pad token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -118,7 +118,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def _train(tokenizer: Tokenizer, trainer: type, **options) -> tuple[dict | list, list[tuple[str, str]]]:
-    """Trains 100 tokens more than there are letters and special tokens; returns the vocabulary and the merges."""
+    """Train 100 tokens on top of the characters and special tokens; return the vocabulary and the merges."""
     size = 100 + len(options.get("special_tokens", ())) + len(options.get("initial_alphabet", ()))
     size += len(set("".join(CAPTIONS)))
     tokenizer.train_from_iterator(CAPTIONS, trainer(vocab_size=size, show_progress=False, **options))

@@ -24,13 +24,14 @@ from transformers import (
 
 from adapt.embedding.encoder import Encoder
 from data.sources.open import open_source
-from models.checkpoints.io import describe_checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoints.describe import describe_checkpoint
+from models.checkpoints.io import open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import set_path
 from models.config import ModelSettings
 from models.towers import create_model
+from pretrain.losses.reference import normalize
 from tests.models.tokenizer_families import FAMILIES, TEXTS
 from tests.parity.test_huggingface import close
-from tests.pretrain.losses.dense import normalize
 
 SHARED = pathlib.Path(__file__).parents[2] / "../shared/data/pretrain/flickr8k/dev-00000.tar"
 CAPTIONS = [*TEXTS, "a dog " * 200, "日本語 и русский 👩‍🚀" * 9]

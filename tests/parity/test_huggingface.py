@@ -15,7 +15,7 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from adapt.embedding.encoder import Encoder
 from data.pipeline.image_ops import decode
 from data.sources.open import open_source
-from models.checkpoints.huggingface import layout_of
+from models.checkpoints.huggingface import weight_map_for
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.checkpoints.weight_map import to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings
@@ -24,8 +24,8 @@ from models.text.tokenizer import train_tokenizer
 from models.towers import create_model
 from pretrain.losses.context_objective import Objective
 from pretrain.losses.contrastive import Scales, base_loss
+from pretrain.losses.reference import normalize
 from tests.models.tiny_models import GOLDEN, open_golden
-from tests.pretrain.losses.dense import normalize
 
 SIZES = {
     "three image layers": (
@@ -184,7 +184,9 @@ def test_the_gradient_of_every_parameter_equals_that_of_siglip_model():
         return objective(scalars, *model.embed(parameters, jnp.asarray(pixels.transpose(0, 2, 3, 1)), tokens)).value
 
     d_parameters, d_scalars = jax.jit(jax.grad(loss, argnums=(0, 1)))(parameters, scalars)
-    ours = to_tensors(layout_of(settings, "siglip"), d_parameters) | {name: d[None] for name, d in d_scalars.items()}
+    ours = to_tensors(weight_map_for(settings, "siglip"), d_parameters) | {
+        name: d[None] for name, d in d_scalars.items()
+    }
     gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert set(ours) == set(gradients)
     for name, gradient in gradients.items():

@@ -20,12 +20,13 @@ except (ImportError, RuntimeError) as missing:  # torchvision raises the second 
 from safetensors.numpy import load_file
 
 from models.checkpoints.big_vision import save_big_vision
-from models.checkpoints.io import describe_checkpoint
+from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.weight_map import parameter_shapes
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.towers import create_model
 from tests.models.tiny_models import random_parameters
 
+SCALARS = {"logit_scale": 2.5, "logit_bias": -3.5}
 GOLDEN = pathlib.Path(__file__).parents[1] / "models" / "golden_open_clip"
 TEXT = {"context_length": 9, "vocab_size": 70, "width": 20, "heads": 2, "layers": 2}
 TINY = {
@@ -164,7 +165,7 @@ def test_what_we_write_as_npz_embeds_the_same_after_the_loader_of_open_clip(tmp_
         ),
     )
     parameters = random_parameters(settings, scale=0.1)
-    path = save_big_vision(tmp_path / "w.npz", settings, parameters, {"logit_scale": 2.5, "logit_bias": -3.5})
+    path = save_big_vision(tmp_path / "w.npz", settings, parameters=parameters, scalars=SCALARS)
     model = build(config)
     load_big_vision_weights(model, str(path))
     if activation == "gelu_tanh":
@@ -193,7 +194,7 @@ def test_every_parameter_has_its_place_in_both_formats(tmp_path):
     for config in (TINY, SIGLIP):
         save(tmp_path, config, build(config))
         found = describe_checkpoint(tmp_path)
-        assert {entry.path for entry in found.layout.entries} == set(parameter_shapes(found.settings))
+        assert {entry.path for entry in found.weight_map.entries} == set(parameter_shapes(found.settings))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The map between our parameters and a Hugging Face SigLIP directory."""
+"""The weight map between our parameters and those of SiglipModel and CLIPModel."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models.checkpoints.huggingface import family_of, layout_of
+from models.checkpoints.huggingface import family_of, weight_map_for
 from models.checkpoints.io import Checkpoint, open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings
@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["golden", "golden_clip"])
-def test_embeddings_equal_those_that_transformers_computed_in_pytorch(name):
+def test_embeddings_equal_those_of_transformers_in_pytorch(name):
     golden = np.load(GOLDEN.parent / name / "outputs.npz")
     tensors = load_file(GOLDEN.parent / name / "model.safetensors")
     settings, parameters = open_golden(GOLDEN.parent / name)
@@ -52,27 +52,27 @@ def test_embeddings_equal_those_that_transformers_computed_in_pytorch(name):
 
 
 @pytest.mark.parametrize("name", ["golden", "golden_clip"])
-def test_tensors_of_transformers_come_back_byte_for_byte(name):
+def test_tensors_of_transformers_round_trip_byte_for_byte(name):
     tensors = load_file(GOLDEN.parent / name / "model.safetensors")
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("logit_")}
     settings, parameters = open_golden(GOLDEN.parent / name)
-    back = to_tensors(layout_of(settings, family_of(settings)), parameters)
+    back = to_tensors(weight_map_for(settings, family_of(settings)), parameters)
     assert set(back) == set(tensors)
     assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)
 
 
-def test_an_exported_directory_opens_as_what_was_saved(exported):
+def test_exported_directory_opens_unchanged(exported):
     folder, saved = exported
     opened = open_checkpoint(folder)
     assert opened.settings == saved.settings
     assert opened.scalars == saved.scalars
     assert opened.preprocessing == saved.preprocessing
-    ours, theirs = (to_tensors(layout_of(c.settings, "siglip"), c.parameters) for c in (saved, opened))
+    ours, theirs = (to_tensors(weight_map_for(c.settings, "siglip"), c.parameters) for c in (saved, opened))
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     np.testing.assert_array_equal(opened.tokenizer(["a fish", ""]), saved.tokenizer(["a fish", ""]))
 
 
-def test_config_of_an_export_is_read_by_transformers(exported):
+def test_transformers_reads_the_exported_config(exported):
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(exported[0])
@@ -82,7 +82,7 @@ def test_config_of_an_export_is_read_by_transformers(exported):
 
 
 @pytest.mark.parametrize(("family", "special"), [("clip", ("bos", "eos", "eos")), ("bert", ("cls", "sep", "pad"))])
-def test_a_given_tokenizer_travels_with_the_export(exported, tmp_path, family, special):
+def test_given_tokenizer_is_exported(exported, tmp_path, family, special):
     from transformers import AutoConfig, AutoTokenizer
 
     FAMILIES[family]().save_pretrained(tmp_path / "given")
@@ -97,21 +97,21 @@ def test_a_given_tokenizer_travels_with_the_export(exported, tmp_path, family, s
     assert [config.bos_token_id, config.eos_token_id, config.pad_token_id] == ids
 
 
-def test_images_of_another_size_than_the_tower_takes_are_refused(exported, tmp_path):
+def test_mismatched_image_size_is_rejected(exported, tmp_path):
     shutil.copytree(exported[0], tmp_path / "export")
     (tmp_path / "export" / PREPROCESSOR_FILE).write_text(json.dumps(Preprocessing(size=16, crop=(16, 14)).to_json()))
-    with pytest.raises(ValueError, match="images are made 16 × 14 pixels, and the image tower takes 14 × 14"):
+    with pytest.raises(ValueError, match="gives images of 16 × 14 pixels, but the image tower takes 14 × 14"):
         open_checkpoint(tmp_path / "export")
 
 
-def test_export_replaces_an_older_one_and_leaves_nothing_beside_it(exported, tmp_path):
+def test_export_replaces_an_older_one_without_leftovers(exported, tmp_path):
     _, checkpoint = exported
     for _ in range(2):
         save_checkpoint(tmp_path / "export", checkpoint)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-def test_tensors_that_do_not_fit_are_listed(exported, tmp_path):
+def test_mismatched_tensors_are_listed(exported, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(exported[0], folder)
     tensors = load_file(folder / "model.safetensors")
@@ -125,14 +125,14 @@ def test_tensors_that_do_not_fit_are_listed(exported, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"])
-def test_a_missing_file_is_named(exported, tmp_path, name):
+def test_error_names_the_missing_file(exported, tmp_path, name):
     shutil.copytree(exported[0], tmp_path / "export")
     (tmp_path / "export" / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         open_checkpoint(tmp_path / "export")
 
 
-def test_a_cut_off_weights_file_is_refused(exported, tmp_path):
+def test_truncated_weights_file_is_rejected(exported, tmp_path):
     shutil.copytree(exported[0], tmp_path / "export")
     path = tmp_path / "export" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -140,9 +140,9 @@ def test_a_cut_off_weights_file_is_refused(exported, tmp_path):
         open_checkpoint(tmp_path / "export")
 
 
-def test_another_architecture_is_refused(exported, tmp_path):
+def test_other_architectures_are_rejected(exported, tmp_path):
     shutil.copytree(exported[0], tmp_path / "export")
     path = tmp_path / "export" / "config.json"
     path.write_text(path.read_text().replace('"model_type": "siglip"', '"model_type": "bert"'))
-    with pytest.raises(ValueError, match="'bert' is not read"):
+    with pytest.raises(ValueError, match="model_type 'bert' is not supported"):
         open_checkpoint(tmp_path / "export")

@@ -1,4 +1,4 @@
-"""Hub ids, fetched from a server on loopback that answers as the Hugging Face hub does."""
+"""Hub IDs, downloaded from a local server that answers like the Hugging Face Hub."""
 
 import hashlib
 import http.server
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Serves the folders of `server.repositories`, by id, and notes which files are fetched."""
+    """Serves the folders of `server.repositories` by ID and records which files are downloaded."""
 
     protocol_version = "HTTP/1.1"
 
@@ -69,7 +69,7 @@ def hub(tmp_path):
     folder = tmp_path / "published"
     save_checkpoint(folder, tiny_checkpoint("siglip"))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    (folder / "open_clip_model.safetensors").write_bytes(b"the same once more")
+    (folder / "open_clip_model.safetensors").write_bytes(b"the same weights again")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repositories, server.fetched = {"someone/siglip": folder}, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -79,7 +79,7 @@ def hub(tmp_path):
 
 
 def open_here(hub, cache, name, **environment):
-    """Opens a hub id in a process of its own, whose hub is the server; returns the process."""
+    """Open a Hub ID in a separate process that uses the server as the Hub; return the process."""
     code = f"from models.checkpoints.io import open_checkpoint; print(open_checkpoint({name!r}).settings.dim)"
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
     return subprocess.run(
@@ -91,7 +91,7 @@ def open_here(hub, cache, name, **environment):
     )
 
 
-def test_a_hub_id_is_fetched_once_without_pickles_and_then_opens_offline(hub, tmp_path):
+def test_hub_id_is_downloaded_once_without_pickles_and_then_opens_offline(hub, tmp_path):
     first = open_here(hub, tmp_path / "cache", "someone/siglip")
     assert first.stdout.strip() == "24", first.stderr
     names = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -101,4 +101,7 @@ def test_a_hub_id_is_fetched_once_without_pickles_and_then_opens_offline(hub, tm
     assert open_here(hub, tmp_path / "cache", "someone/siglip", HF_HUB_OFFLINE="1").stdout.strip() == "24"
     unknown = open_here(hub, tmp_path / "cache", "someone/else")
     assert unknown.returncode == 1
-    assert "checkpoint 'someone/else' is not here, and as a hub id neither cached nor in reach" in unknown.stderr
+    assert (
+        "checkpoint 'someone/else' does not exist locally, is not cached, and the Hub cannot be reached"
+        in unknown.stderr
+    )

@@ -1,4 +1,4 @@
-"""Canonicalised texts are those of transformers' SigLIP tokenizer."""
+"""Canonicalization equals that of the SigLIP tokenizer of transformers."""
 
 import random
 import re
@@ -15,7 +15,7 @@ SIGMAS = "ΣΣσAaΑ'.!:·_ʰªⅫⒶ\u01c5\u0301\u00ad\u0345 \tİı\u1e9e\x1c\x
 
 
 def siglip(text):
-    """Returns what `SiglipTokenizer.canonicalize_text` does, which needs sentencepiece to be imported."""
+    """Do what `SiglipTokenizer.canonicalize_text` does, which cannot be imported without sentencepiece."""
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\s+", " ", text).strip()
 
@@ -24,7 +24,7 @@ def ours(text):
     return normalizers.Sequence(canonicalization("siglip")).normalize_str(text)
 
 
-def test_the_reference_is_what_transformers_does():
+def test_reference_equals_transformers():
     from transformers import SiglipTokenizer
 
     theirs = object.__new__(SiglipTokenizer)
@@ -32,7 +32,7 @@ def test_the_reference_is_what_transformers_does():
     assert [theirs.canonicalize_text(text) for text in TEXTS] == [siglip(text) for text in TEXTS]
 
 
-def test_every_character_of_the_basic_plane_becomes_what_python_makes_of_it():
+def test_every_character_of_the_basic_plane_equals_the_reference():
     known = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")]
     assert len(known) > 50_000
     normalizer = normalizers.Sequence(canonicalization("siglip"))
@@ -41,13 +41,13 @@ def test_every_character_of_the_basic_plane_becomes_what_python_makes_of_it():
         assert normalizer.normalize_str(text) == siglip(text), f"among {known[first]!a} and the next 20"
 
 
-def test_texts_and_random_strings_become_what_python_makes_of_them():
+def test_texts_and_random_strings_equal_the_reference():
     rng = random.Random(0)
     strings = ["".join(rng.choices(SIGMAS, k=rng.randrange(9))) for _ in range(5000)]
     for text in (*TEXTS, string.printable, *strings):
         assert ours(text) == siglip(text), ascii(text)
 
 
-def test_an_unknown_canonicalization_is_refused():
-    with pytest.raises(ValueError, match="unknown canonicalize 'lower'; known: none, siglip"):
+def test_unknown_canonicalization_is_rejected():
+    with pytest.raises(ValueError, match=r"unknown canonicalize 'lower'\. Known: none, siglip"):
         canonicalization("lower")

@@ -1,4 +1,4 @@
-"""Tokenizers of every family give the ids of `AutoTokenizer`: opened, saved, and sent to other processes."""
+"""Tokenizers of every family give the ids of `AutoTokenizer`, also after saving and pickling."""
 
 import itertools
 import json
@@ -19,14 +19,14 @@ LENGTHS = (16, 77)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folder(request, tmp_path_factory):
-    """A folder that transformers wrote."""
+    """A folder written by transformers."""
     folder = tmp_path_factory.mktemp("tokenizers") / request.param
     FAMILIES[request.param]().save_pretrained(folder)
     return folder
 
 
 def auto(folder):
-    """Returns what transformers opens, padding with the end token where no pad token is named."""
+    """Return the tokenizer of transformers; without a pad token it pads with its end token."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -38,7 +38,7 @@ def ids(tokenizer, texts=TEXTS, **length):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_ids_are_those_of_transformers(folder, length):
+def test_ids_equal_those_of_transformers(folder, length):
     ours, theirs = open_tokenizer(str(folder), length=length), auto(folder)
     expected = ids(theirs, max_length=length)
     np.testing.assert_array_equal(ours(TEXTS), expected)
@@ -48,19 +48,19 @@ def test_ids_are_those_of_transformers(folder, length):
     assert expected.max() < ours.vocab_size == len(theirs)
 
 
-def test_a_copy_in_another_process_gives_the_same_ids(folder):
+def test_pickled_tokenizer_gives_the_same_ids(folder):
     ours = open_tokenizer(str(folder), length=16)
     copy = pickle.loads(pickle.dumps(ours.encode))
     np.testing.assert_array_equal([copy(text) for text in TEXTS], ours(TEXTS))
 
 
 @pytest.mark.parametrize("canonicalize", ["none", "siglip"])
-@pytest.mark.parametrize("beside", [None, {"model_type": "siglip"}])
-def test_what_it_saves_opens_in_transformers_as_the_same(folder, tmp_path, canonicalize, beside):
+@pytest.mark.parametrize("config", [None, {"model_type": "siglip"}])
+def test_saved_tokenizer_opens_in_transformers_unchanged(folder, tmp_path, canonicalize, config):
     ours, original = open_tokenizer(str(folder), length=16, canonicalize=canonicalize), auto(folder)
     ours.save(tmp_path)
-    if beside:
-        (tmp_path / "config.json").write_text(json.dumps(beside))
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(config))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     np.testing.assert_array_equal(ids(theirs), ours(TEXTS))
     assert (theirs.model_max_length, theirs.padding_side) == (16, original.padding_side)
@@ -75,7 +75,7 @@ def test_what_it_saves_opens_in_transformers_as_the_same(folder, tmp_path, canon
     assert known[0] == known[1]
 
 
-def test_canonicalised_texts_have_the_ids_of_texts_that_were_canonical(folder):
+def test_canonicalization_applies_before_tokenization(folder):
     plain = open_tokenizer(str(folder), length=16)
     ours = open_tokenizer(str(folder), length=16, canonicalize="siglip")
     canonical = [text.lower().translate(str.maketrans("", "", string.punctuation)) for text in TEXTS]
@@ -84,7 +84,7 @@ def test_canonicalised_texts_have_the_ids_of_texts_that_were_canonical(folder):
     np.testing.assert_array_equal(*ours(["Red, APPLE!", "red\tapple"]))
 
 
-def test_a_tokenizer_file_opens_as_its_folder_does(folder):
+def test_tokenizer_file_opens_like_its_folder(folder):
     ours = open_tokenizer(str(folder / "tokenizer.json"), length=16)
     np.testing.assert_array_equal(ours(TEXTS), open_tokenizer(str(folder), length=16)(TEXTS))
 
@@ -94,7 +94,7 @@ def tokenizer_of(family, tmp_path, **options):
     return open_tokenizer(str(tmp_path), **{"length": 16, **options})
 
 
-def test_clip_texts_stand_between_start_and_end_which_is_first_of_the_largest_ids(tmp_path):
+def test_clip_adds_start_and_end_tokens(tmp_path):
     clip = tokenizer_of("clip", tmp_path)
     rows = clip(["red apple", LONG, ""])
     assert (rows[:, 0] == clip.start_id).all() and clip.end_id == clip.pad_id == clip.vocab_size - 1
@@ -104,46 +104,46 @@ def test_clip_texts_stand_between_start_and_end_which_is_first_of_the_largest_id
     assert (rows[0, first_end[0] :] == clip.pad_id).all()
 
 
-def test_siglip_texts_end_with_the_end_token_at_the_last_position(tmp_path):
+def test_siglip_pads_with_the_end_token(tmp_path):
     siglip = tokenizer_of("siglip", tmp_path)
     rows = siglip(["red apple", LONG, ""])
     assert siglip.start_id is None and siglip.end_id == siglip.pad_id
     assert (rows[:, -1] == siglip.end_id).all() and (rows[1, :-1] != siglip.end_id).all()
 
 
-def test_word_pieces_stand_between_their_own_tokens(tmp_path):
+def test_bert_adds_its_special_tokens(tmp_path):
     bert = tokenizer_of("bert", tmp_path)
     assert (bert.start_id, bert.end_id, bert.pad_id) == (2, 3, 0)
     assert bert([LONG])[0, -1] == bert.end_id
 
 
-def test_a_file_alone_is_padded_with_its_end_token(tmp_path):
+def test_file_without_config_pads_with_its_end_token(tmp_path):
     expected = tokenizer_of("clip", tmp_path)(TEXTS)
     shutil.copy(tmp_path / "tokenizer.json", tmp_path / "clip.json")
     alone = open_tokenizer(str(tmp_path / "clip.json"), length=16)
     np.testing.assert_array_equal(alone(TEXTS), expected)
 
 
-def test_a_tokenizer_that_nothing_pads_is_refused(tmp_path):
+def test_tokenizer_without_pad_or_end_token_is_rejected(tmp_path):
     tokenizer_of("gpt2", tmp_path)
     shutil.copy(tmp_path / "tokenizer.json", tmp_path / "gpt2.json")
     with pytest.raises(ValueError, match=r"gpt2.json' has neither a pad token nor an end token"):
         open_tokenizer(str(tmp_path / "gpt2.json"), length=16)
 
 
-def test_a_length_without_room_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"text.length 2 leaves no room for a text beside the 2 tokens"):
+def test_length_without_room_for_text_is_rejected(tmp_path):
+    with pytest.raises(ValueError, match=r"text.length 2 leaves no room for text: the tokenizer adds 2 special tokens"):
         tokenizer_of("clip", tmp_path, length=2)
 
 
 @pytest.mark.parametrize("tokenizer_class", ["CLIPTokenizer", "PreTrainedTokenizerFast", "SiglipTokenizer"])
-def test_a_folder_without_a_vocabulary_is_refused(tmp_path, tokenizer_class):
+def test_folder_without_a_vocabulary_is_rejected(tmp_path, tokenizer_class):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer_class}))
-    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer.json"):
         load_tokenizer(tmp_path, length=16)
 
 
-def test_a_damaged_tokenizer_is_refused(tmp_path):
+def test_damaged_tokenizer_is_rejected(tmp_path):
     tokenizer_of("siglip", tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text()[:-100])
@@ -153,20 +153,26 @@ def test_a_damaged_tokenizer_is_refused(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """An empty cache of the hub, and no network."""
+    """An empty Hub cache and no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
-@pytest.mark.parametrize("name", ["someone/clip", "runs/some/folder"])
-def test_what_is_neither_here_nor_in_reach_is_told_in_a_sentence(offline, name):
-    with pytest.raises(OSError, match=rf"tokenizer '{name}' is not here, .* run `hf download {name}`") as error:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("someone/clip", r"is not cached, and the Hub cannot be reached .* Run `hf download someone/clip`"),
+        ("runs/some/folder", r"and is not a valid Hub ID\. Pass an existing path"),
+    ],
+)
+def test_missing_tokenizer_gives_a_one_line_error(offline, name, message):
+    with pytest.raises(OSError, match=rf"tokenizer '{name}' does not exist locally, {message}") as error:
         open_tokenizer(name, length=16)
     assert "\n" not in str(error.value)
 
 
-def test_a_cached_hub_id_opens_without_network(offline, tmp_path):
+def test_cached_hub_id_opens_without_network(offline, tmp_path):
     expected = tokenizer_of("clip", tmp_path / "clip")(TEXTS)
     repository = offline / "models--someone--clip"
     shutil.copytree(tmp_path / "clip", repository / "snapshots" / "0123")
@@ -175,7 +181,7 @@ def test_a_cached_hub_id_opens_without_network(offline, tmp_path):
     np.testing.assert_array_equal(open_tokenizer("someone/clip", length=16)(TEXTS), expected)
 
 
-def test_a_tokenizer_written_in_python_gives_its_ids_and_saves_them(tmp_path):
+def test_pure_python_tokenizer_gives_its_ids_and_saves_them(tmp_path):
     import sentencepiece
     from transformers import SiglipTokenizer
 

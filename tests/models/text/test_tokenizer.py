@@ -1,4 +1,4 @@
-"""The tokenizer that is trained on captions, against transformers opening what it saves."""
+"""Tokenizers trained on captions, compared with transformers opening their files."""
 
 import json
 import unicodedata
@@ -27,19 +27,19 @@ def test_transformers_gives_the_same_ids(tokenizer, tmp_path):
     assert set(encoded) == {"input_ids"}
 
 
-def test_saved_and_opened_it_is_the_same(tokenizer, tmp_path):
+def test_saved_tokenizer_opens_unchanged(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     np.testing.assert_array_equal(load_tokenizer(tmp_path, length=8)(QUERIES), tokenizer(QUERIES))
 
 
-def test_every_text_ends_and_is_padded_with_the_end_token(tokenizer):
+def test_texts_end_with_and_are_padded_with_the_end_token(tokenizer):
     ids = tokenizer(QUERIES)
     assert ids.shape == (len(QUERIES), 8) and ids.dtype == np.int32
     assert (ids[:, -1] == tokenizer.end_id).all()
     np.testing.assert_array_equal(tokenizer.encode(QUERIES[0]), ids[0])
 
 
-def test_case_punctuation_and_forms_of_letters_do_not_matter(tokenizer):
+def test_case_punctuation_and_unicode_form_do_not_matter(tokenizer):
     np.testing.assert_array_equal(*tokenizer(["Red, apple!", "red apple"]))
     np.testing.assert_array_equal(*tokenizer(["côte", unicodedata.normalize("NFD", "Côte")]))
     assert not np.array_equal(*tokenizer(["red apple", "red face"]))
@@ -50,12 +50,12 @@ def test_without_canonicalization_case_and_punctuation_matter():
     assert len({ids.tobytes() for ids in tokenizer(["red apple", "Ned apple", "red, apple"])}) == 3
 
 
-def test_it_knows_its_tokens(tokenizer):
+def test_special_token_ids(tokenizer):
     assert (tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id) == (None, 0, 0)
     assert tokenizer(QUERIES).max() < tokenizer.vocab_size <= 90
 
 
-def test_saved_it_opens_in_transformers_4_as_well(tokenizer, tmp_path):
+def test_saved_config_is_compatible_with_transformers_4(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and config["model_max_length"] == 8

@@ -1,0 +1,259 @@
+"""Describing a checkpoint of any supported format: its settings and tensors, before any weights are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from foundation.error_text import one_line
+from foundation.safe_json import read_json
+from models.checkpoints import big_vision, huggingface, open_clip
+from models.checkpoints.locate import (
+    Location,
+    find_huggingface_weights,
+    is_huggingface,
+    locate_checkpoint,
+    missing_weights,
+)
+from models.checkpoints.pos_embed import resample_positions
+from models.checkpoints.weight_map import (
+    PlaceArray,
+    WeightMap,
+    check_depth,
+    check_tensors,
+    parameter_shapes,
+    read_parameters,
+    read_scalars,
+)
+from models.config import ModelSettings
+from models.io.tensor_reader import TensorFiles, open_tensors
+from models.preprocessing import PREPROCESSOR_FILE, Preprocessing, load_preprocessing
+from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = "vision/position_embedding"
+DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
+
+
+class CheckpointDescription(NamedTuple):
+    """A checkpoint whose files were found and checked, but whose weights were not read.
+
+    `format` is "huggingface", "open_clip" or "big_vision". `canonicalize` is the canonicalization of texts before
+    tokenization. `trained_settings` are those of the files, `settings` those for the requested image size.
+    """
+
+    name: str
+    format: str
+    folder: pathlib.Path
+    settings: ModelSettings
+    trained_settings: ModelSettings
+    preprocessing: Preprocessing
+    canonicalize: str
+    weight_map: WeightMap
+    files: TensorFiles
+
+    def open_tokenizer(self, name: str | None = None) -> Tokenizer:
+        """Open the tokenizer of the checkpoint, or another one by name.
+
+        Raises `ValueError` for a tokenizer whose ids exceed the vocabulary of the text tower.
+        """
+        text = self.settings.text
+        if name is None:
+            try:
+                tokenizer = load_tokenizer(self.folder, length=text.length, canonicalize=self.canonicalize)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{error}. Pass the tokenizer of {self.name} with --tokenizer=FOLDER."
+                ) from error
+        else:
+            tokenizer = open_tokenizer(name, length=text.length, canonicalize=self.canonicalize)
+        check_vocabulary(tokenizer, vocab_size=text.vocab_size, name=self.name)
+        return tokenizer
+
+    def read(self, *, dtype: str = "float32", place: PlaceArray | None = None) -> dict[str, Any]:
+        """Return the parameters in `dtype`; `place(path, array)` puts each array on devices (default: the first)."""
+        place = place or _put_on_default_device
+        old, new = self.trained_settings.vision, self.settings.vision
+
+        def fit(path: str, array: np.ndarray) -> Any:
+            if path == POSITIONS and old.grid != new.grid:
+                array = resample_positions(array, old=old.grid, new=new.grid, class_tokens=old.class_tokens)
+            return place(path, array)
+
+        shapes = parameter_shapes(self.trained_settings)
+        return read_parameters(self.files, self.weight_map, shapes=shapes, dtype=dtype, place=fit)
+
+    @property
+    def has_logit_bias(self) -> bool:
+        """Whether the checkpoint has a bias: SigLIP has one, CLIP does not."""
+        return self.weight_map.scalars.get("logit_bias") in self.files
+
+    def scalars(self) -> dict[str, float]:
+        """Return `logit_scale` (a logarithm) and `logit_bias`, which is 0 for a checkpoint without bias."""
+        scalars = read_scalars(self.files, self.weight_map)
+        if "logit_scale" not in scalars:
+            raise ValueError(
+                f"{self.name} has no tensor {self.weight_map.scalars['logit_scale']}. Is it a CLIP or a SigLIP?"
+            )
+        return {"logit_bias": DEFAULT_LOGIT_BIAS} | scalars
+
+
+def describe_checkpoint(
+    name: str | os.PathLike,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+) -> CheckpointDescription:
+    """Find a checkpoint and read its config files and the names and shapes of its tensors, but no weights.
+
+    `name` is a folder as transformers or open_clip writes it, an `.npz` file of big_vision or a folder with one, or a
+    Hub ID. With `image_size`, position embeddings are resampled for images of that size, which is logged.
+
+    Raises `FileNotFoundError`, `OSError` or `ValueError`, with a one-line message, if there is no checkpoint or its
+    files are invalid.
+    """
+    location = locate_checkpoint(os.fspath(name))
+    try:
+        description = _describe(os.fspath(name), location)
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # fields of unexpected types
+        raise ValueError(
+            f"{name}: the config files are invalid ({one_line(error)}). Download or export the checkpoint again."
+        ) from error
+    check_tensors(description.files, description.weight_map, shapes=parameter_shapes(description.settings))
+    return description if image_size is None else _with_image_size(description, image_size)
+
+
+def _describe(name: str, location: Location) -> CheckpointDescription:
+    folder, file = location
+    archive = file if file is not None and file.suffix == ".npz" else None
+    if archive is None:
+        if is_huggingface(folder, file):
+            return _describe_huggingface(name, folder, file)
+        if (folder / open_clip.CONFIG_FILE).is_file():
+            return _describe_open_clip(name, folder, file)
+        config = folder / huggingface.CONFIG_FILE
+        if config.is_file():
+            raise huggingface.unsupported_model_type(config, read_json(config).get("model_type"))
+        archive = next(iter(sorted(folder.glob("*.npz"))), None)
+    if archive is None:
+        raise FileNotFoundError(
+            f"{folder} is not a checkpoint: it has no {huggingface.CONFIG_FILE}, {open_clip.CONFIG_FILE} or .npz file. "
+            "`launch.py export` writes a checkpoint."
+        )
+    return _describe_npz(name, archive)
+
+
+def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:
+    weights = weights or find_huggingface_weights(folder)
+    if weights is None:
+        raise missing_weights(folder, huggingface.WEIGHTS_FILE)
+    files = open_tensors(weights)
+    model_type, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
+    check_depth(settings, files)
+    if model_type == huggingface.SIGLIP2:
+        preprocessing = _square_preprocessing(folder, settings)
+    else:
+        preprocessing = load_preprocessing(folder)
+        check_image_size(preprocessing, settings, name=str(folder))
+    return CheckpointDescription(
+        name=name,
+        format="huggingface",
+        folder=folder,
+        settings=settings,
+        trained_settings=settings,
+        preprocessing=preprocessing,
+        canonicalize="none",
+        weight_map=huggingface.weight_map_for(settings, model_type),
+        files=files,
+    )
+
+
+def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:
+    weights = weights or open_clip.find_weights(folder)
+    if weights is None:
+        raise missing_weights(folder, open_clip.WEIGHTS_FILES[0])
+    files = open_tensors(weights)
+    path = folder / open_clip.CONFIG_FILE
+    fields = read_json(path)
+    model = fields.get("model_cfg", fields)
+    try:
+        settings, weight_map = open_clip.read_settings(model, files)
+        preprocessing = open_clip.read_preprocessing(fields.get("preprocess_cfg") or {}, settings)
+        canonicalize = open_clip.read_canonicalization(model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return CheckpointDescription(
+        name=name,
+        format="open_clip",
+        folder=folder,
+        settings=settings,
+        trained_settings=settings,
+        preprocessing=preprocessing,
+        canonicalize=canonicalize,
+        weight_map=weight_map,
+        files=files,
+    )
+
+
+def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
+    files = open_tensors(path)
+    settings, weight_map = big_vision.read_settings(files, path)
+    return CheckpointDescription(
+        name=name,
+        format="big_vision",
+        folder=path.parent,
+        settings=settings,
+        trained_settings=settings,
+        preprocessing=Preprocessing(size=settings.vision.image_shape),
+        canonicalize="none",
+        weight_map=weight_map,
+        files=files,
+    )
+
+
+def check_vocabulary(tokenizer: Tokenizer, *, vocab_size: int, name: str) -> None:
+    """Raise `ValueError` if a tokenizer produces ids that the text tower has no embeddings for."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer of {name} produces ids up to {tokenizer.vocab_size - 1:,}, but the text tower embeds only "
+            f"{vocab_size:,}. Use the tokenizer that the checkpoint was trained with."
+        )
+
+
+def check_image_size(preprocessing: Preprocessing, settings: ModelSettings, *, name: str) -> None:
+    """Raise `ValueError` if the preprocessed images do not have the size that the image tower takes."""
+    if preprocessing.shape != settings.vision.image_shape:
+        given, taken = (" × ".join(map(str, shape)) for shape in (preprocessing.shape, settings.vision.image_shape))
+        raise ValueError(f"{name}: preprocessing gives images of {given} pixels, but the image tower takes {taken}")
+
+
+def _square_preprocessing(folder: pathlib.Path, settings: ModelSettings) -> Preprocessing:
+    """Return a resize to a square, with the statistics and filter of the processor in `folder`."""
+    path = folder / PREPROCESSOR_FILE
+    fields: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+    values = {"mean": fields.get("image_mean"), "std": fields.get("image_std"), "resample": fields.get("resample")}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if value}
+    return Preprocessing(size=settings.vision.image_shape, **given)
+
+
+def _with_image_size(description: CheckpointDescription, image_size: int | tuple[int, int]) -> CheckpointDescription:
+    old = description.settings.vision
+    new = dataclasses.replace(old, image_size=image_size)
+    if new.grid != old.grid:
+        grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
+        logger.info(f"{description.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
+    return description._replace(
+        settings=dataclasses.replace(description.settings, vision=new),
+        preprocessing=description.preprocessing.for_shape(new.image_shape),
+    )
+
+
+def _put_on_default_device(path: str, array: np.ndarray) -> jax.Array:
+    return jax.device_put(array)

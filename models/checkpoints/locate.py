@@ -1,0 +1,81 @@
+"""Finding the files of a checkpoint: in a folder, or on the Hugging Face Hub and in its cache."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+from foundation.safe_json import read_json
+from models.checkpoints import huggingface, open_clip
+from models.io import hub
+from models.io.tensor_reader import PICKLES, pickle_error
+from models.text.tokenizer import HUB_FILES
+
+
+class Location(NamedTuple):
+    """The folder of a checkpoint, and the file in it if the user named one."""
+
+    folder: pathlib.Path
+    file: pathlib.Path | None
+
+
+def locate_checkpoint(name: str) -> Location:
+    """Return where a checkpoint is; one on the Hub is downloaded first, unless it is cached.
+
+    Raises `FileNotFoundError` for a path that does not exist, `OSError` if the Hub cannot be reached, and `ValueError`
+    for pickles.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return Location(path, None)
+    if path.suffix in PICKLES:
+        raise pickle_error(path)
+    if path.is_file():
+        return Location(path.parent, path)
+    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in (".npz", ".safetensors"):
+        raise FileNotFoundError(f"{name} is not a checkpoint: there is no such file or folder")
+    return Location(_fetch(name), None)
+
+
+def _fetch(name: str) -> pathlib.Path:
+    folder = hub.fetch(name, ("*.json", *HUB_FILES), what="checkpoint")
+    if find_model_type(folder) is not None:
+        hub.fetch(name, ("model*.safetensors",), what="checkpoint")
+    if find_huggingface_weights(folder) is None:
+        hub.fetch(name, open_clip.WEIGHTS_FILES, what="checkpoint")
+    if find_huggingface_weights(folder) is None and open_clip.find_weights(folder) is None:
+        raise ValueError(
+            f"checkpoint {name!r} has no weights in a supported .safetensors file. Pickles are neither downloaded nor "
+            "opened."
+        )
+    return folder
+
+
+def find_model_type(folder: pathlib.Path) -> str | None:
+    """Return the model type in the `config.json` of a folder, or None if there is no supported one."""
+    path = folder / huggingface.CONFIG_FILE
+    found = read_json(path).get("model_type") if path.is_file() else None
+    return next((known for known in huggingface.MODEL_TYPES if known == found), None)
+
+
+def find_huggingface_weights(folder: pathlib.Path) -> pathlib.Path | None:
+    """Return the weights file that transformers would open, or the index of several, or None."""
+    names = (huggingface.WEIGHTS_FILE, huggingface.INDEX_FILE)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def is_huggingface(folder: pathlib.Path, weights: pathlib.Path | None) -> bool:
+    """Return whether to open a folder as transformers would; some folders hold files of open_clip, too."""
+    if find_model_type(folder) is None:
+        return False
+    if weights is not None:
+        return not weights.name.startswith("open_clip")
+    return find_huggingface_weights(folder) is not None or open_clip.find_weights(folder) is None
+
+
+def missing_weights(folder: pathlib.Path, name: str) -> Exception:
+    """Return the error for a folder without the weights file `name`, which mentions a pickle if there is one."""
+    pickle = next((path for path in sorted(folder.iterdir()) if path.suffix in PICKLES), None)
+    if pickle is not None:
+        return pickle_error(pickle)
+    return FileNotFoundError(f"{folder} is not a checkpoint: it has no {name}. `launch.py export` writes a checkpoint.")
