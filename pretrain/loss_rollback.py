@@ -20,7 +20,7 @@ REACTIONS = ("stop", "rollback")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecoverySettings:
-    """What a run does about a bad loss: one that is not finite, or above `max_loss`.
+    """Settings of the reaction to a bad loss: one that is not finite, or above `max_loss`.
 
     `on_bad_loss` is "stop", or "rollback": restore the newest checkpoint and skip the batches after it, at most
     `max_rollbacks` times per run. The skipped batches are recorded in `skipped.jsonl` and stay skipped when the run is

@@ -38,7 +38,7 @@ must not use devices or communicate with other hosts.
 
 
 class _Progress(enum.IntEnum):
-    """How far the evaluation of a step is."""
+    """The progress of a step's evaluation."""
 
     NOT_STARTED = 0
     EXPORTED = 1

@@ -179,7 +179,7 @@ def _abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a step computes with, apart from its state and batch.
+    """Everything that a step computes with, apart from its state and batch.
 
     `frozen` is a tree like the parameters, True for those that are not trained; `shardings` has one sharding per
     parameter.

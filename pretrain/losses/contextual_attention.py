@@ -1,4 +1,4 @@
-"""The attention of the context objective: every image embedding as a mixture of the others (LIxP, arXiv 2411.15099).
+"""The attention of the context objective: each image embedding becomes a mixture of other ones (arXiv 2411.15099).
 
 `reference.contextualize` defines it. Here it is computed block by block with an online softmax; the backward pass
 computes the blocks again.

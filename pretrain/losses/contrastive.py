@@ -45,7 +45,7 @@ class Scales(NamedTuple):
 
 
 class PairwiseLoss(NamedTuple):
-    """What distinguishes one base loss from another.
+    """A contrastive loss, defined on the pairs of a block.
 
     block: `block(logits, matched, row_statistics, column_statistics)` returns, for the pairs of a block
         `[rows, columns]`, their contribution to the loss of their image and its derivative by the logits.

@@ -22,7 +22,7 @@ _PADDING = -1  # index of the rows that fill the last block
 
 @dataclasses.dataclass(frozen=True)
 class BlockLayout:
-    """How a global batch is sharded over a mesh and split into blocks.
+    """The sharding of a global batch over a mesh, and its division into blocks.
 
     mesh: the devices that share the batch; None if it is on one device.
     dtype: dtype of the operands of matrix products, which accumulate in float32.

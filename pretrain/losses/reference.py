@@ -41,7 +41,7 @@ def attention(queries, keys, temperature, *, allowed=None):
 
 
 def contextualize(u, temperature, *, allowed=None, normalized_values=False, stop_gradient=()):
-    """Return the images as mixtures of the others: queries and keys are x, values are u (LIxP, arXiv 2411.15099).
+    """Return each image as a mixture of other images: queries and keys are x, values are u (LIxP, arXiv 2411.15099).
 
     `normalized_values` mixes x instead of u. `stop_gradient` names roles, "keys" or "values", without gradient.
     """
