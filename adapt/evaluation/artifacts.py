@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from adapt.adapters.ops import normalize_numpy
 from adapt.embedding.cache import save_array
 from adapt.evaluation.results import PREDICTIONS
 from data.fewshot.labelled import LabelledImages
@@ -42,16 +43,12 @@ def write_distances(out: pathlib.Path, key: str, *, supports: Sequence[np.ndarra
     name = f"distances-{key}.npy"
     path = out / PREDICTIONS / name
     if not path.is_file():
-        unit_queries = _normalize(queries)
+        unit_queries = normalize_numpy(queries)
         distances = np.empty((len(supports), len(queries)), np.float32)
         for row, support in enumerate(supports):
-            unit_support = _normalize(support).T
+            unit_support = normalize_numpy(support).T
             for start in range(0, len(queries), _BLOCK):
                 cosines = unit_queries[start : start + _BLOCK] @ unit_support
                 distances[row, start : start + _BLOCK] = 1 - cosines.max(axis=1)
         save_array(path, distances)
     return name
-
-
-def _normalize(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

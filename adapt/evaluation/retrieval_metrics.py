@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adapt.adapters.ops import normalize_numpy
+
 _BLOCK = 1024  # rows
 
 
@@ -30,9 +32,7 @@ def retrieval_recall(
     `image_of_text` `[texts]` is the number of the image that each text describes, by default the text's own number.
     A text must find its image; an image must find any of its texts.
     """
-    x, t = (
-        e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12) for e in (image_embeddings, text_embeddings)
-    )
+    x, t = normalize_numpy(image_embeddings), normalize_numpy(text_embeddings)
     matches = np.arange(len(t)) if image_of_text is None else np.asarray(image_of_text)
     text_ranks, nearest = [], []
     best = np.full(len(x), -np.inf)  # per image, the cosine of its nearest matching text

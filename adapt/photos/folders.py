@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adapt.adapters.ops import normalize_numpy
 from adapt.embedding.cache import Progress
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
@@ -60,8 +61,7 @@ def embed_folder(encoder: Encoder, root: str, *, name: str, out: pathlib.Path, p
     reasons = [(line["id"], f"{line['reason']}: {line['detail']}") for line in bad]
     reasons += [(path, _unsupported(path)) for path in _other_files(root, out)]
     left_out = [LeftOut(readable(os.path.join(root, path)), reason) for path, reason in reasons]
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return EmbeddedFolder(root, paths, features / np.maximum(lengths, 1e-12), left_out)
+    return EmbeddedFolder(root, paths, normalize_numpy(features), left_out)
 
 
 def in_class_folders(support: EmbeddedFolder) -> EmbeddedFolder:
