@@ -14,7 +14,7 @@ from foundation.atomic import write_text
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Return the objects in a JSON-lines file, without a cut last line; an absent file gives an empty list.
 
-    Raises `ValueError` for a damaged line that is not the last: that is no interrupted write.
+    Raises `ValueError` for a damaged line that is not the last: that is not an interrupted write.
     """
     path = pathlib.Path(path)
     try:

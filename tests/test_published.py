@@ -1,4 +1,4 @@
-"""The checkpoints of the repository are what their page says, and what README.md and docs/PHOTOS.md do with them."""
+"""The published checkpoints match their page, and the commands that README.md and docs/PHOTOS.md run on them work."""
 
 import csv
 import pathlib
@@ -20,18 +20,18 @@ PUBLISHED = ("drawings", "drawings_plain")
 
 
 def blocks(page, language):
-    """Returns the blocks of code of a page."""
+    """Return the code blocks of a page."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_they_are_small_of_half_precision_and_say_whose_work_they_learned_from():
+def test_checkpoints_are_small_float16_and_credit_their_training_data():
     files = [file for file in (ROOT / "checkpoints").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 20e6
     page = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
     for name in PUBLISHED:
         folder = ROOT / "checkpoints" / name
-        found = describe_checkpoint(str(folder))
-        assert found.files.float_dtype == "float16" and found.settings.vision.width == 96
+        description = describe_checkpoint(str(folder))
+        assert description.files.float_dtype == "float16" and description.settings.vision.width == 96
         assert f"`{name}`" in page and f"({name}/README.md)" in page
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert "license: cc-by-4.0" in card and "flickr8k" not in card.partition("## Measured")[0]
@@ -40,8 +40,8 @@ def test_they_are_small_of_half_precision_and_say_whose_work_they_learned_from()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_drawings_are_found_by_their_names(name, tmp_path):
-    """Pictures of an artist that no part of training has seen."""
+def test_text_to_image_recall_is_above_chance(name, tmp_path):
+    """The emoji set of this artist is not part of the training data."""
     source = open_source("emoji:fluent3d", tmp_path)
     records = [source[number] for number in range(0, len(source), 8)]
     encoder = Encoder(ROOT / "checkpoints" / name)
@@ -49,10 +49,10 @@ def test_drawings_are_found_by_their_names(name, tmp_path):
     texts = encoder.embed_texts([record.texts[0] for record in records])
     images, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts))
     better = np.sum(images @ texts.T > np.sum(images * texts, axis=1, keepdims=True), axis=1)
-    assert np.mean(better < 10) > 0.25  # of 201; chance is 5 %
+    assert np.mean(better < 10) > 0.25  # among 201; chance is 5%
 
 
-def test_the_pages_sort_emoji_with_it_command_by_command(tmp_path, monkeypatch):
+def test_emoji_examples_of_the_documentation_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     shell = blocks("docs/PHOTOS.md", "bash")
@@ -61,12 +61,12 @@ def test_the_pages_sort_emoji_with_it_command_by_command(tmp_path, monkeypatch):
     assert command[:2] == ["python", "launch.py"] and launch.main(command[2:]) == 0
     with open("runs/emoji/sorted/predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert np.mean([row["path"].startswith(row["class"]) for row in rows]) > 0.5  # of five classes
+    assert np.mean([row["path"].startswith(row["class"]) for row in rows]) > 0.5  # five classes
     exec(blocks("docs/PHOTOS.md", "python")[-1], {})
 
-    adapting = next(code for code in blocks("README.md", "python") if "adapt.select" in code)
+    example = next(code for code in blocks("README.md", "python") if "adapt.select" in code)
     names = {}
-    exec(adapting, names)
+    exec(example, names)
     found = [names["names"][k] for k in np.asarray(names["logits"]).argmax(axis=1)]
     truth = [query.name.rpartition("-")[0] for query in names["queries"]]
     assert np.mean(np.array(found) == truth) > 0.5

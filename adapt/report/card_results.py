@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapt.report.results_index import ResultsIndex, Run
-from models.checkpoints.model_card import Result
+from models.checkpoints.model_card import MeasuredResult
 
 
-def card_results(rows: Sequence[Mapping[str, Any]]) -> list[Result]:
+def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
     """Return the lines of a model card: recall at 10, zero-shot, and every method at the most shots."""
     results = [
-        Result(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['classes']:,}")
+        MeasuredResult(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['classes']:,}")
         for row in rows
         if row["task"] == "retrieval" and row["k"] == 10
     ]
@@ -27,7 +27,9 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[Result]:
             drawn = index.rows("", key, method=method, shots=shots)
             spread = "" if math.isnan(interval.half_width) else f" ± {interval.half_width:.1%}"
             protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}"
-            results.append(Result(key.dataset, f"accuracy of {method}", f"{interval.mean:.1%}{spread}", protocol))
+            results.append(
+                MeasuredResult(key.dataset, f"accuracy of {method}", f"{interval.mean:.1%}{spread}", protocol)
+            )
     return results
 
 

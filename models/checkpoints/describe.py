@@ -93,7 +93,7 @@ class CheckpointDescription(NamedTuple):
 
     @property
     def has_logit_bias(self) -> bool:
-        """Whether the checkpoint has a bias: SigLIP has one, CLIP does not."""
+        """True if the checkpoint has a bias: SigLIP has one, CLIP does not."""
         return self.weight_map.scalars.get("logit_bias") in self.files
 
     def scalars(self) -> dict[str, float]:

@@ -1,22 +1,23 @@
-"""The README.md of an exported checkpoint: what it is, what it was trained on and how, what was measured."""
+"""The model card of an exported checkpoint, its README.md: architecture, training and measured results."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from foundation.atomic import write_text
 from models.config import ModelSettings
 
 CARD_FILE = "README.md"
 _BEGIN, _END = "<!-- measured results -->", "<!-- end of measured results -->"
-_NONE = "Nothing has been measured yet; `launch.py evaluate` measures, and writes its results here."
+_NO_LICENSE = "No license was given at export. The training data may restrict the use of the weights."
+_NO_RESULTS = "Nothing has been measured yet. `launch.py evaluate` writes its results here."
 
 
-class Result(NamedTuple):
-    """A measured number: `value` as it is to be shown, of `metric` on `dataset`, with the protocol in words."""
+class MeasuredResult(NamedTuple):
+    """A measured result: the formatted `value` of `metric` on `dataset`, and the protocol in words."""
 
     dataset: str
     metric: str
@@ -33,10 +34,10 @@ def model_card(
     base_model: str | None,
     training: Mapping[str, str],
 ) -> str:
-    """Returns the text of a model card with the fields that the Hugging Face hub reads.
+    """Return the text of a model card with the metadata that the Hugging Face Hub reads.
 
-    `training` are lines of a table, name → value. `license` is an identifier such as "apache-2.0"; None says that none
-    was given.
+    `training` maps the names of lines in the training table to their values. `license` is an identifier such as
+    "apache-2.0", or None if no license was given.
     """
     from huggingface_hub import ModelCardData
 
@@ -51,10 +52,10 @@ def model_card(
     padding = ', padding="max_length"' if text.pooling == "last" else ", padding=True"
     height, width = vision.image_shape
     towers = {
-        "image tower": f"{height} × {width} px in patches of {vision.patch_size}, width {vision.width}, "
+        "image tower": f"{height} × {width} pixels, patch size {vision.patch_size}, width {vision.width}, "
         f"{vision.depth} layers, {vision.heads} heads",
-        "text tower": f"{text.length} tokens of {text.vocab_size:,}, width {text.width}, {text.depth} layers, "
-        f"{text.heads} heads",
+        "text tower": f"{text.length} tokens, vocabulary of {text.vocab_size:,}, width {text.width}, "
+        f"{text.depth} layers, {text.heads} heads",
         "embedding": f"{settings.dim} dimensions",
     }
     return f"""---
@@ -63,8 +64,8 @@ def model_card(
 
 # {_cell(name)}
 
-Two towers that embed images and texts in one space, for zero-shot classification, retrieval, and adaptation from a few
-examples.
+An image tower and a text tower that embed into one space, for zero-shot classification, retrieval and few-shot
+adaptation.
 
 ```python
 from transformers import AutoImageProcessor, AutoTokenizer, {architecture}
@@ -87,19 +88,22 @@ logits = model(**pixels, **tokens).logits_per_image
 
 {_results(())}
 
-## Licence
+## License
 
-{_cell(license) if license else "None was stated by who exported it. The data it was trained on may restrict its use."}
+{_cell(license) if license else _NO_LICENSE}
 """
 
 
-def write_results(folder: str | os.PathLike, results: Sequence[Result]) -> bool:
-    """Puts measured results into the model card in `folder`; returns False where there is no card made here."""
+def write_results(folder: str | os.PathLike, results: Sequence[MeasuredResult]) -> bool:
+    """Write measured results into the model card in `folder`; return False if there is no card by `model_card`."""
     return keep_results(folder, _results(results))
 
 
 def keep_results(folder: str | os.PathLike, block: str) -> bool:
-    """Puts a block of measured results into a card; returns False where there is no card made here."""
+    """Write a block of measured results, as `read_card` returns it, into the card in `folder`.
+
+    Returns False if there is no card by `model_card`.
+    """
     path = pathlib.Path(folder) / CARD_FILE
     if not path.is_file():
         return False
@@ -107,20 +111,24 @@ def keep_results(folder: str | os.PathLike, block: str) -> bool:
     _, end, after = rest.partition(_END)
     if not begin or not end:
         return False
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        partial = pathlib.Path(temporary) / path.name
-        partial.write_text(before + block + after, encoding="utf-8")
-        os.replace(partial, path)
+    write_text(path, before + block + after)
     return True
 
 
 def shortened(source: str) -> str:
-    """Returns the last parts of a path: who reads a card need not know the folders of who trained."""
+    """Return the last two parts of a path, so that a card does not reveal local folders."""
     return "/".join(source.rsplit("/", 2)[-2:])
 
 
-def read_card(folder: str | os.PathLike) -> tuple[str | None, str | None]:
-    """Returns the licence and the block of measured results of a card made here, None where there is none."""
+class CardContent(NamedTuple):
+    """The parts of an existing card that a new export keeps: license and block of results, or None."""
+
+    license: str | None
+    results: str | None
+
+
+def read_card(folder: str | os.PathLike) -> CardContent:
+    """Return the license and the block of measured results of the card in `folder`, if `model_card` wrote it."""
     from huggingface_hub import ModelCard
 
     path = pathlib.Path(folder) / CARD_FILE
@@ -128,16 +136,16 @@ def read_card(folder: str | os.PathLike) -> tuple[str | None, str | None]:
     _, begin, rest = text.partition(_BEGIN)
     block, end, _ = rest.partition(_END)
     if not begin or not end:
-        return None, None
+        return CardContent(None, None)
     license = ModelCard(text, ignore_metadata_errors=True).data.license
-    return None if license == "unknown" else license, begin + block + end
+    return CardContent(None if license == "unknown" else license, begin + block + end)
 
 
-def _results(results: Sequence[Result]) -> str:
+def _results(results: Sequence[MeasuredResult]) -> str:
     lines = ["| dataset | metric | value | protocol |", "|---|---|---|---|"]
     shown = [result._replace(dataset=shortened(result.dataset)) for result in results]
     lines += ["| " + " | ".join(map(_cell, result)) + " |" for result in shown]
-    return f"{_BEGIN}\n{chr(10).join(lines) if results else _NONE}\n{_END}"
+    return f"{_BEGIN}\n{chr(10).join(lines) if results else _NO_RESULTS}\n{_END}"
 
 
 def _table(values: Mapping[str, str]) -> str:
@@ -145,7 +153,7 @@ def _table(values: Mapping[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Returns text that Markdown and HTML show as it is, on one line."""
+    """Return text escaped for a cell of a Markdown table, on one line."""
     for special, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|")):
         text = text.replace(special, shown)
     return " ".join(text.split())

@@ -32,7 +32,7 @@ _TIMM_TANH_NAME = re.compile(
     r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|(so400m|giantopt)_patch16_siglip_\d+)(\..*)?"
 )
 _TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
-# Keys of the tower sections that are read, and keys of which only these values, open_clip's defaults, are supported.
+# Keys of the tower sections that are read, and other keys with the only supported values, the defaults of open_clip.
 _VISION_KEYS = ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "norm_kwargs")
 _VISION_KEYS += ("act_kwargs", "timm_model_name", "timm_model_pretrained", "patch_dropout", "timm_drop")
 _TEXT_KEYS = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "pool_type")

@@ -32,3 +32,10 @@ def test_unknown_variant_lists_the_known_sizes(name):
     message = rf"unknown variant '{name}' of siglip\..* Write SIZE/PATCH, .* SIZE one of mu, Ti, S, M, B, L, So400m"
     with pytest.raises(ValueError, match=message):
         tower_fields("siglip", name)
+
+
+def test_misspelt_names_get_a_suggestion():
+    with pytest.raises(ValueError, match=r"unknown variant 'b/16' of siglip\. Did you mean 'B/16'\?"):
+        tower_fields("siglip", "b/16")
+    with pytest.raises(ValueError, match=r"unknown family 'sigclip'\. Did you mean 'siglip'\? Known: siglip, clip\."):
+        tower_fields("sigclip")

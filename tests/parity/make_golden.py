@@ -1,4 +1,4 @@
-"""Writes tests/models/golden and golden_clip: small random models of odd sizes, saved by transformers, and embeddings.
+"""Write tests/models/golden and golden_clip: small random models saved by transformers, and their outputs.
 
 python -m tests.parity.make_golden
 """

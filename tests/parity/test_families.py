@@ -1,4 +1,4 @@
-"""Checkpoints of every family that transformers saves, opened here, against transformers computing in PyTorch."""
+"""Checkpoints of every family saved by transformers give the same outputs here as with transformers in PyTorch."""
 
 import io
 import json
@@ -40,7 +40,7 @@ VISION = {
     "three layers": dict(hidden_size=72, intermediate_size=50, num_hidden_layers=3, num_attention_heads=3),
 }
 IMAGES = {"one layer": dict(image_size=27, patch_size=5), "three layers": dict(image_size=56, patch_size=14)}
-IMAGES_378 = dict(image_size=384, patch_size=14)  # 27 × 27 patches, and 6 pixels left over
+IMAGES_378 = dict(image_size=384, patch_size=14)  # 27 × 27 patches and a remainder of 6 pixels
 TEXT = {
     "one layer": dict(hidden_size=90, intermediate_size=130, num_hidden_layers=3, num_attention_heads=2),
     "three layers": dict(hidden_size=36, intermediate_size=28, num_hidden_layers=1, num_attention_heads=3),
@@ -50,7 +50,7 @@ KINDS = ("siglip", "siglip with Gemma's tokens", "siglip2", "clip", "clip of lai
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Real pictures: emoji, and photos where they lie beside the project."""
+    """Real images: emoji, and photos if they are next to the repository."""
     source = open_source("emoji:noto", tmp_path_factory.mktemp("data"))
     images = [Image.open(io.BytesIO(source[index].image)).convert("RGB") for index in range(0, len(source), 400)]
     if SHARED.exists():
@@ -61,7 +61,7 @@ def pictures(tmp_path_factory):
 
 
 def build(kind, size, *, images=None):
-    """Returns a random model of transformers, its tokenizer and its image processor."""
+    """Return a random model of transformers, its tokenizer and its image processor."""
     family = "siglip2" if "Gemma" in kind or kind == "siglip2" else kind.split()[0]
     tokenizer = FAMILIES[family]()
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
@@ -71,7 +71,7 @@ def build(kind, size, *, images=None):
     vision, text = {**VISION[size], **images}, {**TEXT[size], **vocabulary, **special}
     torch.manual_seed(1)
     side = images["image_size"]
-    side -= side % images["patch_size"] if kind == "siglip2" else 0  # it is told of patches alone
+    side -= side % images["patch_size"] if kind == "siglip2" else 0  # its config has the number of patches only
     squeeze = SiglipImageProcessorPil(size={"height": side, "width": side})
     if kind.startswith("clip"):
         act = {"hidden_act": "gelu"} if "laion" in kind else {}
@@ -103,7 +103,7 @@ def save(folder, model, tokenizer, processor, **options):
 
 
 def tokens_of(kind, tokenizer):
-    """Returns token ids as the documentation of the model class makes them."""
+    """Return token ids, with the options in the documentation of the model class."""
     return tokenizer(CAPTIONS, padding="max_length", truncation=True, max_length=13, return_tensors="pt")["input_ids"]
 
 
@@ -112,7 +112,7 @@ def pixels_of(processor, pictures):
 
 
 def outputs(model, tokens, pixels):
-    """Returns image embeddings, text embeddings and logits by transformers."""
+    """Return image embeddings, text embeddings and logits of transformers."""
     inputs = {"pixel_values": pixels}
     if isinstance(model, Siglip2Model):
         patch = model.config.vision_config.patch_size
@@ -137,7 +137,7 @@ def test_tokens_embeddings_and_logits_equal_those_of_transformers(tmp_path, pict
     compare(tmp_path, kind, pictures)
 
 
-def test_the_patches_of_378_pixels_leave_a_remainder_as_with_transformers(tmp_path, pictures):
+def test_remainder_of_patches_is_dropped_as_in_transformers(tmp_path, pictures):
     model, tokenizer, processor = build("siglip", "one layer", images=IMAGES_378)
     save(tmp_path, model, tokenizer, processor)
     compare(tmp_path, "siglip", pictures[:3])
@@ -155,11 +155,11 @@ def compare(folder, kind, pictures):
     scalars = open_checkpoint(folder).scalars
     found = math.exp(scalars["logit_scale"]) * normalize(ours[0]) @ normalize(ours[1]).T + scalars["logit_bias"]
     close(found, logits, 1e-5)
-    assert np.ptp(logits, axis=0).min() > 1e-3 and np.ptp(logits, axis=1).max() > 1e-3  # pictures and texts matter
+    assert np.ptp(logits, axis=0).min() > 1e-3 and np.ptp(logits, axis=1).max() > 1e-3  # both inputs matter
 
 
 def reopened(kind, folder):
-    """Opens a folder anew, by transformers alone."""
+    """Open a folder with transformers alone."""
     from transformers import AutoTokenizer
 
     family = CLIPModel if kind.startswith("clip") else Siglip2Model if kind == "siglip2" else SiglipModel
@@ -170,7 +170,7 @@ def reopened(kind, folder):
 
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_what_transformers_saved_and_we_save_again_has_the_same_bytes(tmp_path, kind, dtype):
+def test_checkpoint_of_transformers_round_trips_byte_for_byte(tmp_path, kind, dtype):
     model, tokenizer, processor = build(kind, "three layers")
     model = model.to(getattr(torch, dtype))
     save(tmp_path / "theirs", model, tokenizer, processor, max_shard_size="40KB")
@@ -188,7 +188,7 @@ def test_what_transformers_saved_and_we_save_again_has_the_same_bytes(tmp_path, 
 
 
 def contents(path):
-    """Returns name → (dtype, shape, bytes) of a safetensors file, whatever the dtype."""
+    """Return name → (dtype, shape, bytes) of a safetensors file; works for every dtype."""
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
@@ -198,7 +198,7 @@ def contents(path):
 
 
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
-def test_a_grid_of_positions_that_is_no_square_equals_transformers(tmp_path, kind):
+def test_oblong_grid_equals_transformers(tmp_path, kind):
     model, tokenizer, processor = build(kind, "three layers")
     save(tmp_path, model, tokenizer, processor)
     pixels = torch.randn(3, 3, 42, 70)  # 3 × 5 patches
@@ -209,13 +209,13 @@ def test_a_grid_of_positions_that_is_no_square_equals_transformers(tmp_path, kin
     found = describe_checkpoint(tmp_path, image_size=(42, 70))
     parameters = found.read()
     assert parameters["vision"]["position_embedding"].shape == positions.shape
-    set_path(parameters, "vision/position_embedding", positions.numpy())  # resampled by transformers' own rule
+    set_path(parameters, "vision/position_embedding", positions.numpy())  # as transformers resamples them
     settings: ModelSettings = found.settings
     ours = create_model(settings).embed_images(parameters, pixels.numpy().transpose(0, 2, 3, 1))
     close(ours, theirs, 1e-5)
 
 
-def test_a_siglip2_is_opened_as_the_siglip_that_it_is_on_a_square(tmp_path, pictures):
+def test_siglip2_opens_as_siglip_on_a_square_grid(tmp_path, pictures):
     model, tokenizer, processor = build("siglip2", "one layer")
     save(tmp_path / "naflex", model, tokenizer, processor)
     save_checkpoint(tmp_path / "fixed", open_checkpoint(tmp_path / "naflex"))
@@ -226,7 +226,7 @@ def test_a_siglip2_is_opened_as_the_siglip_that_it_is_on_a_square(tmp_path, pict
         close(a, b, 1e-5)
 
 
-def test_position_ids_that_old_checkpoints_carry_are_passed_over(tmp_path):
+def test_position_ids_of_old_checkpoints_are_ignored(tmp_path):
     from safetensors.numpy import save_file
 
     save(tmp_path, *build("clip", "one layer"))

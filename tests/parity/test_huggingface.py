@@ -1,4 +1,4 @@
-"""What is exported and what is minimised, against transformers and PyTorch computing in this same process."""
+"""Exports and losses equal those of transformers and PyTorch, computed in the same process."""
 
 import itertools
 import math
@@ -62,14 +62,14 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(records):
-    """Real pictures, two of them cut to be no squares."""
+    """Real images; two are cropped to an oblong."""
     whole = [decode(record.image, record.key) for record in records]
     return [*whole, whole[3].crop((0, 9, 64, 41)), whole[4].crop((20, 0, 31, 64))]
 
 
 @pytest.fixture(scope="module")
 def captions(records):
-    """Real captions, among them an empty one, one of 200 words, and other languages."""
+    """Real captions, an empty one, one of 200 words, and some in other languages."""
     texts = [text for record in records for text in record.texts]
     long = itertools.islice(itertools.cycle(" ".join(texts).split()), 200)
     return [*texts, "", "  spaced\tout,  \n", " ".join(long), *MULTILINGUAL]
@@ -77,7 +77,7 @@ def captions(records):
 
 @pytest.fixture(scope="module", params=SIZES)
 def exported(request, records, tmp_path_factory):
-    """An exported directory of odd sizes, and what it holds; no bias is zero and no norm's scale is one."""
+    """An exported directory of unusual sizes and its checkpoint; no bias is 0 and no scale of a norm is 1."""
     vision, text = SIZES[request.param]
     texts = [text for record in records for text in record.texts]
     tokenizer = train_tokenizer(texts, vocab_size=400, length=text["length"])
@@ -94,25 +94,25 @@ def exported(request, records, tmp_path_factory):
 
 
 def close(ours, theirs, tolerance):
-    """Asserts that arrays are equal to `tolerance`, relative to the largest entry where that is above 1."""
+    """Assert that arrays are equal up to `tolerance`, relative to the largest entry if that is above 1."""
     theirs = theirs.detach().numpy() if isinstance(theirs, torch.Tensor) else theirs
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1, np.abs(theirs).max()))
 
 
 def relative(ours, theirs):
-    """Returns the norm of the difference over the norm of theirs."""
+    """Return the norm of the difference divided by the norm of theirs."""
     theirs = theirs.numpy()
     return np.linalg.norm(np.asarray(ours, np.float64) - theirs) / np.linalg.norm(theirs)
 
 
 def pairs(count, dim):
-    """Returns raw image and text embeddings of one another's likeness, and of different lengths."""
+    """Return raw embeddings of similar image-text pairs, with different norms."""
     rng = np.random.default_rng(count)
     u, noise = rng.normal(size=(2, count, dim))
     return u * rng.uniform(0.2, 5, (count, 1)), (u + noise) * rng.uniform(0.2, 5, (count, 1))
 
 
-def test_an_export_opens_with_nothing_missing_and_nothing_left_over(exported):
+def test_export_opens_without_missing_or_unexpected_tensors(exported):
     _, info = SiglipModel.from_pretrained(exported[0], output_loading_info=True)
     assert set(info) >= {"missing_keys", "unexpected_keys", "mismatched_keys"}
     assert not any(info.values()), info
@@ -120,7 +120,7 @@ def test_an_export_opens_with_nothing_missing_and_nothing_left_over(exported):
     assert not any(np.isin(tensor, (0, 1)).any() for tensor in tensors.values())
 
 
-def test_the_processor_takes_pictures_and_texts_as_siglip_documents_it(exported, pictures):
+def test_processor_accepts_images_and_texts_as_documented(exported, pictures):
     processor, model = AutoProcessor.from_pretrained(exported[0]), SiglipModel.from_pretrained(exported[0])
     texts = ["Red apple!", "cat"]
     inputs = processor(text=texts, images=pictures[-3:], padding="max_length", return_tensors="pt")
@@ -129,7 +129,7 @@ def test_the_processor_takes_pictures_and_texts_as_siglip_documents_it(exported,
     assert model(**inputs).logits_per_image.shape == (3, 2)
 
 
-def test_the_processor_does_what_its_tokenizer_and_image_processor_do(exported, pictures, captions):
+def test_processor_equals_its_tokenizer_and_image_processor(exported, pictures, captions):
     inputs = process(exported[0], captions, pictures)
     tokens = AutoTokenizer.from_pretrained(exported[0])(captions, padding="max_length", truncation=True)
     pixels = AutoImageProcessor.from_pretrained(exported[0])(pictures, return_tensors="np")
@@ -138,7 +138,7 @@ def test_the_processor_does_what_its_tokenizer_and_image_processor_do(exported, 
     np.testing.assert_array_equal(inputs["pixel_values"], pixels["pixel_values"])
 
 
-def test_embeddings_and_logits_of_pictures_and_captions_equal_those_of_transformers(exported, pictures, captions):
+def test_embeddings_and_logits_equal_those_of_transformers(exported, pictures, captions):
     with torch.no_grad():
         theirs = SiglipModel.from_pretrained(exported[0])(**process(exported[0], captions, pictures))
     encoder, scalars = Encoder(exported[0]), exported[1].scalars
@@ -148,15 +148,15 @@ def test_embeddings_and_logits_of_pictures_and_captions_equal_those_of_transform
     close(texts, theirs.text_model_output.pooler_output, 1e-4)
     logits = math.exp(scalars["logit_scale"]) * normalize(images) @ normalize(texts).T + scalars["logit_bias"]
     close(logits, theirs.logits_per_image, 1e-4)
-    assert np.ptp(logits, axis=0).min() > 0.1 and np.ptp(logits, axis=1).min() > 0.1  # pictures and texts matter
+    assert np.ptp(logits, axis=0).min() > 0.1 and np.ptp(logits, axis=1).min() > 0.1  # both inputs matter
 
 
 def loss_of(base):
-    """Returns the loss of raw embeddings, logit_scale and logit_bias."""
+    """Return the loss as a function of raw embeddings, logit_scale and logit_bias."""
     return lambda u, v, scale, bias: base_loss(base, (u,), v, Scales(scale[None], bias[None])).value
 
 
-def test_the_sigmoid_loss_and_its_gradients_equal_the_loss_of_siglip_model(exported, pictures, captions):
+def test_sigmoid_loss_and_gradients_equal_those_of_siglip_model(exported, pictures, captions):
     model = SiglipModel.from_pretrained(exported[0])
     outputs = model(**process(exported[0], captions[: len(pictures)], pictures), return_loss=True)
     raw = (outputs.vision_model_output.pooler_output, outputs.text_model_output.pooler_output)
@@ -169,7 +169,7 @@ def test_the_sigmoid_loss_and_its_gradients_equal_the_loss_of_siglip_model(expor
         close(np.reshape(a, b.shape), b, 1e-5)
 
 
-def test_the_gradient_of_every_parameter_equals_that_of_siglip_model():
+def test_gradient_of_every_parameter_equals_that_of_siglip_model():
     golden = np.load(GOLDEN / "outputs.npz")
     pixels, tokens = golden["pixels"][:4], golden["tokens"]
     theirs = SiglipModel.from_pretrained(GOLDEN)
@@ -194,7 +194,7 @@ def test_the_gradient_of_every_parameter_equals_that_of_siglip_model():
 
 
 @pytest.mark.parametrize(("count", "dim", "logit_scale"), [(2, 3, 0.0), (33, 40, 2.5), (64, 96, 4.6)])
-def test_the_softmax_loss_and_its_gradients_equal_the_loss_of_clip(count, dim, logit_scale):
+def test_softmax_loss_and_gradients_equal_those_of_clip(count, dim, logit_scale):
     u, v = (rows.astype(np.float32) for rows in pairs(count, dim))
     inputs = [torch.tensor(array, requires_grad=True) for array in (u, v, np.float32(logit_scale))]
     x, t = (torch.nn.functional.normalize(rows) for rows in inputs[:2])
@@ -206,12 +206,12 @@ def test_the_softmax_loss_and_its_gradients_equal_the_loss_of_clip(count, dim, l
     *_, d_scale = ours
     for a, b in zip(ours[:2], theirs[:2], strict=True):
         close(a, b, 1e-5)
-    close(d_scale, theirs[2], 1e-6 * math.exp(logit_scale))  # a difference of logits, which are as large as the scale
+    close(d_scale, theirs[2], 1e-6 * math.exp(logit_scale))  # a difference of logits, whose size is that of the scale
 
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
 @pytest.mark.parametrize(("count", "dim"), [(2, 3), (33, 40), (64, 96)])
-def test_the_context_objective_and_its_gradients_equal_its_equations_in_float64(base, count, dim):
+def test_context_objective_and_gradients_equal_the_equations_in_float64(base, count, dim):
     objective = Objective(base=base, alpha=0.6)
     u, v = (rows.astype(np.float32) for rows in pairs(count, dim))
     scalars = {name: jnp.float32(value) for name, value in SCALARS.items()}
@@ -234,13 +234,13 @@ def test_the_context_objective_and_its_gradients_equal_its_equations_in_float64(
         elif count == 2 and name == "context_temperature":
             assert (
                 abs(gradients[name]) < 1e-6 and abs(gradient) < 1e-12
-            )  # one other item has all the attention at any temperature
+            )  # a single other item gets all attention at any temperature
         else:
             assert relative(gradients[name], gradient) < 1e-4, name
 
 
 def context_objective(base, alpha, *, u, v, logit_scale, logit_bias, context_temperature, **context):
-    """Returns the loss of raw embeddings by the equations in pretrain/losses/reference.py."""
+    """Return the loss of raw embeddings, computed with the equations of pretrain/losses/reference.py."""
 
     def loss(images, scale, bias):
         logits = scale.exp() * torch.nn.functional.normalize(images) @ torch.nn.functional.normalize(v).T
@@ -256,7 +256,7 @@ def context_objective(base, alpha, *, u, v, logit_scale, logit_bias, context_tem
     return alpha * loss(u, logit_scale, logit_bias) + (1 - alpha) * context_loss
 
 
-def test_transformers_still_computes_what_the_golden_directory_stores():
+def test_golden_outputs_equal_those_of_the_installed_transformers():
     golden = np.load(GOLDEN / "outputs.npz")
     model, info = SiglipModel.from_pretrained(GOLDEN, output_loading_info=True)
     assert not any(info.values()), info
@@ -268,6 +268,6 @@ def test_transformers_still_computes_what_the_golden_directory_stores():
 
 
 def process(folder, captions, pictures):
-    """Returns what the exported processor makes of captions and pictures."""
+    """Return the inputs that the exported processor makes from captions and images."""
     processor = AutoProcessor.from_pretrained(folder)
     return processor(text=captions, images=pictures, padding="max_length", truncation=True, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Checkpoints of open_clip, opened here, and ours, opened by open_clip's loader; runs where open_clip is installed.
+"""Checkpoints of open_clip opened here, and ours opened by open_clip. Skipped if open_clip is not installed.
 
 `requirements-bench.txt` installs it. `python -m tests.parity.test_open_clip` writes tests/models/golden_open_clip.
 """
@@ -14,8 +14,8 @@ try:
     import open_clip
     import torch
     from open_clip.convert import load_big_vision_weights
-except (ImportError, RuntimeError) as missing:  # torchvision raises the second where it does not go with torch
-    pytest.skip(f"open_clip 3.3 is not usable here ({missing}); see requirements-bench.txt", allow_module_level=True)
+except (ImportError, RuntimeError) as missing:  # torchvision raises RuntimeError if it does not match torch
+    pytest.skip(f"open_clip cannot be imported ({missing}); install requirements-bench.txt", allow_module_level=True)
 
 from safetensors.numpy import load_file
 
@@ -43,11 +43,11 @@ TINY = {
 }
 SQUASH = {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.5], "interpolation": "bicubic", "resize_mode": "squash"}
 CLIPS = {
-    "as it is": TINY,
+    "default": TINY,
     "quick": {**TINY, "quick_gelu": True},
-    "its own text tower": {**TINY, "custom_text": True, "text_cfg": {**TEXT, "proj_bias": True, "pool_type": "last"}},
+    "custom text tower": {**TINY, "custom_text": True, "text_cfg": {**TEXT, "proj_bias": True, "pool_type": "last"}},
     "no mask": {**TINY, "text_cfg": {**TEXT, "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}},
-    "no norm before": {**TINY, "vision_cfg": {**TINY["vision_cfg"], "no_ln_pre": True, "norm_kwargs": {"eps": 1e-3}}},
+    "no pre-norm": {**TINY, "vision_cfg": {**TINY["vision_cfg"], "no_ln_pre": True, "norm_kwargs": {"eps": 1e-3}}},
 }
 SIGLIP = {
     "embed_dim": 768,
@@ -70,7 +70,7 @@ SIGLIP["vision_cfg"]["timm_proj"] = "none"
 
 
 def build(config):
-    """Returns open_clip's model of a config, with random weights."""
+    """Return the model of open_clip for a config, with random weights."""
     custom = config.get("custom_text", False)
     model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(
         **{key: value for key, value in config.items() if key != "custom_text"}
@@ -114,41 +114,41 @@ def close(ours, theirs, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_embeddings_of_a_clip_equal_those_of_open_clip(tmp_path, name):
+def test_clip_embeddings_equal_those_of_open_clip(tmp_path, name):
     config = CLIPS[name]
     model = build(config)
     save(tmp_path, config, model)
-    opened_equals(tmp_path, config, model)
+    check_embeddings(tmp_path, config, model)
 
 
 @pytest.mark.parametrize(
     ("name", "size", "activation"),
     [("vit_base_patch16_siglip_224", 224, "gelu"), ("vit_base_patch32_siglip_256", 256, "gelu_tanh")],
 )
-def test_embeddings_of_a_siglip_with_the_image_tower_of_timm_equal_those_of_open_clip(tmp_path, name, size, activation):
+def test_siglip_embeddings_with_a_timm_tower_equal_those_of_open_clip(tmp_path, name, size, activation):
     changed = {"timm_model_name": name, "image_size": size}
     config = {**SIGLIP, "vision_cfg": {**SIGLIP["vision_cfg"], **changed}}
     model = build(config)
     save(tmp_path, config, model)
-    opened_equals(tmp_path, config, model)
-    found = describe_checkpoint(tmp_path)
-    assert found.has_logit_bias and found.settings.vision.activation == activation
+    check_embeddings(tmp_path, config, model)
+    description = describe_checkpoint(tmp_path)
+    assert description.has_logit_bias and description.settings.vision.activation == activation
 
 
-def opened_equals(folder, config, model):
+def check_embeddings(folder, config, model):
     pixels, tokens = inputs(config)
-    found = describe_checkpoint(folder)
-    ours, parameters = create_model(found.settings), found.read()
+    description = describe_checkpoint(folder)
+    ours, parameters = create_model(description.settings), description.read()
     images, texts = by_open_clip(model, pixels, tokens)
     close(ours.embed_images(parameters, pixels), images)
     close(ours.embed_texts(parameters, tokens), texts)
-    assert math.isclose(found.scalars()["logit_scale"], model.logit_scale.item(), rel_tol=1e-6)
+    assert math.isclose(description.scalars()["logit_scale"], model.logit_scale.item(), rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
-def test_what_we_write_as_npz_embeds_the_same_after_the_loader_of_open_clip(tmp_path, activation):
+def test_npz_gives_the_same_embeddings_in_open_clip(tmp_path, activation):
     config = json.loads(json.dumps(SIGLIP))
-    if activation == "gelu_tanh":  # SigLIP's own, which open_clip has for texts by setting
+    if activation == "gelu_tanh":  # the activation of SigLIP, which open_clip uses for texts only if configured
         config["text_cfg"]["act_kwargs"] = {"approximate": "tanh"}
     settings = ModelSettings(
         vision=VisionSettings(
@@ -180,7 +180,7 @@ def test_what_we_write_as_npz_embeds_the_same_after_the_loader_of_open_clip(tmp_
     assert (model.logit_scale.item(), model.logit_bias.item()) == (2.5, -3.5)
 
 
-def test_open_clip_still_computes_what_the_golden_directory_stores():
+def test_golden_outputs_equal_those_of_the_installed_open_clip():
     config = json.loads((GOLDEN / "open_clip_config.json").read_text())["model_cfg"]
     model, golden = build(config), np.load(GOLDEN / "outputs.npz")
     tensors = load_file(GOLDEN / "open_clip_model.safetensors")
@@ -190,11 +190,11 @@ def test_open_clip_still_computes_what_the_golden_directory_stores():
     close(texts, golden["text_embeddings"])
 
 
-def test_every_parameter_has_its_place_in_both_formats(tmp_path):
+def test_every_parameter_has_an_entry(tmp_path):
     for config in (TINY, SIGLIP):
         save(tmp_path, config, build(config))
-        found = describe_checkpoint(tmp_path)
-        assert {entry.path for entry in found.weight_map.entries} == set(parameter_shapes(found.settings))
+        description = describe_checkpoint(tmp_path)
+        assert {entry.path for entry in description.weight_map.entries} == set(parameter_shapes(description.settings))
 
 
 def main() -> None:

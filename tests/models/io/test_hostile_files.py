@@ -49,7 +49,7 @@ def check_rejected(folder, message, kind=ValueError):
 
 
 class Bomb:
-    """Creates a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

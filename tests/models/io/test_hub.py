@@ -8,11 +8,15 @@ import pathlib
 import subprocess
 import sys
 import threading
+import types
 import urllib.parse
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from models.checkpoints.io import save_checkpoint
+from models.io.hub import fetch
 from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -105,3 +109,15 @@ def test_hub_id_is_downloaded_once_without_pickles_and_then_opens_offline(hub, t
         "checkpoint 'someone/else' does not exist locally, is not cached, and the Hub cannot be reached"
         in unknown.stderr
     )
+
+
+def test_unknown_repository_is_not_reported_as_a_network_problem(monkeypatch):
+    def refuse(*_, **__):
+        response = types.SimpleNamespace(headers={}, request=None)
+        raise RepositoryNotFoundError("404 Client Error", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(
+        OSError, match=r"and the Hub has no such repository .* \(404 Client Error\)\. Check the name, or"
+    ):
+        fetch("someone/else", ("*.json",), what="checkpoint")
