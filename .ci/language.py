@@ -41,14 +41,13 @@ PHRASES = {
     r"the others": "name them: the other processes",
     r"(?:that|which) (?:are|is) not here": "name what is missing, and where",
     r"(?:examples?|images?|pictures?|shots?|queries|photos?) a class": "per class",
-    r"a class's": "per class, of a class",
     r"continu\w+ at": "resume from",
     r"who has (?:no|the)": "name the user",
     r"is had": "rephrase",
 }
 # A docstring begins with an imperative or a noun phrase.
 FIRST_WORDS = {
-    *("What", "Which", "Whether", "Who", "Where", "How"),
+    *("What", "Which", "Who", "Where", "How"),
     *("Returns", "Yields", "Raises", "Writes", "Reads", "Makes", "Gives", "Takes", "Adds", "Puts", "Waits", "Kills"),
     *("Tells", "Says", "Opens", "Loads", "Saves", "Finds", "Computes", "Joins", "Lets", "Keeps", "Brings", "Does"),
     *("Holds", "Moves", "Sorts", "Embeds", "Trains", "Prints", "Compiles", "Applies", "Removes", "Creates", "Gets"),

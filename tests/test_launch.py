@@ -186,7 +186,10 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
             ["pretrain", "--config.pretrain.optimizer.clip_norm=None"],
             "optimizer.clip_norm is None; it must be a number",
         ),
-        (["pretrain", "--config.pretrain.objective.block_size=1e3"], "objective.block_size is 1000.0; it must be a positive whole number or None"),
+        (
+            ["pretrain", "--config.pretrain.objective.block_size=1e3"],
+            "objective.block_size is 1000.0; it must be a positive whole number or None",
+        ),
         (
             ["pretrain", "--config.pretrain.mesh.rules=('kernel$','fsdp')"],
             "mesh.rules[0] is 'kernel$'; it must be a pair of a pattern and a tuple of axes",
@@ -198,13 +201,22 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
         (["pretrain", "--config.pretrain.optimizer.frozen=visual"], "frozen rule 'visual' matches no parameter"),
         (["pretrain", "--config.pretrain.steps=many"], "pretrain.steps is 9 and cannot become 'many'"),
         (["pretrain", "--config.pretrain.steps"], "has no value"),
-        (["pretrain", "--config.pretrain.objective.base=triplet"], "unknown objective.base 'triplet'. Known: sigmoid, softmax"),
+        (
+            ["pretrain", "--config.pretrain.objective.base=triplet"],
+            "unknown objective.base 'triplet'. Known: sigmoid, softmax",
+        ),
         (["pretrain", "--config.pretrain.data.sources=nothing*.tar"], "no file matches 'nothing*.tar'"),
-        (["pretrain", "--config.pretrain.data.sources=emoji:apple"], "unknown emoji artist 'apple'. Known: noto, twemoji, fluent3d"),
+        (
+            ["pretrain", "--config.pretrain.data.sources=emoji:apple"],
+            "unknown emoji artist 'apple'. Known: noto, twemoji, fluent3d",
+        ),
         (["export"], "contains no run. Start one with `launch.py pretrain"),
         (["evaluate"], "run/export is not a checkpoint: there is no such file or folder"),
         (["evaluate", "--config.evaluate.methods=zero_shot,magic"], "unknown method 'magic'. Known: zero_shot"),
-        (["evaluate", "--config.evaluate.shots=1,1"], "evaluate.shots (1, 1) contains a number twice. Remove one of the two."),
+        (
+            ["evaluate", "--config.evaluate.shots=1,1"],
+            "evaluate.shots (1, 1) contains a number twice. Remove one of the two.",
+        ),
         (["evaluate", "--shard=2/2"], "shard 2/2 does not exist. Write --shard=i/n with i from 0 to n − 1."),
         (["evaluate", "--shard=half"], "--shard=half is not a shard. Write --shard=i/n, such as 0/4."),
         (["report"], "has no results.jsonl. Run `launch.py evaluate` to write it."),
@@ -343,7 +355,10 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
         ({"out": "file/deeper"}, "file is a file. Set --out to a folder."),
         ({"method": "magic"}, "unknown method 'magic'. Known: zero_shot, prototypes, "),
         ({"method": "magic"}, "Use auto to compare the training-free methods."),
-        ({"method": "zero_shot", "template": "none"}, "zero_shot needs class texts. Leave out --template=none, or use another --method."),
+        (
+            {"method": "zero_shot", "template": "none"},
+            "zero_shot needs class texts. Leave out --template=none, or use another --method.",
+        ),
         (
             {"template": "a photo"},
             "template 'a photo' has no {{}} for the class name. Write for example 'a photo of a {{}}.'",
