@@ -41,7 +41,7 @@ PHRASES = {
     r"the others": "name them: the other processes",
     r"(?:that|which) (?:are|is) not here": "name what is missing, and where",
     r"(?:examples?|images?|pictures?|shots?|queries|photos?) a class": "per class",
-    r"continu\w+ at": "resume from",
+    r"continu\w+ at (?:step|the|its|what)": "resume from",
     r"who has (?:no|the)": "name the user",
     r"is had": "rephrase",
 }

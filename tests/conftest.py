@@ -26,7 +26,7 @@ _LONGEST = ("test_faults.py", "test_slurm.py", "test_loss_rollback.py", "test_la
 
 
 def pytest_collection_modifyitems(items):
-    """Begins with the files that take longest, so that none of several workers ends long after the others."""
+    """Run the longest files first, so that all workers finish at about the same time; mark parity tests as slow."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
     for item in items:
         if "parity" in item.path.parts:
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Lets go of a module's compiled programs: each takes mappings of memory, of which a process may have 65,530."""
+    """Release compiled programs after each module: each holds memory mappings, and a process may have only 65,530."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
@@ -44,6 +44,6 @@ def few_programs():
 
 @pytest.fixture
 def said():
-    """What is logged during the test, a list of lines as the console shows them."""
+    """A list of the lines logged during the test, as the console shows them."""
     with logged() as messages:
         yield messages

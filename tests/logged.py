@@ -1,4 +1,4 @@
-"""What the project's packages log while a test runs."""
+"""Capture of the messages that the project logs."""
 
 import logging
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ class _List(logging.Handler):
 
 @contextmanager
 def logged():
-    """Yields a list that gets each message as the console shows it, warnings with their prefix."""
+    """Yield a list that receives each message as the console shows it, warnings with their prefix."""
     messages = []
     handler = _List(messages)
     loggers = [logging.getLogger(name) for name in PACKAGES]
