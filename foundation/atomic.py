@@ -54,12 +54,15 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a temporary folder next to `path`; on success the files written there are synced and it replaces `path`.
 
     Parent folders are created. If the body raises, `path` is left as it was. Between removing the old folder and
-    renaming the new one there is a moment without either. Leftovers of a killed process are removed.
+    renaming the new one there is a moment without either; after a kill in that moment the next call restores the old
+    folder first. Other leftovers of killed processes are removed.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if (leftover / "old").exists() and not path.exists():  # killed between the two renames below
+            os.replace(leftover / "old", path)
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         temporary = pathlib.Path(folder) / "new"

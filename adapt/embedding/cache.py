@@ -1,4 +1,4 @@
-"""Embeddings that an evaluation needs, made once, piece by piece, by all hosts together, and kept on disk."""
+"""A cache of embeddings on disk: computed once per checkpoint and collection, in pieces, by all hosts together."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
 from foundation.atomic import atomic_file
 
-VERSION = 3
-PIECE = 2048  # rows
+VERSION = 3  # of the cache; part of the names of its folders
+PIECE_ROWS = 2048
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]  # called with the name of the collection, the rows done and their total
 
 
 class Hosts(NamedTuple):
-    """Those that embed together: this one is `index` of `count`, and each makes its share of the pieces."""
+    """The hosts that embed together: this one has number `index` of `count`, and computes every `count`-th piece."""
 
     index: int = 0
     count: int = 1
 
 
-ALONE = Hosts()
+SINGLE_HOST = Hosts()
 
 
 def all_hosts() -> Hosts:
-    """Returns every host that JAX has joined."""
+    """Return the hosts of this JAX run."""
     return Hosts(jax.process_index(), jax.process_count())
+
+
+def _no_progress(name: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 def embed_images(
@@ -43,39 +47,38 @@ def embed_images(
     *,
     name: str,
     hosts: Hosts | None = None,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = _no_progress,
 ) -> np.ndarray:
-    """Returns embeddings `[n, dim]` float32, not normalised; pieces that are in `cache` are not made again.
+    """Return the embeddings of images `[n, dim]`, float32 and not normalised; cached pieces are not computed again.
 
-    Their folder is named by a hash of weights, settings, preprocessing and images. Of several `hosts`, by default all,
-    each embeds its share; `cache` must be a folder that all of them see. Raises `ValueError` for embeddings that are
-    not finite.
+    The folder in `cache` is named by a hash of weights, settings, preprocessing and images. With several `hosts` (by
+    default all), each computes a part, so `cache` must be a folder that all hosts share. Raises `ValueError` for
+    embeddings that are not finite.
     """
     folder = pathlib.Path(cache) / f"images-{fingerprint(encoder.image_fingerprint, images.fingerprint)}-v{VERSION}"
-    return _embed(
+    collection = _Collection(
         encoder,
         folder,
         len(images),
-        lambda numbers: encoder.iterate_images(images.image, numbers),
-        images.key,
-        hosts=hosts or all_hosts(),
-        progress=lambda done, total: progress(name, done, total),
+        embed=lambda numbers: encoder.iterate_images(images.image, numbers),
+        name_of=images.key,
     )
+    return collection.embed_all(hosts or all_hosts(), progress=lambda done, total: progress(name, done, total))
 
 
 def embed_texts(
     encoder: Encoder, texts: Sequence[str], cache: str | os.PathLike, *, hosts: Hosts | None = None
 ) -> np.ndarray:
-    """Returns embeddings of texts `[texts, dim]` float32, not normalised, made and kept as those of images are."""
+    """Return the embeddings of texts `[texts, dim]`, float32 and not normalised, cached as in `embed_images`."""
     folder = pathlib.Path(cache) / f"texts-{fingerprint(encoder.fingerprint, *texts)}-v{VERSION}"
-    return _embed(
+    collection = _Collection(
         encoder,
         folder,
         len(texts),
-        lambda numbers: encoder.iterate_texts(texts, numbers),
-        lambda number: repr(texts[number]),
-        hosts=hosts or all_hosts(),
+        embed=lambda numbers: encoder.iterate_texts(texts, numbers),
+        name_of=lambda number: repr(texts[number]),
     )
+    return collection.embed_all(hosts or all_hosts(), progress=lambda done, total: None)
 
 
 def embed_classes(
@@ -86,61 +89,90 @@ def embed_classes(
     *,
     hosts: Hosts | None = None,
 ) -> np.ndarray:
-    """Returns unit class embeddings `[classes, dim]`: each prompt normalised, their mean normalised again."""
-    found = np.zeros((len(class_names), encoder.dim), np.float32)
-    for each in dict.fromkeys(map(tuple, templates)):
-        rows = [row for row, own in enumerate(templates) if tuple(own) == each]
-        texts = prompts([class_names[row] for row in rows], each)
-        found[rows] = mean_of_prompts(embed_texts(encoder, texts, cache, hosts=hosts), len(each))
-    return found
+    """Return class embeddings `[classes, dim]` of length 1, see `mean_of_prompts`.
+
+    `templates` are the prompt templates of each class.
+    """
+    embeddings = np.zeros((len(class_names), encoder.dim), np.float32)
+    for distinct in dict.fromkeys(map(tuple, templates)):
+        rows = [row for row, own in enumerate(templates) if tuple(own) == distinct]
+        texts = prompts([class_names[row] for row in rows], distinct)
+        embeddings[rows] = mean_of_prompts(embed_texts(encoder, texts, cache, hosts=hosts), len(distinct))
+    return embeddings
 
 
-def _embed(
-    encoder: Encoder,
-    folder: pathlib.Path,
-    count: int,
-    embed: Callable[[range], Iterator[np.ndarray]],
-    key: Callable[[int], str],
-    *,
-    hosts: Hosts,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> np.ndarray:
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, count, PIECE)
-    done = 0
-    for number, start in enumerate(starts):
-        path, numbers = folder / f"{start:09d}.npy", range(start, min(start + PIECE, count))
-        mine = number % hosts.count == hosts.index
-        if mine and load_array(path, (len(numbers), encoder.dim)) is None:
-            batches = []
-            for batch in embed(numbers):
-                batches.append(batch)
-                done += len(batch)
-                progress(min(done, count - 1), count)
-            embeddings = np.concatenate(batches)
-            bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-            if len(bad):
-                raise ValueError(f"the embedding of {key(start + int(bad[0]))} by {encoder.name} is not finite")
-            save_array(path, embeddings)
-        else:
-            done += len(numbers)
-        progress(min(done, count), count)
-    if hosts.count > 1:
-        from jax.experimental import multihost_utils
+class _Collection(NamedTuple):
+    """Rows to embed, and the folder of their pieces.
 
-        multihost_utils.sync_global_devices(f"embedded {folder.name}")
-    pieces = []
-    for start in starts:
-        path = folder / f"{start:09d}.npy"
-        piece = load_array(path, (min(PIECE, count - start), encoder.dim))
-        if piece is None:
-            raise ValueError(f"{path}, which another host embedded, is not here; name a folder that all hosts see")
-        pieces.append(piece)
-    return np.concatenate(pieces) if pieces else np.zeros((0, encoder.dim), np.float32)
+    embed: yields the embeddings of a range of rows, batch by batch.
+    name_of: the name of a row in error messages.
+    """
+
+    encoder: Encoder
+    folder: pathlib.Path
+    count: int
+    embed: Callable[[range], Iterator[np.ndarray]]
+    name_of: Callable[[int], str]
+
+    def embed_all(self, hosts: Hosts, *, progress: Callable[[int, int], None]) -> np.ndarray:
+        """Compute the missing pieces of this host, wait for the other hosts, and return all rows `[count, dim]`."""
+        self._embed_pieces(hosts, progress)
+        if hosts.count > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(f"embedded {self.folder.name}")
+        return self._read_pieces()
+
+    def _pieces(self) -> list[range]:
+        return [range(start, min(start + PIECE_ROWS, self.count)) for start in range(0, self.count, PIECE_ROWS)]
+
+    def _read(self, piece: range) -> np.ndarray | None:
+        return load_array(self._path(piece), (len(piece), self.encoder.dim))
+
+    def _path(self, piece: range) -> pathlib.Path:
+        return self.folder / f"{piece.start:09d}.npy"
+
+    def _embed_pieces(self, hosts: Hosts, progress: Callable[[int, int], None]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = 0
+        for number, piece in enumerate(self._pieces()):
+            if number % hosts.count == hosts.index and self._read(piece) is None:
+                batches = []
+                for batch in self.embed(piece):
+                    batches.append(batch)
+                    done += len(batch)
+                    progress(min(done, self.count - 1), self.count)  # complete only when it is on disk
+                save_array(self._path(piece), self._checked(np.concatenate(batches), piece))
+            else:
+                done += len(piece)
+            progress(min(done, self.count), self.count)
+
+    def _checked(self, embeddings: np.ndarray, piece: range) -> np.ndarray:
+        """Return finite embeddings; raise `ValueError` for others."""
+        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(bad):
+            name = self.name_of(piece.start + int(bad[0]))
+            raise ValueError(
+                f"the embedding of {name} by {self.encoder.name} is not finite. The checkpoint is damaged or overflows "
+                f"in {self.encoder.settings.dtype}; try float32."
+            )
+        return embeddings
+
+    def _read_pieces(self) -> np.ndarray:
+        pieces = [np.zeros((0, self.encoder.dim), np.float32)]
+        for piece in self._pieces():
+            embeddings = self._read(piece)
+            if embeddings is None:
+                raise ValueError(
+                    f"{self._path(piece)}, which another host computed, cannot be read here. Use a cache folder that "
+                    "all hosts share."
+                )
+            pieces.append(embeddings)
+        return np.concatenate(pieces)
 
 
 def load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Returns the array of a file, or None where it is not there, cut off, or of another shape."""
+    """Return the array of an `.npy` file; None if the file is missing, damaged or of another shape."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -149,6 +181,6 @@ def load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an `.npy` file that is there whole or not at all."""
+    """Write an `.npy` file atomically."""
     with atomic_file(path) as partial:
         np.save(partial, array, allow_pickle=False)

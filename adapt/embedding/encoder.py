@@ -1,4 +1,4 @@
-"""Features of a checkpoint: images and texts in, raw embeddings out, kept on disk."""
+"""Embeddings of images and texts by a checkpoint, on all devices of this host."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
+from adapt.adapters.ops import normalize_numpy
 from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import resize_and_crop
 from data.sources.base import BadRecord
-from models.checkpoints.io import describe_checkpoint
+from models.checkpoints.describe import describe_checkpoint
 from models.config import ModelSettings
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import Tokenizer
 from models.towers import create_model
 
-_BATCH = 256  # rows per device, however many there are: another shape would round otherwise
-_ACTIVATIONS = {"cpu": 25e6}  # bytes of an MLP's activations per device, which then stay in a processor's caches
-_ACTIVATIONS_ELSEWHERE = 2e9
-_AHEAD = 2  # batches
+_MAX_DEVICE_ROWS = 256  # rows per device, for any number of devices: another shape would round differently
+_ACTIVATION_BYTES = {"cpu": 25e6}  # of one MLP per device, so that they fit into the caches of a processor
+_ACTIVATION_BYTES_ELSEWHERE = 2e9
+_BATCHES_AHEAD = 2  # prepared while the devices compute
 _THREADS = max(2, os.cpu_count() or 1)
 
 
 class Encoder:
-    """A checkpoint, opened to embed on all devices of this host. Raises as `models.checkpoint.open_checkpoint` does.
+    """A checkpoint that embeds images and texts on all devices of this host; embeddings are float32, not normalised.
 
-    `dtype` is that of the parameters and of the computation; embeddings come in float32. `tokenizer` names another than
-    the checkpoint's own; with `image_size` images are embedded at that size. The weights are read when they are needed
-    first: where all embeddings are kept, never.
+    name: path or hub id of the checkpoint.
+    dtype: of the parameters and of the computation.
+    image_size: size at which images are embedded (default: the checkpoint's own).
+    tokenizer: path or hub id of another tokenizer than the checkpoint's own.
+
+    Weights are read at the first embedding, so with a complete cache never. Raises as
+    `models.checkpoints.describe.describe_checkpoint` does.
     """
 
     def __init__(
@@ -48,36 +53,36 @@ class Encoder:
         image_size: int | tuple[int, int] | None = None,
         tokenizer: str | None = None,
     ):
-        found = describe_checkpoint(name, image_size=image_size)
-        self.name, self.settings = os.fspath(name), dataclasses.replace(found.settings, dtype=dtype)
-        self._preprocessing = found.preprocessing
-        self._open_tokenizer = lambda: found.open_tokenizer(tokenizer)
+        checkpoint = describe_checkpoint(name, image_size=image_size)
+        self.name, self.settings = os.fspath(name), dataclasses.replace(checkpoint.settings, dtype=dtype)
+        self._checkpoint, self._tokenizer_name = checkpoint, tokenizer
+        self._preprocessing = checkpoint.preprocessing
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
-        copied, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._read = lambda: found.read(dtype=dtype, place=lambda path, array: jax.device_put(array, copied))
-        self._embed_images, self._embed_texts = _programs(self.settings, self._preprocessing, mesh)
-        self._files = found.files.paths
+        self._replicated, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        self._programs = _compiled_programs(self.settings, self._preprocessing, mesh)
         self.batch_size = self._choose_batch_size(devices.size)
 
     @functools.cached_property
     def _parameters(self) -> dict[str, Any]:
-        return self._read()
+        return self._checkpoint.read(
+            dtype=self.settings.dtype, place=lambda path, array: jax.device_put(array, self._replicated)
+        )
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The checkpoint's tokenizer, or the one that was named; raises as `load_tokenizer` does at its first use."""
-        return self._open_tokenizer()
+        """The tokenizer, opened at first use; raises as `load_tokenizer` does."""
+        return self._checkpoint.open_tokenizer(self._tokenizer_name)
 
     @functools.cached_property
     def image_fingerprint(self) -> str:
-        """A hash of all that embeddings of images depend on: weights, settings, how pixels enter."""
+        """A hash of everything that determines image embeddings: weights, settings and preprocessing."""
         settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
-        return fingerprint(fingerprint_files(self._files), repr(settings), repr(self._preprocessing))
+        return fingerprint(fingerprint_files(self._checkpoint.files.paths), repr(settings), repr(self._preprocessing))
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of all that embeddings depend on: those of images, and how texts enter."""
+        """A hash of everything that determines embeddings: `image_fingerprint` and the tokenizer."""
         return fingerprint(self.image_fingerprint, self.tokenizer.fingerprint)
 
     @property
@@ -87,29 +92,29 @@ class Encoder:
 
     def _choose_batch_size(self, devices: int) -> int:
         vision = self.settings.vision
-        row = vision.num_patches * vision.mlp_width * np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
-        share = _ACTIVATIONS.get(jax.default_backend(), _ACTIVATIONS_ELSEWHERE) // row
-        return devices * min(2 ** int(np.log2(max(share, 1))), _BATCH)
+        row_bytes = vision.num_patches * vision.mlp_width * np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
+        rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
+        return devices * min(2 ** int(np.log2(max(rows, 1))), _MAX_DEVICE_ROWS)
 
     def embed_images(self, image: Callable[[int], Image.Image], count: int) -> np.ndarray:
-        """Returns the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
-        return _joined(self.iterate_images(image, range(count)), self.dim)
+        """Return the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
+        return _concatenate(self.iterate_images(image, range(count)), self.dim)
 
     def embed_pixels(self, pixels: np.ndarray) -> jax.Array:
-        """Returns the embeddings of one batch of pixels `[rows, height, width, 3]` uint8, on their way."""
-        return self._embed_images(self._parameters, jax.device_put(pixels, self._rows))
+        """Return the embeddings of a batch of pixels `[rows, height, width, 3]` uint8, computed asynchronously."""
+        return self._programs.images(self._parameters, jax.device_put(pixels, self._rows))
 
     def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
-        """Returns the embeddings of one batch of token ids `[rows, length]`, on their way."""
-        return self._embed_texts(self._parameters, jax.device_put(tokens, self._rows))
+        """Return the embeddings of a batch of token ids `[rows, length]`, computed asynchronously."""
+        return self._programs.texts(self._parameters, jax.device_put(tokens, self._rows))
 
     def iterate_images(
         self, image: Callable[[int], Image.Image], numbers: range, *, bad: dict[int, BadRecord] | None = None
     ) -> Iterator[np.ndarray]:
-        """Yields the embeddings of `image(number)` batch by batch, `[rows, dim]` float32.
+        """Yield the embeddings of `image(number)` for `numbers` batch by batch, `[rows, dim]` float32.
 
-        Pictures are made in threads, ahead of their turn. Where one raises `BadRecord`, that is put into `bad`, and its
-        row is that of a black picture; without `bad` it is raised.
+        `image` is called in threads ahead of time. If it raises `BadRecord`, the error is stored in `bad` and the row
+        is the embedding of a black image; without `bad`, the error is raised.
         """
 
         def pixels(number: int) -> np.ndarray:
@@ -123,71 +128,72 @@ class Encoder:
 
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
 
-            def make(batch: range) -> Callable[[], np.ndarray]:
-                made = [threads.submit(pixels, number) for number in batch]
-                return lambda: np.stack([picture.result() for picture in made])
+            def prepare(batch: range) -> Callable[[], np.ndarray]:
+                futures = [threads.submit(pixels, number) for number in batch]
+                return lambda: np.stack([future.result() for future in futures])
 
-            yield from self._in_batches(self.embed_pixels, make, numbers)
+            yield from self._in_batches(self.embed_pixels, prepare, numbers)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the embeddings of texts, `[texts, dim]` float32."""
-        return _joined(self.iterate_texts(texts, range(len(texts))), self.dim)
+        """Return the embeddings of texts, `[texts, dim]` float32."""
+        return _concatenate(self.iterate_texts(texts, range(len(texts))), self.dim)
 
     def iterate_texts(self, texts: Sequence[str], numbers: range) -> Iterator[np.ndarray]:
-        """Yields the embeddings of `texts[number]` batch by batch, `[rows, dim]` float32.
+        """Yield the embeddings of `texts[number]` for `numbers` batch by batch, `[rows, dim]` float32.
 
-        Raises `ValueError` for a text with a token that the text tower has no embedding for.
+        Raises `ValueError` if the tokenizer does not match the text tower.
         """
 
-        def make(batch: range) -> Callable[[], np.ndarray]:
+        def prepare(batch: range) -> Callable[[], np.ndarray]:
             return lambda: self._tokens([texts[number] for number in batch])
 
-        yield from self._in_batches(self.embed_tokens, make, numbers)
+        yield from self._in_batches(self.embed_tokens, prepare, numbers)
 
     def _tokens(self, texts: Sequence[str]) -> np.ndarray:
-        tokens = self.tokenizer(texts)
-        rows = np.nonzero((tokens >= self.settings.text.vocab_size).any(axis=1))[0]
-        if len(rows):
+        """Return the token ids `[texts, length]`; raise `ValueError` for ids that the text tower cannot embed."""
+        tokens, tower = self.tokenizer(texts), self.settings.text
+        unknown = np.nonzero((tokens >= tower.vocab_size).any(axis=1))[0]
+        if len(unknown):
             raise ValueError(
-                f"{texts[rows[0]]!r} has a token that the text tower of {self.name} does not know; its tokenizer has "
-                f"more than its {self.settings.text.vocab_size:,} ids"
+                f"the tokenizer gives {texts[unknown[0]]!r} an id above {tower.vocab_size - 1:,}, but the text tower "
+                f"of {self.name} has only {tower.vocab_size:,} ids. Use the tokenizer with which it was trained."
             )
-        text = self.settings.text
-        if text.pooling == "end":
-            end_id = self.tokenizer.end_id if text.end_id is None else text.end_id
+        if tower.pooling == "end":
+            end_id = self.tokenizer.end_id if tower.end_id is None else tower.end_id
             ended = (tokens == end_id).any(axis=1)
-            if text.end_id is None:  # the tower takes the largest for it
+            if tower.end_id is None:  # the tower takes the largest id as the end token
                 ended &= tokens.max(axis=1) == end_id
-            rows = np.nonzero(~ended)[0]
-            if len(rows):
+            endless = np.nonzero(~ended)[0]
+            if len(endless):
                 raise ValueError(
-                    f"{texts[rows[0]]!r} has no end token {end_id}, at which the text tower of {self.name} reads; its "
-                    "tokenizer is another than the tower was trained with"
+                    f"the tokenizer gives {texts[endless[0]]!r} no end token {end_id}, from which the text tower of "
+                    f"{self.name} takes the embedding. Use the tokenizer with which it was trained."
                 )
         return tokens
 
     def _in_batches(
         self,
         embed: Callable[[np.ndarray], jax.Array],
-        make: Callable[[range], Callable[[], np.ndarray]],
+        prepare: Callable[[range], Callable[[], np.ndarray]],
         numbers: range,
     ) -> Iterator[np.ndarray]:
-        """Embeds in batches of one shape: the last is padded, so that nothing is compiled twice.
+        """Yield embeddings in batches of one shape; the last is padded, so that only one shape is compiled.
 
-        Where there are fewer rows than a device's share of a batch, that is the next power of two. Shapes on a device,
-        and so the bits of an embedding, do not depend on the number of devices.
+        `prepare(batch)` starts the preparation of a batch and returns a function that waits for it. A device embeds at
+        most as many rows as the power of two that holds all `numbers`. The shape on a device, and so the bits of an
+        embedding, do not depend on the number of devices.
         """
         devices = self._rows.mesh.size
-        share = self.batch_size // devices
-        while share % 2 == 0 and share // 2 >= max(len(numbers), 1):
-            share //= 2
-        size = share * devices
+        device_rows = self.batch_size // devices
+        while device_rows % 2 == 0 and device_rows // 2 >= max(len(numbers), 1):
+            device_rows //= 2
+        size = device_rows * devices
         batches = (numbers[start : start + size] for start in range(0, len(numbers), size))
-        coming = deque(make(batch) for batch in itertools.islice(batches, _AHEAD))
+        prepared = deque(prepare(batch) for batch in itertools.islice(batches, _BATCHES_AHEAD))
         running: deque[tuple[jax.Array, int]] = deque()
-        while coming:
-            inputs = coming.popleft()()
-            coming += [make(batch) for batch in itertools.islice(batches, 1)]
+        while prepared:
+            inputs = prepared.popleft()()
+            prepared += [prepare(batch) for batch in itertools.islice(batches, 1)]
             rows = len(inputs)
             padding = [(0, size - rows)] + [(0, 0)] * (inputs.ndim - 1)
             running.append((embed(np.pad(inputs, padding)), rows))
@@ -198,20 +204,31 @@ class Encoder:
 
 
 def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Returns the texts of all classes, those of a class one after another."""
+    """Return the texts of all classes, with the texts of a class next to each other, `classes × templates` of them."""
     return [template.format(name) for name in class_names for template in templates]
 
 
 def mean_of_prompts(embeddings: np.ndarray, templates: int) -> np.ndarray:
-    """Returns unit class embeddings `[classes, dim]` of those of their prompts `[classes × templates, dim]`."""
-    each = _unit(embeddings).reshape(len(embeddings) // templates, templates, -1)
-    return _unit(each.mean(axis=1))
+    """Return class embeddings `[classes, dim]` of length 1 from those of their prompts `[classes × templates, dim]`.
+
+    The embedding of each prompt is normalised, and so is their mean per class.
+    """
+    prompt_embeddings = normalize_numpy(embeddings).reshape(len(embeddings) // templates, templates, -1)
+    return normalize_numpy(prompt_embeddings.mean(axis=1))
+
+
+class _Programs(NamedTuple):
+    """The compiled functions `(parameters, batch) → embeddings [rows, dim]`."""
+
+    images: Callable[[dict[str, Any], jax.Array], jax.Array]
+    texts: Callable[[dict[str, Any], jax.Array], jax.Array]
 
 
 @functools.lru_cache(maxsize=4)
-def _programs(settings: ModelSettings, preprocessing: Preprocessing, mesh: Mesh) -> tuple[Callable, Callable]:
-    """Returns what embeds images and texts, `(parameters, batch) → [rows, dim]`; compiled once for many weights."""
-    model, copied = create_model(settings, mesh=mesh if mesh.size > 1 else None), NamedSharding(mesh, PartitionSpec())
+def _compiled_programs(settings: ModelSettings, preprocessing: Preprocessing, mesh: Mesh) -> _Programs:
+    """Return the compiled functions; checkpoints of one architecture share them."""
+    model = create_model(settings, mesh=mesh if mesh.size > 1 else None)
+    replicated = NamedSharding(mesh, PartitionSpec())
 
     def images(parameters: dict[str, Any], pixels: jax.Array) -> jax.Array:
         return model.embed_images(parameters, preprocessing.normalize(pixels)).astype("float32")
@@ -219,11 +236,11 @@ def _programs(settings: ModelSettings, preprocessing: Preprocessing, mesh: Mesh)
     def texts(parameters: dict[str, Any], tokens: jax.Array) -> jax.Array:
         return model.embed_texts(parameters, tokens).astype("float32")
 
-    return jax.jit(images, out_shardings=copied), jax.jit(texts, out_shardings=copied)
+    return _Programs(jax.jit(images, out_shardings=replicated), jax.jit(texts, out_shardings=replicated))
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Returns an RGB image as `preprocessing` resizes and crops it, `[height, width, 3]` uint8."""
+    """Return an RGB image resized and cropped by `preprocessing`, `[height, width, 3]` uint8."""
     size = (image.height, image.width) if preprocessing.size is None else preprocessing.size
     return resize_and_crop(image, size=size, crop=preprocessing.crop, resample=preprocessing.resample)
 
@@ -232,10 +249,6 @@ def _fetch(embeddings: jax.Array, rows: int) -> np.ndarray:
     return np.asarray(embeddings)[:rows]
 
 
-def _joined(batches: Iterator[np.ndarray], dim: int) -> np.ndarray:
+def _concatenate(batches: Iterator[np.ndarray], dim: int) -> np.ndarray:
     rows = list(batches)
     return np.concatenate(rows) if rows else np.empty((0, dim), np.float32)
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)

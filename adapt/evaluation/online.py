@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from adapt.embedding.cache import ALONE
+from adapt.embedding.cache import SINGLE_HOST
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.datasets import open_inputs
 from adapt.evaluation.run import checkpoint_names, embed, evaluate
@@ -48,7 +48,7 @@ class EvaluationInTraining:
                     out=export.parent,
                     cache=cache,
                     inputs=self._inputs,
-                    hosts=ALONE,
+                    hosts=SINGLE_HOST,
                     data_dir=self.data_dir,
                 )
             shutil.rmtree(cache)

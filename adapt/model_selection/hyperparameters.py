@@ -41,9 +41,9 @@ class Selection(NamedTuple):
 
 
 class GridChoice(NamedTuple):
-    """The `index` of the chosen setting of a grid, and the `accuracy` of all, `[settings]`."""
+    """The position of the `chosen` setting in a grid, and the `accuracy` of all settings, `[settings]`."""
 
-    index: jax.Array
+    chosen: jax.Array
     accuracy: jax.Array
 
 

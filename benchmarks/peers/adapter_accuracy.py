@@ -84,7 +84,7 @@ def accuracies(name: str, select: bool, draws: Draws, *, leave_out: str | None =
 
     def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         support = Support(*case, draws.text, jnp.float32(100), num_classes=draws.members.shape[1])
-        chosen = options.choose(support, key=key)[0] if select else jnp.int32(0)
+        chosen = options.choose(support, key=key).chosen if select else jnp.int32(0)
 
         def right(adapter: adapt.Adapter) -> jax.Array:
             logits = adapter.fit_support(support, key=key)(draws.query)

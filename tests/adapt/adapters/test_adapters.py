@@ -165,7 +165,7 @@ def test_num_classes_comes_from_the_texts_or_the_argument_or_the_labels():
         ("knn", {"k": 2.5}, r"k 2\.5 is not an integer"),
         ("knn", {"votes": "most"}, r"unknown votes 'most'\. Known: softmax, plurality, distance, rank"),
         ("knn", {"temperature": 0.0}, r"temperature 0\.0 is not positive; use a value above 0"),
-        ("prototypes", {"centering": "l1"}, r"unknown centering 'l1'\. Did you mean 'l2'\? Known: l2, cl2n, raw"),
+        ("prototypes", {"centering": "l1"}, r"unknown centering 'l1'\. Known: l2, cl2n, raw"),
         ("prototypes", {"text_weight": 1.1}, r"text_weight 1\.1 is outside \[0, 1\]"),
         ("prototypes", {"text_weight": float("nan")}, "text_weight nan is not finite"),
         ("tip_adapter", {"alpha": -1.0}, r"alpha -1\.0 is less than 0"),

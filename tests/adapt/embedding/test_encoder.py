@@ -1,4 +1,4 @@
-"""What the image tower sees of a picture, against the image processors of transformers that compute with PIL."""
+"""Preprocessing of images against the PIL image processors of transformers."""
 
 import io
 import json
@@ -20,7 +20,7 @@ SHAPES = [(37, 50), (50, 37), (9, 9), (64, 31), (1, 40), (40, 1), (24, 24), (5, 
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Noise of many shapes: taller and wider than any target, smaller, and a pixel wide."""
+    """Noise images of many shapes: taller and wider than any target size, smaller, and one pixel wide."""
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)) for shape in SHAPES]
 
@@ -46,10 +46,10 @@ def compare(images, preprocessing, folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_of_odd_shapes_enter_as_with_transformers(pictures, tmp_path, kind):
+def test_noise_of_many_shapes_is_preprocessed_as_by_transformers(pictures, tmp_path, kind):
     compare(pictures, KINDS[kind], tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_photos_enter_as_with_transformers(photos, tmp_path, kind):
+def test_photos_are_preprocessed_as_by_transformers(photos, tmp_path, kind):
     compare(photos, KINDS[kind], tmp_path)

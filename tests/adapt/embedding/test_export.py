@@ -1,4 +1,4 @@
-"""Embedding whole collections to files, also when it is stopped in the middle."""
+"""Export of embedded collections, including interruptions at any point."""
 
 import json
 import os
@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from adapt.embedding.encoder import Encoder
-from adapt.embedding.export import embed_collections, read_texts
+from adapt.embedding.export import embed_collections
+from adapt.embedding.text_file import read_texts
 from data.pipeline.image_ops import decode
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
@@ -30,7 +31,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Pictures here and there in a folder, one of them broken, and a file that is none."""
+    """A folder tree of images, one of them damaged, with a file that is not an image."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(23):
         path = folder / ("deep/er" if number % 3 else ".") / f"p{number:02d}.png"
@@ -45,7 +46,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_folder_and_a_file_of_texts_become_embeddings_with_ids(checkpoint, photos, tmp_path):
+def test_an_image_folder_and_a_text_file_become_embeddings_with_ids(checkpoint, photos, tmp_path):
     encoder, seen = Encoder(checkpoint), []
     written = embed_collections(
         encoder,
@@ -53,7 +54,7 @@ def test_a_folder_and_a_file_of_texts_become_embeddings_with_ids(checkpoint, pho
         images=str(photos),
         texts=photos / "texts.txt",
         data_dir=tmp_path,
-        progress=lambda *told: seen.append(told),
+        progress=lambda *reported: seen.append(reported),
     )
     ids = lines(tmp_path / "images.ids.jsonl")
     paths = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
@@ -75,27 +76,29 @@ def test_a_folder_and_a_file_of_texts_become_embeddings_with_ids(checkpoint, pho
     assert described["checkpoint"] == encoder.image_fingerprint and described["rows"] == 22
 
 
-def test_what_is_finished_is_not_done_again_and_nothing_is_mixed_up(checkpoint, photos, tmp_path, monkeypatch):
+def test_finished_embeddings_are_reused_and_never_mixed_with_others(checkpoint, photos, tmp_path, monkeypatch):
     encoder = Encoder(checkpoint)
     first = embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     monkeypatch.setattr(encoder, "iterate_texts", None)
     assert embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path) == first
     other = Encoder(save_checkpoint(tmp_path / "other", tiny_checkpoint("siglip", seed=1)))
     with pytest.raises(
-        ValueError, match=r"texts.json is of embeddings of another checkpoint, dtype, image size or tokenizer; name"
+        ValueError, match=r"texts.json describes embeddings of another checkpoint, dtype, image size or tokenizer\. Use"
     ):
         embed_collections(other, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     (tmp_path / "more.txt").write_text("\n".join([*TEXTS, "more"]))
-    with pytest.raises(ValueError, match=r"of another collection"):
+    with pytest.raises(ValueError, match=r"describes embeddings of another collection"):
         embed_collections(encoder, tmp_path / "out", texts=tmp_path / "more.txt", data_dir=tmp_path)
     (tmp_path / "out" / "texts.npy").unlink()
-    with pytest.raises(ValueError, match=r"texts.npy is finished, which is not there; remove .*texts.json to start"):
+    with pytest.raises(
+        ValueError, match=r"finished embeddings, but .*texts.npy is missing\. Remove .*texts.json to embed again"
+    ):
         embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"nothing to embed; name --images, --texts or both"):
+    with pytest.raises(ValueError, match=r"nothing to embed\. Pass --images, --texts or both"):
         embed_collections(encoder, tmp_path / "none", data_dir=tmp_path)
 
 
-def test_stopped_while_it_finishes_it_leaves_nothing_behind(checkpoint, photos, tmp_path, monkeypatch):
+def test_an_export_interrupted_at_any_write_resumes_without_leftovers(checkpoint, photos, tmp_path, monkeypatch):
     encoder = Encoder(checkpoint)
     arguments = {"texts": photos / "texts.txt", "data_dir": tmp_path}
     expected = embed_collections(encoder, tmp_path / "whole", **arguments)["texts"].files["npy"].read_bytes()
@@ -111,7 +114,7 @@ def test_stopped_while_it_finishes_it_leaves_nothing_behind(checkpoint, photos, 
 
         return failing
 
-    for number in range(6):  # the description, a piece, three files, the description once more
+    for number in range(6):  # the description, a piece, three joined files, the complete description
         out = tmp_path / str(number)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("os.replace", fails_at(number))
@@ -122,25 +125,25 @@ def test_stopped_while_it_finishes_it_leaves_nothing_behind(checkpoint, photos, 
         assert names == {"texts.npy", "texts.safetensors", "texts.ids.jsonl", "texts.json"}
 
 
-def test_what_others_left_is_not_overwritten(checkpoint, photos, tmp_path):
+def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp_path):
     (tmp_path / "texts.npy").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"texts.npy is there, and no texts.json that says what it is"):
+    with pytest.raises(ValueError, match=r"texts.npy exists without its description texts.json\. Use another --out"):
         embed_collections(Encoder(checkpoint), tmp_path, texts=photos / "texts.txt", data_dir=tmp_path)
     assert (tmp_path / "texts.npy").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("family", ["siglip", "clip"])
-def test_bfloat16_embeds_nearly_the_same(tmp_path, photos, family):
+def test_bfloat16_embeddings_are_close_to_float32(tmp_path, photos, family):
     folder = save_checkpoint(tmp_path / "export", tiny_checkpoint(family))
-    exact, rough = Encoder(folder), Encoder(folder, dtype="bfloat16")
+    exact, coarse = Encoder(folder), Encoder(folder, dtype="bfloat16")
     pictures = [decode(png(number), "k") for number in range(7)]
     for embed in (lambda e: e.embed_images(pictures.__getitem__, 7), lambda e: e.embed_texts(TEXTS)):
-        one, other = embed(exact), embed(rough)
+        one, other = embed(exact), embed(coarse)
         assert other.dtype == np.float32 and 0 < np.linalg.norm(one - other) < 0.03 * np.linalg.norm(one)
-    assert exact.fingerprint != rough.fingerprint
+    assert exact.fingerprint != coarse.fingerprint
 
 
-def test_another_number_of_devices_goes_on_with_the_same_pieces(checkpoint, tmp_path):
+def test_pieces_do_not_depend_on_the_batch_size_and_damaged_ones_are_embedded_again(checkpoint, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(f"fish {number}" for number in range(600)))
     encoder = Encoder(checkpoint)
 
@@ -166,11 +169,11 @@ def test_another_number_of_devices_goes_on_with_the_same_pieces(checkpoint, tmp_
     files = embed_collections(encoder, tmp_path / "damaged", **arguments)["texts"].files
     assert files["npy"].read_bytes() == whole.files["npy"].read_bytes()
     (tmp_path / "out" / "texts.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"texts.json is no description of embeddings"):
+    with pytest.raises(ValueError, match=r"texts.json is not a description of embeddings"):
         embed_collections(encoder, tmp_path / "out", **arguments)
 
 
-def test_pictures_that_were_replaced_are_another_collection_and_odd_names_stay_what_they_are(checkpoint, tmp_path):
+def test_replaced_images_are_another_collection_and_names_that_are_not_utf8_are_kept(checkpoint, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     names = [b"x\xe9.png", b"x\xe8.png", "ü.png".encode()]
@@ -180,11 +183,11 @@ def test_pictures_that_were_replaced_are_another_collection_and_odd_names_stay_w
     embed_collections(encoder, tmp_path / "out", **arguments)
     assert sorted(os.fsencode(name) for name in lines(tmp_path / "out" / "images.ids.jsonl")) == sorted(names)
     (folder / "ü.png").write_bytes(png(9))
-    with pytest.raises(ValueError, match=r"images.json is of embeddings of another collection"):
+    with pytest.raises(ValueError, match=r"images.json describes embeddings of another collection"):
         embed_collections(encoder, tmp_path / "out", **arguments)
 
 
-def test_a_picture_that_would_become_enormous_is_left_out(tmp_path):
+def test_an_image_whose_resized_version_would_be_huge_is_left_out(tmp_path):
     from PIL import Image
 
     (tmp_path / "pictures").mkdir()
@@ -196,7 +199,7 @@ def test_a_picture_that_would_become_enormous_is_left_out(tmp_path):
     assert "1 × 2000000 pixels would be resized to 14 × 28000000" in lines(written.files["bad"])[0]["detail"]
 
 
-def test_a_tokenizer_that_ends_no_text_is_refused_for_a_tower_that_reads_the_end(tmp_path):
+def test_a_tokenizer_without_an_end_token_raises_for_a_tower_that_pools_at_it(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -206,26 +209,29 @@ def test_a_tokenizer_that_ends_no_text_is_refused_for_a_tower_that_reads_the_end
     original = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
     original.save_pretrained(tmp_path / "words")
     encoder = Encoder(folder, tokenizer=str(tmp_path / "words"))
-    with pytest.raises(ValueError, match=r"'a a' has no end token 0, at which the text tower of .* reads"):
+    with pytest.raises(
+        ValueError,
+        match=r"the tokenizer gives 'a a' no end token 0, from which the text tower of .* takes the embedding",
+    ):
         encoder.embed_texts(["a a"])
 
 
 @pytest.mark.parametrize(("count", "rows"), [(0, []), (1, [1]), (3, [4]), (64, [64]), (65, [64, 64])])
-def test_a_few_rows_are_not_padded_to_a_whole_batch(checkpoint, monkeypatch, count, rows):
+def test_few_rows_are_padded_to_a_power_of_two_only(checkpoint, monkeypatch, count, rows):
     encoder, seen = Encoder(checkpoint), []
     encoder.batch_size, embed = 64, encoder.embed_tokens
     monkeypatch.setattr(encoder, "embed_tokens", lambda tokens: seen.append(len(tokens)) or embed(tokens))
     assert encoder.embed_texts(["a red fish"] * count).shape == (count, 24) and seen == rows
 
 
-def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):
+def test_json_lines_have_ids_and_errors_name_the_line(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('"plain"\n{"id": "x/1", "text": "named"}\n{"text": "unnamed\\u2028 but one"}\n', encoding="utf-8")
     assert read_texts(path) == ([0, "x/1", 2], ["plain", "named", "unnamed\u2028 but one"])
     for content, message in (
-        ('"a"\n{"id": 3}\n', r"line 2 of .* is neither a string"),
-        ("nope", "line 1 of .* no JSON"),
-        (r'"half \ud83d"', "line 1 of .* spells half a surrogate pair"),
+        ('"a"\n{"id": 3}\n', r"line 2 of .* is neither a string nor an object"),
+        ("nope", "line 1 of .* is not valid JSON"),
+        (r'"half \ud83d"', "line 1 of .* contains an unpaired surrogate"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -233,13 +239,13 @@ def test_json_lines_have_ids_and_what_is_no_text_names_its_line(tmp_path):
     plain = tmp_path / "texts.txt"
     plain.write_bytes(b"one\r\nt\xe2\x80\xa8wo\n\nfour\n")
     assert read_texts(plain)[1] == ["one", "t\u2028wo", "", "four"]
-    for content, message in ((b"", "holds no texts"), (b"\xff\xfe", "is not UTF-8")):
+    for content, message in ((b"", "contains no texts"), (b"\xff\xfe", "is not UTF-8")):
         plain.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_texts(plain)
 
 
-def test_devices_share_the_work_and_give_the_same_rows(checkpoint, photos, tmp_path):
+def test_several_devices_give_the_same_rows(checkpoint, photos, tmp_path):
     outs = {}
     for devices in (1, 8):
         outs[devices] = tmp_path / str(devices)
@@ -250,12 +256,12 @@ def test_devices_share_the_work_and_give_the_same_rows(checkpoint, photos, tmp_p
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert result.returncode == 0, result.stderr
         assert f"24 dimensions, float32, {devices} device(s)" in result.stdout
-        assert "images 23/23" in result.stdout and "22 images in" in result.stdout and "1 left out" in result.stdout
+        assert "images 23/23" in result.stdout and "22 images in" in result.stdout and "1 skipped" in result.stdout
     for name in ("images.npy", "texts.npy"):
         np.testing.assert_array_equal(np.load(outs[8] / name), np.load(outs[1] / name))
 
 
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(checkpoint, tmp_path):
+def test_an_export_killed_repeatedly_resumes_to_the_same_bytes(checkpoint, tmp_path):
     shard = str(write_shard(tmp_path / "s.tar", labelled(900)))
     arguments = [f"--checkpoint={checkpoint}", f"--images={shard}", f"--data_dir={tmp_path}"]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
@@ -267,10 +273,10 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(checkpoint, tmp_path):
     stopped = 0
     for _ in range(20):
         process = run(tmp_path / "killed")
-        there = len(list(tmp_path.glob("killed/images.parts/*.npz")))
+        existing = len(list(tmp_path.glob("killed/images.parts/*.npz")))
         wanted = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < wanted:
-            if len(list(tmp_path.glob("killed/images.parts/*.npz"))) > there + 1:
+            if len(list(tmp_path.glob("killed/images.parts/*.npz"))) > existing + 1:
                 process.send_signal(signal.SIGKILL)
                 stopped += 1
                 break
@@ -285,29 +291,30 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(checkpoint, tmp_path):
     assert not (tmp_path / "killed" / "images.parts").exists()
 
 
-# As launch.py, in pieces of 256 rows, and slow enough to be killed between two of them.
+# launch.py with pieces of 256 rows, slow enough to be killed between two of them.
 SLOW = """
 import os, sys, time
-import adapt.embedding.export, launch
-save = adapt.embedding.export._save
+import adapt.embedding.collection_files, launch
+Piece = adapt.embedding.collection_files.Piece
+save = Piece.save
 def slow(*args, **arrays):
     save(*args, **arrays)
     time.sleep(0.3)
-adapt.embedding.export._save = slow
+Piece.save = slow
 sys.exit(launch.main(sys.argv[1:]))
 """
 
 
-def test_bad_arguments_are_one_sentence(checkpoint, tmp_path):
+def test_invalid_arguments_are_one_line_errors(checkpoint, tmp_path):
     def run(*arguments):
         command = [sys.executable, "launch.py", "embed", f"--checkpoint={checkpoint}", f"--out={tmp_path}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     for arguments, message in (
-        ((), "nothing to embed; name --images, --texts or both"),
+        ((), "nothing to embed. Pass --images, --texts or both."),
         (("--images=nowhere",), "no file matches 'nowhere'"),
         ((f"--texts={tmp_path / 'none.txt'}",), "No such file or directory"),
-        ((f"--images={tmp_path}",), "holds no pictures"),
+        ((f"--images={tmp_path}",), "contains no images"),
         ((f"--texts={ROOT / 'LICENSE'}", "--image_size=2"), "vision.patch_size 5 does not fit image_size 2"),
     ):
         result = run(*arguments)
