@@ -150,6 +150,7 @@ class Model:
         return nnx.merge(self.definition, nnx.State(self.sharding.gather_outer(parameters)))
 
 
+@functools.lru_cache(maxsize=8)  # equal settings share what was traced
 def create_model(settings: ModelSettings, *, mesh: Mesh | None = None) -> Model:
     """Return the model with these settings, computed on `mesh`, by default on the default device."""
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform

@@ -84,6 +84,7 @@ def build_train_step(
     )
 
 
+@functools.lru_cache(maxsize=4)  # equal runs in one process share the compiled step
 def create_train_step(
     model: Model,
     objective: Objective,

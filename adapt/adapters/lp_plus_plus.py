@@ -63,7 +63,7 @@ class LpPlusPlus(Adapter):
         return params
 
     def extend_state(self, state: State, old: Support, new: Support, *, key: jax.Array) -> State:
-        """Start classes that had no examples as in a first fit, and the others from `state`."""
+        """Start classes that had no support images as in a first fit, and the remaining classes from `state`."""
         trained = pad_classes({"trained": old.counts > 0}, old, new)["trained"]
         pairs = pad_classes(state, old, new), self._initial_state(new)
         start = jax.tree.map(lambda a, b: jnp.where(trained.reshape(-1, *[1] * (a.ndim - 1)), a, b), *pairs)

@@ -63,7 +63,7 @@ def find(name: str) -> type[Adapter]:
 
 
 def create(name: str, **settings: Any) -> Adapter:
-    """Return the adapter of a method with the given settings, the others at their defaults.
+    """Return the adapter of a method with the given settings and defaults for the rest.
 
     For "local", `inner` is a method name or an adapter, and settings of the inner method may be given as well. A
     setting may be a JAX or NumPy array, to be mapped over; the values of an array are not checked.

@@ -45,7 +45,7 @@ class _View(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchLoader:
-    """Makes the rows of training batches: a random view of an image and the token ids of a caption.
+    """The rows of training batches: a random view of an image and the token ids of a caption.
 
     `tokenize` maps captions to token ids `[captions, length]` int32; `num_patches` is the number of patches per image.
     `caption` selects the text: the `first`, a `random` one, or `all` of them joined by commas, in order or `shuffled`.
@@ -224,7 +224,7 @@ class _MakePart:
 
 @dataclasses.dataclass(frozen=True)
 class _InitWorker:
-    """Makes a worker process leave interrupts to the training process and exit when that process is gone."""
+    """Let a worker process ignore interrupts, and exit when the training process is gone."""
 
     parent: int
 

@@ -31,7 +31,7 @@ csv.field_size_limit(1 << 24)  # characters; Python's default is too low for som
 class CaptionTable:
     """A `Source` of the rows of a table, each with the path or URL of an image and its captions.
 
-    Relative paths start from the table's folder. `image_keys` and `text_keys` are candidate columns, of which the first
+    Relative paths start from the table's folder. `image_keys` and `text_keys` are candidate columns; the first
     that the table has is used. The columns `label` and `class` are optional. JSON lines may hold a list of captions.
     The offsets of the rows are found once and stored in `cache_dir`, so that memory use does not grow with the table.
     Raises `ValueError`, listing the columns, if one is missing.

@@ -86,7 +86,7 @@ def build_dataset(
 
 
 def _usable(source: Source, left_out: collections.Counter[str]) -> Iterator[tuple[int, Record]]:
-    """Yield index and record of the samples whose images can be opened, and count the others by reason."""
+    """Yield index and record of the samples whose images can be opened, and count the rest by reason."""
     for index in range(len(source)):
         try:
             record = source[index]

@@ -137,3 +137,14 @@ def test_a_kill_leaves_the_old_folder_and_the_next_write_removes_what_is_left_of
     with atomic_folder(path) as temporary:
         (temporary / "a.txt").write_text("new")
     assert (path / "a.txt").read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_between_the_two_renames_of_a_folder_loses_nothing(tmp_path):
+    leftover = tmp_path / ".export.partial-1"
+    for name in ("old", "new"):
+        (leftover / name).mkdir(parents=True)
+        (leftover / name / "weights").write_text(name)
+    with pytest.raises(OSError, match="disk full"), atomic_folder(tmp_path / "export"):
+        raise OSError("disk full")
+    assert (tmp_path / "export" / "weights").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "export"]
