@@ -89,7 +89,7 @@ def test_far_threshold_is_a_percentile_of_the_nearest_other_example():
     assert far_threshold(examples) == pytest.approx(np.percentile(closest, FAR_PERCENTILE), abs=1e-6)
 
 
-def test_copies_of_an_example_do_not_make_everything_else_far():
+def test_duplicate_examples_do_not_raise_the_far_threshold():
     examples = unit(RNG.normal(size=(8, 5)))
     closest = [max(examples[i] @ examples[j] for j in range(8) if j != i) for i in range(8)]
     twice = np.concatenate([examples, examples])
@@ -97,7 +97,7 @@ def test_copies_of_an_example_do_not_make_everything_else_far():
     assert far_threshold(np.ones((4, 1))) == -1
 
 
-def test_of_pictures_like_the_examples_about_one_in_twenty_is_far():
+def test_about_one_in_twenty_similar_queries_and_most_others_are_far():
     middles = unit(RNG.normal(size=(5, 32)))
     draw = lambda count: unit(middles[RNG.integers(0, 5, count)] + RNG.normal(0, 0.1, (count, 32)))  # noqa: E731
     examples = draw(400)
@@ -107,7 +107,7 @@ def test_of_pictures_like_the_examples_about_one_in_twenty_is_far():
     assert np.mean(cosines < far_threshold(examples)) > 0.95
 
 
-def test_the_nearest_example_is_found_in_blocks(monkeypatch):
+def test_the_nearest_example_is_the_same_in_blocks(monkeypatch):
     monkeypatch.setattr("adapt.photos.outliers._ROWS", 4)
     features, examples = unit(RNG.normal(size=(11, 5))), unit(RNG.normal(size=(7, 5)))
     numbers, cosines = find_nearest(features, examples)
