@@ -77,7 +77,13 @@ def _check(settings_class: type, section: str, values: Mapping[str, Any]) -> Non
 @functools.cache
 def _validators(settings_class: type) -> dict[str, pydantic.TypeAdapter]:
     types = typing.get_type_hints(settings_class, include_extras=True)
-    return {field.name: pydantic.TypeAdapter(types[field.name]) for field in dataclasses.fields(settings_class)}
+    return {field.name: _validator(types[field.name]) for field in dataclasses.fields(settings_class)}
+
+
+def _validator(annotation: Any) -> pydantic.TypeAdapter:
+    if dataclasses.is_dataclass(annotation):  # has a configuration of its own
+        return pydantic.TypeAdapter(annotation)
+    return pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
 
 
 def _problem(name: str, value: Any, schema: Mapping[str, Any], location: tuple[int | str, ...]) -> str:

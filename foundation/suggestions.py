@@ -17,5 +17,8 @@ def unknown_name(kind: str, name: object, known: Iterable[object]) -> str:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string if none is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
+    if not isinstance(name, str):
+        return ""
+    known = list(known)
+    nearest = [each for each in known if each.lower() == name.lower()] or difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""

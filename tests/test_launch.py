@@ -349,7 +349,7 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
         ({"query": "file"}, "folder {}/file does not exist. Set --query to an existing folder."),
         ({"support": "flat"}, "flat contains no class folders with images. Expected {}/flat/CLASS/IMAGE.jpg."),
         ({"support": "one"}, "only cat has readable images in {}/one, but classification needs two or more classes"),
-        ({"query": "none"}, "none holds no pictures (.jpg, "),
+        ({"query": "none"}, "none contains no images (.jpg, "),
         ({"out": "file"}, "file is a file. Set --out to a folder."),
         ({"out": "few"}, "--out and --support are both {}/few. Set --out to another folder."),
         ({"out": "file/deeper"}, "file is a file. Set --out to a folder."),

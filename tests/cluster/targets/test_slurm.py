@@ -121,8 +121,8 @@ def test_a_sweep_is_a_job_array_and_the_report_compares_its_runs(slurm, project,
     assert launch.main(["report", f"--config={swept}", f"--workdir={workdir}"]) == 0
     said = capsys.readouterr().out
     assert "seed=2,steps=4 was not evaluated and is left out" in said
-    assert re.search(r"seed=3,steps=4 was not evaluated and is left out \(.* holds no results.jsonl yet", said)
-    assert "seed=4,steps=4 has left nothing and is left out" in said
+    assert re.search(r"seed=3,steps=4 was not evaluated and is left out: .*results.jsonl", said)
+    assert "seed=4,steps=4 has no files and is left out" in said
     page = (workdir / "report.html").read_text()
     assert all(run in page for run in runs)
     rows = (workdir / "report.csv").read_text().splitlines()

@@ -128,7 +128,7 @@ def test_npz_with_sizes_beyond_the_file_is_rejected(tmp_path):
         path.write_bytes(content)
         check_rejected(path, "siglip.npz cannot be read: ")
     np.savez_compressed(path, **{"params/img/embedding/kernel": np.zeros((1000, 1000))})
-    check_rejected(path, r"is compressed or encrypted\. Write it with numpy.savez, which does neither\.")
+    check_rejected(path, r"is compressed or encrypted\. Write it with numpy.savez, which does neither")
 
 
 @pytest.mark.parametrize(

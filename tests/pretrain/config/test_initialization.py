@@ -145,7 +145,7 @@ def test_towers_come_from_family_and_variant_with_changes_by_the_config():
     model = read_settings(base | named).model(vocab_size=99, end_id=7)
     assert (model.vision.width, model.vision.depth, model.vision.pooling, model.dim) == (768, 2, "class", 512)
     assert (model.text.width, model.text.causal, model.text.end_id) == (512, True, 7)
-    with pytest.raises(ValueError, match=r"unknown family 'blip'\. Known: siglip, clip"):
+    with pytest.raises(ValueError, match=r"unknown family 'blip'\. Did you mean 'clip'\? Known: siglip, clip"):
         read_settings(base | {"family": "blip"})
     with pytest.raises(ValueError, match=r"text.vocab_size is 50, but the tokenizer has 99 token ids"):
         read_settings(base | {"text": {**base["text"], "vocab_size": 50}}).model(vocab_size=99)
@@ -168,7 +168,7 @@ def test_a_clip_model_is_trained_from_scratch_and_exported(shards, tmp_path):
     opened = open_checkpoint(export(tmp_path, tmp_path / "export"))
     assert json.loads((tmp_path / "export" / "config.json").read_text())["architectures"] == ["CLIPModel"]
     assert opened.settings.text.end_id == opened.tokenizer.end_id and opened.settings.dim == 12
-    with pytest.raises(ValueError, match=r"big_vision's .npz holds SigLIP towers"):
+    with pytest.raises(ValueError, match=r"npz format of big_vision holds only SigLIP towers, and this is a CLIP"):
         export(tmp_path, tmp_path / "export.npz", format="big_vision")
     with pytest.raises(ValueError, match=r"unknown format 'onnx'\. Known: huggingface, big_vision"):
         export(tmp_path, tmp_path / "export.onnx", format="onnx")
