@@ -70,6 +70,7 @@ def finished(project):
     return workdir
 
 
+@pytest.mark.slow
 def test_every_job_writes_the_files_that_the_help_lists(finished):
     written = {path.name for path in finished.iterdir()}
     assert {"checkpoints", "metrics.jsonl", "tensorboard", "tokenizer", "export", "evaluation"} <= written
@@ -79,6 +80,7 @@ def test_every_job_writes_the_files_that_the_help_lists(finished):
     assert not [path for path in finished.rglob("*") if "partial" in path.name]
 
 
+@pytest.mark.slow
 def test_model_card_describes_training_and_results(project, finished):
     card = (finished / "export" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\nlicense: unknown\n")
@@ -106,6 +108,7 @@ def test_model_card_describes_training_and_results(project, finished):
     assert str(project) not in card
 
 
+@pytest.mark.slow
 def test_export_converts_to_npz_and_back(project, finished, tmp_path):
     given = f"--config={project / 'config.py'}"
     assert run("export", given, f"--workdir={finished}", "--format=big_vision").returncode == 0
@@ -124,6 +127,7 @@ def test_export_converts_to_npz_and_back(project, finished, tmp_path):
     assert failed.returncode == 1 and "is not a checkpoint: it has no config.json" in failed.stderr
 
 
+@pytest.mark.slow
 def test_piped_progress_is_plain_lines(project, tmp_path):
     result = run("pretrain", f"--config={project / 'config.py'}", f"--workdir={tmp_path}")
     steps = [line for line in result.stdout.splitlines() if line.startswith("step")]
@@ -251,6 +255,7 @@ def test_missing_datasets_are_listed_with_the_command_that_prepares_them(finishe
     assert f"error: dtd, ucf101 not found in {tmp_path}. Run the commands above, or set --data_dir" in error
 
 
+@pytest.mark.slow
 def test_evaluation_without_a_config_takes_several_checkpoints(finished, tmp_path, capsys):
     given = [f"--checkpoint=a={finished / 'export'},b={finished / 'export'}", f"--workdir={tmp_path}"]
     given += [f"--data_dir={tmp_path}", "--datasets=digits", "--shots=1", "--seeds=1", "--methods=zero_shot,knn"]
@@ -283,6 +288,7 @@ def test_sigterm_that_an_import_turns_into_another_error_exits_with_75(project, 
     assert capsys.readouterr().err == "received SIGTERM; run the same command to resume from the last checkpoint\n"
 
 
+@pytest.mark.slow
 def test_a_shard_of_damaged_images_is_one_sentence(project, tmp_path):
     samples = [(key, image[:90], fields) for key, image, fields in labelled(16, size=(64, 64))]
     path = write_shard(tmp_path / "broken.tar", samples)
@@ -293,6 +299,7 @@ def test_a_shard_of_damaged_images_is_one_sentence(project, tmp_path):
     assert "32 records in a row cannot be used" in result.stderr and "broken.tar" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_truncated_shard_is_reported_and_used(project, tmp_path):
     path = write_shard(tmp_path / "broken.tar", labelled(60, size=(64, 64)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -302,6 +309,7 @@ def test_a_truncated_shard_is_reported_and_used(project, tmp_path):
     assert "warning: 1 of 1 shards are damaged" in result.stdout and "truncated at byte" in result.stdout
 
 
+@pytest.mark.slow
 def test_inspect_writes_the_pages_of_a_batch(project, tmp_path):
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path}", "--step=3", "--steps=2", "--rows=5"]
     result = run("inspect", *given)
@@ -398,6 +406,7 @@ def processes_of(group):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not pathlib.Path("/proc/self/stat").exists(), reason="/proc, which lists processes, does not exist on this system"
 )

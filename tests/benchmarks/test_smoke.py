@@ -281,6 +281,7 @@ def test_loss_prints_a_row_per_form(monkeypatch, capsys):
     assert "not run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_overheads_prints_both_rates(config, capsys):
     assert overheads.main([f"--config={config}", "--seconds=0.2", "--turns=1"]) == 0
     out = capsys.readouterr().out

@@ -221,6 +221,7 @@ def project(tmp_path):
     return [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'runs'}"]
 
 
+@pytest.mark.slow
 def test_local_sweep_runs_one_point_after_another(project, tmp_path, capfd):
     assert launch.main(["submit", "--target=local", "--jobs=pretrain,export", "--license=mit", *project]) == 0
     for seed in (0, 1):

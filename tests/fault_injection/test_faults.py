@@ -22,36 +22,44 @@ def can_mount(folder) -> bool:
     return os.geteuid() == 0 and tried.returncode == 0
 
 
+@pytest.mark.slow
 def test_sigkill_loses_only_the_steps_since_the_last_checkpoint(trial):
     assert "while a checkpoint was written; at most" in faults.killed(trial, 3)
 
 
+@pytest.mark.slow
 def test_sigkill_during_an_export_leaves_a_complete_one(trial):
     assert "it was always complete" in faults.killed_in_export(trial, 2)
 
 
+@pytest.mark.slow
 def test_sigterm_loses_no_step(trial):
     assert "no step lost" in faults.preempted(trial, 3)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_never_changes_a_parameter(trial):
     assert "never a wrong bit" in faults.damaged(trial, 3)
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_changes_nothing(trial):
     assert "the same bits" in faults.clock(trial)
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_its_peer_with_one_sentence(tmp_path):
     assert "the restarted run is bit-identical" in faults.lost_process(
         Trial(tmp_path, steps=40, every=10), ((1, signal.SIGKILL),)
     )
 
 
+@pytest.mark.slow
 def test_other_numbers_of_devices_give_the_same_parameters(tmp_path):
     assert "parameters differ by at most" in faults.devices(Trial(tmp_path, steps=24, every=6), (8, 1))
 
 
+@pytest.mark.slow
 def test_full_disks_and_missing_data_are_one_sentence(trial, tmp_path):
     if not can_mount(tmp_path):
         pytest.skip("this process may not mount small and read-only disks")

@@ -91,6 +91,7 @@ def test_stacked_layers_have_different_initial_weights():
     assert not np.array_equal(kernels[0], kernels[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"remat": "minimal"}, {"scan_unroll": 3}])
 def test_remat_and_unrolling_keep_values_and_gradients(batch, change):
     def gradients(settings):

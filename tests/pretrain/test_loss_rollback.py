@@ -47,6 +47,7 @@ def poison(monkeypatch, positions):
     monkeypatch.setattr("pretrain.train.check_loss", check_poisoned)
 
 
+@pytest.mark.slow
 def test_a_bad_loss_stops_the_run_at_its_step(shard, tmp_path, monkeypatch):
     poison(monkeypatch, {4})
     with pytest.raises(BadLossError, match=r"loss is inf at step 5\. Lower optimizer\.learning_rate, or set recovery"):
@@ -54,6 +55,7 @@ def test_a_bad_loss_stops_the_run_at_its_step(shard, tmp_path, monkeypatch):
     assert set(final_checkpoints(tmp_path)) == {"step_2", "step_4"}
 
 
+@pytest.mark.slow
 def test_a_rollback_skips_the_batches_since_the_checkpoint(shard, tmp_path, monkeypatch, capsys):
     settings = config(shard, recovery=ROLLBACK, steps=8, checkpoint_every=2)
     poison(monkeypatch, {4, 9})
@@ -101,6 +103,7 @@ def test_a_rollback_past_an_earlier_one_skips_each_bad_batch_and_no_later_one(tm
         assert [sampler().position(step) for step in range(target, 100)] == later
 
 
+@pytest.mark.slow
 def test_a_rollback_before_the_first_checkpoint_starts_again(shard, tmp_path, monkeypatch):
     poison(monkeypatch, {0})
     assert pretrain(config(shard, recovery=ROLLBACK, steps=3), tmp_path, data_dir=tmp_path).step == 3

@@ -64,6 +64,7 @@ def test_logits_without_text_equal_float64_loops(name, settings):
     assert_equal(ours, references.logits(name, settings, FEATURES, LABELS, None, QUERIES, scale=30.0, num_classes=6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "shots"), [(2, 1), (2, 64), (3, 5), (100, 3), (1000, 1)])
 @pytest.mark.parametrize("name", adapt.TRAINING_FREE)
 def test_logits_equal_float64_loops_for_many_sizes(name, classes, shots):

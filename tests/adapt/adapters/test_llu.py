@@ -53,6 +53,7 @@ def reference(state, settings, text, scale=100.0):
     return np.array(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -76,6 +77,7 @@ def widen(leaf):
     return jnp.asarray(leaf, jnp.float64 if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"damp": 0.5, "damping": "learned"}, {"towers": "image"}, {"rbf": 0.0}])
 def test_gradient_equals_finite_differences_of_the_loss(settings):
     adapter = adapt.create("llu", rbf=settings.pop("rbf", -3.0), reg=2.0, **settings)
@@ -129,6 +131,7 @@ def test_gate_decreases_with_the_distance_to_the_nearest_center():
     assert (closeness(x, centers, jnp.zeros(3, bool), -5.0) == 0).all()
 
 
+@pytest.mark.slow
 def test_with_an_open_gate_llu_is_the_regularised_linear_adapter():
     classifier = fit(rbf=0.0)
     x, w, labels = SUPPORT.features, SUPPORT.class_text_features, SUPPORT.labels

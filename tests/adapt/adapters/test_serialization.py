@@ -11,6 +11,7 @@ from tests.adapt.adapters import references
 FEATURES, LABELS, TEXT, QUERIES = references.example()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", adapt.METHODS)
 def test_a_loaded_classifier_gives_the_same_logits_and_can_be_extended(tmp_path, name):
     classifier = adapt.create(name).fit(FEATURES, LABELS, class_text_features=TEXT, logit_scale=30.0)

@@ -97,6 +97,7 @@ def logistic_regression(features, labels, c):
     return objective, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", [0.5, 300.0])
 @pytest.mark.parametrize("counts", [(1, 40, 7), (61, 1, 1, 13)])
 def test_linear_probe_reaches_the_optimum_of_scikit_learn(c, counts):
@@ -239,6 +240,7 @@ def test_clip_adapter_depends_on_the_key():
     assert np.abs(one - other).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear_probe", "linear_probe_text"])
 def test_an_extended_probe_equals_a_fit_on_all_examples(name):
     some = LABELS < 3
@@ -248,6 +250,7 @@ def test_an_extended_probe_equals_a_fit_on_all_examples(name):
     assert_close(extended(QUERIES), fit(name, {}, *ordered, TEXT)(QUERIES), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_extend_continues_from_the_state_and_starts_new_classes_from_their_text(name):
     some = LABELS < 3

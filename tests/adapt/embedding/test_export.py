@@ -132,6 +132,7 @@ def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp
     assert (tmp_path / "texts.npy").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_bfloat16_embeddings_are_close_to_float32(tmp_path, photos, family):
     folder = save_checkpoint(tmp_path / "export", tiny_checkpoint(family))
@@ -245,6 +246,7 @@ def test_json_lines_have_ids_and_errors_name_the_line(tmp_path):
             read_texts(plain)
 
 
+@pytest.mark.slow
 def test_several_devices_give_the_same_rows(checkpoint, photos, tmp_path):
     outs = {}
     for devices in (1, 8):
@@ -261,6 +263,7 @@ def test_several_devices_give_the_same_rows(checkpoint, photos, tmp_path):
         np.testing.assert_array_equal(np.load(outs[8] / name), np.load(outs[1] / name))
 
 
+@pytest.mark.slow
 def test_an_export_killed_repeatedly_resumes_to_the_same_bytes(checkpoint, tmp_path):
     shard = str(write_shard(tmp_path / "s.tar", labelled(900)))
     arguments = [f"--checkpoint={checkpoint}", f"--images={shard}", f"--data_dir={tmp_path}"]
@@ -305,6 +308,7 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_invalid_arguments_are_one_line_errors(checkpoint, tmp_path):
     def run(*arguments):
         command = [sys.executable, "launch.py", "embed", f"--checkpoint={checkpoint}", f"--out={tmp_path}", *arguments]

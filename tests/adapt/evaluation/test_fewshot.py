@@ -54,6 +54,7 @@ def expected(method, chosen, features, labels, queries=QUERIED, groups=GROUPS):
     return np.argmax(np.where(MASKS[groups], logits, -np.inf), axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", adapt.TRAINING_FREE)
 def test_predictions_are_those_of_the_reference_among_the_candidate_classes(method):
     outcome = both(method)

@@ -56,6 +56,7 @@ def contents(folder, pattern):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_gives_the_same_bytes(arguments, whole, tmp_path):
     finish(start(arguments, tmp_path, devices=8))
     embeddings = contents(whole, "embeddings/*/*.npy")
@@ -63,6 +64,7 @@ def test_another_number_of_devices_gives_the_same_bytes(arguments, whole, tmp_pa
     assert contents(tmp_path / "evaluation", "results.jsonl") == contents(whole, "results.jsonl")
 
 
+@pytest.mark.slow
 def test_killed_after_any_unit_the_job_resumes_to_the_same_bytes_and_recomputes_no_unit(arguments, whole, tmp_path):
     folder = tmp_path / "evaluation"
 

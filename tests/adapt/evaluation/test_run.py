@@ -103,6 +103,7 @@ def right(method, settings, support, queries, features):
     return int(np.sum(logits.argmax(axis=1) == LABELS[queries]))
 
 
+@pytest.mark.slow
 def test_every_method_shots_and_seed_has_a_row_and_so_do_both_directions_of_retrieval(evaluated):
     for method in evaluated.settings.methods:
         cases = [(row["shots"], row["seed"]) for row in few_shot(evaluated.rows, method)]
@@ -269,6 +270,7 @@ def split(evaluated, tmp_path_factory):
     return rows, folder / "out", asked, messages
 
 
+@pytest.mark.slow
 def test_every_row_of_every_task_follows_from_the_saved_predictions(split):
     rows, out, asked, messages = split
     assert "note: cars does not support task transfer" in messages

@@ -109,6 +109,7 @@ def test_leave_fold_out_equals_refits_without_the_fold(name):
         assert_rows_equal(ours[row][None], theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", adapt.TRAINING_FREE)
 def test_padding_does_not_change_leave_one_out_and_accuracies(name):
     support = make_support(FEATURES, LABELS, class_text_features=TEXT)
@@ -127,6 +128,7 @@ def test_padding_does_not_change_leave_one_out_and_accuracies(name):
     np.testing.assert_allclose(grid.accuracy(padded, key=KEY), grid.accuracy(support, key=KEY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "leave_out"), [(name, out) for name in SMALL for out in ("one", "fold") if out == "fold" or name != "ape"]
 )

@@ -78,6 +78,7 @@ def sorted_photos(encoder, photos, tmp_path_factory):
     return out, result, messages
 
 
+@pytest.mark.slow
 def test_images_are_classified_by_their_color(sorted_photos):
     out, _, _ = sorted_photos
     found = rows(out / "predictions.csv")

@@ -66,6 +66,7 @@ def output_of(workdir: pathlib.Path) -> str:
     return "\n".join(path.read_text() for path in sorted((workdir / "submit").glob("*.log")))
 
 
+@pytest.mark.slow
 def test_two_tasks_train_together_and_are_requeued_after_preemption(slurm, project, tmp_path):
     workdir = tmp_path / "run"
     job = submit(slurm, f"--config={project / 'config.py'}", f"--workdir={workdir}", tasks=2)
@@ -90,6 +91,7 @@ def test_two_tasks_train_together_and_are_requeued_after_preemption(slurm, proje
     assert max(errors.values()) < 1e-3, errors  # 90 steps with different rounding
 
 
+@pytest.mark.slow
 def test_the_last_shard_of_an_evaluation_merges_the_results(slurm, project, tmp_path):
     checkpoint = save_checkpoint(tmp_path / "export", tiny_checkpoint("siglip"))
     for name in ("things", "others"):
@@ -106,6 +108,7 @@ def test_the_last_shard_of_an_evaluation_merges_the_results(slurm, project, tmp_
     assert split == whole and whole.count(b"\n") > 10
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_job_array_and_the_report_compares_its_runs(slurm, project, tmp_path, capsys):
     swept = project / "swept.py"
     swept.write_text((project / "config.py").read_text() + SWEEP)
@@ -143,6 +146,7 @@ if [ -z "$SLURM_RESTART_COUNT" ] && [[ "$*" == *seed=1* ]]; then sleep $((SLURM_
 """
 
 
+@pytest.mark.slow
 def test_only_the_preempted_task_of_an_array_is_requeued(slurm, project, tmp_path):
     """The processes of a task exit 8 s apart, longer than SLURM waits (KillWait) before it kills remaining ones."""
     swept, program = project / "swept.py", tmp_path / "program"

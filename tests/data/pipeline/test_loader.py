@@ -87,6 +87,7 @@ def reference(mixture):
     return hashes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hosts", "workers"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
 )  # fmt: skip
@@ -147,6 +148,7 @@ def damage(parts):
     return sorted(damaged.items()), dict(zip(keys, reasons, strict=False))
 
 
+@pytest.mark.slow
 def test_every_kind_of_bad_record_in_a_real_shard_is_replaced_and_reported(tmp_path, real):
     parts, captions = real
     members, expected = damage(parts)

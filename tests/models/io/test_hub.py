@@ -95,6 +95,7 @@ def open_here(hub, cache, name, **environment):
     )
 
 
+@pytest.mark.slow
 def test_hub_id_is_downloaded_once_without_pickles_and_then_opens_offline(hub, tmp_path):
     first = open_here(hub, tmp_path / "cache", "someone/siglip")
     assert first.stdout.strip() == "24", first.stderr

@@ -104,6 +104,7 @@ def in_a_process(check, *arguments: str) -> None:
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_reported_and_set_aside_or_still_reads_as_saved(tmp_path, harm):
     in_a_process(check_damage, str(tmp_path), harm)

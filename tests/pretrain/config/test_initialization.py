@@ -47,6 +47,7 @@ def continuing(checkpoint, shards, base="sigmoid", **changes):
     return values
 
 
+@pytest.mark.slow
 def test_a_run_without_updates_exports_the_initial_weights_bit_for_bit(start, shards, tmp_path):
     checkpoint, base = start
     pretrain(continuing(checkpoint, shards, base, optimizer=STILL), tmp_path, data_dir=tmp_path)
@@ -63,6 +64,7 @@ def test_a_run_without_updates_exports_the_initial_weights_bit_for_bit(start, sh
     assert "license: apache-2.0" in card and "context objective" in card and "s.tar: 21 samples" in card
 
 
+@pytest.mark.slow
 def test_training_changes_both_towers_and_logs_the_initial_checkpoint(start, shards, tmp_path, capsys):
     checkpoint, base = start
     pretrain(continuing(checkpoint, shards, base), tmp_path, data_dir=tmp_path)
@@ -76,6 +78,7 @@ def test_training_changes_both_towers_and_logs_the_initial_checkpoint(start, sha
         assert np.abs(before[path] - after[path]).max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_logit_bias_in_the_config_replaces_the_checkpoints_and_is_logged(shards, tmp_path, capsys):
     folder = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip"))
     values = continuing(folder, shards)
@@ -86,6 +89,7 @@ def test_a_logit_bias_in_the_config_replaces_the_checkpoints_and_is_logged(shard
     assert "the checkpoint's logit_bias is -3.5; objective.logit_bias of the config is used instead" in output
 
 
+@pytest.mark.slow
 def test_images_of_another_size_continue_with_resampled_positions(start, shards, tmp_path, capsys):
     checkpoint, base = start
     values = continuing(checkpoint, shards, base, optimizer=STILL) | {"vision": {"image_size": 27}}
@@ -161,6 +165,7 @@ def test_pooling_by_the_end_token_needs_a_tokenizer_that_ends_texts():
         settings.model_for(Tokenizer(FAMILIES["gpt2"](), length=6))
 
 
+@pytest.mark.slow
 def test_a_clip_model_is_trained_from_scratch_and_exported(shards, tmp_path):
     towers = {"vision": {**config("")["vision"], "projection": 12}}
     values = config(shards, steps=3, family="clip", objective={"base": "softmax"}, **towers)
@@ -186,6 +191,7 @@ pretrain(values, sys.argv[3], data_dir=sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_sharded_onto_eight_devices(shards, tmp_path):
     start = save_checkpoint(tmp_path / "start", tiny_checkpoint("siglip", vision={"patch_size": 4}))
     run_on_eight(START_ON_EIGHT, start, shards, tmp_path / "run")
@@ -226,6 +232,7 @@ def eight(shards):
     return config(shards, steps=3, batch_size=16, microbatch_size=8, mesh={"fsdp": 4}, checkpoint_every=9)
 
 
+@pytest.mark.slow
 def test_a_run_on_eight_devices_exports_the_same_bytes_as_its_parameters_on_one_device(shards, tmp_path):
     run_on_eight(ON_EIGHT, shards, tmp_path)
     assert jax.device_count() == 1

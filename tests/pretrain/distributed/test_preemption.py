@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from data.pipeline.loader import BatchLoader
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
@@ -22,6 +24,7 @@ def preempt_at(monkeypatch, steps):
     monkeypatch.setattr(BatchLoader, "rows", rows_with_signal)
 
 
+@pytest.mark.slow
 def test_a_preempted_run_saves_within_a_step_and_resumes_to_the_same_bits(tmp_path, monkeypatch, capsys):
     shard = str(write_shard(tmp_path / "s.tar", labelled(21)))
     finished, workdir = tmp_path / "finished", tmp_path / "run"

@@ -8,10 +8,13 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from pretrain.distributed import sharding
 from pretrain.optim.param_rules import path_name
 from tests.pretrain.test_train_step import batch, trained, training
+
+pytestmark = pytest.mark.slow
 
 STEPS = 20
 
@@ -39,6 +42,7 @@ def train_in_process(process: int, port: int, out: str) -> None:
     np.savez(pathlib.Path(out) / f"{process}.npz", losses=losses, **named(gathered))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_parameters_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -103,6 +103,7 @@ def test_reference_equals_loops(base):
     assert value == pytest.approx(loops(base, 0.6, SCALARS, u, v), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
 @pytest.mark.parametrize(
     ("count", "dim", "block_size"), [(2, 3, None), (7, 24, 3), (33, 40, 8), (65, 1152, 32), (16, 64, 1)]
@@ -112,6 +113,7 @@ def test_blocks_equal_the_reference_for_uneven_tails(base, count, dim, block_siz
     assert found["value"] < 1e-6 and found["gradients"] < 1e-5, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
 def test_bfloat16_operands_are_within_two_percent_of_the_reference(base):
     objective = Objective(base=base, alpha=0.6, dtype="bfloat16", block_size=16)
@@ -119,6 +121,7 @@ def test_bfloat16_operands_are_within_two_percent_of_the_reference(base):
     assert found["value"] < 2e-2 and 1e-5 < found["gradients"] < 2e-2, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -21,6 +21,8 @@ TINY = """
 from ml_collections import ConfigDict
 from tests.pretrain.tiny import config
 
+pytestmark = pytest.mark.slow
+
 
 def get_config():
     made = config("none.tar", batch_size=32, augmentation={}, mesh={"fsdp": 2}, microbatch_size=None, dtype="float32")
