@@ -37,5 +37,5 @@ def test_unknown_variant_lists_the_known_sizes(name):
 def test_misspelt_names_get_a_suggestion():
     with pytest.raises(ValueError, match=r"unknown variant 'b/16' of siglip\. Did you mean 'B/16'\?"):
         tower_fields("siglip", "b/16")
-    with pytest.raises(ValueError, match=r"unknown family 'sigclip'\. Did you mean 'siglip'\? Known: siglip, clip\."):
+    with pytest.raises(ValueError, match=r"unknown family 'sigclip'\. Did you mean 'siglip'\? Known: siglip, clip"):
         tower_fields("sigclip")
