@@ -276,7 +276,7 @@ def test_a_batch_of_one_raises():
         contextualize(jnp.ones((1, 4)), jnp.float32(0.0))
     with pytest.raises(ValueError, match="batch_size 1 leaves the context objective nothing to attend to"):
         Objective().check_batch(1, 1)
-    with pytest.raises(ValueError, match="batch_size 8 on 8 devices, per device 1 leaves"):
+    with pytest.raises(ValueError, match="batch_size 8 on 8 devices, 1 per device, leaves"):
         Objective(buffer="device").check_batch(8, 8)
     Objective(context=False).check_batch(1, 1)
 
