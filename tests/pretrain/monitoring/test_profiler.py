@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parents[3]
 def test_steps_are_traced_for_tensorboard(tmp_path):
     shard = write_shard(tmp_path / "s.tar", labelled(21))
     program = (
-        "import sys\nfrom pretrain.train import pretrain\nfrom tests.pretrain.tiny import config\n"
+        "import sys\nfrom foundation import log\nfrom pretrain.train import pretrain\n"
+        "from tests.pretrain.tiny import config\nlog.configure()\n"
         "pretrain(config(sys.argv[1], monitor={'profile': (3, 4)}), sys.argv[2], data_dir=sys.argv[2])"
     )  # in a process of its own: a profile covers all threads of a process
     run = subprocess.run(

@@ -15,13 +15,12 @@ from pretrain.monitoring.throughput import count_pair_flops
 from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from tests.pretrain.tiny import config
 
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[3]
 B16 = "configs/siglip_b16.py"
 TINY = """
 from ml_collections import ConfigDict
 from tests.pretrain.tiny import config
-
-pytestmark = pytest.mark.slow
 
 
 def get_config():
