@@ -2,10 +2,13 @@
 
 import gc
 import os
+import pathlib
 import sys
 import tempfile
 
 import pytest
+
+from tests.xla_flags import FAST_COMPILATION
 
 _CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
 
@@ -14,7 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as launch.py has it
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", FAST_COMPILATION)
 
 
 from foundation import log  # noqa: E402 - no package may be imported before the variables are set
@@ -35,11 +38,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Release compiled programs after each module: each holds memory mappings, and a process may have only 65,530."""
+    """Release compiled programs after a module that leaves many: a process may have only 65,530 memory mappings."""
     yield
-    if "jax" in sys.modules:
+    if "jax" in sys.modules and count_mappings() > 20_000:
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+def count_mappings() -> int:
+    """Return the number of memory mappings of this process, of which each compiled program has some; 0 off Linux."""
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 @pytest.fixture

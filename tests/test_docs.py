@@ -38,6 +38,7 @@ def examples(tmp_path_factory):
     METHODS.pop("power_votes", None)
 
 
+@pytest.mark.slow
 def test_the_example_loss_trains_and_has_the_derivative_of_its_dense_form(examples, tmp_path):
     given = [f"--config={examples / 'hinge.py'}", f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path}"]
     given += [f"--config.pretrain.data.sources={examples}/shards/*.tar,", "--config.pretrain.steps=2"]

@@ -96,6 +96,7 @@ def open_settings(workdir):
     return settings.model_for(load_tokenizer(workdir / "tokenizer", length=settings.text["length"]))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_failed_and_missing_evaluations_only(shard, plain, tmp_path, monkeypatch, capsys):
     def fails(step):
         if step == 3:
@@ -148,6 +149,7 @@ def rows_of(folder: pathlib.Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in names} for row in rows]
 
 
+@pytest.mark.slow
 def test_results_equal_those_of_a_later_evaluation(shard, plain, given, tmp_path, capsys):
     given = [*given, f"--workdir={tmp_path}"]
     assert launch.main(["pretrain", *given, "--config.pretrain.keep_evaluated_exports=True"]) == 0
@@ -239,6 +241,7 @@ def evaluate_in_process(process: int, port: int, workdir: str, shard: str) -> No
     (own / "seen.json").write_text(json.dumps({"made": made, "fitted": fitted}))
 
 
+@pytest.mark.slow
 def test_two_processes_embed_and_only_the_first_fits(shard, plain, tmp_path):
     run = shutil.copytree(plain, tmp_path / "run")
     with socket.socket() as free:

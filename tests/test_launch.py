@@ -70,6 +70,14 @@ def finished(project):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A workdir with an exported checkpoint of random towers."""
+    workdir = tmp_path_factory.mktemp("exported")
+    save_checkpoint(workdir / "export", tiny_checkpoint("siglip"))
+    return workdir
+
+
 @pytest.mark.slow
 def test_every_job_writes_the_files_that_the_help_lists(finished):
     written = {path.name for path in finished.iterdir()}
@@ -237,16 +245,16 @@ def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, ar
     assert message in error
 
 
-def test_unknown_dataset_lists_the_known_ones(project, finished, capsys):
-    given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={finished}"]
+def test_unknown_dataset_lists_the_known_ones(project, exported, capsys):
+    given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={exported}"]
     assert launch.main([*given, "--datasets=imagenet,"]) == 1
     error = capsys.readouterr().err
     assert "no file matches 'imagenet'. Did you mean 'imagenet_" in error
     assert "Known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error and "imagenet2012" in error
 
 
-def test_missing_datasets_are_listed_with_the_command_that_prepares_them(finished, tmp_path, capsys):
-    given = ["evaluate", f"--checkpoint={finished / 'export'}", f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]
+def test_missing_datasets_are_listed_with_the_command_that_prepares_them(exported, tmp_path, capsys):
+    given = ["evaluate", f"--checkpoint={exported / 'export'}", f"--workdir={tmp_path}", f"--data_dir={tmp_path}"]
     assert launch.main([*given, "--datasets=dtd,digits,ucf101"]) == 1
     output, error = capsys.readouterr()
     lines = [line for line in output.splitlines() if line.startswith("missing: ")]

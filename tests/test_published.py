@@ -39,6 +39,7 @@ def test_checkpoints_are_small_float16_and_credit_their_training_data():
             assert all(words in text for words in ("Noto", "Twemoji", "Open Clip Art", "Apache-2.0", "CC-BY-4.0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_text_to_image_recall_is_above_chance(name, tmp_path):
     """The emoji set of this artist is not part of the training data."""
@@ -52,6 +53,7 @@ def test_text_to_image_recall_is_above_chance(name, tmp_path):
     assert np.mean(better < 10) > 0.25  # among 201; chance is 5%
 
 
+@pytest.mark.slow
 def test_emoji_examples_of_the_documentation_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")

@@ -19,6 +19,7 @@ from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
 from tests.logged import logged
 from tests.pretrain.tiny import config
+from tests.xla_flags import FAST_COMPILATION
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMES = ("seconds", "pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "replaced_records")
@@ -63,7 +64,7 @@ class Trial:
         wrapper: tuple[str, ...] = (),
     ) -> subprocess.Popen:
         """Start a job on a run; its output goes to the run's log file."""
-        flags = "--xla_backend_optimization_level=0"
+        flags = FAST_COMPILATION
         flags += f" --xla_force_host_platform_device_count={devices}" if devices > 1 else ""
         settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(self.cache)}
         settings |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "OPENBLAS_NUM_THREADS": "1"}

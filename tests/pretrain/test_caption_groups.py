@@ -33,6 +33,7 @@ def test_groups_are_computed_once_per_run(tmp_path):
     assert prepare_order(tmp_path / "none.npy", source, read_settings(config(shard_of(tmp_path)))) is None
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_groups(tmp_path):
     given = settings_of(shard_of(tmp_path), steps=3)
     result = pretrain(given, tmp_path / "run", data_dir=tmp_path)

@@ -78,6 +78,7 @@ def test_a_rollback_skips_the_batches_since_the_checkpoint(shard, tmp_path, monk
     assert not same_parameters(tmp_path / "run", tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_each_checkpoint_is_rolled_back_to_once_and_rollbacks_are_limited(shard, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, set(range(5, 100)))
     recovery = ROLLBACK | {"max_rollbacks": 2}

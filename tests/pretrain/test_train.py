@@ -64,6 +64,7 @@ def test_a_failed_run_resumes_to_the_same_bits(shards, finished, tmp_path, monke
     assert metrics_without_times(finished) == metrics_without_times(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(shards, tmp_path):
     steps = 60
     arguments = [sys.executable, "-m", "tests.pretrain.tiny", shards]
@@ -255,6 +256,7 @@ def launch_pretrain(shards, folder, workdir, prelude=""):
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_failed_write_leaves_no_checkpoint_with_a_final_name(shards, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     run = launch_pretrain(shards, tmp_path / "config", tmp_path / "run", prelude=limit)
@@ -263,6 +265,7 @@ def test_a_failed_write_leaves_no_checkpoint_with_a_final_name(shards, tmp_path)
     assert final_checkpoints(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_line_and_the_run_resumes_when_there_is_space(shards, finished, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -294,6 +297,7 @@ def test_a_rule_that_matches_no_parameter_raises_before_anything_is_written(shar
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_other_microbatches_and_remat(shards, tmp_path):
     pretrain(config(shards, steps=4), tmp_path, data_dir=tmp_path)
     changed = {"microbatch_size": 4, "remat": "full", "objective": {"base": "sigmoid", "block_size": 3}}
@@ -303,6 +307,7 @@ def test_a_run_resumes_with_other_microbatches_and_remat(shards, tmp_path):
         pretrain(config(shards, steps=4, objective={"alpha": 0.5}), tmp_path, data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_with_parameter_rules_resumes_and_exports(shards, tmp_path):
     changed = {
         "optimizer": {"learning_rate": 1e-2, "learning_rate_rules": (("text/", 0.1),), "frozen": ("vision/head/",)},

@@ -69,6 +69,7 @@ def losses(fsdp, microbatches=1, **settings):
     return {"losses": [metrics["loss"] for metrics in found], "norm": norm, "shard": shard}
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one_device():
     cases = [("sigmoid", 1, 1), ("sigmoid", 4, 1), ("softmax", 4, 2)]  # base loss, fsdp, microbatches
     program = (
@@ -261,6 +262,7 @@ def test_bfloat16_towers_multiply_in_bfloat16_with_float32_parameters():
     assert {leaf.dtype.name for leaf in jax.eval_shape(model.embed, shapes, images, tokens)} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_full_remat_needs_less_memory():
     def memory(remat):
         deep = dataclasses.replace(SETTINGS.vision, depth=8, image_size=32)

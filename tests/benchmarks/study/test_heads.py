@@ -67,6 +67,7 @@ def test_same_class_attention_is_the_share_of_the_attention():
     assert study_head_runs.same_class_attention(u, labels, temperature=1e-4, self_mask=False) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_trials_are_kept_compared_with_their_plain_head_and_written(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(2)
 

@@ -103,6 +103,7 @@ def test_images_of_another_size_continue_with_resampled_positions(start, shards,
     assert all(np.array_equal(exported[path], resampled[path]) for path in exported)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_without_its_initial_checkpoint(start, shards, tmp_path):
     checkpoint = pathlib.Path(shutil.copytree(start[0], tmp_path / "given"))
     values = continuing(checkpoint, shards, start[1])

@@ -162,6 +162,7 @@ def errors_on_devices():
         print(json.dumps({"case": name, "dtype": objective.dtype, **found}))
 
 
+@pytest.mark.slow
 def test_several_devices_equal_the_reference_gathered_and_around_a_ring():
     program = "from tests.pretrain.losses.test_context_objective import errors_on_devices; errors_on_devices()"
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}

@@ -49,6 +49,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(base, context, microb
         assert error < 1e-4, (path, error)
 
 
+@pytest.mark.slow
 def test_microbatches_need_less_memory():
     model, objective, mesh = create_model(SETTINGS), Objective(), create_mesh()
     parameters = {"model": model.init(0), "objective": objective.init(16)}

@@ -4,11 +4,14 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from tests.data.shard_files import labelled, write_shard
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_steps_are_traced_for_tensorboard(tmp_path):
     shard = write_shard(tmp_path / "s.tar", labelled(21))
     program = (

@@ -10,6 +10,7 @@ from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.tiny import config
 
 
+@pytest.mark.slow
 def test_metrics_are_sent_to_weights_and_biases_as_one_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed (requirements-dev.txt)")
     monkeypatch.setenv("WANDB_MODE", "offline")
