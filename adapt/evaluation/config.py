@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from adapt.adapters.registry import TRAINING_FREE, find
 from adapt.evaluation.tasks import TASKS
 from data.fewshot.labelled import DatasetSettings
-from foundation.settings import build
+from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build, check
 from foundation.suggestions import unknown_name
-
-CAPTIONS = ("first", "all", "each")
-FEW_EXAMPLES = ("cap", "skip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,29 +38,23 @@ class EvaluateSettings:
     custom_datasets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tasks: tuple[str, ...] = ("zero_shot", "few_shot")
     retrieval: tuple[str, ...] = ()
-    caption: str = "each"
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    seeds: int = 5
+    caption: Literal["first", "all", "each"] = "each"
+    shots: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
+    seeds: PositiveInt = 5
     methods: tuple[str, ...] = TRAINING_FREE
-    min_examples: int = 0
-    few_examples: str = "cap"
+    min_examples: NonNegativeInt = 0
+    few_examples: Literal["cap", "skip"] = "cap"
     transfer_from: str = ""
-    logit_scale: float = 100.0
+    logit_scale: PositiveFloat = 100.0
 
     def __post_init__(self) -> None:
+        check(self, "evaluate")
         self._check_datasets()
         for method in self.methods:
             find(method)
         for task in self.tasks:
             if task not in TASKS:
                 raise ValueError(unknown_name("evaluate.tasks", task, TASKS))
-        for name, value, known in (
-            ("caption", self.caption, CAPTIONS),
-            ("few_examples", self.few_examples, FEW_EXAMPLES),
-        ):
-            if value not in known:
-                raise ValueError(unknown_name(f"evaluate.{name}", value, known))
-        self._check_numbers()
         object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
 
     def _check_datasets(self) -> None:
@@ -72,23 +62,15 @@ class EvaluateSettings:
             raise ValueError("nothing to evaluate. Set evaluate.datasets, evaluate.retrieval or both.")
         if len({*self.datasets}) < len(self.datasets):
             raise ValueError(f"evaluate.datasets {self.datasets} contains a dataset twice. Remove one of the two.")
+        if not self.shots:
+            raise ValueError("evaluate.shots is empty. Set one or more numbers, for example 1,2,4.")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"evaluate.shots {self.shots} contains a number twice. Remove one of the two.")
         if "transfer" in self.tasks and not self.transfer_from:
             raise ValueError(
                 "evaluate.tasks contains transfer, but evaluate.transfer_from is empty. Set it to the dataset of the "
                 "support images."
             )
-
-    def _check_numbers(self) -> None:
-        if not all(isinstance(shots, int) for shots in self.shots):
-            raise ValueError(f"evaluate.shots {self.shots!r} must be whole numbers, for example 1,2,4.")
-        if not self.shots or min(self.shots) < 1:
-            raise ValueError(f"evaluate.shots {self.shots} must be one or more positive numbers.")
-        if len(set(self.shots)) < len(self.shots):
-            raise ValueError(f"evaluate.shots {self.shots} contains a number twice. Remove one of the two.")
-        if self.seeds < 1:
-            raise ValueError(f"evaluate.seeds {self.seeds} must be positive.")
-        if not 0 < self.logit_scale < math.inf:
-            raise ValueError(f"evaluate.logit_scale {self.logit_scale} must be positive and finite.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,8 +21,8 @@ from data.sources.base import Source
 from foundation.atomic import atomic_file
 from foundation.suggestions import unknown_name
 
-METRICS = ("accuracy", "mean_per_class_accuracy")
-DRAWS = ("nested", "coop")
+Metric = Literal["accuracy", "mean_per_class_accuracy"]
+Draws = Literal["nested", "coop"]
 _CACHE_FOLDER = ".labels"
 _THREADS = 16
 
@@ -48,19 +48,18 @@ class DatasetSettings:
     class_names: tuple[str, ...] = ()
     template: str = "a photo of a {}."
     templates: tuple[str, ...] = ()
-    metric: str = "accuracy"
-    draws: str = "nested"
+    metric: Metric = "accuracy"
+    draws: Draws = "nested"
     title: str = ""
     licence: str = ""
     templates_source: str = ""
 
     def __post_init__(self) -> None:
+        for name, known in (("metric", get_args(Metric)), ("draws", get_args(Draws))):
+            if getattr(self, name) not in known:
+                raise ValueError(unknown_name(name, getattr(self, name), known))
         if self.support is None and self.query is None:
             raise ValueError("a dataset needs a support, a query, or both. Each is a source such as /data/train-*.tar.")
-        if self.metric not in METRICS:
-            raise ValueError(unknown_name("metric", self.metric, METRICS))
-        if self.draws not in DRAWS:
-            raise ValueError(unknown_name("draws", self.draws, DRAWS))
         for template in (self.template, *self.templates):
             if template.count("{}") != 1:
                 raise ValueError(

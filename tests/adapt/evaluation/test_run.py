@@ -4,7 +4,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from adapt.evaluation.sampling import draw_nested
 from adapt.evaluation.scoring import score
 from adapt.model_selection.hyperparameters import Grid
 from adapt.report.results_index import ResultsIndex, Run, TaskKey
-from data.fewshot.labelled import METRICS
+from data.fewshot.labelled import Metric
 from foundation.settings import build
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
@@ -328,7 +328,9 @@ def test_zero_shot_rows_of_every_task_follow_from_the_cached_embeddings_and_the_
 
 def test_mean_per_class_accuracy_weighs_every_class_that_occurs_equally():
     predictions, labels = np.array([0, 0, 0, 1, 1, -1, 0]), np.array([0, 0, 0, 0, 1, 1, 3])
-    found = {metric: score(predictions, labels, candidates=np.ones(5, bool), metric=metric) for metric in METRICS}
+    found = {
+        metric: score(predictions, labels, candidates=np.ones(5, bool), metric=metric) for metric in get_args(Metric)
+    }
     assert found["accuracy"]["value"] == 4 / 6
     assert found["mean_per_class_accuracy"]["value"] == (3 / 4 + 1 / 1 + 0 / 1) / 3
     for each in found.values():
@@ -381,9 +383,9 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
             {"custom_datasets": {"a": {"suport": "x"}}},
             r"unknown key evaluate\.custom_datasets\.a\.suport\. Did you mean 'support'\? Known: support, query",
         ),
-        ({"shots": ()}, r"evaluate\.shots \(\)"),
-        ({"shots": (0, 1)}, r"evaluate\.shots \(0, 1\)"),
-        ({"seeds": 0}, r"evaluate\.seeds 0"),
+        ({"shots": ()}, r"evaluate\.shots is empty"),
+        ({"shots": (0, 1)}, r"evaluate\.shots\[0\] is 0; it must be a positive whole number"),
+        ({"seeds": 0}, r"evaluate\.seeds is 0; it must be a positive whole number"),
         ({"caption": "longest"}, r"unknown evaluate\.caption 'longest'\. Known: first, all, each$"),
     ],
 )
