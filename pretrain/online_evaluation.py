@@ -157,7 +157,7 @@ class Evaluations:
     def _export(self, step: int, parameters: Any) -> None:
         gathered = jax.tree.map(_gather, parameters)
         if jax.process_index() == 0:
-            export_parameters(self._workdir, self.folder(step) / EXPORT, step, gathered)
+            export_parameters(self._workdir, self.folder(step) / EXPORT, step=step, parameters=gathered)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"exported step {step}")
 

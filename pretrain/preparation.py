@@ -100,12 +100,12 @@ def initialize(settings: PretrainSettings, train_step: TrainStep) -> TrainState:
 
 
 def open_batches_after(
+    step: int,
+    *,
     loader: BatchLoader,
     settings: PretrainSettings,
     mesh: Mesh,
     workdir: pathlib.Path,
-    step: int,
-    *,
     bad_records: BadRecordTracker,
 ) -> BatchIterator:
     """Return the batches that follow `step` on the devices, without those that rollbacks have skipped."""

@@ -111,6 +111,7 @@ def pretrain(
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep=settings.keep_checkpoints, keep_every=settings.keep_every, best=best
         )
+        stack.callback(checkpoints.close)  # waits until the last one is written
         compilation_start = time.monotonic()
         compilation = compile_in_background(train_step, settings, mesh)
 
@@ -130,19 +131,27 @@ def pretrain(
         evaluations = Evaluations(workdir, settings, evaluate, writer=writer)
         profile = Profile(workdir / "profile", settings.monitor.profile)
         watchdog = open_watchdog(workdir, settings)
-        for opened in (writer, progress, watchdog, profile, evaluations, checkpoints):  # closed in reverse order
+        for opened in (writer, progress, watchdog, profile, evaluations):  # closed in reverse order
             if opened is not None:
                 stack.callback(opened.close)
 
         # Open the batches, which are prepared ahead, and finish the evaluations that an earlier process has left.
         feed = stack.enter_context(ExitStack())  # closes the batches
-        open_batches = functools.partial(open_batches_after, loader, settings, mesh, workdir, bad_records=bad_records)
+        open_batches = functools.partial(
+            open_batches_after,
+            loader=loader,
+            settings=settings,
+            mesh=mesh,
+            workdir=workdir,
+            bad_records=bad_records,
+        )
         batches = feed.enter_context(closing(open_batches(step)))
         take_step = compilation.result()
-        evaluations.resume(step, state.parameters)
+        with watchdog.paused():
+            evaluations.resume(step, state.parameters)
 
         # Loop until the budget is spent or the scheduler preempts the run. A bad loss rolls the run back.
-        first_step, stopwatch = step + 1, Stopwatch()
+        first_step, stopwatch, rolled_back = step + 1, Stopwatch(), False
         metrics = None  # of the newest step, which may still be running; None right after the state was restored
         while step < num_steps:
             try:
@@ -161,7 +170,9 @@ def pretrain(
                 if step == first_step:
                     jax.block_until_ready(metrics)
                     stopwatch.read(settings.batch_size)  # leaves the first step out of the rates
-                    logger.info(f"first step and compilation: {format_duration(time.monotonic() - compilation_start)}")
+                    if not rolled_back:
+                        seconds = time.monotonic() - compilation_start
+                        logger.info(f"first step and compilation: {format_duration(seconds)}")
                     progress.restart(step)
                 watchdog.beat()
                 if step % settings.log_every == 0 or step == num_steps:
@@ -185,8 +196,9 @@ def pretrain(
                 step = int(state.step)
                 rollbacks.append(step)
                 batches = feed.enter_context(closing(open_batches(step)))
-                evaluations.resume(step, state.parameters)
-                first_step, stopwatch = step + 1, Stopwatch()
+                with watchdog.paused():
+                    evaluations.resume(step, state.parameters)
+                first_step, stopwatch, rolled_back = step + 1, Stopwatch(), True
         feed.close()
 
         # Finish the evaluations and report the best checkpoint; leaving the stack writes the last checkpoint to disk.

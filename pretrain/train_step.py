@@ -108,7 +108,7 @@ def create_train_step(
     frozen = frozen_parameters(optimizer, shapes)
     transformation = create_optimizer(optimizer, steps, shapes)
     shardings = parameter_shardings(shapes, mesh, rules)
-    context = StepContext(
+    parts = StepParts(
         model=model,
         objective=objective,
         optimizer=transformation,
@@ -123,12 +123,13 @@ def create_train_step(
     init_from = functools.partial(_init_state_from, objective, transformation, dim=dim)
     state = jax.eval_shape(init)
     replicated = NamedSharding(mesh, PartitionSpec())
-    placed = TrainState(replicated, shardings, state_shardings(state.optimizer_state, shapes, shardings, mesh))
+    optimizer_shardings = state_shardings(state.optimizer_state, parameters=shapes, shardings=shardings, mesh=mesh)
+    placed = TrainState(replicated, shardings, optimizer_shardings)
     return TrainStep(
         init=jax.jit(init, out_shardings=placed),
         init_from=jax.jit(init_from, in_shardings=(shardings["model"],), out_shardings=placed, donate_argnums=0),
         step=jax.jit(
-            functools.partial(train_step, context),
+            functools.partial(train_step, parts),
             in_shardings=(placed, batch_sharding(mesh)),
             out_shardings=StepResult(placed, None),
             donate_argnums=0,
@@ -179,7 +180,7 @@ def _abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepContext:
+class StepParts:
     """Everything that a step computes with, apart from its state and batch.
 
     `frozen` is a tree like the parameters, True for those that are not trained; `shardings` has one sharding per
@@ -196,46 +197,46 @@ class StepContext:
     microbatches: int = 1
 
 
-def train_step(context: StepContext, state: TrainState, batch: Batch) -> StepResult:
+def train_step(parts: StepParts, state: TrainState, batch: Batch) -> StepResult:
     """Take one optimizer step on a batch."""
-    gradients, metrics = compute_gradients(context, state.parameters, batch)
-    updates, optimizer_state = context.optimizer.update(gradients, state.optimizer_state, state.parameters)
+    gradients, metrics = compute_gradients(parts, state.parameters, batch)
+    updates, optimizer_state = parts.optimizer.update(gradients, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
     metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
     return StepResult(TrainState(state.step + 1, parameters, optimizer_state), metrics)
 
 
-def compute_gradients(context: StepContext, parameters: dict[str, Any], batch: Batch) -> BatchGradients:
+def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> BatchGradients:
     """Return the gradients of the loss of the whole batch, in one pass or microbatch by microbatch."""
-    if context.microbatches == 1:
-        gradients, metrics = jax.grad(functools.partial(batch_loss, context), has_aux=True)(parameters, batch)
+    if parts.microbatches == 1:
+        gradients, metrics = jax.grad(functools.partial(batch_loss, parts), has_aux=True)(parameters, batch)
         return BatchGradients(gradients, metrics)
     return two_pass_gradients(
-        functools.partial(embed, context),
-        functools.partial(embedding_loss, context),
+        functools.partial(embed, parts),
+        functools.partial(embedding_loss, parts),
         parameters,
         batch,
-        microbatches=context.microbatches,
-        mesh=context.mesh,
-        constrain=functools.partial(_constrain, shardings=context.shardings["model"]),
+        microbatches=parts.microbatches,
+        mesh=parts.mesh,
+        constrain=functools.partial(_constrain, shardings=parts.shardings["model"]),
     )
 
 
-def batch_loss(context: StepContext, parameters: dict[str, Any], batch: Batch) -> Loss:
+def batch_loss(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Loss:
     """Return the loss of a batch and its metrics."""
-    return embedding_loss(context, parameters["objective"], embed(context, parameters["model"], batch))
+    return embedding_loss(parts, parameters["objective"], embed(parts, parameters["model"], batch))
 
 
-def embed(context: StepContext, parameters: dict[str, Any], batch: Batch) -> Embeddings:
+def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddings:
     """Return the image and text embeddings of a batch; no gradient flows into frozen parameters."""
-    parameters = _stop_gradients(parameters, context.frozen["model"])
-    images = context.preprocessing.normalize(batch["images"])
-    return context.model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
+    parameters = _stop_gradients(parameters, parts.frozen["model"])
+    images = parts.preprocessing.normalize(batch["images"])
+    return parts.model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
 
 
-def embedding_loss(context: StepContext, scalars: dict[str, jax.Array], embeddings: Embeddings) -> Loss:
+def embedding_loss(parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings) -> Loss:
     """Return the objective of a batch of embeddings and its metrics."""
-    return context.objective(_stop_gradients(scalars, context.frozen["objective"]), *embeddings, mesh=context.mesh)
+    return parts.objective(_stop_gradients(scalars, parts.frozen["objective"]), *embeddings, mesh=parts.mesh)
 
 
 def _constrain(tree: Any, *, shardings: Any) -> Any:

@@ -46,7 +46,7 @@ def few_programs():
 
 
 def count_mappings() -> int:
-    """Return the number of memory mappings of this process, of which each compiled program has some; 0 off Linux."""
+    """Return the number of memory mappings of this process, or 0 off Linux; each compiled program has some."""
     maps = pathlib.Path("/proc/self/maps")
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 

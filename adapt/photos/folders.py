@@ -92,8 +92,8 @@ def check_finite(rows: np.ndarray, names: list[str], what: str) -> None:
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(broken):
         raise ValueError(
-            f"{len(broken)} of {len(rows)} {what} are not finite, first that of {readable(names[broken[0]])}. The "
-            "checkpoint is broken, or its dtype overflows: try --dtype=float32."
+            f"{len(broken)} of {len(rows)} {what} are not finite; the first is that of {readable(names[broken[0]])}. "
+            "The checkpoint is broken, or its dtype overflows: try --dtype=float32."
         )
 
 

@@ -35,12 +35,14 @@ def halves(index: ResultsIndex) -> list[Section]:
         ),
     ):
         sections += [
-            section for dataset in index.datasets(task) for section in _halves(index, task, dataset, title, text)
+            section
+            for dataset in index.datasets(task)
+            for section in _halves(index, task, dataset=dataset, title=title, text=text)
         ]
     return sections
 
 
-def _halves(index: ResultsIndex, task: str, dataset: str, title: str, text: str) -> list[Section]:
+def _halves(index: ResultsIndex, task: str, *, dataset: str, title: str, text: str) -> list[Section]:
     rows, groups = [], []
     base, new = (TaskKey(dataset, task, half) for half in ("base", "new"))
     shots = index.shots(base)

@@ -77,8 +77,8 @@ class SupportAccuracies(NamedTuple):
     chosen: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="leave_out")
-def accuracies(name: str, select: bool, draws: Draws, *, leave_out: str | None = None) -> SupportAccuracies:
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("select", "leave_out"))
+def accuracies(name: str, draws: Draws, *, select: bool, leave_out: str | None = None) -> SupportAccuracies:
     """Return the accuracy of each support set, and the number of the setting that was selected."""
     options, key = Grid(name, leave_out=leave_out), jax.random.key(0)
 
@@ -165,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for k in shots:
                     accuracy, chosen = accuracies(
                         method,
-                        select,
                         draw_supports(args.features, name, shots=k, draws=args.draws),
+                        select=select,
                         leave_out=args.leave_out,
                     )
                     mean, half = mean_interval([float(100 * value) for value in accuracy])

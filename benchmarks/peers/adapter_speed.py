@@ -119,7 +119,7 @@ def everything(folder: pathlib.Path, methods: list[str]) -> None:
         row = []
         for given in groups:
             began = time.perf_counter()
-            jax.block_until_ready(accuracies(method, method != "zero_shot", given))
+            jax.block_until_ready(accuracies(method, given, select=method != "zero_shot"))
             row.append(time.perf_counter() - began)
         total += sum(row)
         print(f"| {method} | " + " | ".join(f"{s:.1f}" for s in row) + f" | {sum(row):.1f} |", flush=True)

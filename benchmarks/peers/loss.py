@@ -19,7 +19,7 @@ import os
 import pathlib
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave GPU memory to PyTorch
@@ -118,23 +118,34 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: OpenClipLos
                 truth = jax.tree.map(np.asarray, truth)
         for form, function in forms:
             operands = jnp.dtype(args.dtype) if function is not ours else jnp.float32
-            rows.append(run(form, function, scalars, u, v, operands, truth, args, peak, products))
+            row = LossRow(form, None, None, None, products)
+            rows.append(run(row, function, (scalars, u, v), operands=operands, truth=truth, args=args, peak=peak))
     if peer is not None:
         rows.append(peer.run(u, v, args, peak))
     return rows
 
 
-def run(name, function, scalars, u, v, operands, truth, args, peak, products) -> LossRow:
-    """Compile a form, and run it if it is within the limits."""
+def run(
+    row: LossRow,
+    function: Callable[..., jax.Array],
+    given: tuple[Any, np.ndarray, np.ndarray],
+    *,
+    operands: jax.typing.DTypeLike,
+    truth: Any,
+    args: argparse.Namespace,
+    peak: float,
+) -> LossRow:
+    """Return the row with the measurements of a form: compiled, and run if it is within the limits."""
+    scalars, u, v = given
     gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
     shape = jax.ShapeDtypeStruct(u.shape, operands)
     try:
         compiled = gradient.lower(scalars, shape, shape).compile()
     except jax.errors.JaxRuntimeError:  # more memory than the device has
-        return LossRow(name, None, None, None, products)
+        return row
     temporaries = compiled.memory_analysis().temp_size_in_bytes
-    if temporaries > args.gigabytes * 1e9 or work(len(u), args.dim, products) / peak > args.seconds:
-        return LossRow(name, None, temporaries, None, products)
+    if temporaries > args.gigabytes * 1e9 or work(len(u), args.dim, row.products) / peak > args.seconds:
+        return row._replace(temporaries=temporaries)
     placed = [jnp.asarray(rows, operands) for rows in (u, v)]
     result = jax.block_until_ready(compiled(scalars, *placed))
     error = None
@@ -144,7 +155,7 @@ def run(name, function, scalars, u, v, operands, truth, args, peak, products) ->
         )
         error = max(jax.tree.leaves(errors))
     seconds = statistics.median(seconds_of(lambda: jax.block_until_ready(compiled(scalars, *placed)), args.repeats))
-    return LossRow(name, seconds, temporaries, error, products)
+    return row._replace(seconds=seconds, temporaries=temporaries, error=error)
 
 
 def optax_loss(scalars: Any, u: jax.Array, v: jax.Array) -> jax.Array:

@@ -101,7 +101,8 @@ class BatchLoader:
                 patches = {"kept_patches": np.stack(kept)} if self.augmentation.keep_patches < 1 else {}
                 return {"images": images, "tokens": self.tokenize(captions), **patches, FAILURES: failures}
         raise ValueError(
-            f"{ATTEMPTS} records in a row cannot be used; the last error is: {errors[pending[0]]}. Repair the data."
+            f"none of the {ATTEMPTS} records tried for one row of a batch can be used; the last error is: "
+            f"{errors[pending[0]]}. Repair the data."
         )
 
     def failure(self, step: int, row: int, *, attempt: int) -> BadRecord | None:

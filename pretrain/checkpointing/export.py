@@ -47,16 +47,22 @@ def export(
     load_settings(workdir)  # raises if the workdir contains no run
     restored = restore_parameters(workdir / "checkpoints", step=step)
     return export_parameters(
-        workdir, folder, restored.step, restored.parameters, format=format, dtype=dtype, license=license
+        workdir,
+        folder,
+        step=restored.step,
+        parameters=restored.parameters,
+        format=format,
+        dtype=dtype,
+        license=license,
     )
 
 
 def export_parameters(
     workdir: pathlib.Path,
     folder: str | os.PathLike,
+    *,
     step: int,
     parameters: Mapping[str, Any],
-    *,
     format: str = "huggingface",
     dtype: str | None = None,
     license: str | None = None,

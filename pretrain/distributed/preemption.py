@@ -14,9 +14,9 @@ from jax.experimental import multihost_utils
 class Preemption:
     """Records, as a context manager, whether the scheduler has asked the run to exit.
 
-    If the run has several processes, each may receive the signal at another time, or only one of them may; JAX's
-    coordination service then finds a step after which all of them exit. If it has one process, a second signal
-    interrupts it immediately.
+    If the run has several processes, they may receive the signal at different times, or only one of them may
+    receive it; JAX's coordination service then finds a step after which all of them exit. If it has one process, a
+    second signal interrupts it immediately.
     """
 
     def __init__(self) -> None:

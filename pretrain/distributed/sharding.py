@@ -90,13 +90,13 @@ def parameter_shardings(parameters: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     def choose(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         axes = first_match(table, name, ())
-        _check_fits(axes, leaf.shape, mesh, name)
+        _check_fits(axes, leaf.shape, mesh=mesh, name=name)
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree_util.tree_map_with_path(choose, parameters)
 
 
-def state_shardings(state: Any, parameters: Any, shardings: Any, mesh: Mesh) -> Any:
+def state_shardings(state: Any, *, parameters: Any, shardings: Any, mesh: Mesh) -> Any:
     """Return one sharding per array of an optimizer state.
 
     An array whose path ends in the path of a parameter, and which has its shape, is sharded like the parameter. Other
@@ -120,7 +120,7 @@ def state_shardings(state: Any, parameters: Any, shardings: Any, mesh: Mesh) -> 
     return jax.tree_util.tree_map_with_path(choose, state)
 
 
-def _check_fits(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, name: str) -> None:
+def _check_fits(axes: tuple[str | None, ...], shape: tuple[int, ...], *, mesh: Mesh, name: str) -> None:
     if len(axes) > len(shape):
         raise ValueError(f"sharding rule {axes} has more axes than {name}, which has shape {list(shape)}")
     for axis, size in zip(axes, shape, strict=False):

@@ -38,7 +38,8 @@ class Objective:
     base: name of the base loss in `PAIRWISE_LOSSES`.
     alpha: weight of the base loss.
     logit_scale, logit_bias: initial scale and bias of the logits; the scale is stored as its logarithm.
-    context_temperature: initial divisor of the cosines before the softmax, temperature · √dim.
+    context_temperature: initial divisor of the cosines in the attention. Trained and logged is this value divided by
+        √dim, stored as its logarithm.
 
     Ablations of the context objective:
     self_mask, stop_gradient ("values", "keys"), normalized_values: see `ContextualAttention`.

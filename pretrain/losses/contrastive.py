@@ -48,7 +48,7 @@ class PairwiseLoss(NamedTuple):
     """A contrastive loss, defined on the pairs of a block.
 
     block: `block(logits, matched, row_statistics, column_statistics)` returns, for the pairs of a block
-        `[rows, columns]`, their contribution to the loss of their image and its derivative by the logits.
+        `[rows, columns]`, their contribution to the loss of their image and its derivative with respect to the logits.
     biased: whether the logits have a bias.
     products: number of matrix products over all pairs that the loss and its gradients take.
     statistics: a first sweep that computes one number per row and per column; None if the loss needs none.

@@ -53,7 +53,7 @@ def two_pass_gradients(
     differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
     (_, metrics), (d_objective, d_embeddings) = differentiate(parameters["objective"], embeddings)
 
-    # Second pass: each microbatch adds its part of the gradient by the model's parameters.
+    # Second pass: each microbatch adds its part of the gradient of the model's parameters.
     def add_gradients(total: Tree, microbatch: tuple[Tree, Tree]) -> tuple[Tree, None]:
         part, d_part = microbatch
         _, pull_back = jax.vjp(lambda parameters: embed(parameters, part), model)

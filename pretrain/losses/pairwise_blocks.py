@@ -175,7 +175,7 @@ def inverse_norms(embeddings: jax.Array) -> jax.Array:
 
 
 def normalize_vjp(gradient: jax.Array, embeddings: jax.Array, inverse_norm: jax.Array) -> jax.Array:
-    """Return the gradient by raw rows `[rows, dim]` from the gradient by the rows scaled to length 1."""
+    """Return the gradient of the raw rows `[rows, dim]`, given the gradient of the normalised rows."""
     unit = embeddings.astype(jnp.float32) * inverse_norm[..., None]
     along = jnp.sum(unit * gradient, axis=-1, keepdims=True)
     return inverse_norm[..., None] * (gradient - unit * along)

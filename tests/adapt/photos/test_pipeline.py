@@ -228,7 +228,7 @@ def test_a_checkpoint_with_nan_weights_raises(photos, tmp_path):
     parameters = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), made.parameters)
     broken = Encoder(save_checkpoint(tmp_path / "export", made._replace(parameters=parameters)))
     with pytest.raises(
-        ValueError, match=r"13 of 13 embeddings are not finite, first that of .*\. The checkpoint is broken"
+        ValueError, match=r"13 of 13 embeddings are not finite; the first is that of .*\. The checkpoint is broken"
     ):
         sort_photos(broken, task(photos, tmp_path / "out"))
 

@@ -188,7 +188,9 @@ def test_a_source_without_usable_records_raises_an_error(tmp_path, workers):
     samples = [(f"{i}", b"no picture", {"texts": ["a 1"]}) for i in range(5)]
     loader = make_loader(open_source(str(write_shard(tmp_path / "s.tar", samples)), tmp_path))
     tracker = BadRecordTracker(max_share=1.0, window=1000)
-    with pytest.raises(ValueError, match=r"32 records in a row cannot be used; the last error is: s\.tar/"):
+    with pytest.raises(
+        ValueError, match=r"none of the 32 records tried for one row of a batch can be used; the last error is: s\.tar/"
+    ):
         take(loader.batches(0, rows=slice(0, 4), workers=workers, bad_records=tracker), 1)
 
 
