@@ -9,12 +9,14 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data.pipeline.value_range import has_wide_values, to_gray
 from data.sources.base import BadRecord
 
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
 _ORIENTATION = 0x0112
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}  # between the gray levels of a PNG with 2 or 4 bits
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,7 +57,9 @@ class EncodedImage:
                 key,
                 f"the image has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
             )
-        orientation = _orientation(self._image)
+        self._raw_mode = _raw_mode(self._image)
+        # Pillow turns TIFF upright itself.
+        orientation = None if self._image.format == "TIFF" else _orientation(self._image, encoded)
         self._sideways = orientation in _SIDEWAYS
         self._turn = _UPRIGHT.get(orientation)
         self.size = (height, width) if self._sideways else (width, height)
@@ -70,22 +74,53 @@ class EncodedImage:
                 width, height = reversed(at_least) if self._sideways else at_least
                 self._image.draft(None, (math.ceil(width), math.ceil(height)))
             self._image.load()
-            image = _to_rgb(self._image)
+            image = self._to_rgb()
             return image if self._turn is None else image.transpose(self._turn)
         except Exception as error:  # damaged data fails in many ways
             raise self._corrupt(error) from error
+
+    def _to_rgb(self) -> Image.Image:
+        image = self._image
+        transparent = image.info.get("transparency")
+        if image.format == "PNG" and transparent is not None:  # Pillow scales the pixels, not the transparent value
+            if self._raw_mode in _GRAY_STEPS:
+                image.info["transparency"] = transparent * _GRAY_STEPS[self._raw_mode]
+            elif self._raw_mode == "RGB;16B":
+                image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        return to_rgb(image, self._key)
 
     def _corrupt(self, error: Exception) -> BadRecord:
         return BadRecord("corrupt image", self._key, f"the image cannot be decoded ({error}). Replace or remove it.")
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image, encoded: bytes) -> int | None:
     try:
-        return Image.Image.getexif(image).get(
-            _ORIENTATION
-        )  # PNG's own getexif would decode the image and hide its damage
+        # PNG's own getexif would decode the image and hide its damage.
+        found = Image.Image.getexif(image).get(_ORIENTATION)
+        if found is None and image.format == "PNG":
+            exif = Image.Exif()
+            exif.load(_late_exif(encoded))
+            found = exif.get(_ORIENTATION)
+        return found
     except Exception:  # damaged EXIF data fail in many ways, and the image may be intact
         return None
+
+
+def _late_exif(encoded: bytes) -> bytes:
+    """Return the EXIF data of a PNG that stand behind its pixels, where Pillow finds them only after decoding."""
+    position = 8
+    while b"eXIf" in encoded and position + 8 <= len(encoded):
+        length, kind = int.from_bytes(encoded[position : position + 4]), encoded[position + 4 : position + 8]
+        if kind == b"eXIf":
+            return encoded[position + 8 : position + 8 + length]
+        position += 12 + length
+    return b""
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return Pillow's name of the layout of an undecoded image's pixels."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def decode(encoded: bytes, key: str) -> Image.Image:
@@ -93,16 +128,16 @@ def decode(encoded: bytes, key: str) -> Image.Image:
     return EncodedImage(encoded, key).decode()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scale
-        gray = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+def to_rgb(image: Image.Image, key: str = "image") -> Image.Image:
+    """Return a decoded image of any mode as RGB, transparency on white; see `find_range` for more than 8 bits."""
+    if has_wide_values(image):
+        image = to_gray(image, key)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def resize_and_crop(
