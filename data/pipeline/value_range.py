@@ -62,9 +62,8 @@ def find_range(values: np.ndarray, *, bits: int = 16) -> ValueRange:
     """Return the range of the values of an image; `bits` is the size of a value in the file.
 
     Integers have 8, 12 or 16 bits (15 if the file has signed ones), whichever is the first to hold all of them. Floats
-    are within 0…1, −1…1, 0…255, 0…4095 or 0…65535, with a tenth of overshoot. Everything
-    else reaches from 0 to the largest value or, with negative values, from the smallest to the largest. Raises `ValueError`
-    if no value is finite.
+    are within 0…1, −1…1, 0…255, 0…4095 or 0…65535, with a tenth of overshoot. Everything else reaches from 0 to the
+    largest value or, with negative values, from the smallest to the largest. Raises `ValueError` if no value is finite.
     """
     finite = values[np.isfinite(values)]
     if not finite.size:
