@@ -67,8 +67,7 @@ def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMe
         else:
             name = pax.get("path") or _decode(long_name if long_name is not None else _short_name(header))
             regular = kind in b"07\0" and not name.endswith("/")
-            link = header[157:257].split(b"\0", 1)[0] if long_link is None else long_link
-            target = pax.get("linkpath") or _decode(link)
+            target = _target(header, long_link, pax) if kind in _LINKS else ""
             long_name, long_link, pax = None, None, {}
             if kind == b"S" and header[482]:  # the map of a sparse file continues in extra blocks
                 extended = True
@@ -125,6 +124,11 @@ def _short_name(header: bytes) -> bytes:
     if header[257:263] == b"ustar\0" and header[345]:
         return header[345:500].split(b"\0", 1)[0] + b"/" + name
     return name
+
+
+def _target(header: bytes, long_link: bytes | None, pax: dict[str, str]) -> str:
+    """Return the name that a link leads to."""
+    return pax.get("linkpath") or _decode(header[157:257].split(b"\0", 1)[0] if long_link is None else long_link)
 
 
 def _decode(name: bytes) -> str:

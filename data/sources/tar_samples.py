@@ -103,10 +103,9 @@ def index_members(members: Iterable[TarMember]) -> ShardIndex:
         ambiguous_example=ambiguous_example[:_MAX_EXAMPLE],
         dangling_example=dangling[0][:_MAX_EXAMPLE] if dangling else "",
     )
-    table = np.full((len(samples), len(PARTS), 2), (-1, 0), np.int64)
-    for row, sample in enumerate(samples):
-        for part, span in sample.parts.items():
-            table[row, part] = span
+    missing, parts = (-1, 0), range(len(PARTS))
+    rows = [[sample.parts.get(part, missing) for part in parts] for sample in samples]
+    table = np.array(rows, np.int64).reshape(-1, len(PARTS), 2)
     encoded = [sample.key.encode("utf-8", "backslashreplace") for sample in samples]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     return ShardIndex(table, b"".join(encoded), ends, problem, notes)
@@ -117,7 +116,7 @@ def _follow_links(members: list[TarMember]) -> tuple[list[TarMember], list[str]]
 
     A link leads to the last file of that name before it or, failing that, behind it, within its own archive.
     """
-    if not any(member.target for member in members):
+    if all(member.offset >= 0 for member in members):
         return members, []
     found: dict[int, TarMember] = {}
     known: dict[tuple[int, str], TarMember] = {}
@@ -175,6 +174,9 @@ def _divide(group: _Group) -> tuple[list[_Sample], bool]:
     whose name begins theirs, or that begins with theirs, if they are not images. Images without any text are a sample
     each, unless one has a name without further dots.
     """
+    parts = dict(group.members.values())
+    if len(parts) == len(group.members) and "." not in "".join(group.members):  # the usual case, fast
+        return [_Sample(group.key, parts)], False
     stems = _stems(group)
     if len(stems) == 1:
         ((_, spans),) = stems.items()
