@@ -15,7 +15,7 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
-from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_label
+from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_class
 from data.sources.tar_index import MAX_HEADER_BYTES, ensure_indexes
 from data.sources.tar_samples import PARTS, NameNotes
 
@@ -31,7 +31,7 @@ class TarShards:
 
     A sample is an image, `KEY.jpg` or another of `IMAGE_SUFFIXES`, with `KEY.json`, `KEY.txt` or both. Its texts are
     the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for the
-    `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number in `KEY.cls`.
+    `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number or a name in `KEY.cls`.
 
     Raises `ValueError` if no shard holds a sample. Damaged shards are logged, and the samples before the damage are
     used; unusual names are logged with their number.
@@ -73,13 +73,13 @@ class TarShards:
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        label, name = parse_label(fields.get("label", parts.get("cls"))), fields.get("class")
+        label, name = parse_class(fields.get("label", parts.get("cls")), fields.get("class"))
         return Record(
             key=sample.key,
             image=parts["image"],
             texts=_find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key),
             label=label,
-            class_name=None if name is None else str(name),
+            class_name=name,
             metadata=fields,
         )
 
