@@ -58,11 +58,14 @@ class EncodedImage:
                 f"the image has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
             )
         self._raw_mode = _raw_mode(self._image)
-        # Pillow turns TIFF upright itself.
-        orientation = None if self._image.format == "TIFF" else _orientation(self._image, encoded)
+        orientation = _orientation(self._image, encoded)
         self._sideways = orientation in _SIDEWAYS
         self._turn = _UPRIGHT.get(orientation)
-        self.size = (height, width) if self._sideways else (width, height)
+        swapped = self._sideways
+        if self._image.format == "TIFF":  # Pillow rotates the image when it is decoded, but knows only one place
+            self._turn = None
+            swapped = self._sideways and _ORIENTATION not in self._image.tag_v2
+        self.size = (height, width) if swapped else (width, height)
 
     def decode(self, at_least: tuple[float, float] | None = None) -> Image.Image:
         """Return the image as RGB, upright, transparency on white; raises `BadRecord` for a corrupt one.

@@ -46,16 +46,22 @@ def to_gray(image: Image.Image, key: str) -> Image.Image:
             f"{key}: the pixels of this image are {_kind(values)} from {values.min():g} to {values.max():g}, taken as "
             f"{meaning}. Convert the images to 8 bits if this is wrong. Further ones are not reported."
         )
-    scaled = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / max(
-        high - low, 1e-300
-    )
-    gray = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+    gray = _scale(values, low, high)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts only 8 bits and less
         gray = 255 - gray
     if "transparency" not in image.info:
         return Image.fromarray(gray)
     alpha = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
     return Image.merge("LA", (Image.fromarray(gray), Image.fromarray(alpha)))
+
+
+def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values as uint8, `low` as 0 and `high` as 255; what is not a number is 0."""
+    scaled = np.nan_to_num(values.astype(np.float32), copy=False, nan=low, posinf=high, neginf=low)
+    factor = 255 / ((high - low) or 1)
+    scaled *= factor
+    scaled -= low * factor
+    return np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
 
 
 def find_range(values: np.ndarray, *, bits: int = 16) -> ValueRange:

@@ -207,6 +207,8 @@ def test_white_may_be_zero_in_tiff(kind, bits, top):
         ([-300.0, 900.0], -300, 900),
         ([0.0, 1e6], 0, 1e6),
         ([0.0, 0.0], 0, 1),
+        ([-5.0, -5.0], -5, -5),
+        ([-3e38, 3e38], float(np.float32(-3e38)), float(np.float32(3e38))),
     ],
 )
 def test_the_range_of_floats_follows_from_their_values(values, low, high):
@@ -217,6 +219,25 @@ def test_an_image_without_a_finite_value_is_a_bad_record():
     content = save(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "tiff")
     with pytest.raises(ValueError, match="none of its values is a finite number"):
         decode(content, "k")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([-5, -5, -5, -5], [0] * 4), ([-3e38, 0, 1e38, 3e38], [0, 128, 170, 255])]
+)
+def test_extreme_values_are_stretched(values, expected):
+    found = pixels(save(Image.fromarray(np.array([values], np.float32)), "tiff"))[0, :, 0]
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparency_of_tiff_may_be_premultiplied(channels, extra):
+    colours = COLOURS if channels == 4 else GRAY[..., None]
+    alpha = np.full_like(GRAY, 128)
+    stored = np.rint(colours * (128 / 255)).astype(np.uint8) if extra == 1 else colours
+    content = np.dstack([stored, alpha]).tobytes()
+    content = tiff(content, bits=[8] * channels, photometric=1 if channels == 2 else 2, extra={338: (3, [extra])})
+    assert np.abs(pixels(content) - on_white(colours, alpha)).max() <= 2
 
 
 def test_values_that_are_not_finite_are_black_or_white():
@@ -269,6 +290,7 @@ def oriented(kind, stored, orientation):
     if kind == "tiff":
         for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
             yield save(stored, kind, exif=exif, compression=compression)
+        yield save(stored, kind, tiffinfo={700: xmp(orientation)})
         return
     yield save(stored, kind, exif=exif, **options)
     if kind in ("jpeg", "webp"):
