@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.pipeline.value_range import has_wide_values, to_gray
+from data.pipeline.value_range import has_wide_values, to_8_bits, to_gray
 from data.sources.base import BadRecord
 
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
 _ORIENTATION = 0x0112
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
 _GRAY_STEPS = {"L;2": 85, "L;4": 17}  # between the gray levels of a PNG with 2 or 4 bits
+# Of 16-bit colours, Pillow reads the high bytes; each layout's counterpart in the other byte order has the low bytes.
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_WIDE_COLOURS = tuple(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in _OTHER_ORDER)
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,12 +44,17 @@ class EncodedImage:
     """
 
     def __init__(self, encoded: bytes, key: str, *, max_pixels: int = MAX_PIXELS):
-        self._key = key
+        self._encoded, self._key = encoded, key
         if not encoded:
             raise BadRecord("empty image", key, "the image file is empty. Remove it.")
         try:
             self._image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         except UnidentifiedImageError as error:
+            if encoded.startswith(_TIFF):
+                detail = (
+                    "the image is a TIFF that Pillow cannot read, such as one of coloured floats. Convert it to 8 bits."
+                )
+                raise BadRecord("not an image", key, detail) from error
             raise BadRecord(
                 "not an image", key, f"the image is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
             ) from error
@@ -84,6 +94,8 @@ class EncodedImage:
 
     def _to_rgb(self) -> Image.Image:
         image = self._image
+        if self._raw_mode in _WIDE_COLOURS and max(high for _, high in image.getextrema()) < 16:
+            return to_rgb(self._of_12_bits(), self._key)
         transparent = image.info.get("transparency")
         if image.format == "PNG" and transparent is not None:  # Pillow scales the pixels, not the transparent value
             if self._raw_mode in _GRAY_STEPS:
@@ -91,6 +103,18 @@ class EncodedImage:
             elif self._raw_mode == "RGB;16B":
                 image.info["transparency"] = tuple(value >> 8 for value in transparent)
         return to_rgb(image, self._key)
+
+    def _of_12_bits(self) -> Image.Image:
+        """Return an image of 16-bit colours that use 12 bits at most, in 8 bits."""
+        low_bytes = Image.open(io.BytesIO(self._encoded), formats=FORMATS)
+        layout = self._raw_mode[:-1] + _OTHER_ORDER[self._raw_mode[-1]]
+        low_bytes.tile = [
+            tile._replace(args=layout if isinstance(tile.args, str) else (layout, *tile.args[1:]))
+            for tile in low_bytes.tile
+        ]
+        low_bytes.load()
+        values = np.asarray(self._image).astype(np.uint16) << 8 | np.asarray(low_bytes)
+        return Image.fromarray(to_8_bits(values, self._key))
 
     def _corrupt(self, error: Exception) -> BadRecord:
         return BadRecord("corrupt image", self._key, f"the image cannot be decoded ({error}). Replace or remove it.")

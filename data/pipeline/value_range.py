@@ -39,14 +39,7 @@ def to_gray(image: Image.Image, key: str) -> Image.Image:
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     if image.mode == "I" and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
         values = values.view(np.uint32)
-    low, high, meaning = find_range(values, bits=bits)
-    if meaning and (_kind(values), meaning) not in _told:
-        _told.add((_kind(values), meaning))
-        logger.warning(
-            f"{key}: the pixels of this image are {_kind(values)} from {values.min():g} to {values.max():g}, taken as "
-            f"{meaning}. Convert the images to 8 bits if this is wrong. Further ones are not reported."
-        )
-    gray = _scale(values, low, high)
+    gray = to_8_bits(values, key, bits=bits)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts only 8 bits and less
         gray = 255 - gray
     if "transparency" not in image.info:
@@ -55,8 +48,15 @@ def to_gray(image: Image.Image, key: str) -> Image.Image:
     return Image.merge("LA", (Image.fromarray(gray), Image.fromarray(alpha)))
 
 
-def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values as uint8, `low` as 0 and `high` as 255; what is not a number is 0."""
+def to_8_bits(values: np.ndarray, key: str, *, bits: int = 16) -> np.ndarray:
+    """Return the values of an image as uint8, scaled by `find_range`; logs and raises as `to_gray`."""
+    low, high, meaning = find_range(values, bits=bits)
+    if meaning and (_kind(values), meaning) not in _told:
+        _told.add((_kind(values), meaning))
+        logger.warning(
+            f"{key}: the pixels of this image are {_kind(values)} from {values.min():g} to {values.max():g}, taken as "
+            f"{meaning}. Convert the images to 8 bits if this is wrong. Further ones are not reported."
+        )
     scaled = np.nan_to_num(values.astype(np.float32), copy=False, nan=low, posinf=high, neginf=low)
     factor = 255 / ((high - low) or 1)
     scaled *= factor

@@ -12,6 +12,7 @@ from data.pipeline import value_range
 from data.pipeline.augmentation import Augmentation, augment
 from data.pipeline.image_ops import EncodedImage, decode
 from data.pipeline.value_range import find_range
+from data.sources.base import BadRecord
 
 WIDTH, HEIGHT = 24, 16
 RAMP = np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)  # smooth, so that lossy formats keep it
@@ -229,6 +230,14 @@ def test_extreme_values_are_stretched(values, expected):
     assert np.abs(found - expected).max() <= 1
 
 
+def test_a_tiff_that_cannot_be_read_is_not_called_another_format():
+    content = tiff(
+        np.zeros((HEIGHT, WIDTH, 3), np.float32).tobytes(), bits=[32] * 3, photometric=2, extra={339: (3, [3])}
+    )
+    with pytest.raises(BadRecord, match=r"k: the image is a TIFF that Pillow cannot read, .* Convert it to 8 bits"):
+        decode(content, "k")
+
+
 @pytest.mark.parametrize("extra", [1, 2])
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparency_of_tiff_may_be_premultiplied(channels, extra):
@@ -257,6 +266,40 @@ def test_each_kind_of_range_is_logged_once(said):
 
 def chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_16_bits(values):
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >"])
+def test_colours_of_12_bits_in_16_are_not_black(kind, channels, top, said):
+    eight = COLOURS if channels == 3 else np.dstack([COLOURS, ALPHA])
+    values = np.rint(eight / 255 * top).astype(np.uint16)
+    if kind == "png":
+        content = png_of_16_bits(values)
+    else:
+        order, extra = kind[-1], {338: (3, [2])} if channels == 4 else {}
+        content = tiff(
+            values.astype(f"{order}u2").tobytes(), bits=[16] * channels, photometric=2, order=order, extra=extra
+        )
+    expected = COLOURS if channels == 3 else on_white(COLOURS, ALPHA)
+    assert np.abs(pixels(content) - expected).max() <= 1
+    assert len(said) == (top < 65535)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_compressed_tiff_of_12_bit_colours_is_upright(order):
+    stored = np.rot90(np.rint(COLOURS / 255 * 4095)).astype(f"{order}u2")
+    size = {256: (3, [HEIGHT]), 257: (3, [WIDTH]), 278: (3, [WIDTH])}
+    extra = {**size, 259: (3, [8]), 274: (3, [6])}
+    content = tiff(zlib.compress(stored.tobytes()), bits=[16] * 3, photometric=2, order=order, extra=extra)
+    assert np.abs(pixels(content) - COLOURS).max() <= 1
 
 
 @pytest.mark.parametrize(
