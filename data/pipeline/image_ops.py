@@ -135,8 +135,8 @@ def _orientation(image: Image.Image, encoded: bytes) -> int | None:
 
 def _late_exif(encoded: bytes) -> bytes:
     """Return the EXIF data of a PNG that stand behind its pixels, where Pillow finds them only after decoding."""
-    position = 8
-    while b"eXIf" in encoded and position + 8 <= len(encoded):
+    position = 8 if b"eXIf" in encoded else len(encoded)
+    while position + 8 <= len(encoded):
         length, kind = int.from_bytes(encoded[position : position + 4]), encoded[position + 4 : position + 8]
         if kind == b"eXIf":
             return encoded[position + 8 : position + 8 + length]

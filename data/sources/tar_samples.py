@@ -147,7 +147,7 @@ def _group(members: list[TarMember]) -> list[_Group]:
         match = _NAME.fullmatch(member.name)
         if match is None:
             continue
-        key, suffix = match["key"], match["suffix"].lower()
+        key, suffix = match["key"], _lower_end(match["suffix"])
         part = _part_of(suffix)
         if part is None:
             continue
@@ -157,6 +157,12 @@ def _group(members: list[TarMember]) -> list[_Group]:
             groups.append(group)
         group.members[suffix] = part, (member.offset, member.size)
     return groups
+
+
+def _lower_end(suffix: str) -> str:
+    """Return a suffix with what follows its last dot in lower case."""
+    stem, dot, end = suffix.rpartition(".")
+    return stem + dot + end.lower()
 
 
 def _part_of(suffix: str) -> int | None:
@@ -196,14 +202,16 @@ def _divide(group: _Group) -> tuple[list[_Sample], bool]:
             others[stem] = stem
         else:
             samples[stem] = {part: found[0] for part, found in spans.items()}
+    is_ambiguous = any(_has_choice(stems[stem]) for stem in samples)
     for stem, start in others.items():
         more = {part: found[0] for part, found in stems[stem].items()}
         for name in [start] if start in complete else [name for name in samples if start in _beginnings(name)]:
+            is_ambiguous |= not more.keys().isdisjoint(samples[name])
             samples[name] = more | samples[name]
     if len(samples) == 1:
-        return [_Sample(group.key, next(iter(samples.values())))], False
+        return [_Sample(group.key, next(iter(samples.values())))], is_ambiguous
     keys = (f"{group.key}.{stem}" if stem else group.key for stem in samples)
-    return list(map(_Sample, keys, samples.values())), any(_has_choice(stems[stem]) for stem in samples)
+    return list(map(_Sample, keys, samples.values())), is_ambiguous
 
 
 def _beginnings(stem: str) -> list[str]:
@@ -218,7 +226,7 @@ def _stems(group: _Group) -> dict[str, dict[int, list[_Span]]]:
     stems: dict[str, dict[int, list[_Span]]] = {}
     for suffix, (part, span) in group.members.items():
         stem = suffix.rpartition(".")[0]
-        if stem not in with_image and stem in group.members:  # `a.jpg.txt` next to `a.jpg`
+        if stem not in with_image and _lower_end(stem) in group.members:  # `a.jpg.txt` next to `a.jpg`
             stem = stem.rpartition(".")[0]
         stems.setdefault(stem, {}).setdefault(part, []).append(span)
     return stems

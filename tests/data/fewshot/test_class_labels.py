@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -54,6 +55,16 @@ def test_parts_of_the_layout_find_its_class_names(folder, tmp_path, source):
     opened = open_dataset(source.format(folder), tmp_path / "data")
     assert opened.class_names == ("circle", "black cross") and opened.support.labels.tolist() == [1, 0, 1]
     assert opened.templates == ("a photo of a {}.", "art of {}")
+
+
+def test_class_names_of_remote_shards_are_found(folder, tmp_path):
+    store = fsspec.filesystem("memory")
+    store.put(str(folder), "/shapes", recursive=True)
+    try:
+        opened = open_dataset("memory://shapes/test/*.tar", tmp_path / "data")
+        assert opened.class_names == ("circle", "black cross") and opened.templates == ("a photo of a {}.", "art of {}")
+    finally:
+        store.rm("/shapes", recursive=True)
 
 
 def test_one_split_serves_as_support_and_query(folder, tmp_path, said):

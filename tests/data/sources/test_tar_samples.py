@@ -44,7 +44,8 @@ def pairs(*stems, image="jpg", text="txt"):
         ("d.ir/a.1", "d.ir/a.2", "d.ir/b"),
         ("v1.0", "v1.1", "other"),
         ("photo.jpg", "photo.png"),
-        ("A.B", "a.b", "a.B2"),
+        ("A.B", "a.b", "a.B", "a.B2"),
+        ("Holiday.JPG", "Holiday.jpg", "Holiday.Png"),
     ],
 )
 def test_every_name_with_its_own_image_and_text_is_a_sample(stems):
@@ -70,9 +71,10 @@ def test_every_name_with_its_own_image_and_text_is_a_sample(stems):
         ("a.img.jpg a.img.txt", {"a": "a.img.jpg a.img.txt"}, ""),
         ("a.img.jpg a.caption.txt", {"a": "a.img.jpg a.caption.txt"}, ""),
         ("a.jpg a.jpg.txt b.png b.png.json", {"a": "a.jpg a.jpg.txt", "b": "b.png b.png.json"}, ""),
+        ("a.JPG a.JPG.txt b.jpg B.txt", {"a": "a.JPG a.JPG.txt", "b": "b.jpg", "B": "B.txt"}, ""),
         ("a.jpg a.png a.txt", {"a": "a.jpg a.txt"}, "ambiguous"),
         # names with dots: several samples
-        ("a.1.jpg a.1.txt a.2.jpg a.2.txt a.1.m.png", {"a.1": "a.1.jpg a.1.txt", "a.2": "a.2.jpg a.2.txt"}, "divided"),
+        ("a.1.jpg a.1.txt a.2.jpg a.2.txt a.1.m.png", {"a.1": "a.1.jpg a.1.txt", "a.2": "a.2.jpg a.2.txt"}, "both"),
         ("a.1.jpg a.1.jpg.txt a.2.jpg a.2.cls", {"a.1": "a.1.jpg a.1.jpg.txt", "a.2": "a.2.jpg a.2.cls"}, "divided"),
         ("a.1.jpg a.1.txt a.2.jpg", {"a.1": "a.1.jpg a.1.txt", "a.2": "a.2.jpg"}, "divided"),
         ("a.1.jpg a.1.txt a.2.txt", {"a.1": "a.1.jpg a.1.txt", "a.2": "a.2.txt"}, "divided"),
@@ -87,7 +89,10 @@ def test_other_files_belong_to_the_sample_that_their_names_begin_with(names, exp
     assert {key: sorted(parts.values()) for key, parts in found} == {
         key: sorted(files.split()) for key, files in expected.items()
     }
-    assert (counted.divided > 0, counted.ambiguous > 0) == (notes == "divided", notes == "ambiguous")
+    assert (counted.divided > 0, counted.ambiguous > 0) == (
+        notes in ("divided", "both"),
+        notes in ("ambiguous", "both"),
+    )
 
 
 def test_no_image_gets_the_text_of_another_whatever_the_names():
