@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from data.pipeline.value_range import has_wide_values, to_8_bits, to_gray
 from data.sources.base import BadRecord
 
+DECODING = 2  # version of the pixels that decoding gives, part of the names of cached embeddings
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
