@@ -18,7 +18,7 @@ from PIL import Image
 
 from adapt.adapters.ops import normalize_numpy
 from data.io.fingerprint import fingerprint, fingerprint_files
-from data.pipeline.image_ops import resize_and_crop
+from data.pipeline.image_ops import DECODING, resize_and_crop
 from data.sources.base import BadRecord
 from models.checkpoints.describe import describe_checkpoint
 from models.config import ModelSettings
@@ -76,9 +76,10 @@ class Encoder:
 
     @functools.cached_property
     def image_fingerprint(self) -> str:
-        """A hash of everything that determines image embeddings: weights, settings and preprocessing."""
+        """A hash of everything that determines image embeddings: weights, settings, decoding and preprocessing."""
         settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
-        return fingerprint(fingerprint_files(self._checkpoint.files.paths), repr(settings), repr(self._preprocessing))
+        pixels = f"{DECODING} {self._preprocessing!r}"
+        return fingerprint(fingerprint_files(self._checkpoint.files.paths), repr(settings), pixels)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -221,7 +221,7 @@ def measure_opening(pattern: str, folder: pathlib.Path) -> None:
     path.unlink()
 
     many = folder / "many"
-    many.mkdir()
+    (many / ".tar-index").mkdir(parents=True)  # keeps the indexes where the child process finds them
     first = many / "00000.tar"
     with tarfile.open(first, "w") as shard:
         for number in range(MANY_SAMPLES):

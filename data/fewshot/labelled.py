@@ -31,14 +31,15 @@ _THREADS = 16
 class DatasetSettings:
     """Settings of a labelled dataset: its sources, class names and prompt templates.
 
-    `support` and `query` are sources (see `data.sources.open`) whose samples have `label` and `class`. Support images
-    are drawn from `support`. Queries are the images of `query` or, without it, the images of `support` that were not
-    drawn. `validation` documents the split on which the literature selects hyper-parameters; it is not used. `shifts`
-    are names of datasets whose queries show the same classes, or some of them, in another domain. `class_names` are the
-    classes in words, in the order of their labels; if empty, they are derived from the names in the samples.
-    `template` is the single prompt of a class, `templates` the ensemble (if empty, the single one). `draws` is
-    "nested", where the support of k shots is the first k images of one draw, or "coop", which reproduces the published
-    few-shot lists. `title`, `licence` and `templates_source` are documentation.
+    `support` and `query` are sources (see `data.sources.open`) whose samples have `label`, `class` or both. Support
+    images are drawn from `support`. Queries are the images of `query` or, without it, the images of `support` that were
+    not drawn. `validation` documents the split on which the literature selects hyper-parameters; it is not used.
+    `shifts` are names of datasets whose queries show the same classes, or some of them, in another domain.
+    `class_names` are the classes in words, in the order of their labels; if empty, they are derived from the names in
+    the samples or, for shards without names, read from `classnames.txt`. `template` is the single prompt of a class,
+    `templates` the ensemble (if empty, the single one). `draws` is "nested", where the support of k shots is the first
+    k images of one draw, or "coop", which reproduces the published few-shot lists. `title`, `licence` and
+    `templates_source` are documentation.
     """
 
     support: str | None = None
@@ -98,27 +99,34 @@ class LabelledImages:
 
 
 class Labels(NamedTuple):
-    """The labels of all samples of a source `[n]`, the name of each class, and a hash of images and labels."""
+    """The labels of all samples of a source `[n]`, numbered from 0 in the order of the labels in the samples.
+
+    `class_names` has the name of each class, empty if the samples have none, and `values` its label in the samples.
+    `fingerprint` is a hash of images and labels.
+    """
 
     labels: np.ndarray
     class_names: Sequence[str]
+    values: Sequence[int]
     fingerprint: str
 
 
 def read_labels(name: str, source: Source, *, data_dir: str | os.PathLike) -> Labels:
     """Read the labels of all samples of a source; they are cached in `data_dir` until the source changes.
 
-    `name` identifies the dataset in errors. Raises `ValueError` for a sample without label or class, and for a label
-    with two class names.
+    Samples without labels are labelled by the order of their class names. `name` identifies the dataset in errors.
+    Raises `ValueError` for a sample without label if others have one, for one without label and class name, and for a
+    label with two class names.
     """
     stamp = source.content_fingerprint()
-    path = pathlib.Path(data_dir) / _CACHE_FOLDER / f"{stamp}-v1.npz"
+    path = pathlib.Path(data_dir) / _CACHE_FOLDER / f"{stamp}-v2.npz"
     if stamp is not None:
         cached = _load(path)
         if cached is not None:
             return cached
-    digest, labels = hashlib.sha256(), []
-    names: dict[int, str] = {}
+    digest = hashlib.sha256()
+    found: list[int | str] = []  # the label of each sample or, if the samples have none, its class name
+    names: dict[int | str, str] = {}
 
     def read(index: int) -> tuple[bytes, int | None, str | None, str]:
         record = source[index]
@@ -126,21 +134,30 @@ def read_labels(name: str, source: Source, *, data_dir: str | os.PathLike) -> La
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         for image, label, class_name, key in _prefetch(threads, read, len(source)):
-            if label is None or class_name is None or label < 0:
+            value = class_name if label is None else label
+            if value is None or (found and type(value) is not type(found[0])) or (label is not None and label < 0):
                 raise ValueError(
-                    f"{name}: {key} has no label or no class. Few-shot evaluation needs both for every sample."
+                    f"{name}: {key} has no label or no class. Few-shot evaluation needs a label, which is not "
+                    "negative, or a class name for every sample."
                 )
-            if names.setdefault(label, class_name) != class_name:
+            if class_name is not None and names.setdefault(value, class_name) != class_name:
                 raise ValueError(
-                    f"{name}: label {label} is both {names[label]!r} and {class_name!r}. Give each class its own label."
+                    f"{name}: label {label} is both {names[value]!r} and {class_name!r}. Give each class its own label."
                 )
             digest.update(image)
-            labels.append(label)
+            found.append(value)
     known = list(getattr(source, "class_names", ()))
-    count = max(max(names) + 1, len(known))
-    class_names = [names.get(label, known[label] if label < len(known) else "") for label in range(count)]
-    array = np.array(labels, np.int64)
-    result = Labels(array, class_names, fingerprint(digest.digest(), array, json.dumps(class_names)))
+    values = sorted({*found, *range(len(known) if isinstance(found[0], int) else 0)})
+    number_of = {value: number for number, value in enumerate(values)}
+    array = np.array([number_of[value] for value in found], np.int64)
+    if isinstance(found[0], str):
+        values, class_names = list(range(len(values))), values
+    else:
+        class_names = [names.get(value, known[value] if value < len(known) else "") for value in values]
+    content = [digest.digest(), array, json.dumps(class_names)]
+    if values != list(range(len(values))):
+        content.append(json.dumps(values))
+    result = Labels(array, class_names, values, fingerprint(*content))
     if stamp is not None:
         _save(path, result)
     return result
@@ -148,7 +165,7 @@ def read_labels(name: str, source: Source, *, data_dir: str | os.PathLike) -> La
 
 def in_words(class_name: str) -> str:
     """Return a class name in words: identifiers such as `face-smiling` and `red_fox` lose their punctuation."""
-    return " ".join(class_name.replace("_", " ").replace("-", " ").split())
+    return " ".join(class_name.replace("_", " ").replace("-", " ").split()) or class_name
 
 
 def open_images(source: Source, labels: Labels) -> LabelledImages:
@@ -175,13 +192,14 @@ def _prefetch(threads: concurrent.futures.Executor, read: Callable[[int], Any], 
 def _load(path: pathlib.Path) -> Labels | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            names = json.loads(arrays["class_names"].tobytes())
-            return Labels(arrays["labels"], names, str(arrays["fingerprint"]))
+            classes = json.loads(arrays["classes"].tobytes())
+            return Labels(arrays["labels"], classes["names"], classes["values"], str(arrays["fingerprint"]))
     except Exception:  # missing, or damaged in one of many ways: read the samples again
         return None
 
 
 def _save(path: pathlib.Path, labels: Labels) -> None:
-    names = np.frombuffer(json.dumps(list(labels.class_names)).encode(), np.uint8)
+    text = json.dumps({"names": list(labels.class_names), "values": list(labels.values)})
+    classes = np.frombuffer(text.encode(), np.uint8)
     with atomic_file(path) as temporary:
-        np.savez(temporary, labels=labels.labels, class_names=names, fingerprint=np.array(labels.fingerprint))
+        np.savez(temporary, labels=labels.labels, classes=classes, fingerprint=np.array(labels.fingerprint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from data.fewshot import clip_benchmark
 from data.fewshot.catalog import CATALOGUE
-from data.fewshot.labelled import DatasetSettings, LabelledImages, in_words, open_images, read_labels
+from data.fewshot.class_words import choose_words, find_class_words
+from data.fewshot.labelled import DatasetSettings, LabelledImages, open_images, read_labels
 from data.io.fingerprint import fingerprint
 from data.sources.open import open_source
 from foundation.suggestions import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 _SPLIT_FILE = re.compile(r"(?P<split>.+?)-\d+(-of-\d+)?\.tar")
 _SUPPORT_SPLITS = ("train", "training")
@@ -53,7 +58,9 @@ class Dataset:
 @dataclasses.dataclass(frozen=True)
 class _LabelledSource:
     images: LabelledImages
-    class_names: Sequence[str]  # as in the samples, by label
+    class_names: Sequence[str]  # distinct, by label: as in the samples or, if they have none, as in `words`
+    words: Sequence[str]  # empty if the samples have no class names and there is no list of them
+    values: Sequence[int]  # the labels in the samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +81,10 @@ def open_dataset(
     """Open a dataset: one of `custom_datasets` or of the catalogue, `digits` (scikit-learn's), or a path.
 
     A folder may hold the splits of a dataset: `train-00000.tar` … and `test-00000.tar` …, or folders `train/` and
-    `test/` of shards or class folders. `FOLDER:SUPPORT:QUERY` names two of its splits. Support and query images are
-    both drawn from any other source (see `data.sources.open`) whose samples have `label` and `class`. Classes with
-    fewer than `min_examples` images are left out. `with_shifts=False` does not open the images of other domains.
+    `test/` of shards (see `data.fewshot.clip_benchmark`) or class folders. `FOLDER:SUPPORT:QUERY` names two of its
+    splits. Support and query images are both drawn from any other source (see `data.sources.open`) whose samples have
+    `label`, `class` or both. Classes with fewer than `min_examples` images are left out. `with_shifts=False` does not
+    open the images of other domains.
 
     Raises `FileNotFoundError` or `ValueError` if the dataset does not exist or is unsuitable.
     """
@@ -125,16 +133,27 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
                 raise ValueError(
                     f"{folder} has no split {split!r}.{did_you_mean(split, splits)} It has: {', '.join(splits)}."
                 )
-        return DatasetSettings(support=splits[support], query=splits[query])
+        return _with_templates(DatasetSettings(support=splits[support], query=splits[query]))
     train, test = (next(filter(splits.__contains__, names), None) for names in (_SUPPORT_SPLITS, _QUERY_SPLITS))
     if train and test:
-        return DatasetSettings(support=splits[train], query=splits[test])
+        return _with_templates(DatasetSettings(support=splits[train], query=splits[test]))
+    if len(splits) == 1:
+        [(split, source)] = splits.items()
+        logger.info(f"{folder} has one split, {split}: support and query images are both drawn from it")
+        return _with_templates(DatasetSettings(support=source))
     if splits:
         raise ValueError(
             f"{folder} has the splits {', '.join(splits)}, which are not a train and a test split. Name the support "
             f"and the query split, for example {folder}:{next(iter(splits))}:{list(splits)[-1]}."
         )
-    return DatasetSettings(support=name)
+    return _with_templates(DatasetSettings(support=name))
+
+
+def _with_templates(settings: DatasetSettings) -> DatasetSettings:
+    """Return the settings with the prompt templates of a file next to the shards, if there is one."""
+    templates = clip_benchmark.find_templates(os.path.expanduser(settings.support or ""))
+    single = settings.template if settings.template in templates or not templates else templates[0]
+    return dataclasses.replace(settings, template=single, templates=templates)
 
 
 def short_name(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> str:
@@ -153,8 +172,10 @@ def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.Pat
             source = open_source(path, data_dir)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{name}: {error}") from error
+    clip_benchmark.check_num_shards(path)
     labels = read_labels(name, source, data_dir=data_dir)
-    return _LabelledSource(open_images(source, labels), labels.class_names)
+    names, words = find_class_words(path, labels)
+    return _LabelledSource(open_images(source, labels), names, words, labels.values)
 
 
 def _select_classes(
@@ -163,11 +184,7 @@ def _select_classes(
     """Choose the classes of the first source that have enough images, and number them consecutively."""
     names, least = first.class_names, max(min_examples, 1)
     counts = np.bincount(first.images.labels, minlength=len(names))
-    if settings.class_names and len(settings.class_names) != len(names):
-        raise ValueError(
-            f"{name} has {len(names)} classes, but class_names lists {len(settings.class_names)}. List one per class."
-        )
-    words = settings.class_names or tuple(map(in_words, names))
+    words = choose_words(name, settings.class_names, first.words, first.values)
     kept = np.flatnonzero(counts >= least)
     if len(kept) < 2:
         raise ValueError(
@@ -210,7 +227,7 @@ def _find_splits(folder: str) -> dict[str, str]:
     known = [name for name in names if name in (*_SUPPORT_SPLITS, *_QUERY_SPLITS)]
     sources = {name: _split_source(os.path.join(folder, name)) for name in known}
     splits = {name: source for name, source in sources.items() if source is not None}
-    return splits if len(splits) > 1 else {}
+    return splits if len(splits) > 1 or any(source.endswith(".tar") for source in splits.values()) else {}
 
 
 def _split_source(path: str) -> str | None:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data.pipeline.value_range import has_wide_values, to_8_bits, to_gray
 from data.sources.base import BadRecord
 
+DECODING = 2  # version of the pixels that decoding gives, part of the names of cached embeddings
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
 _ORIENTATION = 0x0112
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}  # between the gray levels of a PNG with 2 or 4 bits
+# Of 16-bit colours, Pillow reads the high bytes; each layout's counterpart in the other byte order has the low bytes.
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_WIDE_COLOURS = tuple(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in _OTHER_ORDER)
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,12 +45,17 @@ class EncodedImage:
     """
 
     def __init__(self, encoded: bytes, key: str, *, max_pixels: int = MAX_PIXELS):
-        self._key = key
+        self._encoded, self._key = encoded, key
         if not encoded:
             raise BadRecord("empty image", key, "the image file is empty. Remove it.")
         try:
             self._image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         except UnidentifiedImageError as error:
+            if encoded.startswith(_TIFF):
+                detail = (
+                    "the image is a TIFF that Pillow cannot read, such as one of coloured floats. Convert it to 8 bits."
+                )
+                raise BadRecord("not an image", key, detail) from error
             raise BadRecord(
                 "not an image", key, f"the image is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
             ) from error
@@ -55,10 +68,15 @@ class EncodedImage:
                 key,
                 f"the image has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
             )
-        orientation = _orientation(self._image)
+        self._raw_mode = _raw_mode(self._image)
+        orientation = _orientation(self._image, encoded)
         self._sideways = orientation in _SIDEWAYS
         self._turn = _UPRIGHT.get(orientation)
-        self.size = (height, width) if self._sideways else (width, height)
+        swapped = self._sideways
+        if self._image.format == "TIFF":  # Pillow rotates the image when it is decoded, but knows only one place
+            self._turn = None
+            swapped = self._sideways and _ORIENTATION not in self._image.tag_v2
+        self.size = (height, width) if swapped else (width, height)
 
     def decode(self, at_least: tuple[float, float] | None = None) -> Image.Image:
         """Return the image as RGB, upright, transparency on white; raises `BadRecord` for a corrupt one.
@@ -70,22 +88,67 @@ class EncodedImage:
                 width, height = reversed(at_least) if self._sideways else at_least
                 self._image.draft(None, (math.ceil(width), math.ceil(height)))
             self._image.load()
-            image = _to_rgb(self._image)
+            image = self._to_rgb()
             return image if self._turn is None else image.transpose(self._turn)
         except Exception as error:  # damaged data fails in many ways
             raise self._corrupt(error) from error
+
+    def _to_rgb(self) -> Image.Image:
+        image = self._image
+        if self._raw_mode in _WIDE_COLOURS and max(high for _, high in image.getextrema()) < 16:
+            return to_rgb(self._of_12_bits(), self._key)
+        transparent = image.info.get("transparency")
+        if image.format == "PNG" and transparent is not None:  # Pillow scales the pixels, not the transparent value
+            if self._raw_mode in _GRAY_STEPS:
+                image.info["transparency"] = transparent * _GRAY_STEPS[self._raw_mode]
+            elif self._raw_mode == "RGB;16B":
+                image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        return to_rgb(image, self._key)
+
+    def _of_12_bits(self) -> Image.Image:
+        """Return an image of 16-bit colours that use 12 bits at most, in 8 bits."""
+        low_bytes = Image.open(io.BytesIO(self._encoded), formats=FORMATS)
+        layout = self._raw_mode[:-1] + _OTHER_ORDER[self._raw_mode[-1]]
+        low_bytes.tile = [
+            tile._replace(args=layout if isinstance(tile.args, str) else (layout, *tile.args[1:]))
+            for tile in low_bytes.tile
+        ]
+        low_bytes.load()
+        values = np.asarray(self._image).astype(np.uint16) << 8 | np.asarray(low_bytes)
+        return Image.fromarray(to_8_bits(values, self._key))
 
     def _corrupt(self, error: Exception) -> BadRecord:
         return BadRecord("corrupt image", self._key, f"the image cannot be decoded ({error}). Replace or remove it.")
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image, encoded: bytes) -> int | None:
     try:
-        return Image.Image.getexif(image).get(
-            _ORIENTATION
-        )  # PNG's own getexif would decode the image and hide its damage
+        # PNG's own getexif would decode the image and hide its damage.
+        found = Image.Image.getexif(image).get(_ORIENTATION)
+        if found is None and image.format == "PNG":
+            exif = Image.Exif()
+            exif.load(_late_exif(encoded))
+            found = exif.get(_ORIENTATION)
+        return found
     except Exception:  # damaged EXIF data fail in many ways, and the image may be intact
         return None
+
+
+def _late_exif(encoded: bytes) -> bytes:
+    """Return the EXIF data of a PNG that stand behind its pixels, where Pillow finds them only after decoding."""
+    position = 8 if b"eXIf" in encoded else len(encoded)
+    while position + 8 <= len(encoded):
+        length, kind = int.from_bytes(encoded[position : position + 4]), encoded[position + 4 : position + 8]
+        if kind == b"eXIf":
+            return encoded[position + 8 : position + 8 + length]
+        position += 12 + length
+    return b""
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return Pillow's name of the layout of an undecoded image's pixels."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def decode(encoded: bytes, key: str) -> Image.Image:
@@ -93,16 +156,16 @@ def decode(encoded: bytes, key: str) -> Image.Image:
     return EncodedImage(encoded, key).decode()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scale
-        gray = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+def to_rgb(image: Image.Image, key: str = "image") -> Image.Image:
+    """Return a decoded image of any mode as RGB, transparency on white; see `find_range` for more than 8 bits."""
+    if has_wide_values(image):
+        image = to_gray(image, key)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def resize_and_crop(

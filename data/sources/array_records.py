@@ -8,7 +8,7 @@ from typing import Any
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote
-from data.sources.base import BadRecord, Record, find_texts, parse_label
+from data.sources.base import BadRecord, Record, find_texts, parse_class
 
 
 class ArrayRecords:
@@ -59,12 +59,13 @@ class ArrayRecords:
                 "no image", key, f"the record has no image, only {', '.join(sorted(fields)) or 'no features'}"
             )
         label, name = (next(iter(fields.get(field, ())), None) for field in ("label", "class"))
+        label, name = parse_class(label, name.decode("utf-8", "replace") if isinstance(name, bytes) else None)
         return Record(
             key=key,
             image=image[0] if isinstance(image[0], bytes) else b"",
             texts=find_texts(fields, self._text_keys, key=key),
-            label=parse_label(label),
-            class_name=name.decode("utf-8", "replace") if isinstance(name, bytes) else None,
+            label=label,
+            class_name=name,
         )
 
     def content_fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ REASONS = (
     "text not UTF-8",
     "too many bytes",
 )
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 MAX_PART_BYTES = 1 << 30  # of one image or text: four times the size of max_pixels as RGB
 
 
@@ -102,8 +104,19 @@ def find_texts(fields: Mapping[str, Any], text_keys: tuple[str, ...], *, key: st
 
 def parse_label(value: object) -> int | None:
     """Return the class label in a field, or None if the field does not hold a whole number."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if isinstance(value, int | str | bytes):
+            return int(value)  # exact beyond 2⁵³
     try:
         number = float(value)
         return int(number) if number.is_integer() else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def parse_class(label: object, name: object) -> tuple[int | None, str | None]:
+    """Return the label and the class name in two fields, each None if missing; a label in words is the name."""
+    number = parse_label(label)
+    if name is None and number is None and isinstance(label, str | bytes):
+        name = (label.decode("utf-8", "replace") if isinstance(label, bytes) else label).strip() or None
+    return number, None if name is None else str(name)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import posixpath
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _BLOCK = 512
-_MAX_PADDING = 4 << 20  # bytes of zeros at the end of an archive; tar pads to the size of its records
+_ZEROS_READ = 1 << 20  # bytes per read of the zeros at the end of an archive
 _MAX_NAME_BYTES = 1 << 20  # longer names are treated as damage
+_LINKS = (b"1", b"2")  # hard and symbolic
 
 
 class TarMember(NamedTuple):
-    """A regular file in an archive: its name and the position of its bytes."""
+    """A file in an archive: its name and the position of its bytes.
+
+    A link has the name of its `target` instead of a position. `archive` counts the archives that were joined before.
+    """
 
     name: str
     offset: int
     size: int
+    target: str = ""
+    archive: int = 0
 
 
 class DamagedArchive(ValueError):
@@ -24,20 +31,26 @@ class DamagedArchive(ValueError):
 
 
 def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMember]:
-    """Yield the files of an archive of `size` bytes; `read(start, stop)` returns bytes of it.
+    """Yield the files and links of an archive of `size` bytes; `read(start, stop)` returns bytes of it.
 
-    Supports the ustar, GNU and pax formats. Raises `DamagedArchive` at the first invalid header, and if the archive is
-    truncated.
+    Supports the ustar, GNU and pax formats, several archives one after the other, and zeros behind each. Raises
+    `DamagedArchive` at the first invalid header, and if the archive is truncated.
     """
-    offset, long_name, pax = 0, None, {}
+    offset, archive, long_name, long_link, pax = 0, 0, None, None, {}
     while True:
         header = read(offset, offset + _BLOCK)
         if len(header) < _BLOCK:
             raise DamagedArchive(f"truncated at byte {offset + len(header):,}")
         if header[0] == 0 and not any(header):
-            if size - offset > _MAX_PADDING or read(offset, size).strip(b"\0"):
-                raise DamagedArchive(f"zeros instead of a header at byte {offset:,}")
-            return
+            zeros, offset = offset, _skip_zeros(read, offset, size)
+            if offset >= size:
+                return
+            try:
+                _content_length(read(offset, offset + _BLOCK).ljust(_BLOCK, b"\0"), {}, offset)
+            except DamagedArchive:
+                raise DamagedArchive(f"zeros instead of a header at byte {zeros:,}") from None
+            archive, long_name, long_link, pax = archive + 1, None, None, {}
+            continue
         start = offset + _BLOCK
         kind = header[156:157]
         length = _content_length(header, pax, offset)
@@ -47,12 +60,15 @@ def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMe
             content = read(start, start + length)
             if kind == b"L":
                 long_name = content.rstrip(b"\0")
+            elif kind == b"K":
+                long_link = content.rstrip(b"\0")
             elif kind == b"x":
                 pax = _parse_pax(content)
         else:
             name = pax.get("path") or _decode(long_name if long_name is not None else _short_name(header))
             regular = kind in b"07\0" and not name.endswith("/")
-            long_name, pax = None, {}
+            target = _target(header, long_link, pax) if kind in _LINKS else ""
+            long_name, long_link, pax = None, None, {}
             if kind == b"S" and header[482]:  # the map of a sparse file continues in extra blocks
                 extended = True
                 while extended:
@@ -61,10 +77,24 @@ def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMe
             if kind in b"123456":  # links, devices and folders have no content
                 length = 0
             if regular:
-                yield TarMember(name, start, length)
+                yield TarMember(name, start, length, archive=archive)
+            elif kind in _LINKS:  # the target of a symbolic link starts from its folder
+                path = posixpath.join(posixpath.dirname(name), target) if kind == b"2" else target
+                yield TarMember(name, -1, 0, target=path or ".", archive=archive)
         offset = start + (length + _BLOCK - 1) // _BLOCK * _BLOCK
         if offset > size:
             raise DamagedArchive(f"truncated at byte {size:,}")
+
+
+def _skip_zeros(read: Callable[[int, int], bytes], offset: int, size: int) -> int:
+    """Return the start of the first block from `offset` on that does not consist of zeros, or `size`."""
+    while offset < size:
+        content = read(offset, min(offset + _ZEROS_READ, size))
+        rest = content.lstrip(b"\0")
+        if rest or not content:
+            return offset + (len(content) - len(rest)) // _BLOCK * _BLOCK if rest else size
+        offset += len(content)
+    return size
 
 
 def _content_length(header: bytes, pax: dict[str, str], offset: int) -> int:
@@ -94,6 +124,11 @@ def _short_name(header: bytes) -> bytes:
     if header[257:263] == b"ustar\0" and header[345]:
         return header[345:500].split(b"\0", 1)[0] + b"/" + name
     return name
+
+
+def _target(header: bytes, long_link: bytes | None, pax: dict[str, str]) -> str:
+    """Return the name that a link leads to."""
+    return pax.get("linkpath") or _decode(header[157:257].split(b"\0", 1)[0] if long_link is None else long_link)
 
 
 def _decode(name: bytes) -> str:

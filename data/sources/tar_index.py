@@ -8,7 +8,6 @@ import mmap
 import multiprocessing
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,39 +15,19 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote, read_range
-from data.sources.tar_headers import DamagedArchive, TarMember, iter_members
+from data.sources.tar_headers import iter_members
+from data.sources.tar_samples import NameNotes, ShardIndex, index_members
 from foundation.atomic import atomic_file
 from foundation.progress import ProgressBar
 
-VERSION = 2
+VERSION = 3
 FOLDER = ".tar-index"
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif")
-PARTS = ("image", "json", "txt", "cls")
+_MAX_NAME_BYTES = 255  # of a file
 MAX_HEADER_BYTES = 1 << 16  # of an index file
 _READ_AHEAD = 8 << 20  # bytes of a remote shard per request
 _SERIAL_BYTES = 64 << 20  # one process indexes this many bytes faster than worker processes start
 _LISTING_THREADS = 16
-_NAME = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<suffix>[^/]+)", re.DOTALL)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0")  # gzip, bzip2, zstandard, xz
-
-
-class ShardIndex(NamedTuple):
-    """The samples of one shard.
-
-    `spans` `[samples, parts, 2]` int64 holds offset and size of each of `PARTS`, −1 and 0 if it is missing. `names` are
-    the keys, UTF-8, concatenated, with their ends in `name_ends` `[samples]`. `problem` describes damage of the
-    archive, or is empty.
-    """
-
-    spans: np.ndarray
-    names: bytes
-    name_ends: np.ndarray
-    problem: str
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits that change with the names and positions of the samples."""
-        return fingerprint(self.spans, self.names)
 
 
 class IndexSummary(NamedTuple):
@@ -57,6 +36,7 @@ class IndexSummary(NamedTuple):
     samples: int
     problem: str
     digest: str  # changes with the names and positions of the samples
+    notes: NameNotes
 
 
 class IndexFile(NamedTuple):
@@ -64,50 +44,6 @@ class IndexFile(NamedTuple):
 
     path: pathlib.Path
     summary: IndexSummary
-
-
-def index_members(members: Iterator[TarMember]) -> ShardIndex:
-    """Group members into samples as webdataset does: the key is the name up to the first dot of the file name.
-
-    If several files could be the same part, `KEY.jpg` takes precedence over `KEY.seg.png`, and the first over later
-    ones. A repeated name starts a new sample. If the archive is damaged, the samples before the damage are kept.
-    """
-    spans: list[list[int]] = []
-    names: list[str] = []
-    latest: dict[str, tuple[list[int], set[str]]] = {}  # key → spans and seen suffixes of its latest sample
-    problem = ""
-    try:
-        for name, offset, size in members:
-            match = _NAME.fullmatch(name)
-            if match is None:
-                continue
-            key, suffix = match["key"], match["suffix"].lower()
-            part = _part_of(suffix)
-            if part is None:
-                continue
-            sample, seen = latest.get(key, (None, ()))
-            if suffix in seen or sample is None:
-                sample, seen = latest[key] = [-1, 0] * len(PARTS), set()
-                spans.append(sample)
-                names.append(key)
-            plain = "." not in suffix
-            has_plain = any(_part_of(other) == part and "." not in other for other in seen)
-            if sample[2 * part] < 0 or (plain and not has_plain):
-                sample[2 * part], sample[2 * part + 1] = offset, size
-            seen.add(suffix)
-    except DamagedArchive as damage:
-        problem = str(damage)
-    encoded = [name.encode("utf-8", "backslashreplace") for name in names]
-    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-    table = np.array(spans, np.int64).reshape(-1, len(PARTS), 2)
-    return ShardIndex(table, b"".join(encoded), ends, problem)
-
-
-def _part_of(suffix: str) -> int | None:
-    last = suffix.rpartition(".")[2]
-    if last in IMAGE_SUFFIXES:
-        return 0
-    return PARTS.index(last) if last in PARTS[1:] else None
 
 
 def build_index(file: File) -> ShardIndex:
@@ -137,16 +73,18 @@ def _buffered_reader(file: File) -> Callable[[int, int], bytes]:
 
 
 def index_path(file: File, cache_dir: str | os.PathLike) -> pathlib.Path:
-    """Return the path of a shard's index: in `.tar-index/` of its folder, or in `cache_dir` if that is read-only."""
+    """Return the path of a shard's index: in `cache_dir`, or next to the shard if there is a folder `.tar-index`."""
     name = f"{file.name}.safetensors"
-    if not is_remote(file.path):
-        folder = pathlib.Path(file.path).parent
-        local = folder / FOLDER / name
-        writable = local.parent if local.parent.exists() else folder
-        if read_summary(local, file) or os.access(writable, os.W_OK):
-            return local
     path = file.path if is_remote(file.path) else os.path.abspath(file.path)
-    return pathlib.Path(cache_dir) / FOLDER / fingerprint(path.rpartition("/")[0]) / name
+    folder = pathlib.Path(cache_dir) / FOLDER
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        name = f"{fingerprint(file.name)}.safetensors"
+    if not is_remote(path):
+        own = pathlib.Path(path).parent / FOLDER
+        is_cache = os.path.abspath(folder) == os.path.abspath(own)
+        if own.is_dir() and not is_cache and (read_summary(own / name, file) or os.access(own, os.W_OK)):
+            return own / name
+    return folder / fingerprint(path.rpartition("/")[0]) / name
 
 
 def read_summary(path: pathlib.Path, file: File) -> IndexSummary | None:
@@ -156,7 +94,8 @@ def read_summary(path: pathlib.Path, file: File) -> IndexSummary | None:
             length = int.from_bytes(opened.read(8), "little")
             metadata = json.loads(opened.read(min(length, MAX_HEADER_BYTES)))["__metadata__"]
             if metadata["shard"] == f"{VERSION} {file.size} {file.stamp}" and int(metadata["samples"]) >= 0:
-                return IndexSummary(int(metadata["samples"]), str(metadata["problem"]), str(metadata["digest"]))
+                notes = NameNotes(**json.loads(metadata["notes"]))
+                return IndexSummary(int(metadata["samples"]), str(metadata["problem"]), str(metadata["digest"]), notes)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
@@ -167,7 +106,7 @@ def write_index(path: pathlib.Path, index: ShardIndex, *, file: File) -> None:
     from safetensors.numpy import save_file
 
     metadata = {"shard": f"{VERSION} {file.size} {file.stamp}", "samples": str(len(index.spans))}
-    metadata |= {"problem": index.problem, "digest": index.digest}
+    metadata |= {"problem": index.problem, "digest": index.digest, "notes": json.dumps(index.notes._asdict())}
     arrays = {
         "spans": index.spans,
         "name_ends": index.name_ends,
@@ -224,4 +163,4 @@ def _build_all(files: list[File], paths: list[pathlib.Path]) -> Iterator[IndexSu
 def _build_and_write(file: File, path: pathlib.Path) -> IndexSummary:
     index = build_index(file)
     write_index(path, index, file=file)
-    return IndexSummary(len(index.spans), index.problem, index.digest)
+    return IndexSummary(len(index.spans), index.problem, index.digest, index.notes)

@@ -15,8 +15,9 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
-from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_label
-from data.sources.tar_index import MAX_HEADER_BYTES, PARTS, ensure_indexes
+from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_class
+from data.sources.tar_index import MAX_HEADER_BYTES, ensure_indexes
+from data.sources.tar_samples import PARTS, NameNotes
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,12 @@ _MAX_LISTED = 5  # damaged shards in a message
 class TarShards:
     """A `Source` of the samples of several shards, one shard after the other.
 
-    A sample is an image `KEY.jpg`, `.jpeg`, `.png`, `.webp` or `.avif` with `KEY.json`, `KEY.txt` or both. Its texts
-    are the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for the
-    `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number in `KEY.cls`.
+    A sample is an image, `KEY.jpg` or another of `IMAGE_SUFFIXES`, with `KEY.json`, `KEY.txt` or both. Its texts are
+    the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for the
+    `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number or a name in `KEY.cls`.
 
     Raises `ValueError` if no shard holds a sample. Damaged shards are logged, and the samples before the damage are
-    used.
+    used; unusual names are logged with their number.
     """
 
     def __init__(self, files: Sequence[File], *, cache_dir: str | os.PathLike, text_keys: tuple[str, ...]):
@@ -59,6 +60,7 @@ class TarShards:
                 f"{len(self.problems)} of {len(files)} shards are damaged; using the samples before the damage: "
                 f"{damaged}{more}"
             )
+        _log_notes(self._files, [summary.notes for _, summary in indexes])
         digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
         self.fingerprint = fingerprint(*digests, *text_keys)
 
@@ -71,13 +73,13 @@ class TarShards:
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        label, name = parse_label(fields.get("label", parts.get("cls"))), fields.get("class")
+        label, name = parse_class(fields.get("label", parts.get("cls")), fields.get("class"))
         return Record(
             key=sample.key,
             image=parts["image"],
             texts=_find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key),
             label=label,
-            class_name=None if name is None else str(name),
+            class_name=name,
             metadata=fields,
         )
 
@@ -106,6 +108,33 @@ class TarShards:
         name = bytes(opened.names[start : int(opened.name_ends[row])]).decode("utf-8")
         shard = file.path[len(self._folder) :].lstrip("/") if file.path.startswith(self._folder) else file.name
         return _SampleSpans(file, f"{shard}/{name}", opened.spans[row].tolist())
+
+
+def _log_notes(files: Sequence[File], notes: Sequence[NameNotes]) -> None:
+    """Log the number of unusual names in the shards of a source, one line for each kind."""
+
+    def total(field: str) -> int:
+        return sum(getattr(each, field) for each in notes)
+
+    def example(field: str) -> str:
+        names = ((file.name, getattr(each, field)) for file, each in zip(files, notes, strict=True))
+        return next(f"{shard}/{name}" for shard, name in names if name)
+
+    if total("divided"):
+        logger.warning(
+            f"{total('divided')} samples have dots in their names, such as {example('divided_example')}; their keys "
+            f"end at the last dot. By webdataset's rule, the first dot, they would be {total('joined')} samples."
+        )
+    if total("ambiguous"):
+        logger.warning(
+            f"{total('ambiguous')} samples have several files for their image or a text, such as "
+            f"{example('ambiguous_example')}; the one without further dots in its name is used, otherwise the first."
+        )
+    if total("dangling"):
+        logger.warning(
+            f"{total('dangling')} links, such as {example('dangling_example')}, lead to files that are not in their "
+            "shard, and are left out. Write the shard with tar --dereference --hard-dereference."
+        )
 
 
 class _SampleSpans(NamedTuple):

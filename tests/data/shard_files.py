@@ -19,6 +19,7 @@ def png(seed: int, size: tuple[int, int] = (20, 16)) -> bytes:
 
 def write_tar(path: pathlib.Path, members: list[tuple[str, bytes]], *, kind: int = tarfile.PAX_FORMAT) -> pathlib.Path:
     """Write members of (name, content)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=kind) as shard:
         for name, content in members:
             member = tarfile.TarInfo(name)

@@ -132,6 +132,13 @@ def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp
     assert (tmp_path / "texts.npy").read_bytes() == b"mine"
 
 
+def test_embeddings_of_differently_decoded_images_are_not_reused(checkpoint, monkeypatch):
+    before = Encoder(checkpoint).image_fingerprint
+    assert Encoder(checkpoint).image_fingerprint == before
+    monkeypatch.setattr("adapt.embedding.encoder.DECODING", 0)
+    assert Encoder(checkpoint).image_fingerprint != before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_bfloat16_embeddings_are_close_to_float32(tmp_path, photos, family):

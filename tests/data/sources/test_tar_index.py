@@ -12,7 +12,8 @@ import pytest
 
 from data.io.storage import File, find_files
 from data.sources.tar_headers import iter_members
-from data.sources.tar_index import build_index, ensure_indexes, index_members, index_path, read_summary
+from data.sources.tar_index import build_index, ensure_indexes, index_path, read_summary
+from data.sources.tar_samples import index_members
 from tests.data.shard_files import labelled, png, write_shard, write_tar
 from tests.data.sources.test_tar_headers import NAMES, by_tarfile
 
@@ -118,10 +119,14 @@ def test_sparse_files_are_skipped(tmp_path):
         assert keys_and_parts(archive) == [("0", [0]), ("1", [0])]
 
 
-def test_a_read_only_index_is_used_and_rebuilt_in_the_cache(tmp_path, monkeypatch):
-    file = find_files(str(write_shard(tmp_path / "s.tar", labelled(3))))[0]
+def test_an_index_next_to_the_shards_is_kept_only_if_asked(tmp_path, monkeypatch):
+    file = find_files(str(write_shard(tmp_path / "photos" / "s.tar", labelled(3))))[0]
     [(where, _)] = ensure_indexes([file], tmp_path / "cache")
-    assert where.stat().st_mode & 0o444 == 0o444
+    assert where.is_relative_to(tmp_path / "cache") and where.stat().st_mode & 0o444 == 0o444
+    assert [entry.name for entry in (tmp_path / "photos").iterdir()] == ["s.tar"]
+    (tmp_path / "photos" / ".tar-index").mkdir()
+    [(where, _)] = ensure_indexes([file], tmp_path / "cache")
+    assert where == tmp_path / "photos" / ".tar-index" / "s.tar.safetensors" and where.is_file()
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
     assert index_path(file, tmp_path / "cache") == where  # readable
@@ -139,7 +144,7 @@ def test_an_index_is_rebuilt_only_when_the_shard_changes(tmp_path):
     path = write_shard(tmp_path / "s.tar", labelled(3))
     file = find_files(str(path))[0]
     [(where, summary)] = ensure_indexes([file], tmp_path / "cache")
-    assert where == tmp_path / ".tar-index" / "s.tar.safetensors" and summary.samples == 3
+    assert where.name == "s.tar.safetensors" and summary.samples == 3
     built = where.stat().st_mtime_ns
     ensure_indexes(find_files(str(path)), tmp_path / "cache")
     assert where.stat().st_mtime_ns == built
@@ -150,14 +155,22 @@ def test_an_index_is_rebuilt_only_when_the_shard_changes(tmp_path):
     assert read_summary(where, find_files(str(path))[0]) is None
 
 
-def test_indexes_of_read_only_and_remote_folders_are_in_the_cache(tmp_path, monkeypatch):
-    file = find_files(str(write_shard(tmp_path / "s.tar", labelled(3))))[0]
-    access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
-    where = index_path(file, tmp_path / "cache")
-    assert where.is_relative_to(tmp_path / "cache" / ".tar-index")
-    remote = [index_path(File(f"s3://bucket/{folder}/s.tar", 3, "x"), tmp_path / "cache") for folder in ("a", "b")]
-    assert remote[0] != remote[1] and all(path.is_relative_to(tmp_path / "cache") for path in remote)
+def test_indexes_in_the_cache_do_not_collide_and_their_names_fit(tmp_path):
+    addresses = [
+        *(f"s3://bucket/{folder}/s.tar" for folder in "ab"),
+        *(f"{tmp_path}/{folder}/s.tar" for folder in "ab"),
+    ]
+    paths = [index_path(File(address, 3, "x"), tmp_path / "cache") for address in addresses]
+    assert len(set(paths)) == 4 and all(path.is_relative_to(tmp_path / "cache" / ".tar-index") for path in paths)
+    long = write_shard(tmp_path / ("鳥" * 83 + ".tar"), labelled(2))
+    [(where, summary)] = ensure_indexes(find_files(str(long)), tmp_path / "cache")
+    assert where.is_file() and summary.samples == 2
+
+
+def test_a_cache_in_the_folder_of_the_shards_is_not_taken_for_a_wish(tmp_path):
+    files = find_files(str(write_shard(tmp_path / "s.tar", labelled(3))))
+    [(first, _)], [(second, _)] = ensure_indexes(files, tmp_path), ensure_indexes(files, tmp_path)
+    assert first == second
 
 
 def test_a_damaged_index_is_rebuilt(tmp_path):
