@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,6 +28,7 @@ from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
 from foundation.atomic import write_json, write_text
+from foundation.csv_text import csv_text
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     support = in_class_folders(embed_folder(encoder, task.support, name="support", **options))
     query = embed_folder(encoder, task.query, name="query", **options)
     left_out = list(dict.fromkeys(support.left_out + query.left_out))
-    write_text(task.out / LEFT_OUT_FILE, _as_csv(("path", "reason"), left_out))
+    write_text(task.out / LEFT_OUT_FILE, csv_text(("path", "reason"), left_out))
     folders = [path.partition("/")[0] for path in support.paths]
     class_names = sorted(set(folders))
     for name in sorted(set(class_folders(task.support, out=task.out)) - set(class_names)):
@@ -115,7 +114,7 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
     result = _classify(encoder, task, class_names=class_names, support=support, labels=labels, query=query)
-    write_text(task.out / PREDICTIONS_FILE, _as_csv(PREDICTION_FIELDS, _predictions(result)))
+    write_text(task.out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
     page = write_page(result, task.out / PAGE_FILE)
     logger.info(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(result.far.sum())} far from every "
@@ -269,9 +268,3 @@ def _predictions(result: SortingResult) -> Iterator[tuple[str, ...]]:
             f"{result.cosines[row]:.6f}",
             "yes" if far[row] else "no",
         )
-
-
-def _as_csv(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    content = io.StringIO()
-    csv.writer(content).writerows([header, *rows])
-    return content.getvalue()
