@@ -13,13 +13,13 @@ from data.io.fingerprint import fingerprint
 from data.io.storage import File, filesystem, find_files, is_remote
 from data.sources.array_records import ArrayRecords
 from data.sources.base import Record, Source
-from data.sources.caption_tables import SUFFIXES as TABLE_SUFFIXES
-from data.sources.caption_tables import CaptionTable
 from data.sources.coop import PREFIX as COOP_PREFIX
 from data.sources.coop import CoopSplit
 from data.sources.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
 from data.sources.fgvc_aircraft import FgvcAircraft
 from data.sources.image_folders import ClassFolders
+from data.sources.tables.caption_table import SUFFIXES as TABLE_SUFFIXES
+from data.sources.tables.caption_table import CaptionTable, log_rows
 from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
@@ -119,6 +119,7 @@ def open_source(
         return ArrayRecords(files, image_keys=image_keys, text_keys=text_keys)
     if kinds == {"table"}:
         tables = [CaptionTable(file, cache_dir=data_dir, image_keys=image_keys, text_keys=text_keys) for file in files]
+        log_rows(tables)
         return tables[0] if len(tables) == 1 else ConcatenatedSource(tables)
     other = next((file.path for file in files if _kind(file) == "other"), None)
     raise ValueError(
