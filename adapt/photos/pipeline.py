@@ -27,6 +27,7 @@ from adapt.photos.outliers import far_threshold, find_nearest
 from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
+from data.sources.split_folders import training_folder
 from foundation.atomic import write_json, write_text
 from foundation.csv_text import csv_text
 
@@ -46,7 +47,7 @@ PREDICTION_FIELDS = ("path", "class", "probability", "nearest", "cosine", "far")
 class SortingTask:
     """The folders and options of a run of `sort_photos`.
 
-    support: a folder of class folders with support images.
+    support: a folder of class folders with support images, or of splits: then those of the training split are used.
     query: a folder with the images to classify, at any depth.
     out: the folder for the results.
     method: an adapter, or "auto" to compare all training-free ones.
@@ -72,7 +73,7 @@ class SortingTask:
                 raise FileNotFoundError(f"folder {folder} does not exist. Set --{name} to an existing folder.")
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"--out and --{name} are both {folder}. Set --out to another folder.")
-        _check_classes(ClassFolders(self.support).class_names, self.support)
+        _check_classes(ClassFolders(training_folder(self.support)).class_names, self.support)
         ImageFiles(self.query)
 
 
@@ -91,6 +92,7 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     templates need one, where its outputs are not finite, and where fewer than two classes have a readable image.
     """
     task.check()
+    task = dataclasses.replace(task, support=training_folder(task.support))
     if task.templates:
         _check_tokenizer(encoder)
     options = {"out": task.out, "progress": progress}

@@ -18,6 +18,7 @@ from data.sources.coop import CoopSplit
 from data.sources.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
 from data.sources.fgvc_aircraft import FgvcAircraft
 from data.sources.image_folders import ClassFolders
+from data.sources.split_folders import training_folder
 from data.sources.tables.caption_table import SUFFIXES as TABLE_SUFFIXES
 from data.sources.tables.caption_table import CaptionTable, log_rows
 from data.sources.tar_shards import TarShards
@@ -92,7 +93,8 @@ def open_source(
     - `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT`: a split of a list published by CoOp
     - `aircraft:FOLDER:SPLIT`: a split of FGVC Aircraft's archive
     - a path, a pattern with `*` or `{000..099}`, or a URL that fsspec opens: `.tar` shards, `.csv`, `.tsv` or `.jsonl`
-      tables, `.array_record*` files, or a folder with one folder per class
+      tables, `.array_record*` files, or a folder with one folder per class, also in its training split or in its only
+      folder (`data.sources.split_folders`)
 
     Indexes are stored in `data_dir` if the folder of the data is read-only. Raises `FileNotFoundError` or `ValueError`
     if nothing is found, or if it is none of these; the error also lists `other_names` that the caller accepts.
@@ -110,7 +112,7 @@ def open_source(
     if name.startswith(AIRCRAFT_PREFIX):
         return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
     if is_folder(name):
-        return ClassFolders(os.path.expanduser(name))
+        return ClassFolders(training_folder(os.path.expanduser(name)))
     files = _find(name, other_names)
     kinds = {_kind(file) for file in files}
     if kinds == {"shard"}:

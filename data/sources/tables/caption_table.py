@@ -194,18 +194,22 @@ def log_rows(tables: Sequence[CaptionTable]) -> None:
         sum(getattr(table.index, count) for table in tables) for count in ("lines", "blank", "spanning", "odd_quotes")
     )
     by_name = {table.path[-4:].lower(): table.dialect for table in tables}
-    facts = [f"{name}: {sum(map(len, tables)):,} rows in {lines:,} lines"]
+    facts = [f"{name}: {_count(sum(map(len, tables)), 'row')} in {_count(lines, 'line')}"]
     facts += [f"separated by {_delimiter_name(each)}" for kind, each in by_name.items() if kind != "sonl"]
-    facts += [f"{spanning:,} rows span several lines"] if spanning else []
-    facts += [f"{blank:,} blank lines"] if blank else []
+    facts += [f"{_count(spanning, 'row')} over several lines"] if spanning else []
+    facts += [_count(blank, "blank line")] if blank else []
     facts += ["with backslash escapes"] if any(table.dialect.escapes for table in tables) else []
     logger.info(", ".join(dict.fromkeys(facts)))
     if odd:
         first = next(table for table in tables if table.index.odd_quotes)
         logger.warning(
-            f"{odd:,} rows have a quote that encloses no field, first line {first.index.first_odd} of {first.path}; "
-            "these quotes are read as text"
+            f"{_count(odd, 'row')} with a quote that encloses no field, the first on line {first.index.first_odd} of "
+            f"{first.path}: such quotes are read as text"
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _delimiter_name(dialect: Dialect) -> str:

@@ -165,8 +165,8 @@ def test_rows_read_are_reported_against_lines_seen(tmp_path, caplog):
     (tmp_path / "a.tsv").write_text('filepath\tcaption\n0.png\t"over\nlines"\n\n1.png\t"lone\n2.png\tb\n')
     open_source(str(tmp_path / "a.tsv"), tmp_path)
     first, second = caplog.messages
-    assert first.endswith("a.tsv: 3 rows in 6 lines, separated by tabs, 1 rows span several lines, 1 blank lines")
-    assert second.startswith("1 rows have a quote that encloses no field, first line 5 of ")
+    assert first.endswith("a.tsv: 3 rows in 6 lines, separated by tabs, 1 row over several lines, 1 blank line")
+    assert second.startswith("1 row with a quote that encloses no field, the first on line 5 of ")
     (tmp_path / "b.csv").write_text("filepath;caption\n0.png;b\n")
     for _ in range(2):  # the second time from the stored index
         caplog.clear()
