@@ -73,7 +73,7 @@ class SortingTask:
                 raise FileNotFoundError(f"folder {folder} does not exist. Set --{name} to an existing folder.")
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"--out and --{name} are both {folder}. Set --out to another folder.")
-        _check_classes(ClassFolders(training_folder(self.support)).class_names, self.support)
+        _check_classes(ClassFolders(training_folder(self.support).path).class_names, self.support)
         ImageFiles(self.query)
 
 
@@ -92,7 +92,10 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     templates need one, where its outputs are not finite, and where fewer than two classes have a readable image.
     """
     task.check()
-    task = dataclasses.replace(task, support=training_folder(task.support))
+    folder = training_folder(task.support)
+    for note in folder.notes:
+        logger.info(note)
+    task = dataclasses.replace(task, support=folder.path)
     if task.templates:
         _check_tokenizer(encoder)
     options = {"out": task.out, "progress": progress}

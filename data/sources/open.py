@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
 from foundation.suggestions import did_you_mean, unknown_name
+
+logger = logging.getLogger(__name__)
 
 EMOJI_PREFIX = "emoji:"
 TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
@@ -112,7 +115,10 @@ def open_source(
     if name.startswith(AIRCRAFT_PREFIX):
         return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
     if is_folder(name):
-        return ClassFolders(training_folder(os.path.expanduser(name)))
+        folder = training_folder(os.path.expanduser(name))
+        for note in folder.notes:
+            logger.info(note)
+        return ClassFolders(folder.path)
     files = _find(name, other_names)
     kinds = {_kind(file) for file in files}
     if kinds == {"shard"}:

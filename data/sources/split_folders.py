@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +9,6 @@ from typing import NamedTuple
 
 from data.io.storage import filesystem, is_remote
 from data.sources.image_folders import SUFFIXES, is_hidden
-
-logger = logging.getLogger(__name__)
 
 _ROLES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -41,6 +38,13 @@ class FolderLayout(NamedTuple):
     def labelled(self, role: str) -> list[str]:
         """Return the splits of a role that have class folders or shards."""
         return [name for name, other in self.roles.items() if other == role and self.splits[name] is not None]
+
+
+class TrainingFolder(NamedTuple):
+    """The folder with the class folders, and `notes` for the user where it is not the one that was named."""
+
+    path: str
+    notes: tuple[str, ...]
 
 
 def split_roles(names: Iterable[str]) -> dict[str, str]:
@@ -117,18 +121,15 @@ def splits_with_images(root: str) -> list[str]:
     return list(_with_images(root, list(split_roles(_subfolders(root)))))
 
 
-def training_folder(root: str) -> str:
+def training_folder(root: str) -> TrainingFolder:
     """Return the folder with the class folders for training: `root`, one below it, or that of its training split.
 
-    The choice is logged. Raises `ValueError` where there are splits but not exactly one training split with classes.
+    Raises `ValueError` where there are splits but not exactly one training split with classes.
     """
     layout = find_layout(root)
-    if layout.note:
-        logger.warning(layout.note)
     if not layout.splits:
-        if layout.root != root.rstrip("/"):
-            logger.info(f"{root}: the class folders are in {layout.root}")
-        return layout.root
+        deeper = f"{root}: the class folders are in {layout.root}" if layout.root != root.rstrip("/") else ""
+        return TrainingFolder(layout.root, tuple(filter(None, (layout.note, deeper))))
     names = layout.labelled("train") if len(layout.splits) > 1 else list(layout.splits)
     source = layout.splits[names[0]] if len(names) == 1 else None
     if source is None or source.endswith(".tar"):
@@ -137,8 +138,9 @@ def training_folder(root: str) -> str:
             "folders. Give the folder or the shards of one split."
         )
     rest = [name for name in layout.splits if name not in names]
-    logger.info(f"{layout.root}: images from the split {names[0]}" + (f", none from {_listed(rest)}" if rest else ""))
-    return training_folder(source)
+    taken = f"{layout.root}: images from the split {names[0]}" + (f", none from {_listed(rest)}" if rest else "")
+    inner = training_folder(source)
+    return TrainingFolder(inner.path, (taken, *inner.notes))
 
 
 def _without_splits(root: str, names: Sequence[str]) -> FolderLayout:

@@ -147,6 +147,8 @@ class CaptionTable:
 
     def _parse_row(self, text: bytes, index: int) -> dict[str, str]:
         row = self._reader.fields(text)
+        while len(row) > len(self._columns) and not row[-1]:
+            row.pop()  # spreadsheets add empty fields
         if len(row) != len(self._columns):
             detail = f"it has {len(row)} fields instead of {len(self._columns)}, separated by "
             raise self._bad("fields not readable", index, detail + _delimiter_name(self.dialect))

@@ -166,7 +166,7 @@ class RowReader:
         return bool(kind) and any(self._image_kind(line, whole=True) == kind for line in others)
 
     def _image_kind(self, line: bytes, *, whole: bool) -> str:
-        """Return the protocol or suffix in the image column of a line, "" if there is none; `whole`: of a row."""
+        """Return the protocol, suffix or pattern in the image column of a line, or ""; `whole`: only of a row."""
         fields = self._parse(line + self.line_end, 0, self._one_line, complete=True).fields
         if len(fields) <= self._image_column or (whole and len(fields) != self._columns):
             return ""
@@ -175,5 +175,6 @@ class RowReader:
             return value.partition("://")[0]
         suffix = re.search(r"\.\w{1,5}$", value)
         if suffix is None:
-            return ""
+            pattern = re.sub(r"\w*\d\w*", "0", value)  # names with numbers differ in these alone
+            return pattern if pattern != value and not re.search(r"\s", value) else ""
         return "image" if suffix[0] in IMAGE_SUFFIXES else suffix[0]

@@ -87,7 +87,10 @@ def test_splits_are_recognised_by_every_job(tmp_path, layout, colons):
             assert opened.class_names == ("ant", "bee") and opened.name == str(number)
             assert [np.bincount(part.labels).tolist() for part in (opened.support, opened.query)] == [[2, 2]] * 2
             named = find_settings(f"{find_layout(name).root}:{query}:{support}", {})
-            assert training_folder(named.support) == settings.query and training_folder(named.query) == settings.support
+            assert (
+                training_folder(named.support).path == settings.query
+                and training_folder(named.query).path == settings.support
+            )
 
 
 def test_the_roles_of_names():
@@ -175,13 +178,16 @@ def test_an_evaluation_needs_labels_in_both_splits(tmp_path, caplog):
         open_dataset("mine", tmp_path, custom_datasets=custom)
 
 
-def test_what_was_taken_is_logged(tmp_path, caplog):
+def test_what_was_taken_is_stated(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    training_folder(tree(tmp_path / "a", "{Training,Testing}/{ant,bee}/1.png"))
-    training_folder(tree(tmp_path / "b", "images/{ant,bee}/1.png"))
-    training_folder(tree(tmp_path / "c", "{train,car}/1.png"))
-    training_folder(tree(tmp_path / "d", "{first,second}/{ant,bee}/1.png"))
-    training_folder(tree(tmp_path / "e", "{ant,bee}/1.png"))
+    for name, paths in {
+        "a": "{Training,Testing}/{ant,bee}/1.png",
+        "b": "images/{ant,bee}/1.png",
+        "c": "{train,car}/1.png",
+        "d": "{first,second}/{ant,bee}/1.png",
+        "e": "{ant,bee}/1.png",
+    }.items():
+        open_source(tree(tmp_path / name, paths), tmp_path)
     assert [message.partition(": ")[2] for message in caplog.messages] == [
         "images from the split Training, none from Testing",
         f"the class folders are in {tmp_path}/b/images",

@@ -101,6 +101,22 @@ def test_lone_quotes_are_text_and_swallow_no_rows(tmp_path, name, lone, swapped)
     assert texts_of(tmp_path / "t.csv", tmp_path) == [(text,) for text in texts]
 
 
+@pytest.mark.parametrize("image", ["{}", "img/{:06}", "a{}f", "http://host/{}", "C:\\pictures\\{}.JPG", "{}.xyz"])
+def test_lone_quotes_swallow_no_rows_whatever_the_images_are_called(tmp_path, image):
+    texts = ["zero", '"square peg', "two", "three", 'disc of 5"', "five"]
+    rows = "".join(f"{image.format(number)}\t{text}\n" for number, text in enumerate(texts))
+    (tmp_path / "t.tsv").write_text("filepath\tcaption\n" + rows)
+    assert texts_of(tmp_path / "t.tsv", tmp_path) == [(text,) for text in texts]
+
+
+def test_empty_fields_at_the_end_of_a_row_are_ignored(tmp_path):
+    (tmp_path / "t.csv").write_text("filepath,caption\n0.png,a,,\n1.png,,\n2.png,a,b,\n")
+    source = open_source(str(tmp_path / "t.csv"), tmp_path)
+    assert source.texts(0) == ("a",) and source.texts(1) == ()
+    with pytest.raises(BadRecord, match="line 4: it has 3 fields instead of 2"):
+        source.texts(2)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_quoted_captions_span_lines(tmp_path, suffix):
     texts = ["over\ntwo lines", "over\n\nthree, lines", 'a "quote"\nand\tmore, with one', "\n5 inches, wide\n", "end"]
