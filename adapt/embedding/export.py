@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -28,7 +29,10 @@ from data.pipeline.image_ops import decode
 from data.sources.base import BadRecord, Source
 from data.sources.image_folders import ImageFiles
 from data.sources.open import is_folder, open_source
+from data.sources.split_folders import splits_with_images
 from foundation.atomic import write_json
+
+logger = logging.getLogger(__name__)
 
 _NOTHING = "nothing to embed. Pass --images, --texts or both."
 _KEYS = {  # of the description that must match, and their names in messages
@@ -181,6 +185,11 @@ class _CollectionExport(NamedTuple):
 def _image_collection(encoder: Encoder, name: str, data_dir: str | os.PathLike) -> _CollectionExport:
     source = _open_images(name, data_dir)
     is_image_folder = isinstance(source, ImageFiles)
+    splits = splits_with_images(os.path.expanduser(name)) if is_folder(name) else []
+    if len(splits) > 1:
+        logger.info(
+            f"{name}: the images of all splits are embedded ({', '.join(splits)}); their ids begin with the split"
+        )
     content = (source.content_fingerprint() if is_image_folder else None) or source.fingerprint
     bad: dict[int, BadRecord] = {}
 

@@ -7,6 +7,8 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from foundation.lines import split_lines
+
 
 class TextFile(NamedTuple):
     """The texts of a file and their ids."""
@@ -18,15 +20,16 @@ class TextFile(NamedTuple):
 def read_texts(path: str | os.PathLike) -> TextFile:
     """Read a file with one text per line, or JSON lines if its name ends in `.jsonl`.
 
-    A JSON line is a string, or an object with `text` and optionally `id`. The default id of a text is the number of its
-    line, from 0. Raises `ValueError` for an empty file, and for an invalid line, with its number.
+    Lines end as in `split_lines`. A JSON line is a string, or an object with `text` and optionally `id`. The default id
+    of a text is the number of its line, from 0. Raises `ValueError` for an empty file, and for an invalid line,
+    with its number.
     """
     path = pathlib.Path(path)
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}. Convert the file.") from error
-    lines = content.removesuffix("\n").split("\n") if content else []
+    lines = split_lines(content)
     if not lines:
         raise ValueError(f"{path} contains no texts. Write one text per line.")
     if path.suffix != ".jsonl":

@@ -15,7 +15,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
 from data.sources.base import IMAGE_SUFFIXES
-from data.sources.image_folders import ImageFiles
+from data.sources.image_folders import ImageFiles, is_hidden
 from foundation.json_lines import read_json_lines
 
 
@@ -79,7 +79,7 @@ def in_class_folders(support: EmbeddedFolder) -> EmbeddedFolder:
 
 def class_folders(root: str, *, out: pathlib.Path) -> list[str]:
     """Return the names of the folders in `root`, with or without images, except for the folder `out`."""
-    found = [entry for entry in os.scandir(root) if entry.is_dir() and not _is_hidden(entry.name)]
+    found = [entry for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)]
     return [entry.name for entry in found if not os.path.exists(out) or not os.path.samefile(entry.path, out)]
 
 
@@ -101,15 +101,11 @@ def check_finite(rows: np.ndarray, names: list[str], what: str) -> None:
 def _other_files(root: str, out: pathlib.Path) -> Iterator[str]:
     """Yield the sorted paths within `root` of files without the extension of an image, except for those in `out`."""
     for folder, folders, files in os.walk(root):
-        visible = [name for name in folders if not _is_hidden(name)]
+        visible = [name for name in folders if not is_hidden(name)]
         folders[:] = sorted(name for name in visible if not os.path.samefile(os.path.join(folder, name), out))
         for name in sorted(files):
-            if not name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name):
+            if not name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name):
                 yield os.path.relpath(os.path.join(folder, name), root)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def _unsupported(path: str) -> str:

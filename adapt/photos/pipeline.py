@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -29,7 +27,9 @@ from adapt.photos.outliers import far_threshold, find_nearest
 from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
+from data.sources.split_folders import training_folder
 from foundation.atomic import write_json, write_text
+from foundation.csv_text import csv_text
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ PREDICTION_FIELDS = ("path", "class", "probability", "nearest", "cosine", "far")
 class SortingTask:
     """The folders and options of a run of `sort_photos`.
 
-    support: a folder of class folders with support images.
+    support: a folder of class folders with support images, or of splits: then those of the training split are used.
     query: a folder with the images to classify, at any depth.
     out: the folder for the results.
     method: an adapter, or "auto" to compare all training-free ones.
@@ -73,7 +73,7 @@ class SortingTask:
                 raise FileNotFoundError(f"folder {folder} does not exist. Set --{name} to an existing folder.")
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"--out and --{name} are both {folder}. Set --out to another folder.")
-        _check_classes(ClassFolders(self.support).class_names, self.support)
+        _check_classes(ClassFolders(training_folder(self.support).path).class_names, self.support)
         ImageFiles(self.query)
 
 
@@ -92,13 +92,17 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     templates need one, where its outputs are not finite, and where fewer than two classes have a readable image.
     """
     task.check()
+    folder = training_folder(task.support)
+    for note in folder.notes:
+        logger.info(note)
+    task = dataclasses.replace(task, support=folder.path)
     if task.templates:
         _check_tokenizer(encoder)
     options = {"out": task.out, "progress": progress}
     support = in_class_folders(embed_folder(encoder, task.support, name="support", **options))
     query = embed_folder(encoder, task.query, name="query", **options)
     left_out = list(dict.fromkeys(support.left_out + query.left_out))
-    write_text(task.out / LEFT_OUT_FILE, _as_csv(("path", "reason"), left_out))
+    write_text(task.out / LEFT_OUT_FILE, csv_text(("path", "reason"), left_out))
     folders = [path.partition("/")[0] for path in support.paths]
     class_names = sorted(set(folders))
     for name in sorted(set(class_folders(task.support, out=task.out)) - set(class_names)):
@@ -115,7 +119,7 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
     result = _classify(encoder, task, class_names=class_names, support=support, labels=labels, query=query)
-    write_text(task.out / PREDICTIONS_FILE, _as_csv(PREDICTION_FIELDS, _predictions(result)))
+    write_text(task.out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
     page = write_page(result, task.out / PAGE_FILE)
     logger.info(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(result.far.sum())} far from every "
@@ -269,9 +273,3 @@ def _predictions(result: SortingResult) -> Iterator[tuple[str, ...]]:
             f"{result.cosines[row]:.6f}",
             "yes" if far[row] else "no",
         )
-
-
-def _as_csv(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    content = io.StringIO()
-    csv.writer(content).writerows([header, *rows])
-    return content.getvalue()

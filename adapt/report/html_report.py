@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
 import os
 import pathlib
@@ -21,6 +19,7 @@ from adapt.report.protocol import protocol
 from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.tables import ReportTable
 from foundation.atomic import write_text
+from foundation.csv_text import csv_text
 from foundation.html import render
 
 CSV_FIELDS = (
@@ -96,13 +95,12 @@ def _write_table(folder: pathlib.Path, table: ReportTable) -> None:
 
 
 def _rows_as_csv(runs: Sequence[Run]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for run in runs:
-        for row in run.results:
-            writer.writerow({**row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)})
-    return buffer.getvalue()
+    rows = [
+        {**row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)}
+        for run in runs
+        for row in run.results
+    ]
+    return csv_text(CSV_FIELDS, ([row.get(field, "") for field in CSV_FIELDS] for row in rows))
 
 
 def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from foundation.csv_text import csv_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -43,11 +43,7 @@ class ReportTable(NamedTuple):
 
     def to_csv(self) -> str:
         """Return the table as CSV."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([cell.text for cell in row] for row in self.rows)
-        return buffer.getvalue()
+        return csv_text(self.columns, ([cell.text for cell in row] for row in self.rows))
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, with "best" cells in bold."""

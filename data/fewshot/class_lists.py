@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
+from foundation.lines import split_lines
+
 
 def read_class_names(name: str) -> tuple[str, ...]:
     """Return the class names in `class_names/NAME.txt`, in the order of their labels."""
@@ -17,4 +19,4 @@ def read_templates(name: str) -> tuple[str, ...]:
 
 def _read_lines(folder: str, name: str) -> tuple[str, ...]:
     path = pathlib.Path(__file__).parent / folder / f"{name}.txt"
-    return tuple(path.read_text(encoding="utf-8").splitlines())
+    return tuple(split_lines(path.read_text(encoding="utf-8")))

@@ -16,14 +16,14 @@ from data.fewshot.catalog import CATALOGUE
 from data.fewshot.class_words import choose_words, find_class_words
 from data.fewshot.labelled import DatasetSettings, LabelledImages, open_images, read_labels
 from data.io.fingerprint import fingerprint
-from data.sources.open import open_source
+from data.io.storage import is_remote
+from data.sources.open import is_folder, open_source
+from data.sources.split_folders import as_source, find_layout, find_splits, split_roles
 from foundation.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 _SPLIT_FILE = re.compile(r"(?P<split>.+?)-\d+(-of-\d+)?\.tar")
-_SUPPORT_SPLITS = ("train", "training")
-_QUERY_SPLITS = ("test", "testing", "val", "valid", "validation")
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -80,11 +80,11 @@ def open_dataset(
 ) -> Dataset:
     """Open a dataset: one of `custom_datasets` or of the catalogue, `digits` (scikit-learn's), or a path.
 
-    A folder may hold the splits of a dataset: `train-00000.tar` … and `test-00000.tar` …, or folders `train/` and
-    `test/` of shards (see `data.fewshot.clip_benchmark`) or class folders. `FOLDER:SUPPORT:QUERY` names two of its
-    splits. Support and query images are both drawn from any other source (see `data.sources.open`) whose samples have
-    `label`, `class` or both. Classes with fewer than `min_examples` images are left out. `with_shifts=False` does not
-    open the images of other domains.
+    A folder may hold the splits of a dataset: `train-00000.tar` … and `test-00000.tar` …, or folders such as `train/`
+    and `test/` of shards or class folders (`data.sources.split_folders.split_roles`). `FOLDER:SUPPORT:QUERY` names two
+    of its splits. Support and query images are both drawn from any other source (see `data.sources.open`) whose samples
+    have `label`, `class` or both. Classes with fewer than `min_examples` images are left out. `with_shifts=False` does
+    not open the images of other domains.
 
     Raises `FileNotFoundError` or `ValueError` if the dataset does not exist or is unsuitable.
     """
@@ -92,6 +92,9 @@ def open_dataset(
         return _open_digits()
     custom = custom_datasets or {}
     settings = find_settings(name, custom)
+    if name not in custom and name not in CATALOGUE and settings.support != name:
+        queries = f", query images from {settings.query}" if settings.query else ""
+        logger.info(f"{name}: support images from {settings.support}{queries}")
     sources = {
         part: _open_labelled_source(name, getattr(settings, part), data_dir=data_dir)
         for part in ("support", "query")
@@ -125,28 +128,7 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
     for known in (custom_datasets, CATALOGUE):
         if name in known:
             return known[name]
-    folder, support, query = (*name.rsplit(":", 2), "", "")[:3] if name.count(":") >= 2 else (name, "", "")
-    splits = _find_splits(os.path.expanduser(folder))
-    if support and splits:
-        for split in (support, query):
-            if split not in splits:
-                raise ValueError(
-                    f"{folder} has no split {split!r}.{did_you_mean(split, splits)} It has: {', '.join(splits)}."
-                )
-        return _with_templates(DatasetSettings(support=splits[support], query=splits[query]))
-    train, test = (next(filter(splits.__contains__, names), None) for names in (_SUPPORT_SPLITS, _QUERY_SPLITS))
-    if train and test:
-        return _with_templates(DatasetSettings(support=splits[train], query=splits[test]))
-    if len(splits) == 1:
-        [(split, source)] = splits.items()
-        logger.info(f"{folder} has one split, {split}: support and query images are both drawn from it")
-        return _with_templates(DatasetSettings(support=source))
-    if splits:
-        raise ValueError(
-            f"{folder} has the splits {', '.join(splits)}, which are not a train and a test split. Name the support "
-            f"and the query split, for example {folder}:{next(iter(splits))}:{list(splits)[-1]}."
-        )
-    return _with_templates(DatasetSettings(support=name))
+    return _with_templates(_find_folder_settings(name))
 
 
 def _with_templates(settings: DatasetSettings) -> DatasetSettings:
@@ -154,6 +136,51 @@ def _with_templates(settings: DatasetSettings) -> DatasetSettings:
     templates = clip_benchmark.find_templates(os.path.expanduser(settings.support or ""))
     single = settings.template if settings.template in templates or not templates else templates[0]
     return dataclasses.replace(settings, template=single, templates=templates)
+
+
+def _find_folder_settings(name: str) -> DatasetSettings:
+    """Return the settings that follow from the splits in a folder; any other path is its own source."""
+    path = os.path.expanduser(name)
+    folder, support, query = (path, "", "") if is_folder(path) else (*path.rsplit(":", 2), "", "")[:3]
+    if not is_folder(folder):
+        return DatasetSettings(support=name)
+    splits, roles = _find_shards(folder), {}
+    if not splits and support:
+        splits = find_splits(folder)
+    elif not splits:
+        layout = find_layout(folder)
+        folder, splits, roles = layout.root, layout.splits, layout.roles
+        if not splits:
+            return DatasetSettings(support=name if folder == path.rstrip("/") else as_source(folder))
+    if support:
+        for split in (support, query):
+            if split not in splits:
+                raise ValueError(
+                    f"{folder} has no split {split!r}.{did_you_mean(split, splits)} It has: {', '.join(splits)}."
+                )
+        return DatasetSettings(support=splits[support], query=splits[query])
+    return _choose_splits(folder, splits, roles or split_roles(splits))
+
+
+def _choose_splits(folder: str, splits: Mapping[str, str | None], roles: Mapping[str, str]) -> DatasetSettings:
+    """Return the training split as support, and the test split, or else the validation split, as query."""
+    names = {role: [name for name in splits if roles.get(name) == role] for role in ("train", "test", "validation")}
+    queries = names["test"] or names["validation"]
+    if len(splits) == 1:
+        return DatasetSettings(support=next(iter(splits.values())))
+    if len(names["train"]) != 1 or len(queries) != 1:
+        raise ValueError(
+            f"{folder} has the splits {', '.join(splits)}, which are not a train and a test split. Name the support "
+            f"and the query split, for example {folder}:{next(iter(splits))}:{list(splits)[-1]}."
+        )
+    for name in (names["train"][0], queries[0]):
+        if splits[name] is None:
+            other = next(each for each in (names["train"][0], queries[0], *splits) if each != name)
+            raise ValueError(
+                f"{folder}/{name} has images, but no class folders, so they have no labels. Sort them into one folder "
+                f"per class, or give {folder}/{other} to draw support and query images from that split."
+            )
+    return DatasetSettings(support=splits[names["train"][0]], query=splits[queries[0]])
 
 
 def short_name(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> str:
@@ -168,6 +195,7 @@ def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.Pat
     if source_name == name:
         source = open_source(path, data_dir, other_names=("digits", *CATALOGUE))
     else:
+        _check_no_splits(path)
         try:
             source = open_source(path, data_dir)
         except FileNotFoundError as error:
@@ -216,28 +244,17 @@ def _relabel(source: _LabelledSource, new_labels: Mapping[str, int]) -> Labelled
     return source.images.take(rows, labels[rows])
 
 
-def _find_splits(folder: str) -> dict[str, str]:
-    """Return the splits in a folder and their sources: shards, folders of shards, or folders of class folders."""
-    if not os.path.isdir(folder):
-        return {}
-    names = sorted(os.listdir(folder))
+def _check_no_splits(path: str) -> None:
+    splits = find_layout(os.path.expanduser(path)).splits if is_folder(path) else {}
+    if len(splits) > 1:
+        raise ValueError(f"{path} has the splits {', '.join(splits)}. Name the folder of one of them.")
+
+
+def _find_shards(folder: str) -> dict[str, str]:
+    """Return the splits in a local folder of shards `SPLIT-00000.tar`, and the pattern of each."""
+    names = [] if is_remote(folder) else sorted(os.listdir(folder))
     matches = [match for match in map(_SPLIT_FILE.fullmatch, names) if match]
-    if matches:
-        return {match["split"]: os.path.join(folder, f"{match['split']}-*.tar") for match in matches}
-    known = [name for name in names if name in (*_SUPPORT_SPLITS, *_QUERY_SPLITS)]
-    sources = {name: _split_source(os.path.join(folder, name)) for name in known}
-    splits = {name: source for name, source in sources.items() if source is not None}
-    return splits if len(splits) > 1 or any(source.endswith(".tar") for source in splits.values()) else {}
-
-
-def _split_source(path: str) -> str | None:
-    """Return the source in the folder of a split: its class folders or its shards."""
-    if not os.path.isdir(path):
-        return None
-    entries = list(os.scandir(path))
-    if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
-        return path
-    return os.path.join(path, "*.tar") if any(entry.name.endswith(".tar") for entry in entries) else None
+    return {match["split"]: os.path.join(folder, f"{match['split']}-*.tar") for match in matches}
 
 
 def _open_digits() -> Dataset:

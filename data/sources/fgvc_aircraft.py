@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from data.io.storage import read_file
 from data.sources.split_lists import ImageList, ListedImage
+from foundation.lines import split_lines
 
 PREFIX = "aircraft:"
 SPLITS = ("train", "val", "trainval", "test")
@@ -64,4 +65,4 @@ def _read_lines(folder: str, name: str) -> list[str]:
         raise FileNotFoundError(
             f"{folder}/{name} does not exist. Unpack {ARCHIVE} and give the path of its fgvc-aircraft-2013b/data."
         ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in split_lines(text) if line.strip()]

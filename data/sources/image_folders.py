@@ -112,6 +112,11 @@ class ClassFolders(ImageFiles):
         return _readable(f"{self._root.rpartition('/')[2]}/{self._name(index)}")
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is ignored: a hidden one, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _list_images(root: str) -> list[str]:
     """Return the paths of all images within `root`."""
     if is_remote(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,17 +14,20 @@ from data.io.fingerprint import fingerprint
 from data.io.storage import File, filesystem, find_files, is_remote
 from data.sources.array_records import ArrayRecords
 from data.sources.base import Record, Source
-from data.sources.caption_tables import SUFFIXES as TABLE_SUFFIXES
-from data.sources.caption_tables import CaptionTable
 from data.sources.coop import PREFIX as COOP_PREFIX
 from data.sources.coop import CoopSplit
 from data.sources.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
 from data.sources.fgvc_aircraft import FgvcAircraft
 from data.sources.image_folders import ClassFolders
+from data.sources.split_folders import training_folder
+from data.sources.tables.caption_table import SUFFIXES as TABLE_SUFFIXES
+from data.sources.tables.caption_table import CaptionTable, log_rows
 from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
 from foundation.suggestions import did_you_mean, unknown_name
+
+logger = logging.getLogger(__name__)
 
 EMOJI_PREFIX = "emoji:"
 TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
@@ -92,7 +96,8 @@ def open_source(
     - `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT`: a split of a list published by CoOp
     - `aircraft:FOLDER:SPLIT`: a split of FGVC Aircraft's archive
     - a path, a pattern with `*` or `{000..099}`, or a URL that fsspec opens: `.tar` shards, `.csv`, `.tsv` or `.jsonl`
-      tables, `.array_record*` files, or a folder with one folder per class
+      tables, `.array_record*` files, or a folder with one folder per class, also in its training split or in its only
+      folder (`data.sources.split_folders`)
 
     Indexes are stored in `data_dir` if the folder of the data is read-only. Raises `FileNotFoundError` or `ValueError`
     if nothing is found, or if it is none of these; the error also lists `other_names` that the caller accepts.
@@ -110,7 +115,10 @@ def open_source(
     if name.startswith(AIRCRAFT_PREFIX):
         return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
     if is_folder(name):
-        return ClassFolders(os.path.expanduser(name))
+        folder = training_folder(os.path.expanduser(name))
+        for note in folder.notes:
+            logger.info(note)
+        return ClassFolders(folder.path)
     files = _find(name, other_names)
     kinds = {_kind(file) for file in files}
     if kinds == {"shard"}:
@@ -119,6 +127,7 @@ def open_source(
         return ArrayRecords(files, image_keys=image_keys, text_keys=text_keys)
     if kinds == {"table"}:
         tables = [CaptionTable(file, cache_dir=data_dir, image_keys=image_keys, text_keys=text_keys) for file in files]
+        log_rows(tables)
         return tables[0] if len(tables) == 1 else ConcatenatedSource(tables)
     other = next((file.path for file in files if _kind(file) == "other"), None)
     raise ValueError(

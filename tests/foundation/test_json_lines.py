@@ -6,7 +6,7 @@ import pytest
 
 from foundation.json_lines import append_json_line, append_json_lines, read_json_lines, write_json_lines
 
-ROWS = [{"step": 1, "name": "é"}, {"step": 2}]
+ROWS = [{"step": 1, "name": "é\u2028\u2029\x85\x0b\x0c\x1c"}, {"step": 2}]
 
 
 def test_rows_are_written_and_appended(tmp_path):

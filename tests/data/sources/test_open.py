@@ -222,12 +222,6 @@ def test_long_fields_are_read_by_a_process_that_did_not_index_the_table(tmp_path
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "200000\n"
 
 
-def test_carriage_returns_as_line_ends_are_rejected(tmp_path):
-    (tmp_path / "t.csv").write_bytes(b"image,caption\ra.png,x\r")
-    with pytest.raises(ValueError, match=r"t\.csv cannot be parsed as a table \(.*\). End its lines with"):
-        open_source(str(tmp_path / "t.csv"), tmp_path)
-
-
 def test_class_folders_skip_hidden_files_and_cyclic_links(tmp_path):
     for name in ("cat/1.png", "cat/._1.png", ".thumbnails/x.png", "__MACOSX/cat/1.png"):
         path = tmp_path / "photos" / name
