@@ -19,7 +19,7 @@ from foundation.safe_json import read_json
 PREPROCESSOR_FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields here, under `image_processor`
 LARGEST_SIDE = 16_384  # pixels
-BICUBIC = 3  # Pillow's number of the filter, which the file stores
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of the filters, which the file stores
 _SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
@@ -102,7 +102,7 @@ class Preprocessing:
         }
 
 
-class _Processor(NamedTuple):
+class Processor(NamedTuple):
     """An image processor's file, and the fields in it that are set."""
 
     path: pathlib.Path
@@ -114,7 +114,7 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
 
     Raises `FileNotFoundError` if the folder has none, and `ValueError` for preprocessing that is not supported.
     """
-    path, fields = _read_processor(pathlib.Path(folder))
+    path, fields = read_processor(pathlib.Path(folder))
     kind = fields.get("image_processor_type") or fields.get("feature_extractor_type")
     if kind is not None and not (isinstance(kind, str) and _SUPPORTED_PROCESSOR.fullmatch(kind)):
         raise ValueError(
@@ -138,8 +138,11 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_processor(folder: pathlib.Path) -> _Processor:
-    """Return the image processor of a folder, from the file that transformers would read."""
+def read_processor(folder: pathlib.Path, *, missing_ok: bool = False) -> Processor:
+    """Return the image processor of a folder, from the file that transformers would read.
+
+    Raises `FileNotFoundError` if there is none; with `missing_ok`, returns one without fields.
+    """
     for name in (NESTED_FILE, PREPROCESSOR_FILE):
         path = folder / name
         if not path.is_file():
@@ -149,7 +152,9 @@ def _read_processor(folder: pathlib.Path) -> _Processor:
         if fields and not isinstance(fields, Mapping):
             raise ValueError(f"{path}: image_processor must be a JSON object")
         if fields:
-            return _Processor(path, {name: value for name, value in fields.items() if value is not None})
+            return Processor(path, {name: value for name, value in fields.items() if value is not None})
+    if missing_ok:
+        return Processor(folder / PREPROCESSOR_FILE, {})
     raise FileNotFoundError(
         f"{folder} is not a checkpoint: it has no {PREPROCESSOR_FILE}. `launch.py export` writes a checkpoint."
     )

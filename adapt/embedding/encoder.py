@@ -40,6 +40,8 @@ class Encoder:
     dtype: of the parameters and of the computation.
     image_size: size at which images are embedded (default: the checkpoint's own).
     tokenizer: path or hub id of another tokenizer than the checkpoint's own.
+    canonicalize: how texts are prepared, one of `models.text.canonicalize.CANONICALIZATIONS` (default: as the
+        checkpoint was trained, which is logged).
 
     Weights are read at the first embedding, so with a complete cache never. Raises as
     `models.checkpoints.describe.describe_checkpoint` does.
@@ -52,10 +54,12 @@ class Encoder:
         dtype: str = "float32",
         image_size: int | tuple[int, int] | None = None,
         tokenizer: str | None = None,
+        canonicalize: str | None = None,
     ):
         checkpoint = describe_checkpoint(name, image_size=image_size)
         self.name, self.settings = os.fspath(name), dataclasses.replace(checkpoint.settings, dtype=dtype)
-        self._checkpoint, self._tokenizer_name = checkpoint, tokenizer
+        self._checkpoint = checkpoint
+        self._open_tokenizer = functools.partial(checkpoint.open_tokenizer, tokenizer, canonicalize=canonicalize)
         self._preprocessing = checkpoint.preprocessing
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
@@ -72,7 +76,7 @@ class Encoder:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, opened at first use; raises as `load_tokenizer` does."""
-        return self._checkpoint.open_tokenizer(self._tokenizer_name)
+        return self._open_tokenizer()
 
     @functools.cached_property
     def image_fingerprint(self) -> str:

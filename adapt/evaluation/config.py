@@ -12,6 +12,7 @@ from adapt.evaluation.tasks import TASKS
 from data.fewshot.labelled import DatasetSettings
 from foundation.settings import build
 from foundation.suggestions import unknown_name
+from models.text.canonicalize import CANONICALIZATIONS
 
 CAPTIONS = ("first", "all", "each")
 FEW_EXAMPLES = ("cap", "skip")
@@ -34,6 +35,7 @@ class EvaluateSettings:
     few_examples: "cap" uses all images of a class with fewer images than shots, "skip" skips that number of shots.
     transfer_from: the dataset of the support images of the task "transfer".
     logit_scale: scale of all text logits, whatever scale a checkpoint learned, so that checkpoints are comparable.
+    canonicalize: preparation of texts, one of `CANONICALIZATIONS` (default: as each checkpoint was trained).
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"own": "custom_datasets"}
@@ -50,6 +52,7 @@ class EvaluateSettings:
     few_examples: str = "cap"
     transfer_from: str = ""
     logit_scale: float = 100.0
+    canonicalize: str | None = None
 
     def __post_init__(self) -> None:
         self._check_datasets()
@@ -64,6 +67,8 @@ class EvaluateSettings:
         ):
             if value not in known:
                 raise ValueError(unknown_name(f"evaluate.{name}", value, known))
+        if self.canonicalize not in (None, *CANONICALIZATIONS):
+            raise ValueError(unknown_name("evaluate.canonicalize", self.canonicalize, CANONICALIZATIONS))
         self._check_numbers()
         object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
 

@@ -72,8 +72,8 @@ def test_an_invalid_number_of_token_ids_raises(name):
 
 
 def test_unknown_tokenizer_settings_raise():
-    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'lower'\. Known: none, siglip"):
-        settings_of(name="train:60", canonicalize="lower")
+    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'upper'\. Known: none, lower, siglip"):
+        settings_of(name="train:60", canonicalize="upper")
     with pytest.raises(ValueError, match=r"tokenizer.canonicalize is 3; it must be a string or None"):
         settings_of(name="train:60", canonicalize=3)
     with pytest.raises(ValueError, match=r"unknown key tokenizer.vocab_size\. Known: name, canonicalize"):

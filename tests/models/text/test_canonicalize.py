@@ -49,5 +49,5 @@ def test_texts_and_random_strings_equal_the_reference():
 
 
 def test_unknown_canonicalization_is_rejected():
-    with pytest.raises(ValueError, match=r"unknown canonicalize 'lower'\. Known: none, siglip"):
-        canonicalization("lower")
+    with pytest.raises(ValueError, match=r"unknown canonicalize 'upper'\. Known: none, lower, siglip"):
+        canonicalization("upper")
