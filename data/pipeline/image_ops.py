@@ -7,7 +7,7 @@ import math
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.sources.base import BadRecord
 
@@ -91,6 +91,12 @@ def _orientation(image: Image.Image) -> int | None:
 def decode(encoded: bytes, key: str) -> Image.Image:
     """Return an image as RGB, upright, transparency on white; raises `BadRecord` with `key` for a corrupt one."""
     return EncodedImage(encoded, key).decode()
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as RGB, upright, transparency on white, as `decode` does."""
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

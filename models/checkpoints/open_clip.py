@@ -109,10 +109,10 @@ def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Pr
 
 
 class TextOptions(NamedTuple):
-    """The tokenizer that an open_clip config names, the canonicalization before it, and whether [SEP] is padding."""
+    """The tokenizer that an open_clip config names, the canonicalization if stated, and whether [SEP] is padding."""
 
     names: dict[str, str]
-    canonicalize: str
+    canonicalize: str | None
     strip_sep: bool
 
 
@@ -120,14 +120,13 @@ def read_text_options(fields: Mapping[str, Any]) -> TextOptions:
     """Return how texts are prepared by an open_clip config; raise `ValueError` for options that are not supported."""
     text = fields["text_cfg"]
     options, name = dict(text.get("tokenizer_kwargs") or {}), text.get("hf_tokenizer_name")
-    clean = options.pop("clean", None) or ("whitespace" if name else "lower")  # the defaults of open_clip
-    strip_sep = options.pop("strip_sep_token", False)
-    if clean not in _CLEAN:
+    clean, strip_sep = options.pop("clean", None), options.pop("strip_sep_token", False)
+    if clean is not None and clean not in _CLEAN:
         raise ValueError(unknown_name("text_cfg.tokenizer_kwargs.clean", clean, _CLEAN))
     unsupported = {key: value for key, value in options.items() if value not in (None, False)}
     if unsupported:
         raise ValueError(f"text_cfg.tokenizer_kwargs {unsupported} are not supported")
-    return TextOptions({"tokenizer": name} if name else {}, _CLEAN[clean], bool(strip_sep))
+    return TextOptions({"tokenizer": name} if name else {}, _CLEAN.get(clean), bool(strip_sep))
 
 
 def _check_keys(

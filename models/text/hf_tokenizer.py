@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from models.io import hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 RECORD = "canonicalize"  # our field of tokenizer_config.json: the canonicalization in tokenizer.json
@@ -45,10 +48,26 @@ def load_hf_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # missing or damaged files and missing packages raise many kinds of errors
         if not vocabulary:
             raise FileNotFoundError(missing) from error
-        raise ValueError(f"the tokenizer in {folder} cannot be opened ({first_line(error)})") from error
+        hf_tokenizer = _open_without_class(folder)
+        if hf_tokenizer is None:
+            raise ValueError(f"the tokenizer in {folder} cannot be opened ({first_line(error)})") from error
+        logger.info(f"{folder}: {TOKENIZER_FILE} is used without the tokenizer's class ({first_line(error)})")
     if not vocabulary and hf_tokenizer.vocab_files_names:  # some classes invent a vocabulary of three tokens
         raise FileNotFoundError(missing)
     return hf_tokenizer
+
+
+def _open_without_class(folder: pathlib.Path) -> PreTrainedTokenizerBase | None:
+    """Open `tokenizer.json` alone if the class needs files that are missing, such as `spiece.model`, otherwise None."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not (folder / TOKENIZER_FILE).is_file():
+        return None
+    try:
+        with panics_as_errors():
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception:  # the caller reports the error of the class
+        return None
 
 
 def _check_size(path: pathlib.Path) -> None:

@@ -63,10 +63,12 @@ def prepare_texts(
 
 def _canonicalization_of(family: Family | None, evidence: TextEvidence) -> str:
     """Return what an open_clip config states, unless it keeps the case of a SigLIP, or else the family's own."""
-    stated = evidence.canonicalize
-    if stated is None:
+    if evidence.format != "open_clip":
         return "none" if family is None else _CANONICALIZE[family.name]
-    return _OPEN_CLIP_SIGLIP if evidence.siglip and stated in _KEEP_CASE else stated
+    if evidence.siglip and evidence.canonicalize in (None, *_KEEP_CASE):
+        return _OPEN_CLIP_SIGLIP
+    default = "whitespace" if "tokenizer" in evidence.names else "whitespace_lower"  # of HFTokenizer, SimpleTokenizer
+    return evidence.canonicalize or default
 
 
 def _set_special_tokens(hf_tokenizer: PreTrainedTokenizerBase, evidence: TextEvidence, family: Family | None) -> bool:

@@ -83,7 +83,9 @@ class Tokenizer:
             self._fast.encode_special_tokens = self._splits_special_tokens
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the token ids of texts, `[texts, length]` int32."""
+        """Return the token ids of texts, `[texts, length]` int32; raise `ValueError` for a single text."""
+        if isinstance(texts, str):  # its letters would be taken for texts
+            raise ValueError(f"the tokenizer takes a list of texts, not the single text {texts!r}. Write [{texts!r}].")
         texts = list(texts)
         with _tokenizing():
             if self._fast is not None:

@@ -1,0 +1,347 @@
+"""Texts are prepared as every family was trained, in whatever form its checkpoint comes."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers
+from transformers import AutoTokenizer
+
+from models.checkpoints import open_clip
+from models.checkpoints.big_vision import save_big_vision
+from models.checkpoints.describe import describe_checkpoint
+from models.checkpoints.huggingface import to_config, weight_map_for
+from models.checkpoints.weight_map import WeightMap, to_tensors
+from models.config import ModelSettings, TextSettings, VisionSettings
+from models.preprocessing import Preprocessing
+from models.text.tokenizer import load_tokenizer, train_tokenizer
+from tests.logged import logged
+from tests.models.tiny_models import random_parameters, tiny
+from tests.models.tokenizer_families import CAPTIONS, FAMILIES
+
+LENGTH = 12
+SCALARS = {"logit_scale": 1.0, "logit_bias": -1.0}
+LONG = "red apple, fruit " * 20
+
+
+def write_json(path, fields):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields))
+
+
+def change_json(path, **fields):
+    write_json(path, json.loads(path.read_text()) | fields)
+
+
+def vocabulary(folder, family, *, tokenizer_class=None, raw=True, config=True, **fields):
+    """Write the tokenizer of a family; if `raw`, without its own normalization of case."""
+    FAMILIES[family]().save_pretrained(folder)
+    if raw:
+        backend = Backend.from_file(str(folder / "tokenizer.json"))
+        space = [normalizers.Replace(" ", "▁")] if family == "siglip2" else []
+        backend.normalizer = normalizers.Sequence([normalizers.NFC(), *space])
+        backend.save(str(folder / "tokenizer.json"))
+    change_json(
+        folder / "tokenizer_config.json", tokenizer_class=tokenizer_class or "PreTrainedTokenizerFast", **fields
+    )
+    if not config:
+        (folder / "tokenizer_config.json").unlink()
+    return folder
+
+
+PARAMETERS = {}
+
+
+def parameters_of(settings):
+    """Return parameters of zeros; the shapes are all that these tests need."""
+    if settings not in PARAMETERS:
+        PARAMETERS[settings] = random_parameters(settings)
+    return PARAMETERS[settings]
+
+
+def huggingface(folder, model_type="siglip", *, vocab_size=600, **fields):
+    """Write a Hugging Face folder of a model type without a tokenizer."""
+    family = "clip" if model_type == "clip" else "siglip"
+    text = {"length": LENGTH} | ({"end_id": None} if family == "clip" else {})
+    settings = tiny(family, vocab_size=vocab_size, vision={"image_size": 15}, text=text)
+    config = to_config(settings, start_id=None, end_id=1, pad_id=0, dtype="float32")
+    if model_type == "siglip2":
+        config |= {"model_type": "siglip2", "architectures": ["Siglip2Model"]}
+        config["vision_config"] |= {"model_type": "siglip2_vision_model", "num_patches": 9}
+        config["text_config"] |= {"model_type": "siglip2_text_model"}
+    write_json(folder / "config.json", config | fields)
+    write_json(folder / "preprocessor_config.json", Preprocessing(size=(15, 15)).to_json())
+    weights = to_tensors(weight_map_for(settings, model_type), parameters_of(settings), scalars=SCALARS, dtype="f4")
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def npz(path, *, vocab_size=600):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = tiny("siglip", vocab_size=vocab_size, vision={"image_size": 15}, text={"length": LENGTH})
+    return save_big_vision(path, settings, parameters=parameters_of(settings), scalars=SCALARS)
+
+
+def siglip_of_open_clip(folder, *, vocab_size=600, preprocess=None, **text):
+    """Write an open_clip folder with the towers of a SigLIP, without a tokenizer."""
+    settings = ModelSettings(
+        vision=VisionSettings(
+            image_size=32, patch_size=16, width=24, depth=1, heads=12, mlp_width=20, activation="gelu"
+        ),
+        text=TextSettings(
+            vocab_size=vocab_size, length=LENGTH, width=24, depth=1, heads=2, mlp_width=96, activation="gelu"
+        ),
+    )
+    vision = {"image_size": 32, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map"}
+    words = {"context_length": LENGTH, "vocab_size": vocab_size, "width": 24, "heads": 2, "layers": 1}
+    words |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+    fields = {"model_cfg": {"embed_dim": 24, "custom_text": True, "vision_cfg": vision, "text_cfg": words | text}}
+    write_json(folder / "open_clip_config.json", fields | ({"preprocess_cfg": preprocess} if preprocess else {}))
+    entries = [*open_clip._timm_entries(settings), *open_clip._text_entries(settings, "text.")]
+    weight_map = WeightMap(tuple(entries), {name: name for name in SCALARS}, scalar_shape=())
+    weights = to_tensors(weight_map, parameters_of(settings), scalars=SCALARS, dtype="f4")
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def clip_of_open_clip(folder, **text):
+    """Write an open_clip folder with the towers of a CLIP, without a tokenizer."""
+    from tests.models.tiny_models import GOLDEN
+
+    golden = GOLDEN.parent / "golden_open_clip"
+    fields = json.loads((golden / "open_clip_config.json").read_text())
+    fields["model_cfg"]["text_cfg"] |= text
+    write_json(folder / "open_clip_config.json", fields)
+    (folder / "open_clip_model.safetensors").symlink_to(golden / "open_clip_model.safetensors")
+    return folder
+
+
+GEMMA = {"tokenizer_class": "GemmaTokenizer"}
+SIGLIP2_WAYS = {
+    "model type siglip, Gemma": lambda at: vocabulary(huggingface(at), "siglip2", **GEMMA),
+    "model type siglip, padding on the left": lambda at: vocabulary(
+        huggingface(at), "siglip2", **GEMMA, padding_side="left"
+    ),
+    "model type siglip, Gemma's defaults": lambda at: gemma_with_start(huggingface(at)),
+    "model type siglip, class Siglip2Tokenizer": lambda at: vocabulary(
+        huggingface(at), "siglip2", raw=False, tokenizer_class="Siglip2Tokenizer"
+    ),
+    "special tokens of Gemma": lambda at: vocabulary(huggingface(at), "siglip2"),
+    "class whose files are missing": lambda at: vocabulary(
+        huggingface(at), "siglip2", tokenizer_class="SiglipTokenizer", eos_token="<eos>", pad_token="<pad>"
+    ),
+    "no tokenizer_config.json": lambda at: vocabulary(huggingface(at), "siglip2", config=False),
+    "model type siglip2": lambda at: vocabulary(huggingface(at, "siglip2"), "siglip"),
+    "processor": lambda at: vocabulary(huggingface(at), "siglip", processor_class="Siglip2Processor"),
+    "source": lambda at: vocabulary(huggingface(at, _name_or_path="google/siglip2-base-patch16-256"), "siglip"),
+    "folder": lambda at: vocabulary(huggingface(at / "SigLIP2-base"), "siglip"),
+    "folder of the Hub's cache": lambda at: vocabulary(
+        huggingface(at / "models--google--siglip2-base-patch16-256" / "snapshots" / "0123"), "siglip"
+    ),
+    "npz with tokenizer files": lambda at: vocabulary(npz(at / "weights.npz").parent, "siglip2", **GEMMA),
+    "npz with tokenizer.json": lambda at: vocabulary(npz(at / "weights.npz").parent, "siglip2", config=False),
+    "npz by name": lambda at: named(
+        vocabulary(npz(at / "siglip2_b16_256.npz").parent, "siglip"), "siglip2_b16_256.npz"
+    ),
+    "open_clip": lambda at: vocabulary(
+        siglip_of_open_clip(at, tokenizer_kwargs={"clean": "canonicalize"}), "siglip2", **GEMMA
+    ),
+    "open_clip without options": lambda at: vocabulary(
+        siglip_of_open_clip(at, hf_tokenizer_name="timm/ViT-B-16-SigLIP2-256"), "siglip2", **GEMMA
+    ),
+    "open_clip by the tokenizer's name": lambda at: vocabulary(
+        siglip_of_open_clip(at, hf_tokenizer_name="timm/ViT-B-16-SigLIP2-256"), "siglip"
+    ),
+}
+
+
+def named(folder, name):
+    return folder / name
+
+
+def gemma_with_start(folder):
+    """Write the tokenizer with the defaults of Gemma: a start token, no end token, padding on the left."""
+    vocabulary(folder, "siglip2", **GEMMA)
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    ids = {token: {"id": token, "ids": [fields["model"]["vocab"][token]], "tokens": [token]} for token in ("<bos>",)}
+    template = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    fields["post_processor"] |= {"single": template, "special_tokens": ids}
+    write_json(folder / "tokenizer.json", fields)
+    change_json(folder / "tokenizer_config.json", add_bos_token=True, add_eos_token=False, padding_side="left")
+    return folder
+
+
+SIGLIP_WAYS = {
+    "class T5Tokenizer": lambda at: vocabulary(huggingface(at), "t5", raw=False, tokenizer_class="T5Tokenizer"),
+    "processor": lambda at: vocabulary(huggingface(at), "siglip", processor_class="SiglipProcessor"),
+    "source": lambda at: vocabulary(huggingface(at, _name_or_path="google/siglip-so400m-patch14-384"), "siglip"),
+    "npz with tokenizer files": lambda at: vocabulary(npz(at / "webli_en_b16_224.npz").parent, "siglip"),
+    "npz with T5's tokenizer": lambda at: vocabulary(
+        npz(at / "webli_en_b16_224.npz").parent, "t5", raw=False, tokenizer_class="T5Tokenizer"
+    ),
+    "open_clip": lambda at: vocabulary(siglip_of_open_clip(at, tokenizer_kwargs={"clean": "canonicalize"}), "siglip"),
+    "open_clip without options": lambda at: vocabulary(siglip_of_open_clip(at), "siglip"),
+}
+CLIP_WAYS = {
+    "CLIP": lambda at: vocabulary(huggingface(at, "clip"), "clip", raw=False, tokenizer_class="CLIPTokenizer"),
+    "MetaCLIP, generic class": lambda at: vocabulary(huggingface(at, "clip"), "clip", raw=False),
+    "CLIP without a normalizer": lambda at: vocabulary(huggingface(at, "clip"), "clip"),
+    "DFN in open_clip": lambda at: vocabulary(clip_of_open_clip(at, vocab_size=70), "clip", raw=False),
+    "open_clip without a normalizer": lambda at: vocabulary(clip_of_open_clip(at, vocab_size=70), "clip"),
+    "open_clip, clean=lower": lambda at: vocabulary(
+        clip_of_open_clip(at, hf_tokenizer_name="openai/clip", tokenizer_kwargs={"clean": "lower"}), "clip"
+    ),
+}
+
+
+def opened(path, **options):
+    """Return the tokenizer, whose vocabulary may be any, and the line in which its preparation is logged."""
+    description = describe_checkpoint(path)
+    text = TextSettings(**{**vars(description.settings.text), "vocab_size": 2000, "length": LENGTH})
+    settings = ModelSettings(vision=description.settings.vision, text=text)
+    with logged() as messages:
+        tokenizer = description._replace(settings=settings).open_tokenizer(**options)
+    line = messages.pop()
+    assert all("without the tokenizer's class" in message for message in messages)
+    return tokenizer, line
+
+
+def check_saved(tokenizer, folder):
+    """Check that a saved tokenizer gives the same ids here and in transformers."""
+    texts = ["Red APPLE, fruit!", "red apple", "", LONG, " a\t b", "snake_case"]
+    tokenizer.save(folder)
+    np.testing.assert_array_equal(load_tokenizer(folder, length=LENGTH)(texts), tokenizer(texts))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    found = theirs(texts, padding="max_length", truncation=True)["input_ids"]
+    np.testing.assert_array_equal(found, tokenizer(texts))
+
+
+@pytest.mark.parametrize("way", SIGLIP2_WAYS)
+def test_texts_of_siglip2_are_lower_cased_and_end_with_eos(tmp_path, way):
+    tokenizer, message = opened(SIGLIP2_WAYS[way](tmp_path / "model"))
+    np.testing.assert_array_equal(*tokenizer(["Red APPLE", "red apple"]))
+    np.testing.assert_array_equal(*tokenizer(["FLAG: CÔTE", "flag: côte"]))
+    kept = "lose" if "open_clip" in way else "keep"
+    assert f"texts are lower-cased and {kept} their punctuation (SigLIP 2, known by its" in message
+    assert (tokenizer(["red, apple"]) != tokenizer(["red apple"])).any() == (kept == "keep")
+    short, long = tokenizer(["red apple", LONG])
+    count = int((short != tokenizer.pad_id).sum()) + (tokenizer.pad_id == tokenizer.end_id)
+    assert tokenizer.start_id is None and short[count - 1] == tokenizer.end_id == long[-1]
+    assert (short[count:] == tokenizer.pad_id).all() and (long[:-1] != tokenizer.end_id).all()
+    if tokenizer.pad_id != tokenizer.end_id:
+        assert (tokenizer.pad_id, tokenizer.end_id) == (0, 1)
+    check_saved(tokenizer, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("way", SIGLIP_WAYS)
+def test_texts_of_siglip_are_canonicalized_and_padded_with_the_end_token(tmp_path, way):
+    tokenizer, message = opened(SIGLIP_WAYS[way](tmp_path / "model"))
+    np.testing.assert_array_equal(*tokenizer(["Red,  APPLE!", "red apple"]))
+    assert "texts are lower-cased and lose their punctuation (SigLIP, known by its" in message
+    short, long = tokenizer(["red apple", LONG])
+    assert tokenizer.start_id is None and tokenizer.end_id == tokenizer.pad_id == short[-1] == long[-1]
+    assert (long[:-1] != tokenizer.end_id).all()
+    separated = "open_clip" in way  # open_clip and big_vision's evaluation write a space for an underscore
+    np.testing.assert_array_equal(*tokenizer(["red_apple", "red apple" if separated else "redapple"]))
+    check_saved(tokenizer, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("way", CLIP_WAYS)
+def test_texts_of_clip_are_lower_cased_and_whitespace_is_collapsed(tmp_path, way):
+    tokenizer, message = opened(CLIP_WAYS[way](tmp_path / "model"))
+    np.testing.assert_array_equal(*tokenizer([" Red \t APPLE\n", "red apple"]))
+    assert (tokenizer(["red, apple"]) != tokenizer(["red apple"])).any()
+    assert "texts are lower-cased and keep their punctuation" in message
+    short, long = tokenizer(["red apple", LONG])
+    assert short[0] == long[0] == tokenizer.start_id == tokenizer.end_id - 1 and long[-1] == tokenizer.end_id
+    assert short.max() == tokenizer.end_id and short.argmax() < LENGTH - 1
+    check_saved(tokenizer, tmp_path / "saved")
+
+
+def test_override_decides_for_every_way(tmp_path):
+    ways = [*SIGLIP2_WAYS.values(), *SIGLIP_WAYS.values(), *CLIP_WAYS.values()]
+    for number, way in enumerate(ways[::3]):
+        path = way(tmp_path / str(number))
+        tokenizer, message = opened(path, canonicalize="siglip")
+        np.testing.assert_array_equal(*tokenizer(["Red, APPLE!", "red apple"]))
+        assert "canonicalize is set to 'siglip'" in message
+    raw = SIGLIP2_WAYS["model type siglip, Gemma"](tmp_path / "raw")
+    tokenizer, message = opened(raw, canonicalize="none")
+    assert (tokenizer(["Red APPLE"]) != tokenizer(["red apple"])).any()
+    assert "texts keep their case and keep their punctuation (canonicalize is set to 'none'" in message
+    with pytest.raises(ValueError, match=r"unknown canonicalize 'lowr'.*Did you mean 'lower'"):
+        opened(raw, canonicalize="lowr")
+
+
+@pytest.mark.parametrize(
+    ("form", "canonicalize"), [*itertools.product(("huggingface", "npz"), ("none", "siglip", "lower"))]
+)
+def test_tokenizer_of_a_run_is_left_as_it_was_trained(tmp_path, form, canonicalize):
+    folder = huggingface(tmp_path / "siglip2") if form == "huggingface" else npz(tmp_path / "siglip2.npz").parent
+    trained = train_tokenizer(CAPTIONS, vocab_size=120, length=LENGTH, canonicalize=canonicalize)
+    trained.save(folder)
+    texts = ["Red, APPLE!", "red apple", ""]
+    description = describe_checkpoint(folder)
+    with logged() as messages:
+        np.testing.assert_array_equal(description.open_tokenizer()(texts), trained(texts))
+    assert not messages
+
+
+def test_another_tokenizer_is_prepared_as_the_checkpoint_was_trained(tmp_path):
+    given = vocabulary(tmp_path / "gemma", "siglip2", **GEMMA, padding_side="left")
+    for name in (str(given), str(given / "tokenizer.json")):
+        tokenizer, message = opened(npz(tmp_path / "w" / "weights.npz"), name=name)
+        np.testing.assert_array_equal(*tokenizer(["Red APPLE", "red apple"]))
+        assert "SigLIP 2" in message and tokenizer(["a"])[0, -1] == tokenizer.pad_id == 0
+
+
+def test_names_that_only_look_like_siglip2_are_not_taken_for_it(tmp_path):
+    for name in ("siglip_256", "siglip-224", "SigLIP-base"):
+        path = npz(tmp_path / name / f"{name}.npz")
+        vocabulary(path.parent, "siglip")
+        assert "(SigLIP, known by its format" in opened(path)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clean": "lowr"}, r"unknown text_cfg.tokenizer_kwargs.clean 'lowr'\. Did you mean 'lower'"),
+        ({"language": "de"}, r"text_cfg.tokenizer_kwargs \{'language': 'de'\} are not supported"),
+    ],
+)
+def test_unknown_options_of_an_open_clip_tokenizer_are_errors(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        describe_checkpoint(clip_of_open_clip(tmp_path / "model", tokenizer_kwargs=options))
+
+
+@pytest.mark.parametrize(
+    ("clean", "same", "other"),
+    [
+        ("whitespace", (" Red \t apple", "Red apple"), ("Red", "red")),
+        (None, (" Red \t apple", "Red apple"), ("Red", "red")),
+        ("whitespace_underscore", ("Red_apple", "Red apple"), ("Red", "red")),
+        ("canonicalize", ("Red_apple!", "red apple"), ("red", "apple")),
+        ("lower", (" Red \t apple", "red apple"), ("red, apple", "red apple")),
+    ],
+)
+def test_clean_of_open_clip_applies_to_any_tokenizer(tmp_path, clean, same, other):
+    options = {} if clean is None else {"tokenizer_kwargs": {"clean": clean}}
+    folder = clip_of_open_clip(tmp_path / "model", hf_tokenizer_name="some/tokenizer", **options)
+    tokenizer, _ = opened(vocabulary(folder, "gpt2", pad_token="<|endoftext|>"))
+    np.testing.assert_array_equal(*tokenizer(same))
+    assert (np.diff(tokenizer(other), axis=0) != 0).any()
+
+
+def test_separator_becomes_padding_if_open_clip_says_so(tmp_path):
+    """OpenVision's and CLIPA's text towers were trained without [SEP]."""
+    ids, given = {}, vocabulary(tmp_path / "bert", "bert", raw=False, tokenizer_class="BertTokenizer")
+    for strip in (False, True):
+        options = {"hf_tokenizer_name": "bert-base-uncased", "tokenizer_kwargs": {"strip_sep_token": strip}}
+        tokenizer, _ = opened(clip_of_open_clip(tmp_path / str(strip), **options), name=str(given))
+        ids[strip] = tokenizer(["Red apple", LONG])
+        check_saved(tokenizer, tmp_path / f"saved {strip}")
+    assert (ids[False] == 3).any(axis=1).all()
+    np.testing.assert_array_equal(ids[True], np.where(ids[False] == 3, 0, ids[False]))
