@@ -87,7 +87,7 @@ class CheckpointDescription(NamedTuple):
         )
         logger.log(
             logging.DEBUG if preparation.stored else logging.INFO,
-            f"{self.name}: {describe_preparation(tokenizer)} ({preparation.reason}; --canonicalize changes it)",
+            f"{self.name}: {describe_preparation(tokenizer)} ({preparation.reason})",
         )
         check_vocabulary(tokenizer, vocab_size=text.vocab_size, name=self.name)
         return tokenizer

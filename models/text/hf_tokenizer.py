@@ -20,13 +20,15 @@ RECORD = "canonicalize"  # our field of tokenizer_config.json: the canonicalizat
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.*", "*.model", "*.tiktoken")
 _MAX_BYTES = 256 << 20  # of one file; the vocabulary of Gemma, with 256,000 tokens, has 34 MB
 HUB_FILES = (*_VOCABULARIES, CONFIG_FILE, "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
+# Characters that no vocabulary has, which need the unknown token.
+_UNUSUAL = "a photo of a Red apple, 3 日本語 \U0001fae8 \U000e0fff"
 
 
 def open_hf_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Open the tokenizer that `open_tokenizer` wraps, and raise as it does."""
     path = pathlib.Path(name)
     if path.is_file() and not (path.name == TOKENIZER_FILE and (path.parent / CONFIG_FILE).is_file()):
-        return _open_file(path)
+        return _checked(_open_file(path), path)
     if path.is_file():
         return load_hf_tokenizer(path.parent)
     return load_hf_tokenizer(path if path.is_dir() else hub.fetch(name, HUB_FILES, what="tokenizer"))
@@ -54,6 +56,22 @@ def load_hf_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
         logger.info(f"{folder}: {TOKENIZER_FILE} is used without the tokenizer's class ({first_line(error)})")
     if not vocabulary and hf_tokenizer.vocab_files_names:  # some classes invent a vocabulary of three tokens
         raise FileNotFoundError(missing)
+    return _checked(hf_tokenizer, folder)
+
+
+def _checked(hf_tokenizer: PreTrainedTokenizerBase, path: pathlib.Path) -> PreTrainedTokenizerBase:
+    """Return a tokenizer; raise `ValueError` for one that cannot tokenize, as without its special or unknown token."""
+    try:
+        with panics_as_errors():
+            special, usual, _ = (
+                hf_tokenizer(text, verbose=False)["input_ids"] for text in ("", "a red apple", _UNUSUAL)
+            )
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ValueError(
+            f"the tokenizer in {path} is damaged: it cannot tokenize a text ({first_line(error)}). Download it again."
+        ) from error
+    if len(usual) <= len(special):
+        raise ValueError(f"the tokenizer in {path} is damaged: it finds no tokens in a text. Download it again.")
     return hf_tokenizer
 
 

@@ -55,10 +55,11 @@ def prepare_texts(
         family = find_family(evidence, hf_tokenizer)
         changed = _set_special_tokens(hf_tokenizer, evidence, family)
         reason = f"{family.name}, known by its {family.reason}" if family else "the family is unknown"
+        reason += "; --canonicalize changes it"
         found = Preparation(_canonicalization_of(family, evidence), reason, changed)
     if canonicalize is None:
         return found
-    return found._replace(canonicalize=canonicalize, reason=f"canonicalize is set to {canonicalize!r}", stored=False)
+    return found._replace(canonicalize=canonicalize, reason=f"canonicalize is {canonicalize!r}", stored=False)
 
 
 def _canonicalization_of(family: Family | None, evidence: TextEvidence) -> str:

@@ -4,13 +4,16 @@ import copy
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from foundation.rust_panics import panics_as_errors
+from models.checkpoints.describe import describe_checkpoint
 from models.text.tokenizer import load_tokenizer, open_tokenizer
+from tests.models.public_layouts import huggingface
 from tests.models.tokenizer_families import FAMILIES, TEXTS
 
 OTHER_TEXTS = [*TEXTS, "\U0001fae8\U000e0fff ÿ", "x" * 500, "<eos></s><pad>[SEP]<|endoftext|>"]
@@ -189,3 +192,15 @@ print(load_tokenizer({str(folders["clip", True])!r}, length=16)(["a"]).shape)
 def test_single_text_is_refused(folders):
     with pytest.raises(ValueError, match=r"not the single text 'a red apple'\. Write \['a red apple'\]"):
         load_tokenizer(folders["clip", False], length=16)("a red apple")
+
+
+@pytest.mark.parametrize("damage", [special_tokens_missing, overlong_prefix], ids=lambda damage: damage.__name__)
+def test_checkpoint_with_a_damaged_tokenizer_ends_in_a_sentence(folders, tmp_path, damage, capfd):
+    folder = shutil.copytree(folders["siglip2", True], huggingface(tmp_path / "model"), dirs_exist_ok=True)
+    path = folder / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    damage(fields)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"the tokenizer in .* (is damaged|cannot be opened)"):
+        describe_checkpoint(folder).open_tokenizer()
+    assert "panicked" not in capfd.readouterr().err
