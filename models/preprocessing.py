@@ -20,6 +20,7 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields here, under `image_processor`
 LARGEST_SIDE = 16_384  # pixels
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of the filters, which the file stores
+_STATISTICS = {"mean": "image_mean", "std": "image_std", "resample": "resample"}
 _SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
@@ -64,6 +65,13 @@ class Preprocessing:
         """The (height, width) of every preprocessed image."""
         return self.size if self.crop is None else self.crop
 
+    def differences(self, other: Preprocessing) -> list[str]:
+        """Return in words the settings of `other` that differ."""
+        pairs = {
+            field.name: (getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)
+        }
+        return [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+
     def for_shape(self, shape: tuple[int, int]) -> Preprocessing:
         """Return the same preprocessing for images of another (height, width); a crop keeps its share of the image."""
         if self.crop is None:
@@ -102,7 +110,7 @@ class Preprocessing:
         }
 
 
-class Processor(NamedTuple):
+class _Processor(NamedTuple):
     """An image processor's file, and the fields in it that are set."""
 
     path: pathlib.Path
@@ -114,7 +122,7 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
 
     Raises `FileNotFoundError` if the folder has none, and `ValueError` for preprocessing that is not supported.
     """
-    path, fields = read_processor(pathlib.Path(folder))
+    path, fields = _read_processor(pathlib.Path(folder))
     kind = fields.get("image_processor_type") or fields.get("feature_extractor_type")
     if kind is not None and not (isinstance(kind, str) and _SUPPORTED_PROCESSOR.fullmatch(kind)):
         raise ValueError(
@@ -138,11 +146,19 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_processor(folder: pathlib.Path, *, missing_ok: bool = False) -> Processor:
-    """Return the image processor of a folder, from the file that transformers would read.
+def load_square_preprocessing(folder: str | os.PathLike, shape: tuple[int, int]) -> Preprocessing:
+    """Return a resize to `shape` with the statistics and filter of a NaFlex processor, or the defaults of its class."""
+    try:
+        _, fields = _read_processor(pathlib.Path(folder))
+    except FileNotFoundError:
+        fields = {}
+    given = {name: fields[key] for name, key in _STATISTICS.items() if key in fields}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return Preprocessing(size=shape, **{"resample": BILINEAR} | given)
 
-    Raises `FileNotFoundError` if there is none; with `missing_ok`, returns one without fields.
-    """
+
+def _read_processor(folder: pathlib.Path) -> _Processor:
+    """Return the image processor of a folder, from the file that transformers would read."""
     for name in (NESTED_FILE, PREPROCESSOR_FILE):
         path = folder / name
         if not path.is_file():
@@ -152,9 +168,7 @@ def read_processor(folder: pathlib.Path, *, missing_ok: bool = False) -> Process
         if fields and not isinstance(fields, Mapping):
             raise ValueError(f"{path}: image_processor must be a JSON object")
         if fields:
-            return Processor(path, {name: value for name, value in fields.items() if value is not None})
-    if missing_ok:
-        return Processor(folder / PREPROCESSOR_FILE, {})
+            return _Processor(path, {name: value for name, value in fields.items() if value is not None})
     raise FileNotFoundError(
         f"{folder} is not a checkpoint: it has no {PREPROCESSOR_FILE}. `launch.py export` writes a checkpoint."
     )

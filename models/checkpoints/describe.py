@@ -33,7 +33,7 @@ from models.checkpoints.weight_map import (
 )
 from models.config import ModelSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
-from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, read_processor
+from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
 from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
 from models.text.hf_tokenizer import load_hf_tokenizer, open_hf_tokenizer
 from models.text.preparation import describe_preparation, prepare_texts
@@ -172,10 +172,11 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
     model_type, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
     check_depth(settings, files)
     if model_type == huggingface.SIGLIP2:
-        preprocessing = _square_preprocessing(folder, settings)
+        preprocessing = load_square_preprocessing(folder, settings.vision.image_shape)
     else:
         preprocessing = load_preprocessing(folder)
         check_image_size(preprocessing, settings, name=str(folder))
+        _warn_if_open_clip_differs(name, folder, preprocessing, settings)
     return CheckpointDescription(
         name=name,
         format="huggingface",
@@ -192,6 +193,22 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
         weight_map=huggingface.weight_map_for(settings, model_type),
         files=files,
     )
+
+
+def _warn_if_open_clip_differs(
+    name: str, folder: pathlib.Path, preprocessing: Preprocessing, settings: ModelSettings
+) -> None:
+    """Log how images would be prepared by an open_clip config in the same folder, if otherwise, as for DFN-5B."""
+    path = folder / open_clip.CONFIG_FILE
+    fields = read_json(path).get("preprocess_cfg") if path.is_file() else None
+    if not fields:
+        return
+    differing = preprocessing.differences(open_clip.read_preprocessing(fields, settings))
+    if differing:
+        logger.warning(
+            f"{name}: images are prepared by the files of transformers, from which {path.name} differs: "
+            f"{'; '.join(differing)}. Pass the file of open_clip's weights to use that."
+        )
 
 
 def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:
@@ -266,16 +283,6 @@ def check_image_size(preprocessing: Preprocessing, settings: ModelSettings, *, n
     if preprocessing.shape != settings.vision.image_shape:
         given, taken = (" × ".join(map(str, shape)) for shape in (preprocessing.shape, settings.vision.image_shape))
         raise ValueError(f"{name}: preprocessing gives images of {given} pixels, but the image tower takes {taken}")
-
-
-def _square_preprocessing(folder: pathlib.Path, settings: ModelSettings) -> Preprocessing:
-    """Return a resize to a square, with the statistics and filter of the processor in `folder`."""
-    fields = read_processor(folder, missing_ok=True).fields
-    values = {"mean": fields.get("image_mean"), "std": fields.get("image_std"), "resample": fields.get("resample")}
-    given = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if value is not None
-    }
-    return Preprocessing(size=settings.vision.image_shape, **{"resample": BILINEAR} | given)
 
 
 def _with_image_size(description: CheckpointDescription, image_size: int | tuple[int, int]) -> CheckpointDescription:

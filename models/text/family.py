@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundation.safe_json import read_json
 from models.preprocessing import NESTED_FILE, PREPROCESSOR_FILE
@@ -63,9 +63,17 @@ class Family(NamedTuple):
 
 def read_names(name: str, folder: pathlib.Path) -> dict[str, str]:
     """Return the names in the path or Hub ID of a checkpoint and in the JSON files of its folder, by what they name."""
-    files = {file: read_json(folder / file) for file in {file for file, *_ in _NAMES} if (folder / file).is_file()}
-    found = {what: files[file][key] for file, key, what in _NAMES if isinstance(files.get(file, {}).get(key), str)}
+    files = {file: _read_if_valid(folder / file) for file in {file for file, *_ in _NAMES}}
+    found = {what: files[file][key] for file, key, what in _NAMES if isinstance(files[file].get(key), str)}
     return {_PATH: "/".join(pathlib.PurePath(name).parts[-3:])} | found
+
+
+def _read_if_valid(path: pathlib.Path) -> dict[str, Any]:
+    """Return the fields of a JSON file, or none: whoever needs a missing or damaged file reports it."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def find_family(evidence: TextEvidence, hf_tokenizer: PreTrainedTokenizerBase | None = None) -> Family | None:

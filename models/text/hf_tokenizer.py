@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,8 @@ def _open_without_class(folder: pathlib.Path) -> PreTrainedTokenizerBase | None:
     """Open `tokenizer.json` alone if the class needs files that are missing, such as `spiece.model`, otherwise None."""
     from transformers import PreTrainedTokenizerFast
 
-    if not (folder / TOKENIZER_FILE).is_file():
+    config = folder / CONFIG_FILE
+    if not (folder / TOKENIZER_FILE).is_file() or (os.path.lexists(config) and not config.is_file()):
         return None
     try:
         with panics_as_errors():

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from models.checkpoints.describe import describe_checkpoint
+from tests.logged import logged
 from tests.models.public_layouts import clip_of_open_clip, huggingface, npz, siglip_of_open_clip, write_json
 
 HALF = (0.5, 0.5, 0.5)
@@ -103,8 +106,6 @@ WAYS = {
 
 def square(folder):
     """Make the images of the golden CLIP square."""
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
 
     path = folder / "open_clip_config.json"
     fields = json.loads(path.read_text())
@@ -124,3 +125,16 @@ def test_images_are_prepared_as_the_owners_do(tmp_path, way):
     found = describe_checkpoint(make(tmp_path / "model")).preprocessing
     assert (found.size, found.crop, found.resample, tuple(found.mean), tuple(found.std)) == expected
     assert found.rescale == 1 / 255
+
+
+def test_folder_with_two_configs_that_differ_is_logged(tmp_path):
+    """apple/DFN5B-CLIP-ViT-H-14 crops by `preprocessor_config.json` and squashes by `open_clip_config.json`."""
+    folder = processor(huggingface(tmp_path, "clip"), image_processor_type="CLIPImageProcessor", **CLIP)
+    for mode, expected in (("shortest", 0), ("squash", 1)):
+        write_json(
+            folder / "open_clip_config.json", {"preprocess_cfg": {"mean": MEAN, "std": STD, "resize_mode": mode}}
+        )
+        with logged() as messages:
+            describe_checkpoint(folder)
+        assert len(messages) == expected
+    assert "open_clip_config.json differs: size 15, not (15, 15); crop (15, 15), not None" in messages[0]

@@ -178,7 +178,7 @@ def test_panic_is_an_error_without_its_stack_and_other_output_is_kept(capfd):
     assert capfd.readouterr().err == "another warning\n"
 
 
-def test_closed_standard_error_is_no_obstacle(folders):
+def test_tokenizer_opens_without_standard_error(folders):
     code = f"""
 import os
 os.close(2)
