@@ -3,6 +3,8 @@
 import json
 
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers
 
 from models.checkpoints import open_clip
 from models.checkpoints.big_vision import save_big_vision
@@ -11,6 +13,7 @@ from models.checkpoints.weight_map import WeightMap, to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing
 from tests.models.tiny_models import GOLDEN, random_parameters, tiny
+from tests.models.tokenizer_families import FAMILIES
 
 LENGTH = 12
 SCALARS = {"logit_scale": 1.0, "logit_bias": -1.0}
@@ -23,6 +26,22 @@ def write_json(path, fields):
 
 def change_json(path, **fields):
     write_json(path, json.loads(path.read_text()) | fields)
+
+
+def vocabulary(folder, family, *, tokenizer_class=None, raw=True, config=True, **fields):
+    """Write the tokenizer of a family; if `raw`, without its own normalization of case."""
+    FAMILIES[family]().save_pretrained(folder)
+    if raw:
+        backend = Backend.from_file(str(folder / "tokenizer.json"))
+        space = [normalizers.Replace(" ", "▁")] if family == "siglip2" else []
+        backend.normalizer = normalizers.Sequence([normalizers.NFC(), *space])
+        backend.save(str(folder / "tokenizer.json"))
+    change_json(
+        folder / "tokenizer_config.json", tokenizer_class=tokenizer_class or "PreTrainedTokenizerFast", **fields
+    )
+    if not config:
+        (folder / "tokenizer_config.json").unlink()
+    return folder
 
 
 PARAMETERS = {}

@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from models.checkpoints.describe import describe_checkpoint
@@ -20,27 +18,12 @@ from tests.models.public_layouts import (
     huggingface,
     npz,
     siglip_of_open_clip,
+    vocabulary,
     write_json,
 )
-from tests.models.tokenizer_families import CAPTIONS, FAMILIES
+from tests.models.tokenizer_families import CAPTIONS
 
 LONG = "red apple, fruit " * 20
-
-
-def vocabulary(folder, family, *, tokenizer_class=None, raw=True, config=True, **fields):
-    """Write the tokenizer of a family; if `raw`, without its own normalization of case."""
-    FAMILIES[family]().save_pretrained(folder)
-    if raw:
-        backend = Backend.from_file(str(folder / "tokenizer.json"))
-        space = [normalizers.Replace(" ", "▁")] if family == "siglip2" else []
-        backend.normalizer = normalizers.Sequence([normalizers.NFC(), *space])
-        backend.save(str(folder / "tokenizer.json"))
-    change_json(
-        folder / "tokenizer_config.json", tokenizer_class=tokenizer_class or "PreTrainedTokenizerFast", **fields
-    )
-    if not config:
-        (folder / "tokenizer_config.json").unlink()
-    return folder
 
 
 GEMMA = {"tokenizer_class": "GemmaTokenizer"}
