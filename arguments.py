@@ -15,6 +15,7 @@ from cluster.config import SECTIONS as SUBMIT_SECTIONS
 from cluster.config import TARGETS, SubmitSettings
 from foundation.deprecation import warn_renamed
 from foundation.suggestions import did_you_mean
+from models.text.canonicalize import CANONICALIZATIONS
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -58,6 +59,10 @@ A checkpoint is a transformers or open_clip folder, a big_vision .npz, or a Hub 
   python launch.py {job} --checkpoint=google/siglip-base-patch16-224 {rest}
 """
 
+CANONICALIZE_HELP = (
+    f"preparation of texts, one of {', '.join(CANONICALIZATIONS)} (default: as the checkpoint was trained)"
+)
+
 EVALUATE_ARGUMENTS = {
     "datasets": "comma-separated dataset names, folders or shards",
     "shots": "comma-separated numbers of support images per class, such as 1,2,4,8,16",
@@ -65,6 +70,7 @@ EVALUATE_ARGUMENTS = {
     "methods": "comma-separated adapters, or training_free, or all",
     "tasks": "comma-separated tasks, such as zero_shot,few_shot",
     "retrieval": "comma-separated sources of image-text pairs",
+    "canonicalize": CANONICALIZE_HELP,
 }
 
 WITHOUT_CONFIG = {
@@ -230,6 +236,7 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         "--image_size", type=int, help="image size in pixels; resamples position embeddings (default: the checkpoint's)"
     )
     parser.add_argument("--tokenizer", help="folder, tokenizer.json or Hub id (default: the checkpoint's)")
+    parser.add_argument("--canonicalize", help=CANONICALIZE_HELP)
     if job == "adapt":
         parser.add_argument("--support", required=True, help="folder with one folder of example images per class")
         parser.add_argument("--query", required=True, help="folder of images to sort")

@@ -192,6 +192,7 @@ def sort_photos(
     dtype: str | None = None,
     image_size: int | None = None,
     tokenizer: str | None = None,
+    canonicalize: str | None = None,
 ) -> None:
     """Sort images into the classes of the example images."""
     from adapt.photos.pipeline import DEFAULT_TEMPLATE, SortingTask
@@ -207,7 +208,9 @@ def sort_photos(
         templates=() if templates == ("none",) else templates,
     )
     task.check()
-    encoder = open_encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+    encoder = open_encoder(
+        checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
+    )
     run(encoder, task, progress=ProgressBars().show)
 
 
@@ -221,13 +224,16 @@ def embed(
     dtype: str | None = None,
     image_size: int | None = None,
     tokenizer: str | None = None,
+    canonicalize: str | None = None,
 ) -> None:
     """Write the embeddings of images, texts or both."""
     from adapt.embedding.export import check_inputs, embed_collections
     from foundation.progress import ProgressBars
 
     check_inputs(images, texts, data_dir)
-    encoder = open_encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+    encoder = open_encoder(
+        checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
+    )
     progress = ProgressBars().show
     written = embed_collections(encoder, out, images=images, texts=texts, data_dir=data_dir, progress=progress)
     for name, found in written.items():
@@ -235,19 +241,34 @@ def embed(
         logger.info(f"{found.rows} {name} in {found.files['safetensors']}{skipped}")
 
 
-def open_encoder(checkpoint: str, *, dtype: str | None, image_size: int | None, tokenizer: str | None) -> Encoder:
+def open_encoder(
+    checkpoint: str,
+    *,
+    dtype: str | None,
+    image_size: int | None,
+    tokenizer: str | None,
+    canonicalize: str | None,
+) -> Encoder:
     """Open a checkpoint for embedding."""
     import jax
 
     from adapt.embedding.encoder import Encoder
 
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    encoder = Encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
+    options = {"image_size": image_size, "tokenizer": tokenizer, "canonicalize": canonicalize}
+    encoder = Encoder(checkpoint, dtype=dtype, **options)
     logger.info(f"{checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
     return encoder
 
 
-def convert(checkpoint: str, *, out: pathlib.Path, image_size: int | None = None, tokenizer: str | None = None) -> None:
+def convert(
+    checkpoint: str,
+    *,
+    out: pathlib.Path,
+    image_size: int | None = None,
+    tokenizer: str | None = None,
+    canonicalize: str | None = None,
+) -> None:
     """Write a checkpoint in another format: an .npz for big_vision, otherwise a Hugging Face directory."""
     from models.checkpoints.big_vision import save_big_vision
     from models.checkpoints.describe import describe_checkpoint
@@ -260,9 +281,11 @@ def convert(checkpoint: str, *, out: pathlib.Path, image_size: int | None = None
         return array
 
     if out.suffix != ".npz":
-        save_checkpoint(out, open_checkpoint(checkpoint, image_size=image_size, tokenizer=tokenizer, place=on_host))
-    elif tokenizer is not None:
-        raise ValueError(f"--tokenizer={tokenizer} cannot be written: an .npz contains no tokenizer. Omit the option.")
+        texts = {"tokenizer": tokenizer, "canonicalize": canonicalize}
+        save_checkpoint(out, open_checkpoint(checkpoint, image_size=image_size, place=on_host, **texts))
+    elif tokenizer is not None or canonicalize is not None:
+        option = f"--canonicalize={canonicalize}" if tokenizer is None else f"--tokenizer={tokenizer}"
+        raise ValueError(f"{option} cannot be written: an .npz contains no tokenizer. Omit the option.")
     else:
         found = describe_checkpoint(checkpoint, image_size=image_size)
         save_big_vision(out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars())

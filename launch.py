@@ -135,12 +135,17 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "adapt": lambda args, config: jobs.sort_photos(
         args.checkpoint,
-        **options(args, "support", "query", "out", "method", "template", "dtype", "image_size", "tokenizer"),
+        **options(
+            args, "support", "query", "out", "method", "template", "dtype", "image_size", "tokenizer", "canonicalize"
+        ),
     ),
     "embed": lambda args, config: jobs.embed(
-        args.checkpoint, **options(args, "out", "images", "texts", "data_dir", "dtype", "image_size", "tokenizer")
+        args.checkpoint,
+        **options(args, "out", "images", "texts", "data_dir", "dtype", "image_size", "tokenizer", "canonicalize"),
     ),
-    "convert": lambda args, config: jobs.convert(args.checkpoint, **options(args, "out", "image_size", "tokenizer")),
+    "convert": lambda args, config: jobs.convert(
+        args.checkpoint, **options(args, "out", "image_size", "tokenizer", "canonicalize")
+    ),
 }
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     import adapt
 
     encoder = adapt.Encoder("runs/mine/export")
-    support_features = encoder.embed_images(lambda number: support_images[number], len(support_images))
+    support_features = encoder.embed_images(support_images)  # PIL images, arrays or paths
     adapter = adapt.create("tip_adapter", alpha=1.0, beta=5.5)
     classifier = adapter.fit(support_features, support_labels, class_text_features=class_text_features)
     logits = classifier(query_features)  # [queries, classes]; also classifier.predict, classifier.predict_proba

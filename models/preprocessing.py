@@ -19,7 +19,8 @@ from foundation.safe_json import read_json
 PREPROCESSOR_FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields here, under `image_processor`
 LARGEST_SIDE = 16_384  # pixels
-BICUBIC = 3  # Pillow's number of the filter, which the file stores
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of the filters, which the file stores
+_STATISTICS = {"mean": "image_mean", "std": "image_std", "resample": "resample"}
 _SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
@@ -63,6 +64,13 @@ class Preprocessing:
     def shape(self) -> tuple[int, int]:
         """The (height, width) of every preprocessed image."""
         return self.size if self.crop is None else self.crop
+
+    def differences(self, other: Preprocessing) -> list[str]:
+        """Return in words the settings of `other` that differ."""
+        pairs = {
+            field.name: (getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)
+        }
+        return [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
 
     def for_shape(self, shape: tuple[int, int]) -> Preprocessing:
         """Return the same preprocessing for images of another (height, width); a crop keeps its share of the image."""
@@ -136,6 +144,17 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
         raise ValueError(f"{path} lacks the field {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def load_square_preprocessing(folder: str | os.PathLike, shape: tuple[int, int]) -> Preprocessing:
+    """Return a resize to `shape` with the statistics and filter of a NaFlex processor, or the defaults of its class."""
+    try:
+        _, fields = _read_processor(pathlib.Path(folder))
+    except FileNotFoundError:
+        fields = {}
+    given = {name: fields[key] for name, key in _STATISTICS.items() if key in fields}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return Preprocessing(size=shape, **{"resample": BILINEAR} | given)
 
 
 def _read_processor(folder: pathlib.Path) -> _Processor:

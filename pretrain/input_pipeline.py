@@ -84,7 +84,7 @@ def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSe
 def _create_tokenizer(source: Source, settings: PretrainSettings, length: int) -> Tokenizer:
     chosen = settings.tokenizer
     if chosen.name == CHECKPOINT_TOKENIZER:
-        return describe_checkpoint(settings.initial_checkpoint).open_tokenizer()
+        return describe_checkpoint(settings.initial_checkpoint).open_tokenizer(canonicalize=chosen.canonicalize)
     if chosen.trained_size:
         canonicalize = chosen.canonicalize or "siglip"
         return train_tokenizer(

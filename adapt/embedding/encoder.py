@@ -8,7 +8,7 @@ import functools
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from adapt.adapters.ops import normalize_numpy
+from adapt.embedding.pictures import list_pictures, list_texts, open_picture
 from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import DECODING, resize_and_crop
 from data.sources.base import BadRecord
@@ -40,6 +41,8 @@ class Encoder:
     dtype: of the parameters and of the computation.
     image_size: size at which images are embedded (default: the checkpoint's own).
     tokenizer: path or hub id of another tokenizer than the checkpoint's own.
+    canonicalize: how texts are prepared, one of `models.text.canonicalize.CANONICALIZATIONS` (default: as the
+        checkpoint was trained, which is logged).
 
     Weights are read at the first embedding, so with a complete cache never. Raises as
     `models.checkpoints.describe.describe_checkpoint` does.
@@ -52,10 +55,12 @@ class Encoder:
         dtype: str = "float32",
         image_size: int | tuple[int, int] | None = None,
         tokenizer: str | None = None,
+        canonicalize: str | None = None,
     ):
         checkpoint = describe_checkpoint(name, image_size=image_size)
         self.name, self.settings = os.fspath(name), dataclasses.replace(checkpoint.settings, dtype=dtype)
-        self._checkpoint, self._tokenizer_name = checkpoint, tokenizer
+        self._checkpoint = checkpoint
+        self._open_tokenizer = functools.partial(checkpoint.open_tokenizer, tokenizer, canonicalize=canonicalize)
         self._preprocessing = checkpoint.preprocessing
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
@@ -72,7 +77,7 @@ class Encoder:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, opened at first use; raises as `load_tokenizer` does."""
-        return self._checkpoint.open_tokenizer(self._tokenizer_name)
+        return self._open_tokenizer()
 
     @functools.cached_property
     def image_fingerprint(self) -> str:
@@ -97,9 +102,27 @@ class Encoder:
         rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
         return devices * min(2 ** int(np.log2(max(rows, 1))), _MAX_DEVICE_ROWS)
 
-    def embed_images(self, image: Callable[[int], Image.Image], count: int) -> np.ndarray:
-        """Return the embeddings of `image(0)` … `image(count − 1)`, `[count, dim]` float32."""
-        return _concatenate(self.iterate_images(image, range(count)), self.dim)
+    def embed_images(
+        self, images: Iterable[Any] | Callable[[int], Image.Image], count: int | None = None
+    ) -> np.ndarray:
+        """Return the embeddings of images, `[images, dim]` float32.
+
+        `images` are Pillow images, arrays `[height, width, 3]`, encoded bytes or paths, or with `count` a function:
+        then RGB images `images(0)` … `images(count − 1)` are embedded. Raises `ValueError` for a single path or image
+        and for arrays of another kind (`adapt.embedding.pictures`), and `BadRecord` for a damaged image.
+        """
+        if callable(images):
+            if count is None:
+                raise ValueError("embed_images needs the number of images if it gets a function. Pass count.")
+            return _concatenate(self.iterate_images(images, range(count)), self.dim)
+        pictures = list_pictures(images)
+        if count not in (None, len(pictures)):
+            raise ValueError(f"count is {count}, but the list has {len(pictures)} images. Omit count.")
+
+        def picture(number: int) -> Image.Image:
+            return open_picture(pictures[number], number)
+
+        return _concatenate(self.iterate_images(picture, range(len(pictures))), self.dim)
 
     def embed_pixels(self, pixels: np.ndarray) -> jax.Array:
         """Return the embeddings of a batch of pixels `[rows, height, width, 3]` uint8, computed asynchronously."""
@@ -136,7 +159,8 @@ class Encoder:
             yield from self._in_batches(self.embed_pixels, prepare, numbers)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the embeddings of texts, `[texts, dim]` float32."""
+        """Return the embeddings of texts, `[texts, dim]` float32; raise `ValueError` for a single text."""
+        texts = list_texts(texts)
         return _concatenate(self.iterate_texts(texts, range(len(texts))), self.dim)
 
     def iterate_texts(self, texts: Sequence[str], numbers: range) -> Iterator[np.ndarray]:

@@ -76,7 +76,7 @@ class CheckpointEvaluator:
         notes: NoteLog,
     ) -> CheckpointEvaluator:
         """Open a checkpoint; results go to `out`, embeddings to `cache`."""
-        encoder = Encoder(path)
+        encoder = Encoder(path, canonicalize=settings.canonicalize)
         embedder = TaskEmbedder(encoder, cache, name=name, hosts=hosts, progress=progress)
         return cls(
             name=name,

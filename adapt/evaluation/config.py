@@ -11,6 +11,7 @@ from adapt.evaluation.tasks import TASKS
 from data.fewshot.labelled import DatasetSettings
 from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build, check
 from foundation.suggestions import unknown_name
+from models.text.canonicalize import CANONICALIZATIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class EvaluateSettings:
     few_examples: "cap" uses all images of a class with fewer images than shots, "skip" skips that number of shots.
     transfer_from: the dataset of the support images of the task "transfer".
     logit_scale: scale of all text logits, whatever scale a checkpoint learned, so that checkpoints are comparable.
+    canonicalize: preparation of texts, one of `CANONICALIZATIONS` (default: as each checkpoint was trained).
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"own": "custom_datasets"}
@@ -46,6 +48,7 @@ class EvaluateSettings:
     few_examples: Literal["cap", "skip"] = "cap"
     transfer_from: str = ""
     logit_scale: PositiveFloat = 100.0
+    canonicalize: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "evaluate")
@@ -55,6 +58,8 @@ class EvaluateSettings:
         for task in self.tasks:
             if task not in TASKS:
                 raise ValueError(unknown_name("evaluate.tasks", task, TASKS))
+        if self.canonicalize not in (None, *CANONICALIZATIONS):
+            raise ValueError(unknown_name("evaluate.canonicalize", self.canonicalize, CANONICALIZATIONS))
         object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
 
     def _check_datasets(self) -> None:

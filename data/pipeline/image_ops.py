@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.pipeline.value_range import has_wide_values, to_8_bits, to_gray
 from data.sources.base import BadRecord
@@ -154,6 +154,13 @@ def _raw_mode(image: Image.Image) -> str:
 def decode(encoded: bytes, key: str) -> Image.Image:
     """Return an image as RGB, upright, transparency on white; raises `BadRecord` with `key` for a corrupt one."""
     return EncodedImage(encoded, key).decode()
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image that Pillow opened as RGB, upright, transparency on white, as `decode` does."""
+    image.load()
+    is_upright = image.format == "TIFF"  # Pillow rotates it while loading
+    return to_rgb(image if is_upright else ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image, key: str = "image") -> Image.Image:

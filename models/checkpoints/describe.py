@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +33,11 @@ from models.checkpoints.weight_map import (
 )
 from models.config import ModelSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
-from models.preprocessing import PREPROCESSOR_FILE, Preprocessing, load_preprocessing
-from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
+from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
+from models.text.hf_tokenizer import load_hf_tokenizer, open_hf_tokenizer
+from models.text.preparation import describe_preparation, prepare_texts
+from models.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 class CheckpointDescription(NamedTuple):
     """A checkpoint whose files were found and checked, but whose weights were not read.
 
-    `format` is "huggingface", "open_clip" or "big_vision". `canonicalize` is the canonicalization of texts before
-    tokenization. `trained_settings` are those of the files, `settings` those for the requested image size.
+    `format` is "huggingface", "open_clip" or "big_vision". `text_evidence` is what the files tell about the preparation
+    of texts. `trained_settings` are those of the files, `settings` those for the requested image size.
     """
 
     name: str
@@ -56,25 +58,37 @@ class CheckpointDescription(NamedTuple):
     settings: ModelSettings
     trained_settings: ModelSettings
     preprocessing: Preprocessing
-    canonicalize: str
+    text_evidence: TextEvidence
     weight_map: WeightMap
     files: TensorFiles
 
-    def open_tokenizer(self, name: str | None = None) -> Tokenizer:
-        """Open the tokenizer of the checkpoint, or another one by name.
+    def open_tokenizer(self, name: str | None = None, *, canonicalize: str | None = None) -> Tokenizer:
+        """Open the tokenizer of the checkpoint, or another one by name, and prepare texts as the model was trained.
 
-        Raises `ValueError` for a tokenizer whose ids exceed the vocabulary of the text tower.
+        What is done to texts is logged in one line; `canonicalize`, one of `CANONICALIZATIONS`, overrides it. Raises
+        `ValueError` for a tokenizer whose ids exceed the vocabulary of the text tower.
         """
         text = self.settings.text
         if name is None:
             try:
-                tokenizer = load_tokenizer(self.folder, length=text.length, canonicalize=self.canonicalize)
+                hf_tokenizer = load_hf_tokenizer(self.folder)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{error}. Pass the tokenizer of {self.name} with --tokenizer=FOLDER."
                 ) from error
         else:
-            tokenizer = open_tokenizer(name, length=text.length, canonicalize=self.canonicalize)
+            hf_tokenizer = open_hf_tokenizer(name)
+        preparation = prepare_texts(hf_tokenizer, self.text_evidence, canonicalize=canonicalize)
+        tokenizer = Tokenizer(
+            hf_tokenizer,
+            length=text.length,
+            canonicalize=preparation.canonicalize,
+            generic=preparation.changed,
+        )
+        logger.log(
+            logging.DEBUG if preparation.stored else logging.INFO,
+            f"{self.name}: {describe_preparation(tokenizer)} ({preparation.reason})",
+        )
         check_vocabulary(tokenizer, vocab_size=text.vocab_size, name=self.name)
         return tokenizer
 
@@ -158,10 +172,11 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
     model_type, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
     check_depth(settings, files)
     if model_type == huggingface.SIGLIP2:
-        preprocessing = _square_preprocessing(folder, settings)
+        preprocessing = load_square_preprocessing(folder, settings.vision.image_shape)
     else:
         preprocessing = load_preprocessing(folder)
         check_image_size(preprocessing, settings, name=str(folder))
+        _warn_if_open_clip_differs(name, folder, preprocessing, settings)
     return CheckpointDescription(
         name=name,
         format="huggingface",
@@ -169,10 +184,31 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
         settings=settings,
         trained_settings=settings,
         preprocessing=preprocessing,
-        canonicalize="none",
+        text_evidence=TextEvidence(
+            format="huggingface",
+            siglip=model_type != huggingface.CLIP,
+            vocab_size=settings.text.vocab_size,
+            names=read_names(name, folder),
+        ),
         weight_map=huggingface.weight_map_for(settings, model_type),
         files=files,
     )
+
+
+def _warn_if_open_clip_differs(
+    name: str, folder: pathlib.Path, preprocessing: Preprocessing, settings: ModelSettings
+) -> None:
+    """Log how images would be prepared by an open_clip config in the same folder, if otherwise, as for DFN-5B."""
+    path = folder / open_clip.CONFIG_FILE
+    fields = read_json(path).get("preprocess_cfg") if path.is_file() else None
+    if not fields:
+        return
+    differing = preprocessing.differences(open_clip.read_preprocessing(fields, settings))
+    if differing:
+        logger.warning(
+            f"{name}: images are prepared by the files of transformers, from which {path.name} differs: "
+            f"{'; '.join(differing)}. Pass the file of open_clip's weights to use that."
+        )
 
 
 def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:
@@ -186,7 +222,7 @@ def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path |
     try:
         settings, weight_map = open_clip.read_settings(model, files)
         preprocessing = open_clip.read_preprocessing(fields.get("preprocess_cfg") or {}, settings)
-        canonicalize = open_clip.read_canonicalization(model)
+        texts = open_clip.read_text_options(model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return CheckpointDescription(
@@ -196,7 +232,14 @@ def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path |
         settings=settings,
         trained_settings=settings,
         preprocessing=preprocessing,
-        canonicalize=canonicalize,
+        text_evidence=TextEvidence(
+            format="open_clip",
+            siglip=settings.vision.pooling == "attention",
+            vocab_size=settings.text.vocab_size,
+            names=read_names(name, folder) | texts.names,
+            canonicalize=texts.canonicalize,
+            strip_sep=texts.strip_sep,
+        ),
         weight_map=weight_map,
         files=files,
     )
@@ -205,14 +248,22 @@ def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path |
 def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
     files = open_tensors(path)
     settings, weight_map = big_vision.read_settings(files, path)
+    evidence = TextEvidence(
+        format="big_vision",
+        siglip=True,
+        vocab_size=settings.text.vocab_size,
+        names=read_names(f"{name}/{path.name}", path.parent),
+    )
+    family = find_family(evidence)
+    resample = BILINEAR if family is not None and family.name == SIGLIP2 else BICUBIC  # as in the converted folders
     return CheckpointDescription(
         name=name,
         format="big_vision",
         folder=path.parent,
         settings=settings,
         trained_settings=settings,
-        preprocessing=Preprocessing(size=settings.vision.image_shape),
-        canonicalize="none",
+        preprocessing=Preprocessing(size=settings.vision.image_shape, resample=resample),
+        text_evidence=evidence,
         weight_map=weight_map,
         files=files,
     )
@@ -232,15 +283,6 @@ def check_image_size(preprocessing: Preprocessing, settings: ModelSettings, *, n
     if preprocessing.shape != settings.vision.image_shape:
         given, taken = (" × ".join(map(str, shape)) for shape in (preprocessing.shape, settings.vision.image_shape))
         raise ValueError(f"{name}: preprocessing gives images of {given} pixels, but the image tower takes {taken}")
-
-
-def _square_preprocessing(folder: pathlib.Path, settings: ModelSettings) -> Preprocessing:
-    """Return a resize to a square, with the statistics and filter of the processor in `folder`."""
-    path = folder / PREPROCESSOR_FILE
-    fields: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-    values = {"mean": fields.get("image_mean"), "std": fields.get("image_std"), "resample": fields.get("resample")}
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if value}
-    return Preprocessing(size=settings.vision.image_shape, **given)
 
 
 def _with_image_size(description: CheckpointDescription, image_size: int | tuple[int, int]) -> CheckpointDescription:

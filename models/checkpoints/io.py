@@ -16,7 +16,8 @@ from models.checkpoints.model_card import CARD_FILE
 from models.checkpoints.weight_map import PlaceArray, to_tensors
 from models.config import ModelSettings
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
-from models.text.tokenizer import HUB_FILES, Tokenizer
+from models.text.hf_tokenizer import HUB_FILES
+from models.text.tokenizer import Tokenizer
 
 
 class Checkpoint(NamedTuple):
@@ -38,13 +39,15 @@ def open_checkpoint(
     *,
     image_size: int | tuple[int, int] | None = None,
     tokenizer: str | None = None,
+    canonicalize: str | None = None,
     dtype: str = "float32",
     place: PlaceArray | None = None,
 ) -> Checkpoint:
     """Open a checkpoint of any format that `describe_checkpoint` recognizes, tensor by tensor.
 
     Parameters are in `dtype`; `place(path, array)` puts each array on devices, by default on the default device.
-    `tokenizer` names a tokenizer to use instead of the checkpoint's. Raises as `describe_checkpoint` does, and
+    `tokenizer` names a tokenizer to use instead of the checkpoint's, `canonicalize` overrides how its texts are
+    prepared (`CheckpointDescription.open_tokenizer`). Raises as `describe_checkpoint` does, and
     `ValueError` if tensors do not match the config.
     """
     description = describe_checkpoint(name, image_size=image_size)
@@ -52,7 +55,7 @@ def open_checkpoint(
         settings=description.settings,
         scalars=description.scalars(),
         preprocessing=description.preprocessing,
-        tokenizer=description.open_tokenizer(tokenizer),
+        tokenizer=description.open_tokenizer(tokenizer, canonicalize=canonicalize),
         parameters=description.read(dtype=dtype, place=place),
         dtype=description.files.float_dtype,
     )

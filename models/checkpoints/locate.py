@@ -9,7 +9,7 @@ from foundation.safe_json import read_json
 from models.checkpoints import huggingface, open_clip
 from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
-from models.text.tokenizer import HUB_FILES
+from models.text.hf_tokenizer import HUB_FILES
 
 
 class Location(NamedTuple):

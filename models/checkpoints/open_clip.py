@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from foundation.suggestions import unknown_name
 from models.checkpoints.weight_map import (
     MappedSettings,
     WeightEntry,
@@ -25,6 +26,14 @@ from models.variants import SIZES
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_SIGLIP_MEAN = _SIGLIP_STD = (0.5, 0.5, 0.5)
+# `clean` of open_clip → one of CANONICALIZATIONS
+_CLEAN = {
+    "canonicalize": "open_clip",
+    "lower": "whitespace_lower",
+    "whitespace": "whitespace",
+    "whitespace_underscore": "whitespace_underscore",
+}
 _RESAMPLING = {"bicubic": 3, "bilinear": 2, "random": 3}
 # The names that timm gives its SigLIP image towers; their size determines the number of heads.
 _TIMM_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+(\..*)?")
@@ -78,9 +87,14 @@ def read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> M
 
 
 def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Preprocessing:
-    """Return the preprocessing that the `preprocess_cfg` of an open_clip config, which may be empty, describes."""
-    shape = settings.vision.image_shape
-    mode, resampling = fields.get("resize_mode", "shortest"), fields.get("interpolation", "bicubic")
+    """Return the preprocessing that the `preprocess_cfg` of an open_clip config describes.
+
+    Fields that it lacks are those of open_clip's own SigLIP or CLIP checkpoints.
+    """
+    shape, siglip = settings.vision.image_shape, settings.vision.pooling == "attention"
+    mode = fields.get("resize_mode", "squash" if siglip else "shortest")
+    resampling = fields.get("interpolation", "bicubic")
+    mean, std = (_SIGLIP_MEAN, _SIGLIP_STD) if siglip else (_MEAN, _STD)
     if mode not in ("shortest", "squash") or resampling not in _RESAMPLING:
         raise ValueError(f"resize_mode {mode!r} with interpolation {resampling!r} is not supported")
     if mode == "shortest" and shape[0] != shape[1]:
@@ -89,15 +103,30 @@ def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Pr
         size=shape if mode == "squash" else shape[0],
         crop=None if mode == "squash" else shape,
         resample=_RESAMPLING[resampling],
-        mean=tuple(fields.get("mean") or _MEAN),
-        std=tuple(fields.get("std") or _STD),
+        mean=tuple(fields.get("mean") or mean),
+        std=tuple(fields.get("std") or std),
     )
 
 
-def read_canonicalization(fields: Mapping[str, Any]) -> str:
-    """Return the canonicalization of texts in an open_clip config, one of `CANONICALIZATIONS`."""
-    clean = (fields["text_cfg"].get("tokenizer_kwargs") or {}).get("clean")
-    return "open_clip" if clean == "canonicalize" else "none"
+class TextOptions(NamedTuple):
+    """The tokenizer that an open_clip config names, the canonicalization if stated, and whether [SEP] is padding."""
+
+    names: dict[str, str]
+    canonicalize: str | None
+    strip_sep: bool
+
+
+def read_text_options(fields: Mapping[str, Any]) -> TextOptions:
+    """Return how texts are prepared by an open_clip config; raise `ValueError` for options that are not supported."""
+    text = fields["text_cfg"]
+    options, name = dict(text.get("tokenizer_kwargs") or {}), text.get("hf_tokenizer_name")
+    clean, strip_sep = options.pop("clean", None), options.pop("strip_sep_token", False)
+    if clean is not None and clean not in _CLEAN:
+        raise ValueError(unknown_name("text_cfg.tokenizer_kwargs.clean", clean, _CLEAN))
+    unsupported = {key: value for key, value in options.items() if value not in (None, False)}
+    if unsupported:
+        raise ValueError(f"text_cfg.tokenizer_kwargs {unsupported} are not supported")
+    return TextOptions({"tokenizer": name} if name else {}, _CLEAN.get(clean), bool(strip_sep))
 
 
 def _check_keys(

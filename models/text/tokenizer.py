@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from foundation.atomic import atomic_files
 from foundation.error_text import first_line
-from models.io import hub
+from foundation.rust_panics import is_panic
 from models.text.canonicalize import canonicalization
+from models.text.hf_tokenizer import CONFIG_FILE, RECORD, TOKENIZER_FILE, load_hf_tokenizer, open_hf_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 # SigLIP pads with the end token; its text tower reads the last position (arXiv 2303.15343).
 END = "</s>"
 UNKNOWN = "<unk>"
-TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
-_VOCABULARIES = (TOKENIZER_FILE, "vocab.*", "*.model", "*.tiktoken")
-_MAX_BYTES = 256 << 20  # of one file; the vocabulary of Gemma, with 256,000 tokens, has 34 MB
-HUB_FILES = (*_VOCABULARIES, CONFIG_FILE, "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
+# Texts on which a canonicalization is tried, without letters whose lower case depends on the implementation.
+_PROBES = (
+    "THE QUICK BROWN FOX JUMPS OVER A LAZY DOG, the quick brown fox jumps over a lazy dog!",
+    "a_b: (c) 'd' \"e\" f-g h.i/j;k?",
+    " \ta\t  b\n",
+)
 # Fields that transformers adds while loading and later reads from tokenizer.json.
 _TRANSIENT = ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 
@@ -39,11 +43,15 @@ class Tokenizer:
     None; `pad_id` fills the rest; every id is below `vocab_size`. Instances can be pickled.
     """
 
-    def __init__(self, hf_tokenizer: PreTrainedTokenizerBase, *, length: int, canonicalize: str = "none"):
+    def __init__(
+        self, hf_tokenizer: PreTrainedTokenizerBase, *, length: int, canonicalize: str = "none", generic: bool = False
+    ):
         """Wrap `hf_tokenizer`, which is modified, and apply a canonicalization of `CANONICALIZATIONS` before it.
 
-        Raises `ValueError` for a length without room for text between the special tokens, for a tokenizer with neither
-        a pad nor an end token, and for a canonicalization with a pure Python tokenizer.
+        A canonicalization that the tokenizer already does itself is not added. With `generic`, `save` names the class
+        that uses `tokenizer.json` unchanged, as after a canonicalization was added. Raises `ValueError` for a length
+        without room for text between the special tokens, for a tokenizer with neither a pad nor an end token, and for
+        another canonicalization than its own with a pure Python tokenizer.
         """
         num_special = len(hf_tokenizer("")["input_ids"])
         if num_special >= length:
@@ -58,12 +66,14 @@ class Tokenizer:
         self._slow = None if hf_tokenizer.is_fast else hf_tokenizer
         self._fast = hf_tokenizer.backend_tokenizer if hf_tokenizer.is_fast else None
         self._splits_special_tokens = hf_tokenizer.split_special_tokens
-        normalizers = canonicalization(canonicalize)
+        normalizers = _missing_normalizers(hf_tokenizer, canonicalize)
         if normalizers:
             _prepend_normalizers(hf_tokenizer, normalizers)
+        if canonicalize != "none" or RECORD not in hf_tokenizer.init_kwargs:
+            hf_tokenizer.init_kwargs[RECORD] = canonicalize
         hf_tokenizer.model_max_length = length
         hf_tokenizer("", **_pad_to(length))  # sets truncation and padding of the fast tokenizer
-        self._files = _files(hf_tokenizer, generic=bool(normalizers))
+        self._files = _files(hf_tokenizer, generic=generic or bool(normalizers))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -71,17 +81,23 @@ class Tokenizer:
             self._fast.encode_special_tokens = self._splits_special_tokens
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the token ids of texts, `[texts, length]` int32."""
+        """Return the token ids of texts, `[texts, length]` int32; raise `ValueError` for a single text."""
+        if isinstance(texts, str):  # its letters would be taken for texts
+            raise ValueError(f"the tokenizer takes a list of texts, not the single text {texts!r}. Write [{texts!r}].")
         texts = list(texts)
-        if self._fast is not None:
-            ids = [encoding.ids for encoding in self._fast.encode_batch(texts)]
-        else:
-            ids = [self._slow(text, **_pad_to(self.length))["input_ids"] for text in texts]
+        with _tokenizing():
+            if self._fast is not None:
+                ids = [encoding.ids for encoding in self._fast.encode_batch(texts)]
+            else:
+                ids = [self._slow(text, **_pad_to(self.length))["input_ids"] for text in texts]
         return np.array(ids, np.int32).reshape(-1, self.length)
 
     def encode(self, text: str) -> np.ndarray:
         """Return the token ids of one text, `[length]` int32."""
-        return np.array(self._fast.encode(text).ids, np.int32) if self._fast is not None else self([text])[0]
+        if self._fast is None:
+            return self([text])[0]
+        with _tokenizing():
+            return np.array(self._fast.encode(text).ids, np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids as the model sees it, without special tokens."""
@@ -129,6 +145,7 @@ def train_tokenizer(
     end = tokenizer.token_to_id(END)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, end)])
     hf_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, unk_token=UNKNOWN)
+    hf_tokenizer.init_kwargs[RECORD] = canonicalize
     return Tokenizer(hf_tokenizer, length=length)
 
 
@@ -138,14 +155,7 @@ def open_tokenizer(name: str, *, length: int, canonicalize: str = "none") -> Tok
     A `tokenizer_config.json` next to a `tokenizer.json` is read as well; without it texts are padded with their end
     token. Raises as `load_tokenizer` does, and `OSError` for a Hub ID that is not cached and cannot be downloaded.
     """
-    path = pathlib.Path(name)
-    if path.is_file() and not (path.name == TOKENIZER_FILE and (path.parent / CONFIG_FILE).is_file()):
-        hf_tokenizer = _open_file(path)
-    elif path.is_file():
-        hf_tokenizer = _open_folder(path.parent)
-    else:
-        hf_tokenizer = _open_folder(path if path.is_dir() else hub.fetch(name, HUB_FILES, what="tokenizer"))
-    return Tokenizer(hf_tokenizer, length=length, canonicalize=canonicalize)
+    return Tokenizer(open_hf_tokenizer(name), length=length, canonicalize=canonicalize)
 
 
 def load_tokenizer(folder: str | os.PathLike, *, length: int, canonicalize: str = "none") -> Tokenizer:
@@ -153,43 +163,21 @@ def load_tokenizer(folder: str | os.PathLike, *, length: int, canonicalize: str 
 
     Raises `FileNotFoundError` if the folder has no tokenizer and `ValueError` for one that cannot be opened.
     """
-    return Tokenizer(_open_folder(pathlib.Path(folder)), length=length, canonicalize=canonicalize)
+    return Tokenizer(load_hf_tokenizer(pathlib.Path(folder)), length=length, canonicalize=canonicalize)
 
 
-def _open_folder(folder: pathlib.Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    missing = f"{folder} has no {TOKENIZER_FILE} or other vocabulary that transformers opens"
-    for path in (path for pattern in HUB_FILES for path in folder.glob(pattern)):
-        _check_size(path)
-    vocabulary = any(any(folder.glob(pattern)) for pattern in _VOCABULARIES)
-    if not vocabulary and not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(missing)
+@contextlib.contextmanager
+def _tokenizing() -> Iterator[None]:
+    """Raise `ValueError` for what tokenizers raises: a bare `Exception`, or a panic, which is not even that."""
     try:
-        hf_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # missing or damaged files and missing packages raise many kinds of errors
-        if not vocabulary:
-            raise FileNotFoundError(missing) from error
-        raise ValueError(f"the tokenizer in {folder} cannot be opened ({first_line(error)})") from error
-    if not vocabulary and hf_tokenizer.vocab_files_names:  # some classes invent a vocabulary of three tokens
-        raise FileNotFoundError(missing)
-    return hf_tokenizer
-
-
-def _check_size(path: pathlib.Path) -> None:
-    """Raise `ValueError` for a file too large to belong to a tokenizer, before it is read."""
-    if path.is_file() and path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; the limit is {_MAX_BYTES:,}. Download it again.")
-
-
-def _open_file(path: pathlib.Path) -> PreTrainedTokenizerBase:
-    from transformers import PreTrainedTokenizerFast
-
-    _check_size(path)
-    try:
-        return PreTrainedTokenizerFast(tokenizer_file=str(path), name_or_path=str(path))
-    except Exception as error:  # as above
-        raise ValueError(f"{path} is not a valid {TOKENIZER_FILE} ({first_line(error)})") from error
+        yield
+    except BaseException as error:
+        if type(error) is Exception or is_panic(error):
+            raise ValueError(
+                f"the tokenizer cannot tokenize this text ({first_line(error)}). Use the tokenizer with which the "
+                "checkpoint was trained."
+            ) from None
+        raise
 
 
 class _SpecialTokens(NamedTuple):
@@ -221,11 +209,26 @@ def _set_pad_token(hf_tokenizer: PreTrainedTokenizerBase, end_id: int | None) ->
     return hf_tokenizer.pad_token_id
 
 
+def _missing_normalizers(hf_tokenizer: PreTrainedTokenizerBase, canonicalize: str) -> list[Normalizer]:
+    """Return the normalizers of a canonicalization, or none if the tokenizer already does the same to the probes."""
+    normalizers = canonicalization(canonicalize)
+    if not normalizers:
+        return []
+    from tokenizers.normalizers import Sequence
+
+    canonical = [Sequence(normalizers).normalize_str(text) for text in _PROBES]
+    done = all(
+        hf_tokenizer(text, verbose=False)["input_ids"] == hf_tokenizer(other, verbose=False)["input_ids"]
+        for text, other in zip(_PROBES, canonical, strict=True)
+    )
+    return [] if done else normalizers
+
+
 def _prepend_normalizers(hf_tokenizer: PreTrainedTokenizerBase, normalizers: list[Normalizer]) -> None:
     if not hf_tokenizer.is_fast:
         raise ValueError(
             f"{type(hf_tokenizer).__name__} is written in Python, so its texts cannot be canonicalized. Set "
-            "tokenizer.canonicalize to 'none'."
+            "canonicalize to 'none'."
         )
     from tokenizers.normalizers import Sequence
 

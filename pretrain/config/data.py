@@ -14,7 +14,6 @@ from data.sources.open import IMAGE_KEYS, TEXT_KEYS
 from foundation.settings import NonNegativeInt, PositiveInt, UnitFloat
 from foundation.suggestions import unknown_name
 from models.text.canonicalize import CANONICALIZATIONS
-from pretrain.config.initialization import CHECKPOINT_TOKENIZER
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, description="a tuple of one or more strings")]
 
@@ -62,7 +61,7 @@ class TokenizerSettings:
         of the initial checkpoint; anything else is a Hugging Face tokenizer: a folder, the path of a `tokenizer.json`
         or a hub id.
     canonicalize: how texts are normalised first, one of `CANONICALIZATIONS` (default: "siglip" for a trained tokenizer,
-        "none" for an existing one, and the checkpoint's own for `checkpoint`).
+        "none" for an existing one, and as the checkpoint was trained for `checkpoint`).
     """
 
     name: str
@@ -72,10 +71,6 @@ class TokenizerSettings:
         number = self.name.removeprefix("train:")
         if number != self.name and not (number.isdecimal() and int(number) > 0):
             raise ValueError(f"tokenizer.name is {self.name!r}; write the number of token ids, as in train:32000")
-        if self.name == CHECKPOINT_TOKENIZER and self.canonicalize is not None:
-            raise ValueError(
-                f"tokenizer.canonicalize is {self.canonicalize!r}, but the tokenizer is the checkpoint's. Remove it."
-            )
         if self.canonicalize not in (None, *CANONICALIZATIONS):
             raise ValueError(unknown_name("tokenizer.canonicalize", self.canonicalize, CANONICALIZATIONS))
 

@@ -35,7 +35,7 @@ def resolve(config: Mapping[str, Any], *, kept: Mapping[str, Any] | None = None)
     for tower in _TOWERS:
         _check_tower(tower, given[tower], start[tower], checkpoint=name)
         given[tower] = {**start[tower], **given[tower]}
-    tokenizer = dict(values.get("tokenizer") or start["tokenizer"])
+    tokenizer = {**start["tokenizer"], **dict(values.get("tokenizer") or {})}
     if str(tokenizer.get("name")).startswith("train:"):
         raise ValueError(
             f"tokenizer.name {tokenizer['name']!r} would train new token ids, but the text tower of {name} was trained "

@@ -77,13 +77,14 @@ def t5() -> PreTrainedTokenizerBase:
 
 
 def siglip2() -> PreTrainedTokenizerBase:
-    """Return a BPE with byte fallback that pads on the left, like the Gemma tokenizer of SigLIP 2."""
+    """Return a BPE with byte fallback that pads on the right, like the Gemma tokenizer of SigLIP 2."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     vocabulary, merges = _train(tokenizer, trainers.BpeTrainer, special_tokens=special)
-    return Siglip2Tokenizer(vocab=vocabulary, merges=merges, add_bos_token=False, add_eos_token=True)
+    options = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    return Siglip2Tokenizer(vocab=vocabulary, merges=merges, **options)
 
 
 def bert() -> PreTrainedTokenizerBase:

@@ -8,6 +8,7 @@ from foundation.settings import build
 from models.text.tokenizer import open_tokenizer, train_tokenizer
 from pretrain.config.run import TokenizerSettings, read_settings
 from pretrain.input_pipeline import prepare_tokenizer, read_captions
+from tests.models.public_layouts import huggingface, vocabulary
 from tests.models.tokenizer_families import CAPTIONS, FAMILIES, TEXTS
 from tests.pretrain import tiny
 
@@ -64,6 +65,17 @@ def test_an_existing_tokenizer_is_copied_to_the_run(source, tmp_path, given, can
     assert settings.max_vocab_size() == expected.vocab_size
 
 
+@pytest.mark.parametrize(("canonicalize", "same"), [(None, True), ("none", False), ("siglip", True)])
+def test_the_tokenizer_of_a_checkpoint_is_prepared_as_it_was_trained_unless_set(source, tmp_path, canonicalize, same):
+    start = vocabulary(huggingface(tmp_path / "start", vocab_size=2000), "siglip2", tokenizer_class="GemmaTokenizer")
+    config = tiny.config("none", initial_checkpoint=str(start), tokenizer={"canonicalize": canonicalize})
+    for section in ("vision", "text", "family", "variant", "preprocessing"):
+        config.pop(section, None)
+    ours = prepare_tokenizer(tmp_path / "tokenizer", source, read_settings(config))
+    rows = ours(["Red APPLE", "red apple"])
+    assert (rows[0] == rows[1]).all() == same
+
+
 @pytest.mark.parametrize("name", ["train:", "train:many", "train:0", "train:-3", "train:1e4"])
 def test_an_invalid_number_of_token_ids_raises(name):
     message = f"tokenizer.name is '{name}'; write the number of token ids, as in train:32000"
@@ -72,8 +84,8 @@ def test_an_invalid_number_of_token_ids_raises(name):
 
 
 def test_unknown_tokenizer_settings_raise():
-    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'lower'\. Known: none, siglip"):
-        settings_of(name="train:60", canonicalize="lower")
+    with pytest.raises(ValueError, match=r"unknown tokenizer.canonicalize 'upper'\. Known: none, lower, siglip"):
+        settings_of(name="train:60", canonicalize="upper")
     with pytest.raises(ValueError, match=r"tokenizer.canonicalize is 3; it must be a string or None"):
         settings_of(name="train:60", canonicalize=3)
     with pytest.raises(ValueError, match=r"unknown key tokenizer.vocab_size\. Known: name, canonicalize"):

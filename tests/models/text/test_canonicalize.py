@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 from tokenizers import normalizers
 
-from models.text.canonicalize import canonicalization
+from models.text.canonicalize import CANONICALIZATIONS, canonicalization
 from tests.models.tokenizer_families import TEXTS
 
 SIGMAS = "ΣΣσAaΑ'.!:·_ʰªⅫⒶ\u01c5\u0301\u00ad\u0345 \tİı\u1e9e\x1c\x85\u200b\u3000日"
@@ -48,6 +48,26 @@ def test_texts_and_random_strings_equal_the_reference():
         assert ours(text) == siglip(text), ascii(text)
 
 
+REFERENCES = {
+    "none": lambda text: text,
+    "lower": str.lower,
+    "siglip": siglip,
+    "open_clip": lambda text: siglip(text.replace("_", " ")),
+    "whitespace": lambda text: " ".join(text.split()),
+    "whitespace_lower": lambda text: " ".join(text.split()).lower(),
+    "whitespace_underscore": lambda text: " ".join(text.replace("_", " ").split()),
+}
+
+
+@pytest.mark.parametrize("name", CANONICALIZATIONS)
+def test_every_canonicalization_equals_its_reference(name):
+    rng = random.Random(1)
+    strings = ["".join(rng.choices(SIGMAS + "_", k=rng.randrange(9))) for _ in range(1000)]
+    normalizer = normalizers.Sequence(canonicalization(name))
+    for text in (*TEXTS, string.printable, *strings):
+        assert normalizer.normalize_str(text) == REFERENCES[name](text), ascii(text)
+
+
 def test_unknown_canonicalization_is_rejected():
-    with pytest.raises(ValueError, match=r"unknown canonicalize 'lower'\. Known: none, siglip"):
-        canonicalization("lower")
+    with pytest.raises(ValueError, match=r"unknown canonicalize 'upper'\. Known: none, lower, siglip"):
+        canonicalization("upper")

@@ -198,5 +198,7 @@ def test_pure_python_tokenizer_gives_its_ids_and_saves_them(tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(ours))(TEXTS), expected)
     np.testing.assert_array_equal(ids(AutoTokenizer.from_pretrained(tmp_path / "saved")), expected)
     assert ours.end_id == ours.pad_id == 1 and ours.start_id is None
+    canonical = open_tokenizer(str(tmp_path / "siglip"), length=16, canonicalize="siglip")  # as the class does itself
+    np.testing.assert_array_equal(canonical(TEXTS), expected)
     with pytest.raises(ValueError, match="SiglipTokenizer is written in Python"):
-        open_tokenizer(str(tmp_path / "siglip"), length=16, canonicalize="siglip")
+        open_tokenizer(str(tmp_path / "siglip"), length=16, canonicalize="open_clip")

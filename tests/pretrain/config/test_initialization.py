@@ -128,10 +128,6 @@ def test_a_run_resumes_without_its_initial_checkpoint(start, shards, tmp_path):
             r"tokenizer.name 'train:60' would train new token ids, but the text tower of .* Set it to",
         ),
         (
-            {"tokenizer": {"name": "checkpoint", "canonicalize": "siglip"}},
-            r"tokenizer.canonicalize is 'siglip', but the tokenizer is the checkpoint's",
-        ),
-        (
             {"preprocessing": {"size": (16, 16)}},
             r"preprocessing makes images of \(16, 16\) pixels, but vision.image_size",
         ),
