@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from foundation.folder_lock import lock_folder
 from foundation.progress import ProgressBar, format_duration
 from pretrain.checkpointing.best import BestCheckpoints
 from pretrain.checkpointing.manager import Checkpoints
-from pretrain.checkpointing.run_lock import lock_workdir
 from pretrain.config.run import read_settings
 from pretrain.distributed import sharding
 from pretrain.distributed.preemption import Preemption
@@ -96,7 +96,7 @@ def pretrain(
         # Claim the workdir: one run at a time, with the settings and the data that it started with.
         preemption = stack.enter_context(Preemption())
         if jax.process_index() == 0:
-            stack.enter_context(lock_workdir(workdir))
+            stack.enter_context(lock_folder(workdir, "run.lock", job="run", option="--workdir"))
         tokenizer = claim(workdir, settings, source)
 
         # Build the training step: XLA compiles it in a thread while the state and the first batches are prepared.

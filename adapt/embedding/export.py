@@ -29,6 +29,8 @@ from data.sources.base import BadRecord, Source
 from data.sources.image_folders import ImageFiles
 from data.sources.open import is_folder, open_source
 from foundation.atomic import write_json
+from foundation.folder_lock import lock_folder
+from foundation.output_folder import check_output_folder
 
 _NOTHING = "nothing to embed. Pass --images, --texts or both."
 _KEYS = {  # of the description that must match, and their names in messages
@@ -62,11 +64,13 @@ def embed_collections(
     `NAME.npy` with the same; `NAME.ids.jsonl` with the id of each row; `NAME.bad.jsonl` with the images that could not
     be embedded and why, if any; and `NAME.json`, the description. After an interruption, the same call resumes.
 
-    Raises `ValueError` if there is nothing to embed, and if `out` contains other files of these names.
+    Raises `ValueError` if there is nothing to embed, if `out` contains other files of these names or belongs to a run
+    or a checkpoint, and if another process embeds the same collection into it.
     """
     out = pathlib.Path(out)
     if images is None and texts is None:
         raise ValueError(_NOTHING)
+    check_output_folder(out)
     written = {}
     if images is not None:
         written["images"] = _image_collection(encoder, images, data_dir).write(out, "images", progress)
@@ -75,8 +79,11 @@ def embed_collections(
     return written
 
 
-def check_inputs(images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike) -> None:
+def check_inputs(
+    out: str | os.PathLike, images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike
+) -> None:
     """Raise what `embed_collections` would raise for these inputs, without opening a checkpoint."""
+    check_output_folder(out)
     if images is None and texts is None:
         raise ValueError(_NOTHING)
     if texts is not None:
@@ -105,7 +112,11 @@ class _CollectionExport(NamedTuple):
     bad: dict[int, BadRecord]
 
     def write(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection:
-        """Embed the missing pieces, join them and complete the description."""
+        """Embed the missing pieces, join them and complete the description; other processes are kept out meanwhile."""
+        with lock_folder(out, f".{name}.lock", job="embed job", option="--out"):
+            return self._write(out, name, progress)
+
+    def _write(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection:
         description, parts = out / f"{name}.json", out / f"{name}.parts"
         finished = self._claim(description, out)
         remove_leftovers(out, name)

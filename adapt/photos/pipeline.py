@@ -30,6 +30,8 @@ from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
 from foundation.atomic import write_json, write_text
+from foundation.folder_lock import lock_folder
+from foundation.output_folder import check_output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class SortingTask:
     def check(self) -> None:
         """Raise `ValueError` or `OSError` for options that cannot work, before a checkpoint is opened."""
         check_method(self.method, text=bool(self.templates))
+        check_output_folder(self.out)
         for template in self.templates:
             _check_template(template)
         existing = next((path for path in (self.out, *self.out.parents) if path.exists()), None)
@@ -89,11 +92,17 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     `progress(name, done, total)` is called after every batch.
 
     Raises `ValueError` or `OSError` as `SortingTask.check` does, and where the checkpoint has no tokenizer but
-    templates need one, where its outputs are not finite, and where fewer than two classes have a readable image.
+    templates need one, where its outputs are not finite, where fewer than two classes have a readable image, and where
+    another process sorts into `task.out`.
     """
     task.check()
     if task.templates:
         _check_tokenizer(encoder)
+    with lock_folder(task.out, ".adapt.lock", job="adapt job", option="--out"):
+        return _sort(encoder, task, progress)
+
+
+def _sort(encoder: Encoder, task: SortingTask, progress: Progress) -> SortingResult:
     options = {"out": task.out, "progress": progress}
     support = in_class_folders(embed_folder(encoder, task.support, name="support", **options))
     query = embed_folder(encoder, task.query, name="query", **options)

@@ -16,6 +16,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from adapt.embedding.text_file import read_texts
 from data.pipeline.image_ops import decode
+from foundation.folder_lock import lock_folder
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.tiny_models import tiny_checkpoint
@@ -71,7 +72,7 @@ def test_an_image_folder_and_a_text_file_become_embeddings_with_ids(checkpoint, 
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f"images.{end}" for end in ("safetensors", "npy", "ids.jsonl", "bad.jsonl", "json")} | {
         f"texts.{end}" for end in ("safetensors", "npy", "ids.jsonl", "json")
-    }
+    } | {".images.lock", ".texts.lock"}
     described = json.loads((tmp_path / "images.json").read_text())
     assert described["checkpoint"] == encoder.image_fingerprint and described["rows"] == 22
 
@@ -122,7 +123,7 @@ def test_an_export_interrupted_at_any_write_resumes_without_leftovers(checkpoint
         (out / ".texts.partial-killed").mkdir()
         assert embed_collections(encoder, out, **arguments)["texts"].files["npy"].read_bytes() == expected
         names = {path.name for path in out.iterdir() if not path.name.endswith(".partial")}
-        assert names == {"texts.npy", "texts.safetensors", "texts.ids.jsonl", "texts.json"}
+        assert names == {".texts.lock", "texts.npy", "texts.safetensors", "texts.ids.jsonl", "texts.json"}
 
 
 def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp_path):
@@ -130,6 +131,20 @@ def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp
     with pytest.raises(ValueError, match=r"texts.npy exists without its description texts.json\. Use another --out"):
         embed_collections(Encoder(checkpoint), tmp_path, texts=photos / "texts.txt", data_dir=tmp_path)
     assert (tmp_path / "texts.npy").read_bytes() == b"mine"
+
+
+def test_a_collection_is_embedded_by_one_process_at_a_time_and_never_into_a_checkpoint(checkpoint, photos, tmp_path):
+    encoder, arguments = Encoder(checkpoint), {"texts": photos / "texts.txt", "data_dir": tmp_path}
+    with (
+        lock_folder(tmp_path, ".texts.lock", job="embed job", option="--out"),
+        pytest.raises(ValueError, match=rf"in use by another embed job \(process {os.getpid()} on .*another --out"),
+    ):
+        embed_collections(encoder, tmp_path, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == [".texts.lock"]
+    with lock_folder(tmp_path, ".images.lock", job="embed job", option="--out"):  # of another collection
+        assert embed_collections(encoder, tmp_path, **arguments)["texts"].rows == len(TEXTS)
+    with pytest.raises(ValueError, match=r"belongs to the checkpoint .*export\. Use another folder"):
+        embed_collections(encoder, checkpoint / "embeddings", **arguments)
 
 
 @pytest.mark.slow

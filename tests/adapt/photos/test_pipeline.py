@@ -17,6 +17,7 @@ import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.model_selection.calibration import probabilities
 from adapt.photos.pipeline import SortingTask, sort_photos
+from foundation.folder_lock import lock_folder
 from models.checkpoints.io import save_checkpoint
 from tests.logged import logged
 from tests.models.tiny_models import tiny_checkpoint
@@ -174,6 +175,7 @@ def test_a_second_run_embeds_nothing_and_gives_the_same_predictions(sorted_photo
         "predictions.html",
         "classifier",
         "embeddings",
+        ".adapt.lock",
     }
     whole = (folder / "images.npy").read_bytes()
     (folder / "images.npy").write_bytes(whole[:-7])
@@ -243,3 +245,15 @@ def test_a_name_that_is_not_utf_8_is_classified_and_shown_escaped(encoder, tmp_p
     sort_photos(encoder, task(folder, tmp_path / "out", method="zero_shot"))
     assert rows(tmp_path / "out" / "predictions.csv")[0]["path"] in ("deep/caf\\xe9.png", "deep/blue_birds-0.png")
     assert "caf\\xe9.png" in (tmp_path / "out" / "predictions.csv").read_text()
+
+
+def test_one_job_sorts_into_a_folder_and_never_into_that_of_a_run(encoder, photos, tmp_path):
+    with (
+        lock_folder(tmp_path, ".adapt.lock", job="adapt job", option="--out"),
+        pytest.raises(ValueError, match=rf"is in use by another adapt job \(process {os.getpid()} on"),
+    ):
+        sort_photos(encoder, task(photos, tmp_path))
+    (tmp_path / "pretrain.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"--out=.* belongs to the run in .*Use another folder"):
+        sort_photos(encoder, task(photos, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {".adapt.lock", "pretrain.json"}
