@@ -31,6 +31,8 @@ def check_output_folder(out: str | os.PathLike, *, option: str = "--out") -> Non
     for folder in (out, *out.parents):
         within = out.relative_to(folder).parts
         if (folder / RUN_FILE).is_file() and (not within or within[0] in _RUN_FOLDERS):
-            raise ValueError(f"{option}={out} belongs to the run in {folder}. Use another folder, such as {folder}-out.")
+            raise ValueError(
+                f"{option}={out} belongs to the run in {folder}. Use another folder, such as {folder}-out."
+            )
         if all((folder / name).is_file() for name in _CHECKPOINT_FILES):
             raise ValueError(f"{option}={out} belongs to the checkpoint {folder}. Use another folder.")

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
-from adapt.embedding.cache import Hosts, Progress, save_array
+from adapt.embedding.array_files import save_array
+from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.artifacts import write_classes, write_distances
 from adapt.evaluation.config import EvaluateSettings

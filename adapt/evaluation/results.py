@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.cache import save_array
+from adapt.embedding.array_files import save_array
 from data.io.fingerprint import fingerprint
 from foundation.json_lines import append_json_line, read_json_lines, write_json_lines
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.embedding.array_files import load_array
 from adapt.evaluation.artifacts import CLASSES
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
 from adapt.evaluation.retrieval import EXAMPLES
@@ -218,8 +219,5 @@ def key_of(row: Mapping[str, Any]) -> TaskKey:
 
 @functools.lru_cache(maxsize=64)
 def read_array(path: pathlib.Path) -> np.ndarray | None:
-    """Return the array in a `.npy` file, or None where the file is missing or damaged; nothing is unpickled."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
+    """Return the array of a file, or None where it is missing or damaged; each file is read, and logged, once."""
+    return load_array(path)

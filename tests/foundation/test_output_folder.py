@@ -17,7 +17,9 @@ def run(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("out", ["run", "run/", "run/../run", "link", "run/evaluation", "run/checkpoints/a", "run/tokenizer"])
+@pytest.mark.parametrize(
+    "out", ["run", "run/", "run/../run", "link", "run/evaluation", "run/checkpoints/a", "run/tokenizer"]
+)
 def test_the_folders_of_a_run_are_refused(run, out):
     with pytest.raises(ValueError, match=r"--out=.* belongs to the run in .*Use another folder"):
         check_output_folder(f"{run}/{out}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -92,7 +93,7 @@ def test_finished_embeddings_are_reused_and_never_mixed_with_others(checkpoint, 
         embed_collections(encoder, tmp_path / "out", texts=tmp_path / "more.txt", data_dir=tmp_path)
     (tmp_path / "out" / "texts.npy").unlink()
     with pytest.raises(
-        ValueError, match=r"finished embeddings, but .*texts.npy is missing\. Remove .*texts.json to embed again"
+        ValueError, match=r"finished embeddings, but .*texts.npy is missing\. Remove .*texts\.\* to embed again"
     ):
         embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"nothing to embed\. Pass --images, --texts or both"):
@@ -131,6 +132,34 @@ def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp
     with pytest.raises(ValueError, match=r"texts.npy exists without its description texts.json\. Use another --out"):
         embed_collections(Encoder(checkpoint), tmp_path, texts=photos / "texts.txt", data_dir=tmp_path)
     assert (tmp_path / "texts.npy").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["texts.npy", "texts.safetensors", "texts.ids.jsonl"])
+def test_damaged_files_of_a_finished_collection_are_not_taken_for_results(checkpoint, photos, tmp_path, name):
+    encoder, arguments = Encoder(checkpoint), {"texts": photos / "texts.txt", "data_dir": tmp_path}
+    files = embed_collections(encoder, tmp_path, **arguments)["texts"].files.values()
+    whole = {path: path.read_bytes() for path in files}
+    content = whole[tmp_path / name]
+    (tmp_path / name).write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with pytest.raises(ValueError, match=rf"{name} is damaged or was changed: .* Remove .*texts\.\* to embed again"):
+        embed_collections(encoder, tmp_path, **arguments)
+    for path in tmp_path.glob("texts.*"):
+        path.unlink()
+    embed_collections(encoder, tmp_path, **arguments)
+    assert whole == {path: path.read_bytes() for path in files}
+
+
+def test_embeddings_that_are_not_finite_raise_with_the_id_of_their_row(photos, tmp_path):
+    broken = tiny_checkpoint("siglip")
+    parameters = jax.tree.map(np.array, broken.parameters)
+    parameters["vision"]["head"]["probe"][:] = np.nan
+    parameters["text"]["head"]["kernel"][:] = np.nan
+    encoder = Encoder(save_checkpoint(tmp_path / "broken", broken._replace(parameters=parameters)))
+    for kind, first in (("images", r"'deep/er/p01\.png'"), ("texts", "0")):
+        source = {"images": str(photos)} if kind == "images" else {"texts": photos / "texts.txt"}
+        with pytest.raises(ValueError, match=rf"the embedding of {first} by .*broken is not finite"):
+            embed_collections(encoder, tmp_path / kind, **source, data_dir=tmp_path)
+        assert not list((tmp_path / kind).glob("*.npy"))
 
 
 def test_a_collection_is_embedded_by_one_process_at_a_time_and_never_into_a_checkpoint(checkpoint, photos, tmp_path):
