@@ -63,8 +63,8 @@ def embed_collections(
 
     The files of a collection NAME are `NAME.safetensors` with `embeddings` `[rows, dim]`, float32 and not normalised;
     `NAME.npy` with the same; `NAME.ids.jsonl` with the id of each row; `NAME.bad.jsonl` with the images that could not
-    be embedded and why, if any; and `NAME.json`, the description with the checksums of the files. After an interruption,
-    the same call resumes.
+    be embedded and why, if any; and `NAME.json`, the description with the checksums of the files. The same call resumes
+    after an interruption.
 
     Raises `ValueError` if there is nothing to embed, if `out` contains other files of these names or belongs to a run
     or a checkpoint, if another process embeds the same collection into it, if finished files are damaged, and for

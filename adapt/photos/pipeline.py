@@ -15,6 +15,7 @@ import numpy as np
 from adapt.adapters.base import Classifier
 from adapt.embedding.cache import Progress, embed_classes
 from adapt.embedding.encoder import Encoder
+from adapt.embedding.identical_images import find_identical
 from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
 from adapt.model_selection.methods import AUTO, Candidate, MethodChoice, check_method, choose_method
 from adapt.photos.folders import (
@@ -123,6 +124,7 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress) -> SortingRes
         f"{len(support.paths)} support images of {len(class_names)} classes, {len(query.paths)} images to classify; "
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
+    _report_identical(support, query)
     result = _classify(encoder, task, class_names=class_names, support=support, labels=labels, query=query)
     write_text(task.out / PREDICTIONS_FILE, _as_csv(PREDICTION_FIELDS, _predictions(result)))
     page = write_page(result, task.out / PAGE_FILE)
@@ -131,6 +133,18 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress) -> SortingRes
         f"support image; overview in {page}"
     )
     return result
+
+
+def _report_identical(support: EmbeddedFolder, query: EmbeddedFolder) -> None:
+    """Log how many images to classify are copies of support images."""
+    found = find_identical(support.features, query.features, support.image, query.image)
+    copies = np.flatnonzero(found >= 0)
+    if len(copies):
+        names = (query.paths[copies[0]], support.paths[found[copies[0]]])
+        logger.info(
+            f"note: {len(copies)} of {len(query.paths)} images to classify are identical to a support image, first "
+            f"{readable(names[0])} to {readable(names[1])}"
+        )
 
 
 def _classify(
