@@ -202,3 +202,27 @@ def test_runs_are_read_from_the_files_of_the_jobs(tmp_path):
     expected = Run("r", rows, {rows[-1]["dataset"]: []}, [], [], [], folder)
     assert read_runs(tmp_path, name="r") == [expected]
     assert read_runs(tmp_path) == [expected._replace(name="c")]
+
+
+@pytest.mark.parametrize("names", [("a/b", "a_b", "a b"), ("Pets", "pets")])
+def test_tables_of_runs_and_datasets_whose_names_differ_in_punctuation_have_files_of_their_own(tmp_path, names):
+    runs = [run("baseline"), *(run(name, shift=0.01 * number) for number, name in enumerate(names, 1))]
+    for one in runs:
+        copies = [row | {"dataset": name} for name in names for row in one.results[:-2]]
+        one.results[:] = copies
+    page = write_report([one._replace(examples={}, metrics=[]) for one in runs], tmp_path, title="t")
+    shown = [table for table in tables(page.read_text(encoding="utf-8")) if table[0][0] != "run"]
+    written = [list(csv.reader(open(path, encoding="utf-8"))) for path in (tmp_path / "tables").glob("*.csv")]
+    assert sorted(written) == sorted(shown)
+
+
+def test_zero_shot_with_two_values_is_explained_and_identical_images_are_counted(tmp_path):
+    rows = [few_shot(method, shots, seed, 0.4) for seed in (0, 1) for method, shots in (("zero_shot", 0), ("knn", 4))]
+    rows[1]["identical_queries"] = 3
+    whole = few_shot("zero_shot", 0, 0, 0.45) | {"task": "zero_shot", "settings": {"templates": "ensemble", "texts": 7}}
+    for queries, told in ((50, False), (60, True)):
+        page = write_report([Run("r", [*rows, whole | {"queries": queries}], {}, [], [])], tmp_path, title="t")
+        text = html.unescape(page.read_text(encoding="utf-8"))
+        sentence = f"zero_shot is 45.0% on all {queries} images, and 40.0% in the few-shot tables, where the images"
+        assert (text.count(sentence) == 3) == told and (sentence in text) == told
+        assert "3 query images identical to an image that support sets are drawn from" in text
