@@ -257,3 +257,12 @@ def test_one_job_sorts_into_a_folder_and_never_into_that_of_a_run(encoder, photo
     with pytest.raises(ValueError, match=r"--out=.* belongs to the run in .*Use another folder"):
         sort_photos(encoder, task(photos, tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {".adapt.lock", "pretrain.json"}
+
+
+def test_images_to_classify_that_are_copies_of_support_images_are_noted(encoder, tmp_path):
+    make(tmp_path, 2)
+    shutil.copy(tmp_path / "support" / "red_fish" / "1.png", tmp_path / "query" / "again.png")
+    with logged() as messages:
+        sort_photos(encoder, task(tmp_path, tmp_path / "out", method="prototypes"))
+    (note,) = [message for message in messages if "identical" in message]
+    assert "1 of 16 images to classify are identical to a support image, first again.png to red_fish/1.png" in note
