@@ -230,7 +230,7 @@ def embed(
     from adapt.embedding.export import check_inputs, embed_collections
     from foundation.progress import ProgressBars
 
-    check_inputs(images, texts, data_dir)
+    check_inputs(out, images, texts, data_dir)
     encoder = open_encoder(
         checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
     )

@@ -17,6 +17,7 @@ import logging
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,7 +30,9 @@ from cluster.runtime.exit_codes import (
     PEER_LOST,
     Terminated,
     exit_process,
+    handle_thread_error,
     handle_unraisable,
+    is_not_repeated,
     is_peer_lost,
     raise_terminated,
 )
@@ -59,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         signal.signal(signal.SIGTERM, raise_terminated)
         sys.unraisablehook = handle_unraisable
+        threading.excepthook = handle_thread_error
+        logging.getLogger("concurrent.futures").addFilter(is_not_repeated)
     set_defaults(os.environ)
     logging.getLogger("asyncio").disabled = True  # Orbax logs tracebacks there of errors that are reported below
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
@@ -9,7 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -55,16 +56,20 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Parent folders are created. If the body raises, `path` is left as it was. Between removing the old folder and
     renaming the new one there is a moment without either; after a kill in that moment the next call restores the old
-    folder first. Other leftovers of killed processes are removed.
+    folder first. Other leftovers of killed processes are removed. Raises `BlockingIOError` where another process is
+    writing the same folder.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
-        if (leftover / "old").exists() and not path.exists():  # killed between the two renames below
-            os.replace(leftover / "old", path)
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
+        with suppress(FileNotFoundError), _held(leftover) as free:  # its process may remove it now
+            if not free:
+                raise BlockingIOError(f"another process is writing {path}. Wait until it has ended.")
+            if (leftover / "old").exists() and not path.exists():  # killed between the two renames below
+                os.replace(leftover / "old", path)
+            shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder, _held(folder):
         temporary = pathlib.Path(folder) / "new"
         temporary.mkdir()
         yield temporary
@@ -85,6 +90,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write an indented JSON file atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextmanager
+def _held(folder: str | os.PathLike) -> Iterator[bool]:
+    """Hold a folder until the end of the context or process; yield False if another process holds it.
+
+    A file system without locks for folders yields True.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        free = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            free = not isinstance(error, BlockingIOError)
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -3,33 +3,60 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from foundation.atomic import write_text
 
+logger = logging.getLogger(__name__)
 
-def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the objects in a JSON-lines file, without a cut last line; an absent file gives an empty list.
 
-    Raises `ValueError` for a damaged line that is not the last: that is not an interrupted write.
+class JsonLines(NamedTuple):
+    """The objects in a JSON-lines file, and the numbers, from 1, of the lines that are damaged."""
+
+    rows: list[dict[str, Any]]
+    damaged: list[int]
+
+
+def read_json_lines(path: str | os.PathLike, *, appended: bool = True) -> list[dict[str, Any]]:
+    """Return the objects in a JSON-lines file; an absent file gives an empty list.
+
+    A cut last line is left out, which is logged: a killed process leaves it in a file that is `appended` to. Raises
+    `ValueError` for any other damaged line, and for a cut last line in a file that is not appended to.
     """
-    path = pathlib.Path(path)
+    rows, damaged = parse_json_lines(path)
+    if damaged:
+        content = pathlib.Path(path).read_bytes()
+        if not appended or damaged != [content.count(b"\n") + 1]:
+            raise ValueError(f"line {damaged[0]} of {path} is damaged. Restore the file from a copy, or remove it.")
+        logger.warning(f"the last line of {path} is cut and left out")
+    return rows
+
+
+def parse_json_lines(path: str | os.PathLike) -> JsonLines:
+    """Return the objects in a JSON-lines file that can be read; an absent file has none."""
     try:
-        content = path.read_bytes()
+        content = pathlib.Path(path).read_bytes()
     except FileNotFoundError:
-        return []
-    rows = []
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):  # after the last line feed: nothing, or a cut line
+        return JsonLines([], [])
+    rows, damaged = [], []
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"line {number} of {path} is not JSON ({error}). Remove the line or the file.") from error
-    return rows
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            damaged.append(number)
+            continue
+        if number < len(lines):
+            rows.append(row)
+        else:  # a line without a line feed was not written completely
+            damaged.append(number)
+    return JsonLines(rows, damaged)
 
 
 def write_json_lines(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:

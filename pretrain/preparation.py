@@ -145,7 +145,7 @@ def open_writer(workdir: pathlib.Path, settings: PretrainSettings, *, start_step
     if jax.process_index() > 0:
         return None
     mirror = WandbRun(workdir, settings) if settings.monitor.wandb else None
-    return MetricsWriter(workdir, start_step=start_step, mirror=mirror)
+    return MetricsWriter(workdir, start_step=start_step, log_every=settings.log_every, mirror=mirror)
 
 
 def open_bad_records(workdir: pathlib.Path, settings: PretrainSettings) -> BadRecordTracker:

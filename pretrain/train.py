@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from foundation.folder_lock import lock_folder
+from foundation.json_lines import parse_json_lines
 from foundation.progress import ProgressBar, format_duration
 from pretrain.checkpointing.best import BestCheckpoints
 from pretrain.checkpointing.manager import Checkpoints
-from pretrain.checkpointing.run_lock import lock_workdir
 from pretrain.config.run import read_settings
 from pretrain.distributed import sharding
 from pretrain.distributed.preemption import Preemption
@@ -30,7 +31,7 @@ from pretrain.loss_rollback import (
     read_rollbacks,
     record_rollback,
 )
-from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter, read_metrics
+from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter
 from pretrain.monitoring.profiler import Profile
 from pretrain.monitoring.step_log import StepLog
 from pretrain.monitoring.throughput import Stopwatch, Throughput
@@ -96,7 +97,7 @@ def pretrain(
         # Claim the workdir: one run at a time, with the settings and the data that it started with.
         preemption = stack.enter_context(Preemption())
         if jax.process_index() == 0:
-            stack.enter_context(lock_workdir(workdir))
+            stack.enter_context(lock_folder(workdir, "run.lock", job="run", option="--workdir"))
         tokenizer = claim(workdir, settings, source)
 
         # Build the training step: XLA compiles it in a thread while the state and the first batches are prepared.
@@ -120,7 +121,8 @@ def pretrain(
         start = step = int(state.step)
 
         # Open the logs.
-        spent = max((line.get("run_seconds", 0.0) for line in read_metrics(workdir / METRICS_FILE)), default=0.0)
+        logged = parse_json_lines(workdir / METRICS_FILE).rows  # the writer reports damaged ones
+        spent = max((line.get("run_seconds", 0.0) for line in logged), default=0.0)
         throughput = Throughput(settings, mesh.devices.flatten(), spent=spent)
         bad_records = open_bad_records(workdir, settings)
         writer = open_writer(workdir, settings, start_step=start)

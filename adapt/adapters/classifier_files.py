@@ -13,6 +13,7 @@ import numpy as np
 
 from adapt.adapters.support import Support
 from foundation.atomic import atomic_files
+from foundation.checksum_file import sha256_of
 
 JSON_FILE, ARRAYS_FILE = "classifier.json", "classifier.safetensors"
 FORMAT = 1  # version of the two files
@@ -46,6 +47,7 @@ def write_classifier(
     with atomic_files(path / ARRAYS_FILE, path / JSON_FILE) as (arrays_file, json_file):
         # safetensors' own file writer would set access rights that differ from those of the JSON file.
         arrays_file.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        description["sha256"] = sha256_of(arrays_file)
         json_file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 

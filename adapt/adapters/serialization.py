@@ -13,6 +13,7 @@ from adapt.adapters.base import Classifier, State
 from adapt.adapters.classifier_files import ARRAYS_FILE, FORMAT, JSON_FILE, MAX_CLASSES
 from adapt.adapters.registry import create
 from adapt.adapters.support import Support
+from foundation.checksum_file import sha256_of
 from foundation.safe_json import read_json
 
 
@@ -40,6 +41,9 @@ def _read_classifier(path: pathlib.Path) -> Classifier:
     description = read_json(path / JSON_FILE)
     if description["format"] != FORMAT:
         raise ValueError(f"format {description['format']} is not {FORMAT}; another version of this project wrote it")
+    expected = description.get("sha256")  # None in files of earlier versions
+    if expected is not None and expected != sha256_of(path / ARRAYS_FILE):
+        raise ValueError(f"{ARRAYS_FILE} is damaged: it does not have the checksum in {JSON_FILE}")
     adapter = create(description["method"], **description["settings"])
     arrays = {name: jnp.asarray(array) for name, array in load_file(path / ARRAYS_FILE).items()}
     support = Support(

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from adapt.embedding.array_files import load_array, save_array
 from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
-from foundation.atomic import atomic_file
 
 VERSION = 3  # of the cache; part of the names of its folders
 PIECE_ROWS = 2048
@@ -101,6 +101,16 @@ def embed_classes(
     return embeddings
 
 
+def check_finite(embeddings: np.ndarray, name_of: Callable[[int], object], encoder: Encoder) -> None:
+    """Raise `ValueError`, with the name of the row, for embeddings `[rows, dim]` that are not finite."""
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"the embedding of {name_of(int(bad[0]))} by {encoder.name} is not finite. The checkpoint is damaged or "
+            f"overflows in {encoder.settings.dtype}; try float32."
+        )
+
+
 class _Collection(NamedTuple):
     """Rows to embed, and the folder of their pieces.
 
@@ -127,7 +137,8 @@ class _Collection(NamedTuple):
         return [range(start, min(start + PIECE_ROWS, self.count)) for start in range(0, self.count, PIECE_ROWS)]
 
     def _read(self, piece: range) -> np.ndarray | None:
-        return load_array(self._path(piece), (len(piece), self.encoder.dim))
+        found = load_array(self._path(piece))
+        return None if found is None or found.shape != (len(piece), self.encoder.dim) else found
 
     def _path(self, piece: range) -> pathlib.Path:
         return self.folder / f"{piece.start:09d}.npy"
@@ -142,21 +153,12 @@ class _Collection(NamedTuple):
                     batches.append(batch)
                     done += len(batch)
                     progress(min(done, self.count - 1), self.count)  # complete only when it is on disk
-                save_array(self._path(piece), self._checked(np.concatenate(batches), piece))
+                embeddings = np.concatenate(batches)
+                check_finite(embeddings, lambda row, piece=piece: self.name_of(piece.start + row), self.encoder)
+                save_array(self._path(piece), embeddings)
             else:
                 done += len(piece)
             progress(min(done, self.count), self.count)
-
-    def _checked(self, embeddings: np.ndarray, piece: range) -> np.ndarray:
-        """Return finite embeddings; raise `ValueError` for others."""
-        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-        if len(bad):
-            name = self.name_of(piece.start + int(bad[0]))
-            raise ValueError(
-                f"the embedding of {name} by {self.encoder.name} is not finite. The checkpoint is damaged or overflows "
-                f"in {self.encoder.settings.dtype}; try float32."
-            )
-        return embeddings
 
     def _read_pieces(self) -> np.ndarray:
         pieces = [np.zeros((0, self.encoder.dim), np.float32)]
@@ -169,18 +171,3 @@ class _Collection(NamedTuple):
                 )
             pieces.append(embeddings)
         return np.concatenate(pieces)
-
-
-def load_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the array of an `.npy` file; None if the file is missing, damaged or of another shape."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape else None
-
-
-def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Write an `.npy` file atomically."""
-    with atomic_file(path) as partial:
-        np.save(partial, array, allow_pickle=False)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from adapt.embedding.cache import Progress
+from adapt.embedding.cache import Progress, check_finite
 from adapt.embedding.collection_files import (
     EmbeddedCollection,
     Piece,
@@ -31,6 +31,9 @@ from data.sources.image_folders import ImageFiles
 from data.sources.open import is_folder, open_source
 from data.sources.split_folders import splits_with_images
 from foundation.atomic import write_json
+from foundation.checksum_file import sha256_of
+from foundation.folder_lock import lock_folder
+from foundation.output_folder import check_output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +67,17 @@ def embed_collections(
 
     The files of a collection NAME are `NAME.safetensors` with `embeddings` `[rows, dim]`, float32 and not normalised;
     `NAME.npy` with the same; `NAME.ids.jsonl` with the id of each row; `NAME.bad.jsonl` with the images that could not
-    be embedded and why, if any; and `NAME.json`, the description. After an interruption, the same call resumes.
+    be embedded and why, if any; and `NAME.json`, the description with the checksums of the files. The same call resumes
+    after an interruption.
 
-    Raises `ValueError` if there is nothing to embed, and if `out` contains other files of these names.
+    Raises `ValueError` if there is nothing to embed, if `out` contains other files of these names or belongs to a run
+    or a checkpoint, if another process embeds the same collection into it, if finished files are damaged, and for
+    embeddings that are not finite.
     """
     out = pathlib.Path(out)
     if images is None and texts is None:
         raise ValueError(_NOTHING)
+    check_output_folder(out)
     written = {}
     if images is not None:
         written["images"] = _image_collection(encoder, images, data_dir).write(out, "images", progress)
@@ -79,8 +86,11 @@ def embed_collections(
     return written
 
 
-def check_inputs(images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike) -> None:
+def check_inputs(
+    out: str | os.PathLike, images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike
+) -> None:
     """Raise what `embed_collections` would raise for these inputs, without opening a checkpoint."""
+    check_output_folder(out)
     if images is None and texts is None:
         raise ValueError(_NOTHING)
     if texts is not None:
@@ -109,7 +119,11 @@ class _CollectionExport(NamedTuple):
     bad: dict[int, BadRecord]
 
     def write(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection:
-        """Embed the missing pieces, join them and complete the description."""
+        """Embed the missing pieces, join them and complete the description; other processes are kept out meanwhile."""
+        with lock_folder(out, f".{name}.lock", job="embed job", option="--out"):
+            return self._write(out, name, progress)
+
+    def _write(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection:
         description, parts = out / f"{name}.json", out / f"{name}.parts"
         finished = self._claim(description, out)
         remove_leftovers(out, name)
@@ -122,7 +136,9 @@ class _CollectionExport(NamedTuple):
         self._embed_missing(pieces, lambda done: progress(name, done, self.count))
         metadata = {"checkpoint": self.encoder.name, "fingerprint": self.checkpoint, "normalized": "false"}
         written = join_pieces(pieces, out, name, dim=self.encoder.dim, metadata=metadata)
-        write_json(description, self._description() | {"rows": written.rows, "bad": written.bad})
+        checksums = {path.name: sha256_of(path) for path in written.files.values()}
+        counts = {"rows": written.rows, "bad": written.bad}
+        write_json(description, self._description() | counts | {"sha256": checksums})
         shutil.rmtree(parts)
         return written
 
@@ -137,7 +153,9 @@ class _CollectionExport(NamedTuple):
                 batches.append(batch)
                 done += len(batch)
                 progress(min(done, self.count - 1))  # complete only when it is on disk
-            piece.save(np.concatenate(batches), ids=[self.id_of(row) for row in piece.rows], bad=self.bad)
+            embeddings = np.concatenate(batches)
+            check_finite(embeddings, lambda row, rows=piece.rows: repr(self.id_of(rows[row])), self.encoder)
+            piece.save(embeddings, ids=[self.id_of(row) for row in piece.rows], bad=self.bad)
             progress(done)
 
     def _description(self) -> dict[str, Any]:
@@ -176,10 +194,20 @@ class _CollectionExport(NamedTuple):
             del files["bad"]
         missing = next((file for file in files.values() if not file.is_file()), None)
         if missing is not None:
+            raise ValueError(f"{path} describes finished embeddings, but {missing} is missing. {_again(path)}")
+        checksums = theirs.get("sha256", {})  # without any in earlier versions
+        recorded = [file for file in files.values() if file.name in checksums]
+        damaged = next((file for file in recorded if checksums[file.name] != sha256_of(file)), None)
+        if damaged is not None:
             raise ValueError(
-                f"{path} describes finished embeddings, but {missing} is missing. Remove {path} to embed again."
+                f"{damaged} is damaged or was changed: it does not have the checksum in {path.name}. {_again(path)} To "
+                "skip the check, remove sha256 from the description."
             )
         return EmbeddedCollection(files, theirs["rows"], theirs["bad"])
+
+
+def _again(description: pathlib.Path) -> str:
+    return f"Remove {description.with_suffix('')}.* to embed again."
 
 
 def _image_collection(encoder: Encoder, name: str, data_dir: str | os.PathLike) -> _CollectionExport:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adapt.adapters.ops import normalize_numpy
-from adapt.embedding.cache import save_array
+from adapt.embedding.array_files import save_array
 from adapt.evaluation.results import PREDICTIONS
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
-from adapt.embedding.cache import Hosts, Progress, save_array
+from adapt.embedding.array_files import save_array
+from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.artifacts import write_classes, write_distances
 from adapt.evaluation.config import EvaluateSettings
@@ -164,6 +165,13 @@ class CheckpointEvaluator:
         began = time.monotonic()
         embeddings = self.embedder.embed(task, dataset)
         self._append_cost(task, "embedding", seconds=round(time.monotonic() - began, 3))
+        embeddings = self.embedder.count_identical(task, embeddings)
+        for name, number in embeddings.identical.items():
+            if number:
+                self.notes.note(
+                    f"{dataset.name} {name}".strip() + f": {number:,} query images are identical to images that "
+                    "support sets are drawn from. They are counted as queries."
+                )
         workers = _THREADS if jax.default_backend() == "cpu" else 1
         with concurrent.futures.ThreadPoolExecutor(workers) as threads:
             futures = [
@@ -202,7 +210,8 @@ class CheckpointEvaluator:
                         predicted[span], queries.labels[span], candidates=query_set.candidates, metric=task.metric
                     )
                     place = {"case": len(predictions), "span": [span.start, span.stop]}
-                    rows.append(row | {"question": query_set.name} | accuracy | place)
+                    copies = {"identical_queries": embeddings.identical.get(query_set.name, 0)}
+                    rows.append(row | {"question": query_set.name} | accuracy | copies | place)
                 predictions.append(predicted)
         files = self._write_artifacts(unit, task, embeddings, labels=queries.labels)
         context = self._provenance() | files | {"dataset_fingerprint": dataset.fingerprint}

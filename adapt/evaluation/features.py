@@ -10,6 +10,7 @@ import numpy as np
 
 from adapt.embedding.cache import Hosts, Progress, embed_classes, embed_images
 from adapt.embedding.encoder import Encoder
+from adapt.embedding.identical_images import find_identical
 from adapt.evaluation.tasks import EvaluationTask
 from data.fewshot.labelled import LabelledImages
 from data.fewshot.open import Dataset
@@ -19,12 +20,14 @@ class TaskEmbeddings(NamedTuple):
     """Embeddings of support images `[n, dim]` and queries `[queries, dim]`, not normalised, and of the class texts.
 
     `class_texts` maps a variant to `[classes, dim]`: "ensemble" (all templates) and, for the zero-shot task, "single"
-    (the one template) where the two differ.
+    (the one template) where the two differ. `identical` is the number of queries of each query set that have the pixels
+    of another image that support sets are drawn from.
     """
 
     support: np.ndarray
     queries: np.ndarray
     class_texts: Mapping[str, np.ndarray]
+    identical: Mapping[str, int] = {}
 
 
 class TaskEmbedder:
@@ -60,6 +63,23 @@ class TaskEmbedder:
             for variant, templates in variants.items()
         }
         return TaskEmbeddings(support, queries, class_texts)
+
+    def count_identical(self, task: EvaluationTask, embeddings: TaskEmbeddings) -> TaskEmbeddings:
+        """Return the embeddings with `identical` filled in; it stays empty for a task without support."""
+        if not len(embeddings.support):
+            return embeddings
+        counts, start = {}, 0
+        for query_set in task.query_sets:
+            stop = start + len(query_set.labels)
+            found = find_identical(
+                embeddings.support,
+                embeddings.queries[start:stop],
+                task.support_images.image,
+                query_set.images.image,
+                own_rows=query_set.pool_rows,
+            )
+            counts[query_set.name], start = int((found >= 0).sum()), stop
+        return embeddings._replace(identical=counts)
 
     def _images(self, images: LabelledImages, part: str) -> np.ndarray:
         whole, name = images.parent or images, f"{self.name}: {part}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.cache import save_array
+from adapt.embedding.array_files import save_array
 from data.io.fingerprint import fingerprint
 from foundation.json_lines import append_json_line, read_json_lines, write_json_lines
 
@@ -42,7 +42,7 @@ class Unit(NamedTuple):
     def read(self, out: pathlib.Path) -> list[dict[str, Any]] | None:
         """Return its rows, or None where the unit is not finished."""
         try:
-            rows = read_json_lines(self.path(out))
+            rows = read_json_lines(self.path(out), appended=False)
         except ValueError:
             return None
         if not rows or rows[-1] != {"unit": self.key, "rows": len(rows) - 1}:
@@ -92,4 +92,9 @@ def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
                 "the same `launch.py evaluate` command to resume it."
             )
         raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}. Run `launch.py evaluate` to write it.")
-    return read_json_lines(path)
+    rows = read_json_lines(path, appended=False)
+    if not rows:
+        raise ValueError(
+            f"{path} is empty. Remove it, and run the same `launch.py evaluate` command to write it again."
+        )
+    return rows

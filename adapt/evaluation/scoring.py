@@ -54,7 +54,25 @@ def score(predictions: np.ndarray, labels: np.ndarray, *, candidates: np.ndarray
     value = float(right.mean()) if metric == "accuracy" else float(per_class.mean())
     return {
         "value": value,
+        "query_error": query_error(
+            right=np.bincount(labels, right, minlength=len(candidates)), asked=asked, by_class=metric != "accuracy"
+        ),
         "queries": len(right),
         "classes": int(candidates.sum()),
         "classes_asked": int((asked > 0).sum()),
     }
+
+
+def query_error(*, right: np.ndarray, asked: np.ndarray, by_class: bool) -> float:
+    """Return the standard error of an accuracy that is due to the finite number of queries.
+
+    `right` and `asked` `[classes]` count the right answers and the queries of each class. The binomial error
+    √(p (1 − p) / (n + 4)) is estimated with two right and two wrong answers added, p = (right + 2) / (n + 4), so that
+    it is not zero where all answers are right (Agresti and Coull, The American Statistician 52, 1998). With `by_class`,
+    it is that of the mean over classes, √(Σ e²) / classes.
+    """
+    occurring = asked > 0
+    if not by_class:
+        right, asked, occurring = right.sum(keepdims=True), asked.sum(keepdims=True), np.array([True])
+    share = (right[occurring] + 2) / (asked[occurring] + 4)
+    return float(np.sqrt((share * (1 - share) / (asked[occurring] + 4)).sum()) / occurring.sum())

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.fewshot.open import short_name
+from foundation.file_names import distinct_names
+
+_OTHER = re.compile(r"[^\w.@:-]+")
 
 
 def mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -17,14 +20,21 @@ def mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     and `DATASET/zero_shot` for zero-shot on all queries. The names of other tasks include the task, and the query set
     where there are several.
     """
-    values: dict[str, list[float]] = {}
+    values: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
-        values.setdefault(_name(row), []).append(row["value"])
-    return {name: math.fsum(each) / len(each) for name, each in values.items()}
+        values.setdefault(_parts(row), []).append(row["value"])
+    datasets = list(dict.fromkeys(parts[0] for parts in values))
+    short = [short_name(dataset, {}) for dataset in datasets]
+    labels = [each if short.count(each) == 1 else dataset for each, dataset in zip(short, datasets, strict=True)]
+    label = dict(zip(datasets, distinct_names(labels, other=_OTHER), strict=True))
+    return {
+        "/".join([label[dataset], *(_OTHER.sub("_", part) for part in parts)]): math.fsum(each) / len(each)
+        for (dataset, *parts), each in values.items()
+    }
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    parts = [short_name(row["dataset"], {})]
+def _parts(row: Mapping[str, Any]) -> tuple[str, ...]:
+    parts = [row["dataset"]]
     if row["task"] == "zero_shot":
         parts.append("zero_shot" if row["settings"]["templates"] == "ensemble" else "zero_shot_single_template")
     elif row["task"] == "retrieval":
@@ -32,4 +42,4 @@ def _name(row: Mapping[str, Any]) -> str:
     else:
         parts += [row["task"]] if row["task"] != "few_shot" else []
         parts += [f"{row['method']}@{row['shots']}", *filter(None, [row["question"]])]
-    return "/".join(re.sub(r"[^\w.@:-]+", "_", part) for part in parts)
+    return tuple(parts)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from adapt.adapters.ops import normalize_numpy
 from adapt.embedding.cache import Progress
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
+from data.pipeline.image_ops import decode
 from data.sources.base import IMAGE_SUFFIXES
 from data.sources.image_folders import ImageFiles, is_hidden
 from foundation.json_lines import read_json_lines
@@ -33,6 +35,11 @@ class EmbeddedFolder(NamedTuple):
     paths: list[str]
     features: np.ndarray
     left_out: list[LeftOut]
+
+    def image(self, row: int) -> Image.Image:
+        """Return an image."""
+        path = os.path.join(self.root, self.paths[row])
+        return decode(pathlib.Path(path).read_bytes(), path)
 
 
 def embed_folder(encoder: Encoder, root: str, *, name: str, out: pathlib.Path, progress: Progress) -> EmbeddedFolder:

@@ -13,6 +13,7 @@ import numpy as np
 from adapt.adapters.base import Classifier
 from adapt.embedding.cache import Progress, embed_classes
 from adapt.embedding.encoder import Encoder
+from adapt.embedding.identical_images import find_identical
 from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
 from adapt.model_selection.methods import AUTO, Candidate, MethodChoice, check_method, choose_method
 from adapt.photos.folders import (
@@ -30,6 +31,8 @@ from data.sources.image_folders import ClassFolders, ImageFiles
 from data.sources.split_folders import training_folder
 from foundation.atomic import write_json, write_text
 from foundation.csv_text import csv_text
+from foundation.folder_lock import lock_folder
+from foundation.output_folder import check_output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class SortingTask:
     def check(self) -> None:
         """Raise `ValueError` or `OSError` for options that cannot work, before a checkpoint is opened."""
         check_method(self.method, text=bool(self.templates))
+        check_output_folder(self.out)
         for template in self.templates:
             _check_template(template)
         existing = next((path for path in (self.out, *self.out.parents) if path.exists()), None)
@@ -89,7 +93,8 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     `progress(name, done, total)` is called after every batch.
 
     Raises `ValueError` or `OSError` as `SortingTask.check` does, and where the checkpoint has no tokenizer but
-    templates need one, where its outputs are not finite, and where fewer than two classes have a readable image.
+    templates need one, where its outputs are not finite, where fewer than two classes have a readable image, and where
+    another process sorts into `task.out`.
     """
     task.check()
     folder = training_folder(task.support)
@@ -98,6 +103,11 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     task = dataclasses.replace(task, support=folder.path)
     if task.templates:
         _check_tokenizer(encoder)
+    with lock_folder(task.out, ".adapt.lock", job="adapt job", option="--out"):
+        return _sort(encoder, task, progress)
+
+
+def _sort(encoder: Encoder, task: SortingTask, progress: Progress) -> SortingResult:
     options = {"out": task.out, "progress": progress}
     support = in_class_folders(embed_folder(encoder, task.support, name="support", **options))
     query = embed_folder(encoder, task.query, name="query", **options)
@@ -118,6 +128,7 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
         f"{len(support.paths)} support images of {len(class_names)} classes, {len(query.paths)} images to classify; "
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
+    _report_identical(support, query)
     result = _classify(encoder, task, class_names=class_names, support=support, labels=labels, query=query)
     write_text(task.out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
     page = write_page(result, task.out / PAGE_FILE)
@@ -126,6 +137,18 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
         f"support image; overview in {page}"
     )
     return result
+
+
+def _report_identical(support: EmbeddedFolder, query: EmbeddedFolder) -> None:
+    """Log how many images to classify are copies of support images."""
+    found = find_identical(support.features, query.features, support.image, query.image)
+    copies = np.flatnonzero(found >= 0)
+    if len(copies):
+        names = (query.paths[copies[0]], support.paths[found[copies[0]]])
+        logger.info(
+            f"note: {len(copies)} of {len(query.paths)} images to classify are identical to a support image, first "
+            f"{readable(names[0])} to {readable(names[1])}"
+        )
 
 
 def _classify(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.report.formatting import format_interval
 from adapt.report.results_index import ResultsIndex, Run
+from adapt.report.statistics import MIN_DRAWS
 from models.checkpoints.model_card import MeasuredResult
 
 
@@ -25,15 +26,15 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
             if interval is None:
                 continue
             drawn = index.rows("", key, method=method, shots=shots)
-            spread = "" if math.isnan(interval.half_width) else f" ± {interval.half_width:.1%}"
             protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}"
             results.append(
-                MeasuredResult(key.dataset, f"accuracy of {method}", f"{interval.mean:.1%}{spread}", protocol)
+                MeasuredResult(key.dataset, f"accuracy of {method}", f"{format_interval(interval)} %", protocol)
             )
     return results
 
 
 def _draws(shots: int, seeds: int) -> str:
     if not shots:
-        return "no support images"
-    return f"{shots} shots, {seeds} seeds, mean and 95% interval" if seeds > 1 else f"{shots} shots, 1 seed"
+        return "no support images, 95% interval"
+    spread = "95% interval" if seeds >= MIN_DRAWS else "(lowest–highest)"
+    return f"{shots} shots, {seeds} seeds, mean and {spread}" if seeds > 1 else f"{shots} shots, 1 seed"

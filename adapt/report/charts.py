@@ -19,12 +19,12 @@ COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c
 
 
 class Line(NamedTuple):
-    """A line through points `x`, `y`, with a band of half-widths `band` around it (empty for none)."""
+    """A line through points `x`, `y`, with a band between the ends `band` of their intervals (empty for none)."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    band: Sequence[float] = ()
+    band: Sequence[tuple[float, float]] = ()
     color: int = 0
     dashed: bool = False
 
@@ -54,8 +54,7 @@ def line_chart(
                 linewidth=1.6,
             )
             if len(line.band):
-                low = [y - b for y, b in zip(line.y, line.band, strict=True)]
-                high = [y + b for y, b in zip(line.y, line.band, strict=True)]
+                low, high = zip(*line.band, strict=True)
                 axes.fill_between(line.x, low, high, color=color, alpha=0.18, linewidth=0)
         if x_ticks:
             _log_axis(axes, x_ticks)

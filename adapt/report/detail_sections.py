@@ -9,9 +9,9 @@ import numpy as np
 
 from adapt.report.charts import Line, Points, line_chart, point_chart
 from adapt.report.formatting import count, format_interval, method_label
-from adapt.report.results_index import Predictions, ResultsIndex, TaskKey
+from adapt.report.notes import zero_shot_notes
+from adapt.report.results_index import Predictions, ResultsIndex, TaskKey, interval_of
 from adapt.report.sections import Section
-from adapt.report.statistics import mean_interval
 from adapt.report.tables import Cell, ReportTable
 
 _WORST, _BINS = 5, 5
@@ -90,7 +90,11 @@ def other_tasks(index: ResultsIndex) -> list[Section]:
             "Trained on every labelled image of the support split, with the regularisation selected by 4-fold "
             "cross-validation on it.",
         ),
-        ("zero_shot", "Zero-shot", "Class names only: an ensemble of templates, and the single template."),
+        (
+            "zero_shot",
+            "Zero-shot",
+            " ".join(["Class names only: an ensemble of templates, and the single template.", *zero_shot_notes(index)]),
+        ),
     ):
         rows = [row for key in index.keys(task) for row in _task_rows(index, key)]
         if rows:
@@ -106,14 +110,14 @@ def _task_rows(index: ResultsIndex, key: TaskKey) -> list[list[Cell]]:
     shots = (index.shots(key) or ["all" if key.task == "linear_probe" else 0])[-1]
     for run in index.runs:
         for method in index.methods(key.task):
-            values: dict[str, list[float]] = {}
+            rows: dict[str, list[Mapping[str, Any]]] = {}
             for row in index.rows(run.name, key, method=method, shots=shots):
                 variant = f" ({row['settings']['templates']})" if key.task == "zero_shot" else ""
-                values.setdefault(variant, []).append(row["value"])
+                rows.setdefault(variant, []).append(row)
             label = method_label(index, run.name, method)
             cells += [
-                [Cell(dataset), Cell(label + variant), Cell(f"{shots}"), Cell(format_interval(mean_interval(each)))]
-                for variant, each in values.items()
+                [Cell(dataset), Cell(label + variant), Cell(f"{shots}"), Cell(format_interval(interval_of(each)))]
+                for variant, each in rows.items()
             ]
     return cells
 

@@ -6,17 +6,18 @@ import math
 from collections.abc import Sequence
 
 from adapt.report.results_index import ResultsIndex
-from adapt.report.statistics import Difference, Interval
+from adapt.report.statistics import AccuracyInterval, Difference
 from adapt.report.tables import Cell
 
 
-def format_interval(interval: Interval | None) -> str:
-    """Return an accuracy in percent with the half-width of its interval, for example `61.3 ± 1.2`."""
+def format_interval(interval: AccuracyInterval | None) -> str:
+    """Return an accuracy in percent with its interval, `61.3 ± 1.2`, or the range of few draws, `61.3 (60.2–62.5)`."""
     if interval is None:
         return "–"
-    if math.isnan(interval.half_width):
-        return f"{100 * interval.mean:.1f}"
-    return f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"
+    mean, low, high = (f"{100 * value:.1f}" for value in (interval.mean, interval.low, interval.high))
+    if math.isnan(interval.low):
+        return mean
+    return f"{mean} ({low}–{high})" if interval.is_range else f"{mean} ± {100 * (interval.high - interval.mean):.1f}"
 
 
 def format_difference(difference: Difference) -> str:
@@ -25,16 +26,15 @@ def format_difference(difference: Difference) -> str:
     return f"{100 * difference.mean:+.1f}{ends}".replace("-", "−")
 
 
-def mark_best(intervals: Sequence[Interval | None]) -> list[Cell]:
-    """Return cells with the best interval marked "best", and "near" the ones within the interval of the best."""
+def mark_best(intervals: Sequence[AccuracyInterval | None]) -> list[Cell]:
+    """Return cells with the best mean marked "best", and "near" those that do not differ clearly from it."""
     present = [interval for interval in intervals if interval is not None]
     if not present:
         return [Cell("–") for _ in intervals]
     best = max(present, key=lambda interval: interval.mean)
-    near = best.mean - (0.0 if math.isnan(best.half_width) else best.half_width)
 
-    def mark(interval: Interval | None) -> str:
-        if interval is None or interval.mean < near:
+    def mark(interval: AccuracyInterval | None) -> str:
+        if interval is None or interval.mean < best.near:
             return ""
         return "best" if interval.mean == best.mean else "near"
 

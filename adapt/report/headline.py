@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from adapt.report.formatting import count, format_difference, format_interval, run_suffix
 from adapt.report.results_index import ResultsIndex, TaskKey
-from adapt.report.statistics import Difference, Interval, mean_difference
+from adapt.report.statistics import AccuracyInterval, Difference, mean_difference
 
 _FIRST = 3  # datasets that the first lines name
 
@@ -42,7 +42,7 @@ def best_method(index: ResultsIndex) -> str | None:
     return max(complete, key=complete.__getitem__) if complete else None
 
 
-def _at_most_shots(index: ResultsIndex, run: str, key: TaskKey) -> dict[str, Interval]:
+def _at_most_shots(index: ResultsIndex, run: str, key: TaskKey) -> dict[str, AccuracyInterval]:
     """Return the accuracy of each method at the most shots of a dataset."""
     shots = index.shots(key)
     if not shots:
@@ -102,7 +102,7 @@ class _Best(NamedTuple):
     dataset: str
     shots: int
     method: str
-    interval: Interval
+    interval: AccuracyInterval
     methods: int
 
 
@@ -116,7 +116,7 @@ def _best_methods(index: ResultsIndex, run: str) -> list[str]:
             best.append(_Best(key.dataset, index.shots(key)[-1], method, found[method], len(found)))
     suffix = run_suffix(index, run)
     sentences = [
-        f"{each.dataset}{suffix}: accuracy {format_interval(each.interval)}% at {count(each.shots, 'shot')} with "
+        f"{each.dataset}{suffix}: accuracy {format_interval(each.interval)} % at {count(each.shots, 'shot')} with "
         f"{each.method}, the best of {count(each.methods, 'method')}."
         for each in best[:_FIRST]
     ]

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.tables import ReportTable
 from foundation.atomic import write_text
 from foundation.csv_text import csv_text
+from foundation.file_names import distinct_names
 from foundation.html import render
 
 CSV_FIELDS = (
@@ -80,16 +80,15 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) 
     )
     for old in (folder / TABLES).glob("*"):
         old.unlink()
-    for section in sections:
-        for table in section.tables:
-            _write_table(folder / TABLES, table)
+    tables = [table for section in sections for table in section.tables]
+    for name, table in zip(distinct_names([table.name for table in tables]), tables, strict=True):
+        _write_table(folder / TABLES, name, table)
     write_text(folder / "report.csv", _rows_as_csv(runs))
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _write_table(folder: pathlib.Path, table: ReportTable) -> None:
-    name = re.sub(r"[^\w.]+", "_", table.name)[:100]
+def _write_table(folder: pathlib.Path, name: str, table: ReportTable) -> None:
     for ending, text in (("csv", table.to_csv()), ("md", table.to_markdown()), ("tex", table.to_latex())):
         write_text(folder / f"{name}.{ending}", text)
 

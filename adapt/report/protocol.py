@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from adapt.report.formatting import count
+from adapt.report.notes import identical_notes, zero_shot_notes
 from adapt.report.results_index import ResultsIndex
+from adapt.report.statistics import MIN_DRAWS
 
 _CAPTIONS = {
     "first": "its first text",
@@ -14,7 +16,13 @@ _CAPTIONS = {
 
 def protocol(index: ResultsIndex) -> list[str]:
     """Return sentences on draws, selection, intervals, retrieval and checkpoints."""
-    return [*_few_shot(index), *_retrieval(index), *_checkpoints(index)]
+    return [
+        *_few_shot(index),
+        *zero_shot_notes(index),
+        *identical_notes(index),
+        *_retrieval(index),
+        *_checkpoints(index),
+    ]
 
 
 def _few_shot(index: ResultsIndex) -> list[str]:
@@ -38,7 +46,9 @@ def _few_shot(index: ResultsIndex) -> list[str]:
         "Queries never take part in the selection.",
         f"Text logits are scaled by {', '.join(f'{scale:g}' for scale in scales)}, whatever scale a checkpoint "
         "learned.",
-        "Accuracies are means over seeds ± the half-width of Student's t interval at 95%. Differences between "
+        "Accuracies are means over seeds ± the half-width of an interval at 95% that includes the variance between "
+        f"seeds and the binomial error of the finite query set. With fewer than {MIN_DRAWS} seeds, (lowest–highest) is "
+        "the range of the seeds. Differences between "
         "checkpoints use the same support sets and queries, with the interval of a paired bootstrap over both. "
         "Averages over datasets have Student's interval over the datasets.",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.embedding.array_files import load_array
 from adapt.evaluation.artifacts import CLASSES
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
 from adapt.evaluation.retrieval import EXAMPLES
-from adapt.report.statistics import Difference, Interval, mean_interval, paired_bootstrap
+from adapt.evaluation.scoring import query_error
+from adapt.report.statistics import (
+    MIN_DRAWS,
+    AccuracyInterval,
+    Difference,
+    accuracy_interval,
+    mean_interval,
+    paired_bootstrap,
+)
 from foundation.json_lines import read_json_lines
 
 logger = logging.getLogger(__name__)
@@ -157,10 +167,10 @@ class ResultsIndex:
         """Return the first row of a key, for the fields that all its rows share."""
         return next(rows[0] for (_, other, _, _), rows in self._rows.items() if other == key)
 
-    def interval(self, run: str, key: TaskKey, *, method: str, shots: int | str) -> Interval | None:
+    def interval(self, run: str, key: TaskKey, *, method: str, shots: int | str) -> AccuracyInterval | None:
         """Return the mean over seeds with its interval, or None without rows."""
-        values = [row["value"] for row in self.rows(run, key, method=method, shots=shots)]
-        return mean_interval(values) if values else None
+        rows = self.rows(run, key, method=method, shots=shots)
+        return interval_of(rows) if rows else None
 
     @functools.cache  # noqa: B019 - an index lives only while a report is written
     def difference(self, first: str, second: str, *, key: TaskKey, method: str, shots: int) -> Difference | None:
@@ -175,7 +185,7 @@ class ResultsIndex:
         before, after = (self.predictions(run, rows) for run, rows in zip((first, second), pair, strict=True))
         if before is None or after is None:
             gains = [b["value"] - a["value"] for a, b in zip(*pair, strict=True)]
-            mean, half_width = mean_interval(gains)
+            mean, half_width = mean_interval(gains) if len(gains) >= MIN_DRAWS else (float(np.mean(gains)), math.nan)
             return Difference(mean, mean - half_width, mean + half_width)
         labels = before.labels
         weights = (before.predicted >= 0).astype(np.float64)
@@ -211,6 +221,24 @@ class ResultsIndex:
         return read_array(folder / PREDICTIONS / rows[0]["distances"])
 
 
+def interval_of(rows: Sequence[Mapping[str, Any]]) -> AccuracyInterval:
+    """Return the mean of the rows of all seeds with its interval."""
+    return accuracy_interval(
+        [row["value"] for row in rows],
+        [_query_error(row) for row in rows],
+        queries=rows[0]["queries"],
+        drawn=len(rows) > 1 or not (rows[0]["method"] == "zero_shot" or rows[0]["shots"] == "all"),
+    )
+
+
+def _query_error(row: Mapping[str, Any]) -> float:
+    """Return the error of a row, in results of earlier versions that of an accuracy over all queries."""
+    if "query_error" in row:
+        return row["query_error"]
+    queries = np.array([row["queries"]])
+    return query_error(right=row["value"] * queries, asked=queries, by_class=False)
+
+
 def key_of(row: Mapping[str, Any]) -> TaskKey:
     """Return the key of a row."""
     return TaskKey(row["dataset"], row["task"], row.get("question", ""))
@@ -218,8 +246,5 @@ def key_of(row: Mapping[str, Any]) -> TaskKey:
 
 @functools.lru_cache(maxsize=64)
 def read_array(path: pathlib.Path) -> np.ndarray | None:
-    """Return the array in a `.npy` file, or None where the file is missing or damaged; nothing is unpickled."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
+    """Return the array of a file, or None where it is missing or damaged; each file is read, and logged, once."""
+    return load_array(path)

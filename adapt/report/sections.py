@@ -10,8 +10,9 @@ import numpy as np
 
 from adapt.report.charts import Line, Points, line_chart, point_chart
 from adapt.report.formatting import count, format_difference, format_interval, mark_best, method_label
+from adapt.report.notes import zero_shot_notes
 from adapt.report.results_index import ResultsIndex, TaskKey
-from adapt.report.statistics import Difference, Interval, mean_difference, shots_needed
+from adapt.report.statistics import MIN_DRAWS, AccuracyInterval, Difference, mean_difference, shots_needed
 from adapt.report.tables import Cell, ReportTable
 
 _BANDS = 4  # lines up to which a chart shows their intervals
@@ -46,14 +47,15 @@ def summary(index: ResultsIndex) -> list[Section]:
                 means[method].append(math.nan if interval is None else interval.mean)
             rows.append([Cell(key.dataset), Cell(f"{shots[-1]}"), *mark_best(intervals)])
         if len(rows) > 1:
-            averages = [Interval(float(np.mean(values)), math.nan) for values in means.values()]
+            averages = [AccuracyInterval(float(np.mean(values))) for values in means.values()]
             rows.append([Cell("average"), Cell(""), *mark_best([None if math.isnan(a.mean) else a for a in averages])])
         name = "summary" if len(index.runs) == 1 else f"summary-{run.name}"
         table = ReportTable(name, f"accuracy, %, {run.name}", ["dataset", "shots", *methods], rows)
         text = (
-            "Mean over seeds ± half-width of the 95% confidence interval. Highlighted: the best method of a row. "
-            "Underlined: methods within the interval of the best."
-        )
+            f"Mean over seeds ± half-width of the 95% confidence interval, with fewer than {MIN_DRAWS} seeds "
+            "(lowest–highest). Highlighted: the best method of a row. Underlined: methods that do not differ clearly "
+            "from the best."
+        ) + "".join(f" {note}" for note in zero_shot_notes(index))
         title = "Accuracy" if len(index.runs) == 1 else f"Accuracy of {run.name}"
         sections += [Section(title, text, [table])] if rows else []
     return sections
@@ -90,8 +92,8 @@ def _dataset_curves(index: ResultsIndex, key: TaskKey) -> Section:
             if not present:
                 continue
             label = method_label(index, run.name, method)
-            bands = [0.0 if math.isnan(interval.half_width) else interval.half_width for interval in present.values()]
             means = [interval.mean for interval in present.values()]
+            bands = [_ends(interval) for interval in present.values()]
             lines.append(Line(label, list(present), means, bands, color, number > 0))
             labels.append(label)
             columns.append(list(intervals.values()))
@@ -117,7 +119,7 @@ class _Gain(NamedTuple):
     dataset: str
     classes: int
     shots: int
-    accuracies: tuple[Interval | None, Interval | None]
+    accuracies: tuple[AccuracyInterval | None, AccuracyInterval | None]
     difference: Difference
     efficiency: str
 
@@ -206,6 +208,10 @@ def _efficiency(index: ResultsIndex, first: str, other: str, *, key: TaskKey, me
         if not math.isnan(needed):
             return f"{needed:.2g} for {k}"
     return f">{shots[-1]} for {shots[-1]}" if wanted[shots[-1]] > known[shots[-1]] else f"<{shots[0]} for {shots[-1]}"
+
+
+def _ends(interval: AccuracyInterval) -> tuple[float, float]:
+    return (interval.mean, interval.mean) if math.isnan(interval.low) else (interval.low, interval.high)
 
 
 def _shots_chart(lines: Sequence[Line], shots: Sequence[int]) -> str:

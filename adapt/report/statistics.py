@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 2000
+MIN_DRAWS = 4  # for an interval; fewer draws are shown with their range
+_NORMAL = 1.959964  # quantile of the normal distribution at 97.5%
 _BLOCK = 100  # resamples at a time
 
 
@@ -18,6 +20,24 @@ class Interval(NamedTuple):
 
     mean: float
     half_width: float
+
+
+class AccuracyInterval(NamedTuple):
+    """A mean accuracy over draws with the ends of its 95% confidence interval, or of the range of few draws.
+
+    The ends are NaN for a single draw. `query_error` is the standard error due to the finite query set.
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    is_range: bool = False
+    query_error: float = 0.0
+
+    @property
+    def near(self) -> float:
+        """The lowest mean that does not differ clearly from this one."""
+        return min(self.mean if math.isnan(self.low) else self.low, self.mean - _NORMAL * self.query_error)
 
 
 class Difference(NamedTuple):
@@ -37,14 +57,44 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """Return the mean of independent draws with Student's t interval at 95%."""
     from scipy import stats
 
-    count = len(values)
-    if not count:
-        raise ValueError("no values to average")
-    mean = math.fsum(values) / count
+    count, mean = len(values), _mean(values)
     if count == 1:
         return Interval(mean, math.nan)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     return Interval(mean, float(stats.t.ppf(0.975, count - 1)) * math.sqrt(variance / count))
+
+
+def accuracy_interval(
+    values: Sequence[float], query_errors: Sequence[float], *, queries: int, drawn: bool = True
+) -> AccuracyInterval:
+    """Return the mean accuracy with its interval at 95%, which includes the error of a finite query set.
+
+    `values` are the accuracies of draws of the support set on the same `queries` queries, `query_errors` their standard
+    errors due to the queries, see `adapt.evaluation.scoring.query_error`. `drawn=False` is for one value that does not
+    depend on a draw.
+
+    The interval is mean ± t(ν) √(s²/n + e²): s² is the variance between n draws, e² the mean of the squared query
+    errors, by the law of total variance (Miller, Adding Error Bars to Evals, arXiv 2411.00640, §3), and ν are the
+    degrees of freedom of Welch and Satterthwaite (Satterthwaite, Biometrics Bulletin 2, 1946):
+    ν = (s²/n + e²)² / ((s²/n)²/(n − 1) + e⁴/(queries − 1)). As all draws share the queries, e² is not divided by n. Two
+    or three draws give no useful s²: the ends are the smallest and the largest value instead.
+    """
+    from scipy import stats
+
+    count, mean = len(values), _mean(values)
+    error = math.sqrt(_mean([each**2 for each in query_errors]))
+    if not drawn:
+        return AccuracyInterval(mean, mean - _NORMAL * error, mean + _NORMAL * error, False, error)
+    if count < MIN_DRAWS:
+        ends = (min(values), max(values)) if count > 1 else (math.nan, math.nan)
+        return AccuracyInterval(mean, *ends, count > 1, error)
+    between = math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count
+    total = between + error**2
+    if not total:
+        return AccuracyInterval(mean, mean, mean, False, error)
+    freedom = total**2 / (between**2 / (count - 1) + error**4 / max(queries - 1, 1))
+    half_width = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    return AccuracyInterval(mean, mean - half_width, mean + half_width, False, error)
 
 
 def paired_bootstrap(
@@ -94,3 +144,9 @@ def shots_needed(accuracy: Mapping[int, float], wanted: float) -> float:
             fraction = 0.0 if b == a else (wanted - a) / (b - a)
             return 2 ** (math.log2(low) + fraction * (math.log2(high) - math.log2(low)))
     return math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    if not values:
+        raise ValueError("no values to average")
+    return math.fsum(values) / len(values)

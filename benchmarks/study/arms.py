@@ -101,8 +101,8 @@ class RunScores:
 
     def few_shot(self, dataset: str, method: str, shots: int) -> float:
         """Return the accuracy, or NaN."""
-        interval = self.index.interval(self.name, TaskKey(dataset), method=method, shots=shots)
-        return math.nan if interval is None else interval.mean
+        rows = self.index.rows(self.name, TaskKey(dataset), method=method, shots=shots)
+        return math.fsum(row["value"] for row in rows) / len(rows) if rows else math.nan
 
     def zero_shot(self, dataset: str) -> float:
         """Return the accuracy by class names alone, or NaN."""

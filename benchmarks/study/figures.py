@@ -56,7 +56,7 @@ def by_shots(plain: Arm, arm: Arm) -> str:
             datasets, shots = scores[0].index.datasets(), scores[0].index.shots()
             means = [[np.mean([s.few_shot(d, method, k) for d in datasets]) for s in scores] for k in shots]
             intervals = [mean_interval(values) for values in means]
-            band = [] if len(scores) < 3 else [half_width for _, half_width in intervals]
+            band = [] if len(scores) < 3 else [(mean - half_width, mean + half_width) for mean, half_width in intervals]
             lines.append(
                 Line(f"{method}, {name}", shots, [mean for mean, _ in intervals], band, color, dashed=each is plain)
             )

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from adapt.report.results_index import ResultsIndex, Run, TaskKey, read_runs
+from adapt.report.statistics import mean_interval
 from benchmarks.study.arms import CONTEXT, Arm, RunScores, average, gain
 from benchmarks.study.files import RESULTS, ROOT, RUNS, record_runs, write_csv
 from benchmarks.study.markdown import markdown, percent
@@ -93,9 +94,9 @@ def write_rows(runs: dict[str, Sequence[Run]]) -> None:
     for run in itertools.chain(*runs.values()):
         index = ResultsIndex([run])
         for dataset, method, k in itertools.product(index.datasets(), index.methods(), index.shots()):
-            interval = index.interval(run.name, TaskKey(dataset), method=method, shots=k)
-            if interval is not None:
-                rows.append([run.name, dataset, method, k, *(f"{value:.5f}" for value in interval)])
+            values = [row["value"] for row in index.rows(run.name, TaskKey(dataset), method=method, shots=k)]
+            if values:
+                rows.append([run.name, dataset, method, k, *(f"{value:.5f}" for value in mean_interval(values))])
     write_csv(ROWS, ["checkpoint", "dataset", "method", "shots", "mean", "half_width"], rows)
 
 

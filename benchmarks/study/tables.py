@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import configs
 from adapt.report.results_index import ResultsIndex, TaskKey
-from adapt.report.statistics import shots_needed
+from adapt.report.statistics import mean_interval, shots_needed
 from benchmarks.machine import describe_machine
 from benchmarks.study import page
 from benchmarks.study.arms import Arm, RunScores, average, find_plain, gain, number_of_classes, read_arms
@@ -240,8 +240,9 @@ def write_rows(arms: Sequence[Arm], path: pathlib.Path) -> None:
             given = [*(arm.point.get(key, "") for key in keys), seed]
             for dataset, method in itertools.product(index.datasets(), index.methods()):
                 for shots in [0] if method == "zero_shot" else index.shots():
-                    interval = index.interval(run.name, TaskKey(dataset), method=method, shots=shots)
-                    mean, half_width = interval or (math.nan, math.nan)
+                    drawn = index.rows(run.name, TaskKey(dataset), method=method, shots=shots)
+                    values = [row["value"] for row in drawn]
+                    mean, half_width = mean_interval(values) if values else (math.nan, math.nan)
                     rows.append([*given, dataset, method, shots, f"{mean:.5f}", f"{half_width:.5f}"])
             for each in RunScores(run).retrieval:
                 name = pathlib.Path(each["dataset"]).parent.name or each["dataset"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -59,8 +60,24 @@ def handle_unraisable(unraisable: object) -> None:
         retry = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), number))
         retry.daemon = True
         retry.start()
-    elif not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+    elif not _is_repeated(error):
         sys.__unraisablehook__(unraisable)  # type: ignore[arg-type]
+
+
+def handle_thread_error(thread_error: threading.ExceptHookArgs) -> None:
+    """Print the traceback of an error that ended a thread, unless the job reports it; for `threading.excepthook`."""
+    if not _is_repeated(thread_error.exc_value):
+        threading.__excepthook__(thread_error)
+
+
+def is_not_repeated(record: logging.LogRecord) -> bool:
+    """Filter out log records of errors that the job reports, as those of callbacks; for `logging.Logger.addFilter`."""
+    return not (record.exc_info and _is_repeated(record.exc_info[1]))
+
+
+def _is_repeated(error: BaseException | None) -> bool:
+    """Return whether storage libraries repeat an error: their tasks end after the loop that reported the first one."""
+    return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
 
 def exit_process(code: int) -> NoReturn:

@@ -16,6 +16,7 @@ from data.pipeline.augmentation import Augmentation, augment, choose_patches
 from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.image_ops import MAX_PIXELS, EncodedImage
 from data.pipeline.sampler import BatchSampler, generator
+from data.pipeline.shared_object import SharedObject
 from data.sources.base import BadRecord, Record, Source
 from foundation.suggestions import unknown_name
 
@@ -173,8 +174,10 @@ class BatchIterator:
 
         self._loader, self._rows, self._step = loader, rows, start_step
         self._bad_records, self._place = bad_records, place
+        self._shared = SharedObject(loader) if workers else None
         parts = 1 if workers else min(threads, len(rows))
-        elements = grain.MapDataset.range(start_step * parts, _ENDLESS).map(_MakePart(loader, rows, parts))
+        make_part = _MakePart(self._shared or loader, rows, parts)
+        elements = grain.MapDataset.range(start_step * parts, _ENDLESS).map(make_part)
         buffer_size = max(_PREFETCHED_BATCHES * parts, threads)
         stream = elements.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=buffer_size))
         if workers:
@@ -189,11 +192,21 @@ class BatchIterator:
         return self
 
     def __next__(self) -> Any:
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except (RuntimeError, BrokenPipeError) as error:
+            if isinstance(error, RuntimeError) and "Worker process was terminated" not in str(error):
+                raise
+            raise OSError(
+                "a data worker process ended unexpectedly, for example for want of memory. Set data.workers=0, or free "
+                "some memory, and run the same command again to resume."
+            ) from error
 
     def close(self) -> None:
         """End the threads and processes that prefetch batches."""
         self._iterator.close()
+        if self._shared:
+            self._shared.remove()
 
     def _finish(self, batch: dict[str, np.ndarray]) -> Any:
         """Report the bad records of the next batch and place it; called once per batch, in order."""
@@ -213,14 +226,15 @@ class BatchIterator:
 class _MakePart:
     """Maps n to part n % `parts` of this host's rows of batch n // `parts`."""
 
-    loader: BatchLoader
+    loader: BatchLoader | SharedObject
     rows: range
     parts: int
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         step, part = divmod(number, self.parts)
         first, last = (len(self.rows) * edge // self.parts for edge in (part, part + 1))
-        return self.loader.rows(step, self.rows[first:last])
+        loader = self.loader.get() if isinstance(self.loader, SharedObject) else self.loader
+        return loader.rows(step, self.rows[first:last])
 
 
 @dataclasses.dataclass(frozen=True)

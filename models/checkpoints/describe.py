@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from foundation.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.error_text import one_line
 from foundation.safe_json import read_json
 from models.checkpoints import big_vision, huggingface, open_clip
@@ -42,6 +43,7 @@ from models.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 POSITIONS = "vision/position_embedding"
+_MOST_HASHED = 256 << 20  # bytes; whatever reads a larger file refuses it
 DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 
 
@@ -93,7 +95,11 @@ class CheckpointDescription(NamedTuple):
         return tokenizer
 
     def read(self, *, dtype: str = "float32", place: PlaceArray | None = None) -> dict[str, Any]:
-        """Return the parameters in `dtype`; `place(path, array)` puts each array on devices (default: the first)."""
+        """Return the parameters in `dtype`; `place(path, array)` puts each array on devices (default: the first).
+
+        Raises `ValueError` for weights that do not have their checksums, see `TensorFiles.check`.
+        """
+        self.files.check()
         place = place or _put_on_default_device
         old, new = self.trained_settings.vision, self.settings.vision
 
@@ -134,6 +140,7 @@ def describe_checkpoint(
     files are invalid.
     """
     location = locate_checkpoint(os.fspath(name))
+    _report_changes(location.folder)
     try:
         description = _describe(os.fspath(name), location)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # fields of unexpected types
@@ -142,6 +149,14 @@ def describe_checkpoint(
         ) from error
     check_tensors(description.files, description.weight_map, shapes=parameter_shapes(description.settings))
     return description if image_size is None else _with_image_size(description, image_size)
+
+
+def _report_changes(folder: pathlib.Path) -> None:
+    """Warn of files that changed since the export; those of the weights are checked when they are read."""
+    paths = [folder / name for name in read_checksums(folder) if not name.endswith(".safetensors")]
+    small = [path.name for path in paths if path.is_file() and path.stat().st_size < _MOST_HASHED]
+    for name in changed_files(folder, small):
+        logger.warning(f"{folder / name} was changed after the export: it does not have the checksum in {SUMS_FILE}")
 
 
 def _describe(name: str, location: Location) -> CheckpointDescription:

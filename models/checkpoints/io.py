@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foundation.atomic import atomic_folder, write_json, write_text
+from foundation.checksum_file import SUMS_FILE, write_checksums
 from models.checkpoints import huggingface
 from models.checkpoints.describe import check_image_size, check_vocabulary, describe_checkpoint
 from models.checkpoints.model_card import CARD_FILE
@@ -66,6 +67,7 @@ def save_checkpoint(
 ) -> pathlib.Path:
     """Write a directory that `SiglipModel` or `CLIPModel` of transformers, its processor and tokenizer open; return it.
 
+    `SHA256SUMS` has the checksums of all files but the card, which are checked when the directory is opened.
     Weights are written in `dtype`, by default that of the checkpoint. `card` is the text of the README.md. The
     directory appears under its final name when it is complete; an existing checkpoint is replaced. Raises `ValueError`
     for towers that neither class can hold and for values too large for float16, and `FileExistsError` if `folder` is
@@ -94,6 +96,7 @@ def save_checkpoint(
         save_file(tensors, weights, metadata={"format": "pt"})
         # safetensors creates files that only their owner can read.
         weights.chmod((temporary / huggingface.CONFIG_FILE).stat().st_mode & 0o777)
+        write_checksums(temporary, [path.name for path in temporary.iterdir()])
         if card is not None:
             write_text(temporary / CARD_FILE, card)
     return folder
@@ -115,7 +118,7 @@ def _check_replaceable(folder: pathlib.Path) -> None:
         return
     if not (folder / huggingface.CONFIG_FILE).is_file():
         raise FileExistsError(f"{folder} exists and is not a checkpoint. It was not changed; choose another path.")
-    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, *HUB_FILES)
+    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, SUMS_FILE, *HUB_FILES)
     other = next((path for path in folder.iterdir() if path.is_dir() or not any(map(path.match, usual))), None)
     if other is not None:
         raise FileExistsError(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from foundation.checksum_file import SUMS_FILE, changed_files
 from foundation.error_text import one_line
 from foundation.safe_json import read_json
 
@@ -78,6 +79,26 @@ class TensorFiles(Mapping[str, Tensor]):
             mapped = mmap.mmap(file.fileno(), length, offset=first, access=mmap.ACCESS_READ)
         values = np.frombuffer(mapped, tensor.dtype, math.prod(tensor.shape), tensor.offset - first)
         yield values.reshape(tensor.shape)
+
+    def check(self) -> None:
+        """Read all files and compare them with their checksums: those in the `.npz` archive, or in `SHA256SUMS`.
+
+        Files in a folder without `SHA256SUMS` pass. Raises `ValueError` for damaged files.
+        """
+        for path in self.paths:
+            if path.suffix == ".npz":
+                with zipfile.ZipFile(path) as archive:
+                    damaged = archive.testzip()
+                if damaged is not None:
+                    raise ValueError(
+                        f"{path} is damaged: {damaged} does not have its checksum. Restore it from a copy."
+                    )
+            elif changed_files(path.parent, [path.name]):
+                raise ValueError(
+                    f"{path} does not have the checksum in {SUMS_FILE}: it is damaged or was changed. Restore it from "
+                    f"a copy, or export it again. If it was changed on purpose, remove {path.parent / SUMS_FILE} to "
+                    "skip the check."
+                )
 
     @property
     def float_dtype(self) -> str:

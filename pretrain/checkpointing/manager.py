@@ -42,9 +42,8 @@ class Checkpoints:
         best: Callable[[Sequence[int]], Collection[int]] | None = None,
     ):
         import orbax.checkpoint as ocp
-        from absl import logging as absl_logging
 
-        absl_logging.get_absl_logger().addFilter(_is_not_redundant)
+        _filter_log()
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
         kept += [policies.EveryNSteps(keep_every)] if keep_every else []
@@ -166,9 +165,12 @@ class _SelectedSteps:
 
 
 def _check_sums(metadata: Any, found: Mapping[str, int]) -> None:
-    """Raise `OSError` if arrays differ from what was saved; checkpoints without checksums (early versions) pass."""
+    """Raise `OSError` if arrays differ from what was saved; a checkpoint without checksums passes, which is logged."""
     expected = (metadata.custom_metadata or {}).get(_SUMS)
-    damaged = differences(expected, found) if expected is not None else []
+    if expected is None:
+        logger.warning("the checkpoint has no readable checksums: its arrays are not checked")
+        return
+    damaged = differences(expected, found)
     if damaged:
         more = f" and {len(damaged) - 1} other arrays" if len(damaged) > 1 else ""
         raise OSError(f"the checksum of {damaged[0]}{more} is not the one that was saved")
@@ -186,9 +188,16 @@ def _no_checkpoint(folder: pathlib.Path) -> FileNotFoundError:
     return FileNotFoundError(f"{folder} contains no checkpoint. Run `launch.py pretrain` with this workdir first.")
 
 
+def _filter_log() -> None:
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_logger().addFilter(_is_not_redundant)
+
+
 def _is_not_redundant(record: logging.LogRecord) -> bool:
-    """Filter out Orbax's log of tracebacks that it also raises, and of preemption signals, which the run handles."""
-    return not record.exc_info and "Reached preemption sync point" not in record.getMessage()
+    """Filter out Orbax's log of tracebacks that it also raises, of whole damaged files, and of preemption signals."""
+    redundant = ("Reached preemption sync point", "Failed to json parse")
+    return not record.exc_info and not any(text in record.getMessage() for text in redundant)
 
 
 @contextmanager
@@ -224,6 +233,7 @@ def restore_parameters(folder: str | os.PathLike, *, step: int | None = None) ->
     """
     import orbax.checkpoint as ocp
 
+    _filter_log()
     folder = pathlib.Path(folder).absolute()
     if not folder.is_dir():
         raise _no_checkpoint(folder)

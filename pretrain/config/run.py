@@ -16,6 +16,7 @@ from pydantic import Field
 from data.pipeline.augmentation import Augmentation
 from data.pipeline.sampler import check_groups
 from foundation.atomic import write_json
+from foundation.output_folder import RUN_FILE
 from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build
 from models.config import AttentionKernel, Dtype, ModelSettings, Remat, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing
@@ -190,7 +191,7 @@ class PretrainSettings:
         )
 
 
-SETTINGS_FILE = "pretrain.json"
+SETTINGS_FILE = RUN_FILE
 SECTIONS = {
     "vision": VisionSettings,
     "tokenizer": TokenizerSettings,

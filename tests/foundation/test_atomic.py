@@ -148,3 +148,15 @@ def test_a_kill_between_the_two_renames_of_a_folder_loses_nothing(tmp_path):
         raise OSError("disk full")
     assert (tmp_path / "export" / "weights").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "export"]
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
+    with atomic_folder(tmp_path / "export") as temporary:
+        (temporary / "a").write_text("first")
+        with pytest.raises(BlockingIOError, match=r"another process is writing .*export\. Wait"):  # noqa: SIM117
+            with atomic_folder(tmp_path / "export"):
+                pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["export", "a"]
+    with atomic_folder(tmp_path / "export") as temporary:
+        (temporary / "b").write_text("second")
+    assert [path.name for path in tmp_path.rglob("*")] == ["export", "b"]

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from foundation.json_lines import append_json_line, append_json_lines, read_json_lines, write_json_lines
+from tests.logged import logged
 
 ROWS = [{"step": 1, "name": "é\u2028\u2029\x85\x0b\x0c\x1c"}, {"step": 2}]
 
@@ -28,9 +29,13 @@ def test_a_cut_last_line_is_ignored_and_removed_by_the_next_append(tmp_path, cut
     write_json_lines(path, ROWS)
     with open(path, "a", encoding="utf-8") as file:
         file.write(cut)
-    assert read_json_lines(path) == ROWS
+    with logged() as messages:
+        assert read_json_lines(path) == ROWS
+    assert messages == [f"warning: the last line of {path} is cut and left out"]
+    with pytest.raises(ValueError, match=r"line 3 of .*a\.jsonl is damaged"):
+        read_json_lines(path, appended=False)
     append_json_line(path, {"step": 4})
-    assert read_json_lines(path) == [*ROWS, {"step": 4}]
+    assert read_json_lines(path, appended=False) == [*ROWS, {"step": 4}]
 
 
 def test_a_cut_line_longer_than_a_block_is_removed(tmp_path):
@@ -45,7 +50,7 @@ def test_a_cut_line_longer_than_a_block_is_removed(tmp_path):
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"step": 1}\n{"step": \n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"line 2 of .*a\.jsonl is not JSON"):
+    with pytest.raises(ValueError, match=r"line 2 of .*a\.jsonl is damaged"):
         read_json_lines(path)
 
 

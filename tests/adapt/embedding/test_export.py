@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -16,6 +17,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from adapt.embedding.text_file import read_texts
 from data.pipeline.image_ops import decode
+from foundation.folder_lock import lock_folder
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.tiny_models import tiny_checkpoint
@@ -71,7 +73,7 @@ def test_an_image_folder_and_a_text_file_become_embeddings_with_ids(checkpoint, 
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {f"images.{end}" for end in ("safetensors", "npy", "ids.jsonl", "bad.jsonl", "json")} | {
         f"texts.{end}" for end in ("safetensors", "npy", "ids.jsonl", "json")
-    }
+    } | {".images.lock", ".texts.lock"}
     described = json.loads((tmp_path / "images.json").read_text())
     assert described["checkpoint"] == encoder.image_fingerprint and described["rows"] == 22
 
@@ -91,7 +93,7 @@ def test_finished_embeddings_are_reused_and_never_mixed_with_others(checkpoint, 
         embed_collections(encoder, tmp_path / "out", texts=tmp_path / "more.txt", data_dir=tmp_path)
     (tmp_path / "out" / "texts.npy").unlink()
     with pytest.raises(
-        ValueError, match=r"finished embeddings, but .*texts.npy is missing\. Remove .*texts.json to embed again"
+        ValueError, match=r"finished embeddings, but .*texts.npy is missing\. Remove .*texts\.\* to embed again"
     ):
         embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"nothing to embed\. Pass --images, --texts or both"):
@@ -122,7 +124,7 @@ def test_an_export_interrupted_at_any_write_resumes_without_leftovers(checkpoint
         (out / ".texts.partial-killed").mkdir()
         assert embed_collections(encoder, out, **arguments)["texts"].files["npy"].read_bytes() == expected
         names = {path.name for path in out.iterdir() if not path.name.endswith(".partial")}
-        assert names == {"texts.npy", "texts.safetensors", "texts.ids.jsonl", "texts.json"}
+        assert names == {".texts.lock", "texts.npy", "texts.safetensors", "texts.ids.jsonl", "texts.json"}
 
 
 def test_files_without_a_description_are_not_overwritten(checkpoint, photos, tmp_path):
@@ -137,6 +139,48 @@ def test_embeddings_of_differently_decoded_images_are_not_reused(checkpoint, mon
     assert Encoder(checkpoint).image_fingerprint == before
     monkeypatch.setattr("adapt.embedding.encoder.DECODING", 0)
     assert Encoder(checkpoint).image_fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["texts.npy", "texts.safetensors", "texts.ids.jsonl"])
+def test_damaged_files_of_a_finished_collection_are_not_taken_for_results(checkpoint, photos, tmp_path, name):
+    encoder, arguments = Encoder(checkpoint), {"texts": photos / "texts.txt", "data_dir": tmp_path}
+    files = embed_collections(encoder, tmp_path, **arguments)["texts"].files.values()
+    whole = {path: path.read_bytes() for path in files}
+    content = whole[tmp_path / name]
+    (tmp_path / name).write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with pytest.raises(ValueError, match=rf"{name} is damaged or was changed: .* Remove .*texts\.\* to embed again"):
+        embed_collections(encoder, tmp_path, **arguments)
+    for path in tmp_path.glob("texts.*"):
+        path.unlink()
+    embed_collections(encoder, tmp_path, **arguments)
+    assert whole == {path: path.read_bytes() for path in files}
+
+
+def test_embeddings_that_are_not_finite_raise_with_the_id_of_their_row(photos, tmp_path):
+    broken = tiny_checkpoint("siglip")
+    parameters = jax.tree.map(np.array, broken.parameters)
+    parameters["vision"]["head"]["probe"][:] = np.nan
+    parameters["text"]["head"]["kernel"][:] = np.nan
+    encoder = Encoder(save_checkpoint(tmp_path / "broken", broken._replace(parameters=parameters)))
+    for kind, first in (("images", r"'deep/er/p01\.png'"), ("texts", "0")):
+        source = {"images": str(photos)} if kind == "images" else {"texts": photos / "texts.txt"}
+        with pytest.raises(ValueError, match=rf"the embedding of {first} by .*broken is not finite"):
+            embed_collections(encoder, tmp_path / kind, **source, data_dir=tmp_path)
+        assert not list((tmp_path / kind).glob("*.npy"))
+
+
+def test_a_collection_is_embedded_by_one_process_at_a_time_and_never_into_a_checkpoint(checkpoint, photos, tmp_path):
+    encoder, arguments = Encoder(checkpoint), {"texts": photos / "texts.txt", "data_dir": tmp_path}
+    with (
+        lock_folder(tmp_path, ".texts.lock", job="embed job", option="--out"),
+        pytest.raises(ValueError, match=rf"in use by another embed job \(process {os.getpid()} on .*another --out"),
+    ):
+        embed_collections(encoder, tmp_path, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == [".texts.lock"]
+    with lock_folder(tmp_path, ".images.lock", job="embed job", option="--out"):  # of another collection
+        assert embed_collections(encoder, tmp_path, **arguments)["texts"].rows == len(TEXTS)
+    with pytest.raises(ValueError, match=r"belongs to the checkpoint .*export\. Use another folder"):
+        embed_collections(encoder, checkpoint / "embeddings", **arguments)
 
 
 @pytest.mark.slow

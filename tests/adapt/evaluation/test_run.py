@@ -421,3 +421,24 @@ def test_a_dataset_of_classes_below_min_examples_raises(evaluated, tmp_path):
 def test_a_folder_without_results_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no results\.jsonl\. Run `launch\.py evaluate` to write it\."):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_copies_of_support_images_among_the_queries_are_counted_and_noted(evaluated, tmp_path, pooled):
+    copies = [(f"copy-{key}", image, fields) for key, image, fields in SAMPLES[:5]]
+    if pooled:
+        settings = {"support": str(write_shard(tmp_path / "s.tar", [*SAMPLES, *copies])), "template": "{}"}
+    else:
+        support = str(write_shard(tmp_path / "s.tar", SAMPLES[:15]))
+        settings = {"support": support, "query": str(write_shard(tmp_path / "q.tar", [*SAMPLES[15:], *copies]))}
+    changes = {"custom_datasets": {"things": settings}, "retrieval": (), "methods": ("knn",), "seeds": 2}
+    with logged() as messages:
+        rows = evaluated.again(tmp_path / "out", **changes)
+    expected = 10 if pooled else 5  # in a pool, each of a pair is the copy of the other
+    assert {row["identical_queries"] for row in rows if row["task"] == "few_shot"} == {expected}
+    assert {row["identical_queries"] for row in rows if row["task"] == "zero_shot"} == {0}
+    notes = [message for message in messages if "identical" in message]
+    assert notes == [
+        f"note: things: {expected} query images are identical to images that support sets are drawn from. They are "
+        "counted as queries."
+    ]

@@ -17,6 +17,7 @@ import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.model_selection.calibration import probabilities
 from adapt.photos.pipeline import SortingTask, sort_photos
+from foundation.folder_lock import lock_folder
 from models.checkpoints.io import save_checkpoint
 from tests.logged import logged
 from tests.models.tiny_models import tiny_checkpoint
@@ -174,10 +175,11 @@ def test_a_second_run_embeds_nothing_and_gives_the_same_predictions(sorted_photo
         "predictions.html",
         "classifier",
         "embeddings",
+        ".adapt.lock",
     }
     whole = (folder / "images.npy").read_bytes()
     (folder / "images.npy").write_bytes(whole[:-7])
-    with pytest.raises(ValueError, match=r"are damaged\. Remove the folder to compute them again\."):
+    with pytest.raises(ValueError, match=r"images.npy is damaged or was changed: .*Remove .*images\.\* to embed again"):
         sort_photos(encoder, task(photos, out))
     (folder / "images.npy").write_bytes(whole)
 
@@ -228,7 +230,7 @@ def test_a_checkpoint_with_nan_weights_raises(photos, tmp_path):
     parameters = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), made.parameters)
     broken = Encoder(save_checkpoint(tmp_path / "export", made._replace(parameters=parameters)))
     with pytest.raises(
-        ValueError, match=r"13 of 13 embeddings are not finite; the first is that of .*\. The checkpoint is broken"
+        ValueError, match=r"the embedding of 'blue_birds/0.png' by .* is not finite\. The checkpoint is damaged"
     ):
         sort_photos(broken, task(photos, tmp_path / "out"))
 
@@ -243,3 +245,24 @@ def test_a_name_that_is_not_utf_8_is_classified_and_shown_escaped(encoder, tmp_p
     sort_photos(encoder, task(folder, tmp_path / "out", method="zero_shot"))
     assert rows(tmp_path / "out" / "predictions.csv")[0]["path"] in ("deep/caf\\xe9.png", "deep/blue_birds-0.png")
     assert "caf\\xe9.png" in (tmp_path / "out" / "predictions.csv").read_text()
+
+
+def test_one_job_sorts_into_a_folder_and_never_into_that_of_a_run(encoder, photos, tmp_path):
+    with (
+        lock_folder(tmp_path, ".adapt.lock", job="adapt job", option="--out"),
+        pytest.raises(ValueError, match=rf"is in use by another adapt job \(process {os.getpid()} on"),
+    ):
+        sort_photos(encoder, task(photos, tmp_path))
+    (tmp_path / "pretrain.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"--out=.* belongs to the run in .*Use another folder"):
+        sort_photos(encoder, task(photos, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {".adapt.lock", "pretrain.json"}
+
+
+def test_images_to_classify_that_are_copies_of_support_images_are_noted(encoder, tmp_path):
+    make(tmp_path, 2)
+    shutil.copy(tmp_path / "support" / "red_fish" / "1.png", tmp_path / "query" / "again.png")
+    with logged() as messages:
+        sort_photos(encoder, task(tmp_path, tmp_path / "out", method="prototypes"))
+    (note,) = [message for message in messages if "identical" in message]
+    assert "1 of 16 images to classify are identical to a support image, first again.png to red_fish/1.png" in note

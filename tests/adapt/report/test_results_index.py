@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from adapt.embedding.cache import save_array
+from adapt.embedding.array_files import save_array
 from adapt.report.headline import headline
 from adapt.report.html_report import write_report
 from adapt.report.results_index import ResultsIndex, TaskKey, read_runs

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adapt.report.statistics import mean_difference, mean_interval, paired_bootstrap, shots_needed
+from adapt.evaluation.scoring import query_error
+from adapt.report.statistics import (
+    accuracy_interval,
+    mean_difference,
+    mean_interval,
+    paired_bootstrap,
+    shots_needed,
+)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 50])
@@ -29,6 +36,59 @@ def test_the_interval_of_one_value_is_nan():
 def test_the_mean_of_no_values_raises():
     with pytest.raises(ValueError, match="no values to average"):
         mean_interval([])
+
+
+def test_an_accuracy_has_the_variance_of_the_draws_and_the_error_of_the_queries():
+    values, errors = [0.5, 0.6, 0.55, 0.47, 0.58], [0.05, 0.04, 0.05, 0.05, 0.04]
+    found = accuracy_interval(values, errors, queries=100)
+    draws, queries = np.var(values, ddof=1) / 5, np.mean(np.square(errors))
+    freedom = (draws + queries) ** 2 / (draws**2 / 4 + queries**2 / 99)
+    expected = stats.t.interval(0.95, freedom, loc=np.mean(values), scale=np.sqrt(draws + queries))
+    assert (found.low, found.high) == pytest.approx(expected) and not found.is_range
+    student = accuracy_interval(values, [0.0] * 5, queries=100)
+    assert student.high - student.mean == pytest.approx(mean_interval(values).half_width)
+    equal = accuracy_interval([0.174] * 5, [0.02] * 5, queries=400)  # all draws agree; the queries are few nevertheless
+    assert equal.high - equal.mean == pytest.approx(0.02 * stats.t.ppf(0.975, 399))
+
+
+@pytest.mark.parametrize("values", [[0.174, 0.174], [0.05, 0.176], [0.1, 0.3, 0.2]])
+def test_two_or_three_draws_have_their_range(values):
+    found = accuracy_interval(values, [0.02] * len(values), queries=400)
+    assert (found.low, found.high, found.is_range) == (min(values), max(values), True)
+    assert found.near <= found.mean - 1.95 * 0.02
+
+
+def test_a_single_draw_has_no_ends_unless_nothing_is_drawn():
+    assert math.isnan(accuracy_interval([0.5], [0.02], queries=600).low)
+    found = accuracy_interval([0.5], [0.02], queries=600, drawn=False)
+    assert (found.low, found.high) == pytest.approx((0.5 - 1.96 * 0.02, 0.5 + 1.96 * 0.02), abs=1e-6)
+
+
+@pytest.mark.parametrize("draws", [4, 10])
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0])
+def test_intervals_cover_the_accuracy_on_all_queries_and_draws(draws, spread):
+    rng, covered, trials, asked = np.random.default_rng(draws), 0, 300, 60
+    hard = rng.normal(0.4, 1.5, 5_000)  # the logit of the share of draws that classify a query rightly
+    shifts = rng.normal(0, spread, 1_000)  # of the logit, by draw
+    truth = np.mean(1 / (1 + np.exp(-hard[:, None] - shifts)))
+    for _ in range(trials):
+        logits = rng.choice(hard, asked) + rng.choice(shifts, draws)[:, None]
+        right = rng.random((draws, asked)) < 1 / (1 + np.exp(-logits))
+        counts = np.array([asked])
+        errors = [query_error(right=np.array([each.sum()]), asked=counts, by_class=False) for each in right]
+        found = accuracy_interval(right.mean(axis=1).tolist(), errors, queries=asked)
+        covered += found.low <= truth <= found.high
+    assert covered / trials > 0.92
+
+
+def test_the_query_error_is_binomial_and_never_zero():
+    right, asked = np.array([30, 0, 12]), np.array([40, 0, 60])
+    share = 44 / 104
+    assert query_error(right=right, asked=asked, by_class=False) == pytest.approx(np.sqrt(share * (1 - share) / 104))
+    shares = np.array([32 / 44, 14 / 64])
+    by_class = np.sqrt(np.sum(shares * (1 - shares) / [44, 64])) / 2
+    assert query_error(right=right, asked=asked, by_class=True) == pytest.approx(by_class)
+    assert query_error(right=asked, asked=asked, by_class=False) > 0.01
 
 
 def answers(draws, queries, share, seed):

@@ -31,3 +31,38 @@ def test_an_interruption_during_garbage_collection_is_repeated(name, error):
     program = [sys.executable, "-c", PROGRAM.replace("{name}", name)]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.stdout.split("\n") == ["continued", error, ""] and not ended.stderr
+
+
+LATE = """
+import asyncio, concurrent.futures, logging, sys, threading
+from cluster.runtime.exit_codes import handle_thread_error, handle_unraisable, is_not_repeated
+
+sys.unraisablehook, threading.excepthook = handle_unraisable, handle_thread_error
+logging.getLogger("concurrent.futures").addFilter(is_not_repeated)
+loop = asyncio.new_event_loop()
+loop.close()
+
+def late(*_):
+    if sys.argv[1] == "other":
+        raise RuntimeError("a fault")
+    loop.call_soon_threadsafe(print)
+
+class Dying:
+    __del__ = late
+
+Dying()
+thread = threading.Thread(target=late)
+thread.start()
+thread.join()
+future = concurrent.futures.Future()
+future.add_done_callback(late)
+future.set_result(None)
+"""
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("closed", 0), ("other", 3)])
+def test_only_errors_of_a_closed_event_loop_are_dropped(kind, shown):
+    """In a destructor, in a thread, and in the callback of a future."""
+    ended = subprocess.run([sys.executable, "-c", LATE, kind], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and ended.stderr.count("RuntimeError: a fault") == shown
+    assert bool(ended.stderr) == bool(shown)

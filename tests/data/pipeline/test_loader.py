@@ -4,6 +4,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
+import pathlib
+import subprocess
+import sys
 import tarfile
 import time
 import zlib
@@ -19,6 +23,8 @@ from data.sources.base import BadRecord, Record
 from data.sources.open import open_source, open_sources
 from tests.data.pipeline.test_image_ops import bomb, encoded, photo
 from tests.data.shard_files import labelled, write_shard, write_tar
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def tokenize(texts: list[str]) -> np.ndarray:
@@ -264,3 +270,48 @@ def test_kept_patches_differ_between_rows(loader):
     assert len({tuple(row) for row in kept}) == 4
     whole = dataclasses.replace(loader, augmentation=Augmentation())
     assert "kept_patches" not in take(whole.batches(0, rows=slice(0, 4)), 1)[0]
+
+
+STARTED_BY = """
+import dataclasses
+import multiprocessing, sys
+from multiprocessing import resource_tracker
+from data.sources.open import open_source
+from tests.data.pipeline.test_loader import PaddedTokenizer, make_loader
+
+if __name__ == "__main__":
+    loader = dataclasses.replace(make_loader(open_source(sys.argv[1], sys.argv[2])), tokenize=PaddedTokenizer())
+    resource_tracker.ensure_running()
+    multiprocessing.set_executable("/bin/false")  # a worker that ends before it has read what it is sent
+    batches = loader.batches(0, rows=slice(0, 4), workers=int(sys.argv[3]))
+    try:
+        next(batches)
+    except OSError as error:
+        print(error)
+    batches.close()
+"""
+
+
+class PaddedTokenizer:
+    """A tokenizer that is larger than the buffer of a pipe."""
+
+    def __init__(self):
+        self.vocabulary = bytes(1 << 20)
+
+    def __call__(self, texts):
+        return tokenize(texts)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_that_end_while_they_start_are_an_error_and_no_hang(tmp_path, workers):
+    shard = str(write_shard(tmp_path / "s.tar", labelled(11)))
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED_BY, shard, str(tmp_path), str(workers)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.stdout.startswith("a data worker process ended unexpectedly"), done.stderr
+    assert not list(tmp_path.glob("data-worker-*"))

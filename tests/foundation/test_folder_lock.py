@@ -1,4 +1,4 @@
-"""A workdir is used by one run at a time."""
+"""A folder is used by one process at a time."""
 
 import errno
 import os
@@ -8,17 +8,21 @@ import time
 
 import pytest
 
-from pretrain.checkpointing.run_lock import lock_workdir
+from foundation.folder_lock import lock_folder
 from tests.logged import logged
+
+
+def lock(folder):
+    return lock_folder(folder, "run.lock", job="run", option="--workdir")
 
 
 def test_a_workdir_is_locked_by_one_process_until_it_ends(tmp_path):
     program = (
-        "import pathlib, sys; from pretrain.checkpointing.run_lock import lock_workdir\n"
-        "with lock_workdir(pathlib.Path(sys.argv[1])): input()"
+        "import sys; from foundation.folder_lock import lock_folder\n"
+        "with lock_folder(sys.argv[1], 'run.lock', job='run', option='--workdir'): input()"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path)]
-    with lock_workdir(tmp_path):
+    with lock(tmp_path):
         other = subprocess.run(arguments, capture_output=True, text=True, input="\n")
         assert f"is in use by another run (process {os.getpid()} on " in other.stderr
     holder = subprocess.Popen(arguments, stdin=subprocess.PIPE)
@@ -27,11 +31,11 @@ def test_a_workdir_is_locked_by_one_process_until_it_ends(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     message = rf"process {holder.pid} on .* Stop that run, or use another --workdir"
-    with pytest.raises(ValueError, match=message), lock_workdir(tmp_path):
+    with pytest.raises(ValueError, match=message), lock(tmp_path):
         pass
     holder.kill()  # the lock is released with its process
     holder.wait()
-    with lock_workdir(tmp_path):
+    with lock(tmp_path):
         pass
 
 
@@ -41,7 +45,7 @@ def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch,
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with logged() as messages, lock_workdir(tmp_path):
+    with logged() as messages, lock(tmp_path):
         assert (tmp_path / "run.lock").read_text().startswith(f"process {os.getpid()} ")
     assert messages == [f"warning: {tmp_path} is on a file system without locks. Make sure that no second run uses it."]
 
@@ -51,5 +55,5 @@ def test_other_errors_of_the_file_system_are_raised(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(OSError, match="Input/output error"), lock_workdir(tmp_path):
+    with pytest.raises(OSError, match="Input/output error"), lock(tmp_path):
         pass

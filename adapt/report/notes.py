@@ -1,0 +1,43 @@
+"""Sentences that explain numbers of a report which could be misread."""
+
+from __future__ import annotations
+
+from adapt.report.formatting import count, run_suffix
+from adapt.report.results_index import ResultsIndex, TaskKey
+
+
+def zero_shot_notes(index: ResultsIndex) -> list[str]:
+    """Return a sentence for each run and dataset whose zero-shot accuracy has two values, in two sections."""
+    sentences = []
+    for run in index.runs:
+        for key in index.keys("zero_shot"):
+            whole = [
+                row
+                for row in index.rows(run.name, key, method="zero_shot", shots=0)
+                if row["settings"]["templates"] == "ensemble"
+            ]
+            counted = index.rows(run.name, TaskKey(key.dataset), method="zero_shot", shots=0)
+            if not whole or not counted or {row["queries"] for row in counted} == {whole[0]["queries"]}:
+                continue
+            mean = sum(row["value"] for row in counted) / len(counted)
+            sentences.append(
+                f"{key.dataset}{run_suffix(index, run.name)}: zero_shot is {whole[0]['value']:.1%} on all "
+                f"{whole[0]['queries']:,} images, and {mean:.1%} in the few-shot tables, where the images that a seed "
+                "draws as support are not queries."
+            )
+    return sentences
+
+
+def identical_notes(index: ResultsIndex) -> list[str]:
+    """Return a sentence for each dataset with query images that are identical to support images."""
+    found = {
+        (row["dataset"], row.get("question", "")): row["identical_queries"]
+        for run in index.runs
+        for row in run.results
+        if row.get("identical_queries")
+    }
+    return [
+        f"{dataset}{f' [{query_set}]' if query_set else ''}: {count(number, 'query image')} identical to an image that "
+        "support sets are drawn from. They are counted as queries."
+        for (dataset, query_set), number in found.items()
+    ]
