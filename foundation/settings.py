@@ -58,6 +58,15 @@ def build(settings_class: type[T], section: str, values: Mapping[str, Any]) -> T
     return settings_class(**values)
 
 
+def accepts(settings_class: type, name: str, value: Any) -> bool:
+    """Return whether a value fits the annotation of a field."""
+    try:
+        _validators(settings_class)[name].validate_python(_as_tuple(value), strict=True)
+    except pydantic.ValidationError:
+        return False
+    return True
+
+
 def check(settings: Any, section: str) -> None:
     """Raise `ValueError` for a field of a settings dataclass that does not fit its annotation."""
     names = [field.name for field in dataclasses.fields(settings)]
