@@ -247,7 +247,9 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
         _add_evaluate_arguments(parser)
     if job == "inspect":
         parser.add_argument("--step", type=_count, default=0, help="step whose batch is shown (default: 0)")
-        parser.add_argument("--steps", type=_positive, default=8, help="number of batches that are counted (default: 8)")
+        parser.add_argument(
+            "--steps", type=_positive, default=8, help="number of batches that are counted (default: 8)"
+        )
         parser.add_argument("--rows", type=_positive, default=64, help="number of rows that are shown (default: 64)")
 
 
@@ -255,11 +257,15 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
     parser.add_argument("--checkpoint", type=_input, required=True, help="checkpoint folder, .npz file or Hub id")
     parser.add_argument("--out", type=_output, required=True, help="output folder or file")
     parser.add_argument(
-        "--image_size", type=_positive, help="image size in pixels; resamples position embeddings (default: the checkpoint's)"
+        "--image_size",
+        type=_positive,
+        help="image size in pixels; resamples position embeddings (default: the checkpoint's)",
     )
     parser.add_argument("--tokenizer", type=_input, help="folder, tokenizer.json or Hub id (default: the checkpoint's)")
     if job == "adapt":
-        parser.add_argument("--support", type=_input, required=True, help="folder with one folder of example images per class")
+        parser.add_argument(
+            "--support", type=_input, required=True, help="folder with one folder of example images per class"
+        )
         parser.add_argument("--query", type=_input, required=True, help="folder of images to sort")
         parser.add_argument(
             "--method", default="auto", help="adapter, or auto for the best by cross-validation (default: auto)"
@@ -270,9 +276,15 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
             help="text of a class, {} is its name; repeatable; none: images only (default: 'a photo of a {}.')",
         )
     if job == "embed":
-        parser.add_argument("--images", type=_input, help="image folder, shards, or another source described in data/README.md")
-        parser.add_argument("--texts", type=_input, help="file with one text per line, or .jsonl with strings or {id, text}")
-        parser.add_argument("--data_dir", type=_input, default="runs/data", help="folder of source indexes (default: runs/data)")
+        parser.add_argument(
+            "--images", type=_input, help="image folder, shards, or another source described in data/README.md"
+        )
+        parser.add_argument(
+            "--texts", type=_input, help="file with one text per line, or .jsonl with strings or {id, text}"
+        )
+        parser.add_argument(
+            "--data_dir", type=_input, default="runs/data", help="folder of source indexes (default: runs/data)"
+        )
     if job in ("adapt", "embed"):
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16"), help="dtype of the towers (default: bfloat16, float32 on CPUs)"
@@ -305,7 +317,9 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", type=_input, help="folder, .npz file or Hub id, or several as A,NAME=B (default: WORKDIR/export)"
+        "--checkpoint",
+        type=_input,
+        help="folder, .npz file or Hub id, or several as A,NAME=B (default: WORKDIR/export)",
     )
     parser.add_argument("--shard", default="0/1", help="shard i/n of the datasets, for job arrays (default: 0/1)")
     parser.add_argument(

@@ -20,6 +20,7 @@ from cluster.runtime.exit_codes import EXIT_PREEMPTED, has_peers
 from cluster.runtime.process_discovery import find_processes, join
 from foundation.console import printable
 from foundation.error_text import error_text
+from foundation.file_names import check_not_taken
 from foundation.json_lines import append_json_line
 from foundation.option_values import split_list
 
@@ -42,15 +43,31 @@ def pretrain(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    extend: bool = False,
+    data_moved: bool = False,
 ) -> int:
-    """Train the run in `workdir` or resume it, together with the other processes of the run."""
+    """Train the run in `workdir` or resume it, together with the other processes of the run.
+
+    `extend` allows a resumed run to become longer, `data_moved` to read the same data from another path.
+    """
     join(find_processes(os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id))
 
+    from pretrain.config.resume import ResumeOptions
     from pretrain.train import pretrain as train
+
+    def record(change: str) -> None:
+        append_json_line(workdir / JOBS_FILE, {"job": "pretrain", "what": f"resumed: {change}", "seconds": 0.0})
 
     with record_job(workdir, "pretrain") as describe:
         evaluate = evaluation_in_training(config)
-        result = train(config.pretrain, workdir, data_dir=config.data_dir, evaluate=evaluate)
+        result = train(
+            config.pretrain,
+            workdir,
+            data_dir=config.data_dir,
+            evaluate=evaluate,
+            options=ResumeOptions(extend=extend, data_moved=data_moved),
+            record=record,
+        )
         describe(f"steps {result.start_step}–{result.step} of {result.batch_size} pairs")
     return EXIT_PREEMPTED if result.preempted else 0
 
@@ -228,6 +245,7 @@ def embed(
     from adapt.embedding.export import check_inputs, embed_collections
     from foundation.progress import ProgressBars
 
+    check_not_taken(out)
     check_inputs(images, texts, data_dir)
     encoder = open_encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
     progress = ProgressBars().show

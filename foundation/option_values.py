@@ -6,6 +6,7 @@ import ast
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 _COMMA = re.compile(r",(?![^{}]*\})")  # not those of a pattern such as {train,extra}-*.tar
@@ -66,10 +67,8 @@ def _readings(text: str, like: Any) -> Iterator[Any]:
             literal = tuple(literal) if isinstance(literal, list) else (literal,)
         yield literal
     if isinstance(like, float):
-        try:
+        with suppress(ValueError):
             yield float(stripped)  # inf
-        except ValueError:
-            pass
     if is_tuple:
         if stripped[:1] + stripped[-1:] in ("()", "[]") and not _exists(stripped):
             yield tuple(split_list(stripped[1:-1]))

@@ -25,6 +25,8 @@ PositiveInt = Annotated[int, Field(ge=1, description="a positive whole number")]
 NonNegativeInt = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
 PositiveFloat = Annotated[float, Field(gt=0, lt=math.inf, description="a positive, finite number")]
 NonNegativeFloat = Annotated[float, Field(ge=0, lt=math.inf, description="a finite number, 0 or more")]
+FiniteFloat = Annotated[float, Field(gt=-math.inf, lt=math.inf, description="a finite number")]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="a whole number from 0 to 2**63 - 1")]
 UnitFloat = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 
 _TYPES = {

@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from foundation.progress import ProgressBar, format_duration
 from pretrain.checkpointing.best import BestCheckpoints
 from pretrain.checkpointing.manager import Checkpoints
 from pretrain.checkpointing.run_lock import lock_workdir
+from pretrain.config.resume import ResumeOptions
 from pretrain.config.run import read_settings
 from pretrain.distributed import sharding
 from pretrain.distributed.preemption import Preemption
@@ -49,10 +50,13 @@ from pretrain.preparation import (
     open_writer,
     restore,
     wait_for_all_processes,
+    warn_of_repeated_samples,
 )
 from pretrain.train_step import Metrics, build_train_step
 
 logger = logging.getLogger(__name__)
+
+_UNCHANGED = ResumeOptions()
 
 
 class TrainResult(NamedTuple):
@@ -73,12 +77,15 @@ def pretrain(
     *,
     data_dir: str | os.PathLike,
     evaluate: Evaluate | None = None,
+    options: ResumeOptions = _UNCHANGED,
+    record: Callable[[str], None] = lambda change: None,
 ) -> TrainResult:
     """Train the run that the `pretrain` section of a config describes, or resume the run in `workdir`.
 
     Writes `pretrain.json`, `data.json`, `tokenizer/`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and, if needed,
     `bad_records.jsonl` and `skipped.jsonl` to `workdir`, which all hosts share. Every `evaluate_every` steps,
-    `evaluate` is called with an export of the towers. On SIGTERM, a checkpoint is saved within one step and the
+    `evaluate` is called with an export of the towers. `options` allow changes of a run that is resumed; each change is
+    logged and passed to `record`. On SIGTERM, a checkpoint is saved within one step and the
     function returns.
     """
     workdir = pathlib.Path(workdir)
@@ -97,7 +104,7 @@ def pretrain(
         preemption = stack.enter_context(Preemption())
         if jax.process_index() == 0:
             stack.enter_context(lock_workdir(workdir))
-        tokenizer = claim(workdir, settings, source)
+        tokenizer = claim(workdir, settings, source, options=options, record=record)
 
         # Build the training step: XLA compiles it in a thread while the state and the first batches are prepared.
         num_steps = settings.num_steps(len(source))
@@ -107,6 +114,7 @@ def pretrain(
         schedule = create_schedule(settings.optimizer, num_steps)
         best = create_best(settings, workdir)
         rollbacks = read_rollbacks(workdir)
+        warn_of_repeated_samples(settings, loader.sampler.lengths)
         log_size(settings, mesh, train_step, tokenizer=tokenizer, num_samples=len(source))
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep=settings.keep_checkpoints, keep_every=settings.keep_every, best=best

@@ -23,7 +23,7 @@ from data.sources.image_folders import ClassFolders
 from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
-from foundation.suggestions import did_you_mean, unknown_name
+from foundation.suggestions import did_you_mean, nearest_path, unknown_name
 
 EMOJI_PREFIX = "emoji:"
 TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
@@ -132,7 +132,8 @@ def _find(name: str, other_names: Sequence[str]) -> list[File]:
         return find_files(name)
     except FileNotFoundError as error:
         names = [*known_names(), *other_names]
-        raise FileNotFoundError(f"{error}.{did_you_mean(name, names)} Known names: {', '.join(names)}") from error
+        hint = did_you_mean(name, names) or nearest_path(name)
+        raise FileNotFoundError(f"{error}.{hint} Known names: {', '.join(names)}") from error
 
 
 def _kind(file: File) -> str:

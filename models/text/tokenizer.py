@@ -14,6 +14,7 @@ import numpy as np
 
 from foundation.atomic import atomic_files
 from foundation.error_text import first_line
+from foundation.suggestions import nearest_path
 from models.io import hub
 from models.text.canonicalize import canonicalization
 
@@ -136,9 +137,14 @@ def open_tokenizer(name: str, *, length: int, canonicalize: str = "none") -> Tok
     """Open any Hugging Face tokenizer: `name` is a folder, the path of a `tokenizer.json`, or a Hub ID.
 
     A `tokenizer_config.json` next to a `tokenizer.json` is read as well; without it texts are padded with their end
-    token. Raises as `load_tokenizer` does, and `OSError` for a Hub ID that is not cached and cannot be downloaded.
+    token. Raises as `load_tokenizer` does, `FileNotFoundError` for a path that does not exist, and `OSError` for a Hub
+    ID that is not cached and cannot be downloaded.
     """
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
+    if not path.exists() and hub.is_path(name):
+        raise FileNotFoundError(
+            f"tokenizer {name} does not exist: there is no such file or folder.{nearest_path(path)}"
+        )
     if path.is_file() and not (path.name == TOKENIZER_FILE and (path.parent / CONFIG_FILE).is_file()):
         hf_tokenizer = _open_file(path)
     elif path.is_file():
