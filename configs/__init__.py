@@ -59,7 +59,7 @@ def load_sweep(path: str) -> list[dict[str, Any]]:
 def _run(path: str) -> dict[str, Any]:
     """Return what a config file defines; raises `FileNotFoundError` and `ValueError` for a file that is not one."""
     if os.path.isdir(path):
-        raise ValueError(f"{path} is a folder, not a config file{_nearest(path)}")
+        raise ValueError(f"{path} is a folder, not a config file.")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no config file {path}{_nearest(path)}")
     try:
@@ -76,7 +76,7 @@ def _nearest(path: str) -> str:
     name = pathlib.Path(path).name.removesuffix(".py") + ".py"
     own = next((each for each in known_configs() if each == name or pathlib.Path(each).name == name), None)
     hint = f" Did you mean {FOLDER / own}?" if own else nearest_path(path) or did_you_mean(name, known_configs())
-    return f"; {FOLDER} has {', '.join(known_configs())}.{hint} A relative path starts at {os.getcwd()}"
+    return f" in {os.getcwd()}.{hint} {FOLDER} has {', '.join(known_configs())}"
 
 
 def _expand_users(config: ConfigDict) -> None:

@@ -34,18 +34,24 @@ def split_list(text: str) -> list[str]:
     while pieces:
         for count in range(len(pieces), 0, -1):
             item = ",".join(pieces[:count])
-            if _exists(item) or _exists(item.partition("=")[2]):
+            if _is_path(item):
                 break
             item = item.strip()
-            if _exists(item) or _exists(item.partition("=")[2]):
+            if _is_path(item):
                 break
         items.append(item)
         pieces = pieces[count:]
     return [item for item in items if item]
 
 
+def _is_path(item: str) -> bool:
+    """Return whether PATH or NAME=PATH names something that exists."""
+    name, _, path = item.partition("=")
+    return _exists(item) or ("," not in name and _exists(path))
+
+
 def _exists(path: str) -> bool:
-    return bool(path) and os.path.exists(os.path.expanduser(path))
+    return bool(path) and "\0" not in path and os.path.exists(os.path.expanduser(path))
 
 
 def _readings(text: str, like: Any) -> Iterator[Any]:

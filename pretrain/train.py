@@ -15,7 +15,7 @@ import jax
 
 from foundation.progress import ProgressBar, format_duration
 from pretrain.checkpointing.best import BestCheckpoints
-from pretrain.checkpointing.manager import Checkpoints
+from pretrain.checkpointing.manager import Checkpoints, check_folder_name
 from pretrain.checkpointing.run_lock import lock_workdir
 from pretrain.config.resume import ResumeOptions
 from pretrain.config.run import read_settings
@@ -89,6 +89,7 @@ def pretrain(
     function returns.
     """
     workdir = pathlib.Path(workdir)
+    check_folder_name(workdir)
 
     # Read the settings: mistakes are reported before anything is written.
     settings = read_settings(config, workdir)

@@ -64,6 +64,10 @@ class EvaluateSettings:
         ):
             if value not in known:
                 raise ValueError(unknown_name(f"evaluate.{name}", value, known))
+        if not self.methods and set(self.tasks) - {"zero_shot"}:
+            raise ValueError(f"evaluate.methods is empty, and evaluate.tasks {self.tasks} need methods.")
+        if self.datasets and not self.tasks:
+            raise ValueError(f"evaluate.tasks is empty. Choose from {', '.join(TASKS)}.")
         self._check_numbers()
         object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
 
