@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -65,7 +66,8 @@ def _readings(text: str, like: Any) -> Iterator[Any]:
         return
     is_tuple = isinstance(like, tuple)
     try:
-        literal = ast.literal_eval(stripped)
+        with warnings.catch_warnings(action="ignore"):  # of escapes such as \\( in a pattern
+            literal = ast.literal_eval(stripped)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     else:

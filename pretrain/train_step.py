@@ -201,7 +201,7 @@ def train_step(context: StepContext, state: TrainState, batch: Batch) -> StepRes
     gradients, metrics = compute_gradients(context, state.parameters, batch)
     updates, optimizer_state = context.optimizer.update(gradients, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
-    parameters = parameters | {"objective": _clamp(context, parameters["objective"])}
+    parameters = parameters | {"objective": clamp_scalars(context, parameters["objective"])}
     metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
     return StepResult(TrainState(state.step + 1, parameters, optimizer_state), metrics)
 
@@ -239,7 +239,7 @@ def embedding_loss(context: StepContext, scalars: dict[str, jax.Array], embeddin
     return context.objective(_stop_gradients(scalars, context.frozen["objective"]), *embeddings, mesh=context.mesh)
 
 
-def _clamp(context: StepContext, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def clamp_scalars(context: StepContext, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Return the objective's scalars within their limits; those that are not trained are unchanged."""
     clamped = context.objective.clamp(scalars)
     return {name: scalars[name] if context.frozen["objective"][name] else clamped[name] for name in scalars}

@@ -163,7 +163,7 @@ def _slurm(environment: Mapping[str, str]) -> ProcessGroup | None:
 def _slurm_tasks_on_node(environment: Mapping[str, str]) -> int:
     """Return the number of tasks of the step on this node, from lists such as `2(x3),1`."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    groups = [re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", group) for group in text.split(",")]
+    groups = [re.fullmatch(r"([1-9][0-9]{0,8})(?:\(x([1-9][0-9]{0,5})\))?", group) for group in text.split(",")]
     if not all(groups):
         raise ValueError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}, not a list of numbers such as 2(x3),1. {_ALONE}")
     counts = [int(group[1]) for group in groups if group for _ in range(int(group[2] or 1))]

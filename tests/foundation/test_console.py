@@ -32,9 +32,11 @@ print("error – 漢", file=sys.stderr)
         ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, rb"- a +- b -> \u6f22\u5b57 caf\udce9"),
     ],
 )
-def test_any_text_is_printed_in_any_encoding(environment, line):
+def test_any_text_is_printed_in_any_encoding(environment, line, tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONUTF8", "LC_ALL")}
-    ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, cwd=ROOT, env=clean | environment)
+    clean |= {"PYTHONPATH": str(ROOT)} | environment
+    ended = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, env=clean)
     assert ended.returncode == 0 and ended.stdout.rstrip() == line and ended.stderr.startswith(b"error ")
 
 
