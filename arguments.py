@@ -165,14 +165,17 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def split_by_job(jobs: Iterable[str], arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the arguments of the form `--name=value` that each job accepts, and those that no job accepts."""
+    """Return the switches and `--name=value` arguments that each job accepts, and those that no job accepts."""
     job_options: dict[str, list[str]] = {job: [] for job in jobs}
     accepted = set()
     for job in set(job_options) & set(JOBS):
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         add_arguments(parser, job)
         names = option_names(parser)
-        job_options[job] = [each for each in arguments if "=" in each and each.partition("=")[0] in names]
+        switches = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}
+        job_options[job] = [
+            each for each in arguments if each in switches or ("=" in each and each.partition("=")[0] in names)
+        ]
         accepted.update(job_options[job])
     return job_options, [argument for argument in arguments if argument not in accepted]
 

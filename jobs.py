@@ -20,7 +20,6 @@ from cluster.runtime.exit_codes import EXIT_PREEMPTED, has_peers
 from cluster.runtime.process_discovery import find_processes, join
 from foundation.console import printable
 from foundation.error_text import error_text
-from foundation.file_names import check_not_taken
 from foundation.json_lines import append_json_line
 from foundation.option_values import split_list
 
@@ -245,7 +244,6 @@ def embed(
     from adapt.embedding.export import check_inputs, embed_collections
     from foundation.progress import ProgressBars
 
-    check_not_taken(out)
     check_inputs(images, texts, data_dir)
     encoder = open_encoder(checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer)
     progress = ProgressBars().show

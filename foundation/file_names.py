@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from foundation.console import printable
 
 _LONGEST = 255 - len(".partial-") - 11  # bytes of a name, so that temporary files next to it have room for theirs
-_OWNERS = {"pretrain.json": "the workdir of a run", "model.safetensors": "a checkpoint", "config.json": "a checkpoint"}
 
 
 def check_encoding(arguments: Iterable[str]) -> None:
@@ -40,16 +39,6 @@ def output_path(text: str) -> pathlib.Path:
         if size > _LONGEST:
             raise ValueError(f"{printable(name)!r} has {size} bytes; a name may have {_LONGEST}. Use a shorter one.")
     return path
-
-
-def check_not_taken(folder: pathlib.Path) -> None:
-    """Raise `FileExistsError` if an output folder is the workdir of a run or a checkpoint."""
-    for file, kind in _OWNERS.items():
-        if (folder / file).is_file():
-            raise FileExistsError(
-                f"{printable(folder)} is {kind}: it has {file}. Set --out to another folder, such as "
-                f"{printable(folder / 'out')}."
-            )
 
 
 def _readable(text: str) -> str:

@@ -29,7 +29,6 @@ from data.sources.base import BadRecord, Source
 from data.sources.image_folders import ImageFiles
 from data.sources.open import is_folder, open_source
 from foundation.atomic import write_json
-from foundation.file_names import check_not_taken
 
 _NOTHING = "nothing to embed. Pass --images, --texts or both."
 _KEYS = {  # of the description that must match, and their names in messages
@@ -66,7 +65,6 @@ def embed_collections(
     Raises `ValueError` if there is nothing to embed, and if `out` contains other files of these names.
     """
     out = pathlib.Path(out)
-    check_not_taken(out)
     if images is None and texts is None:
         raise ValueError(_NOTHING)
     written = {}

@@ -30,7 +30,6 @@ from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
 from foundation.atomic import write_json, write_text
-from foundation.file_names import check_not_taken
 from foundation.suggestions import nearest_path
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,6 @@ class SortingTask:
         existing = next((path for path in (self.out, *self.out.parents) if path.exists()), None)
         if existing is not None and not existing.is_dir():
             raise FileExistsError(f"{existing} is a file. Set --out to a folder.")
-        check_not_taken(self.out)
         for name, folder in (("support", self.support), ("query", self.query)):
             if not os.path.isdir(folder):
                 raise FileNotFoundError(

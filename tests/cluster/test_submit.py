@@ -342,3 +342,10 @@ def test_local_tasks_run_in_parallel_on_separate_cores(tmp_path, capsys, said):
         assert all(re.match(r"cores \d ", log) for log in logs)
     with pytest.raises(ValueError, match=r"submit\.max_parallel is 0\. It must be at least 1\."):
         SubmitSettings(max_parallel=0)
+
+
+def test_switches_of_the_submitted_jobs_are_passed_on(project, said):
+    given = ["submit", "--target=slurm", "--dry_run", "--jobs=pretrain, export", "--extend", *project]
+    assert launch.main(given) == 0
+    commands = [line for line in "\n".join(said).splitlines() if line.startswith("srun")]
+    assert commands and all(("--extend" in line.split()) == (" pretrain " in line) for line in commands)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from foundation import console
-from foundation.file_names import check_encoding, check_not_taken, is_utf8, output_path
+from foundation.file_names import check_encoding, is_utf8, output_path
 from foundation.progress import ProgressBar
 from foundation.suggestions import nearest_path
 
@@ -83,16 +83,6 @@ def test_names_too_long_for_a_file_system_are_refused_first(tmp_path, name, size
 def test_an_empty_path_is_refused(text):
     with pytest.raises(ValueError, match="the path is empty"):
         output_path(text)
-
-
-@pytest.mark.parametrize("file", ["pretrain.json", "model.safetensors", "config.json"])
-def test_results_do_not_join_the_files_of_a_run_or_a_checkpoint(tmp_path, file):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / file).touch()
-    for free in (tmp_path, tmp_path / "run" / "out", tmp_path / "new"):
-        check_not_taken(free)
-    with pytest.raises(FileExistsError, match=f"it has {file}. Set --out to another folder, such as .*run/out"):
-        check_not_taken(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
