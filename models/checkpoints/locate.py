@@ -44,6 +44,9 @@ def _missing(name: str) -> FileNotFoundError:
     """Return the error for a path that does not exist, with what to do about it."""
     path = pathlib.Path(name).expanduser()
     problem = f"{name} is not a checkpoint: there is no such file or folder"
+    exported = path.parent / "export"
+    if (path.parent / RUN_FILE).is_file() and exported.is_dir():
+        return FileNotFoundError(f"{problem}. Did you mean {str(exported)!r}?")
     if (path.parent / RUN_FILE).is_file():
         return FileNotFoundError(f"{problem}. Run `launch.py export --workdir={path.parent}` first.")
     hint = nearest_path(path)
