@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, NoReturn
 import configs
 from cluster.config import SECTIONS as SUBMIT_SECTIONS
 from cluster.config import TARGETS, SubmitSettings
+from foundation.console import printable
 from foundation.deprecation import warn_renamed
+from foundation.file_names import output_path
+from foundation.option_values import split_list
 from foundation.suggestions import did_you_mean
 from models.text.canonicalize import CANONICALIZATIONS
 
@@ -104,7 +107,7 @@ class CommandParser(argparse.ArgumentParser):
         invalid = re.search(r"invalid choice: '?([^']*)'? \(choose from (.*)\)", message)
         if invalid:
             message += "." + did_you_mean(invalid[1], re.findall(r"[\w.-]+", invalid[2]))
-        super().error(message)
+        super().error(printable(message))
 
 
 def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argparse.Namespace, list[str]]:
@@ -126,10 +129,10 @@ def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argpars
         add_arguments(job_parser, job)
         add_log_arguments(job_parser)
         options[job] = option_names(job_parser)
-    args, rest = parser.parse_known_args([_current_spelling(argument) for argument in arguments])
+    args, rest = parser.parse_known_args([_current_spelling(argument) for argument in _join_values(arguments)])
     known, hint = options[args.job], ""
     if args.job == "submit":
-        jobs = args.jobs.split(",")
+        jobs = split_list(args.jobs)
         args.job_options, rest = split_by_job(jobs, rest)
         known = sorted({*known, *(name for job in jobs for name in options.get(job, ()))})
         hint = " Write options of the submitted jobs in one word: --name=VALUE."
@@ -139,6 +142,18 @@ def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argpars
         suggestion = did_you_mean(unknown[0], known)
         parser.error(f"unknown option {unknown[0]}.{suggestion} `launch.py {args.job} --help` lists all options.{hint}")
     return args, overrides
+
+
+def _join_values(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--config.key value` written as `--config.key=value`."""
+    joined: list[str] = []
+    for argument in arguments:
+        last = joined[-1] if joined else ""
+        if last.startswith("--config.") and "=" not in last and not argument.startswith("--"):
+            joined[-1] = f"{last}={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _current_spelling(argument: str) -> str:
@@ -156,14 +171,17 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def split_by_job(jobs: Iterable[str], arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the arguments of the form `--name=value` that each job accepts, and those that no job accepts."""
+    """Return the switches and `--name=value` arguments that each job accepts, and those that no job accepts."""
     job_options: dict[str, list[str]] = {job: [] for job in jobs}
     accepted = set()
     for job in set(job_options) & set(JOBS):
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         add_arguments(parser, job)
         names = option_names(parser)
-        job_options[job] = [each for each in arguments if "=" in each and each.partition("=")[0] in names]
+        switches = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}
+        job_options[job] = [
+            each for each in arguments if each in switches or ("=" in each and each.partition("=")[0] in names)
+        ]
         accepted.update(job_options[job])
     return job_options, [argument for argument in arguments if argument not in accepted]
 
@@ -206,7 +224,7 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
     if job == "quickstart":
         parser.add_argument(
             "--workdir",
-            type=pathlib.Path,
+            type=_output,
             default="runs/quickstart",
             help="folder of the run (default: runs/quickstart)",
         )
@@ -214,8 +232,21 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
             "--compare", action="store_true", help="also train without the context objective, and report both runs"
         )
         return
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the run")
+    # a submitted workdir may be on other machines, where ~ is another folder
+    parser.add_argument(
+        "--workdir", type=_remote_output if job == "submit" else _output, required=True, help="folder of the run"
+    )
     if job == "pretrain":
+        parser.add_argument(
+            "--extend",
+            action="store_true",
+            help="make the run in the workdir longer: the config may set more steps, examples or epochs than before",
+        )
+        parser.add_argument(
+            "--data_moved",
+            action="store_true",
+            help="resume the run in the workdir with the same data at another path",
+        )
         parser.add_argument("--coordinator", help="HOST:PORT of the first process (default: detected)")
         parser.add_argument("--num_processes", type=int, help="number of processes (default: detected)")
         parser.add_argument("--process_id", type=int, help="process index, from 0 (default: detected)")
@@ -224,22 +255,28 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
     if job == "evaluate":
         _add_evaluate_arguments(parser)
     if job == "inspect":
-        parser.add_argument("--step", type=int, default=0, help="step whose batch is shown (default: 0)")
-        parser.add_argument("--steps", type=int, default=8, help="number of batches that are counted (default: 8)")
-        parser.add_argument("--rows", type=int, default=64, help="number of rows that are shown (default: 64)")
+        parser.add_argument("--step", type=_count, default=0, help="step whose batch is shown (default: 0)")
+        parser.add_argument(
+            "--steps", type=_positive, default=8, help="number of batches that are counted (default: 8)"
+        )
+        parser.add_argument("--rows", type=_positive, default=64, help="number of rows that are shown (default: 64)")
 
 
 def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None:
-    parser.add_argument("--checkpoint", required=True, help="checkpoint folder, .npz file or Hub id")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="output folder or file")
+    parser.add_argument("--checkpoint", type=_input, required=True, help="checkpoint folder, .npz file or Hub id")
+    parser.add_argument("--out", type=_output, required=True, help="output folder or file")
     parser.add_argument(
-        "--image_size", type=int, help="image size in pixels; resamples position embeddings (default: the checkpoint's)"
+        "--image_size",
+        type=_positive,
+        help="image size in pixels; resamples position embeddings (default: the checkpoint's)",
     )
-    parser.add_argument("--tokenizer", help="folder, tokenizer.json or Hub id (default: the checkpoint's)")
+    parser.add_argument("--tokenizer", type=_input, help="folder, tokenizer.json or Hub id (default: the checkpoint's)")
     parser.add_argument("--canonicalize", help=CANONICALIZE_HELP)
     if job == "adapt":
-        parser.add_argument("--support", required=True, help="folder with one folder of example images per class")
-        parser.add_argument("--query", required=True, help="folder of images to sort")
+        parser.add_argument(
+            "--support", type=_input, required=True, help="folder with one folder of example images per class"
+        )
+        parser.add_argument("--query", type=_input, required=True, help="folder of images to sort")
         parser.add_argument(
             "--method", default="auto", help="adapter, or auto for the best by cross-validation (default: auto)"
         )
@@ -249,9 +286,15 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
             help="text of a class, {} is its name; repeatable; none: images only (default: 'a photo of a {}.')",
         )
     if job == "embed":
-        parser.add_argument("--images", help="image folder, shards, or another source described in data/README.md")
-        parser.add_argument("--texts", help="file with one text per line, or .jsonl with strings or {id, text}")
-        parser.add_argument("--data_dir", default="runs/data", help="folder of source indexes (default: runs/data)")
+        parser.add_argument(
+            "--images", type=_input, help="image folder, shards, or another source described in data/README.md"
+        )
+        parser.add_argument(
+            "--texts", type=_input, help="file with one text per line, or .jsonl with strings or {id, text}"
+        )
+        parser.add_argument(
+            "--data_dir", type=_input, default="runs/data", help="folder of source indexes (default: runs/data)"
+        )
     if job in ("adapt", "embed"):
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16"), help="dtype of the towers (default: bfloat16, float32 on CPUs)"
@@ -266,11 +309,11 @@ def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated jobs of each run, in order; write their options as --name=VALUE (default: pretrain)",
     )
     parser.add_argument("--num_shards", type=int, default=1, help="number of tasks of an evaluation (default: 1)")
-    parser.add_argument("--dry_run", action="store_true", help="write and show the commands, but do not run them")
+    parser.add_argument("--dry_run", action="store_true", help="show files and commands, but write and run nothing")
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    parser.add_argument("--step", type=_count, help="step of the checkpoint (default: the newest)")
     formats = ("huggingface", "big_vision")
     parser.add_argument("--format", choices=formats, default=formats[0], help=f"format (default: {formats[0]})")
     parser.add_argument(
@@ -278,25 +321,63 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--license", help="licence for the model card, such as apache-2.0")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="output folder or file (default: WORKDIR/export or WORKDIR/export.npz)"
+        "--out", type=_output, help="output folder or file (default: WORKDIR/export or WORKDIR/export.npz)"
     )
 
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", help="folder, .npz file or Hub id, or several as A,NAME=B (default: WORKDIR/export)"
+        "--checkpoint",
+        type=_input,
+        help="folder, .npz file or Hub id, or several as A,NAME=B (default: WORKDIR/export)",
     )
     parser.add_argument("--shard", default="0/1", help="shard i/n of the datasets, for job arrays (default: 0/1)")
     parser.add_argument(
-        "--cache", type=pathlib.Path, help="folder of cached embeddings (default: WORKDIR/evaluation/embeddings)"
+        "--cache", type=_output, help="folder of cached embeddings (default: WORKDIR/evaluation/embeddings)"
     )
     for setting, summary in EVALUATE_ARGUMENTS.items():
         parser.add_argument(f"--{setting}", help=f"{summary}; sets config.evaluate.{setting}")
-    parser.add_argument("--data_dir", help="folder of prepared datasets and indexes; sets config.data_dir")
+    parser.add_argument("--data_dir", type=_input, help="folder of prepared datasets and indexes; sets config.data_dir")
+
+
+def _output(text: str) -> pathlib.Path:
+    """Return the path of an output folder or file."""
+    try:
+        return output_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _remote_output(text: str) -> pathlib.Path:
+    """Return the path of an output folder, whose `~` is that of the machine that runs the job."""
+    _output(text)
+    return pathlib.Path(text)
+
+
+def _input(text: str) -> str:
+    """Return the name of an input, with `~` expanded."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return os.path.expanduser(text)
+
+
+def _count(text: str) -> int:
+    """Return a whole number, 0 or more."""
+    if not re.fullmatch(r"[0-9]{1,15}", text.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    """Return a positive whole number."""
+    if not re.fullmatch(r"[0-9]{1,15}", text.strip()) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 def find_config(path: str) -> str:
     """Return the path of a config file; `configs/NAME.py` also works outside the project's folder."""
+    path = _input(path)
     own = configs.FOLDER.parent / path
     return str(own) if own.is_file() and not os.path.isfile(path) else path
 
@@ -326,7 +407,7 @@ def evaluate_overrides(args: argparse.Namespace) -> list[str]:
         return []
     groups = {"all": METHODS, "training_free": TRAINING_FREE}
     given = {key: getattr(args, key) for key in EVALUATE_ARGUMENTS if getattr(args, key) is not None}
-    if given.get("methods") in groups:
-        given["methods"] = ",".join(groups[given["methods"]])
+    if given.get("methods", "").strip() in groups:
+        given["methods"] = ",".join(groups[given["methods"].strip()])
     overrides = [f"--config.evaluate.{key}={value}" for key, value in given.items()]
     return overrides + ([] if args.data_dir is None else [f"--config.data_dir={args.data_dir}"])

@@ -18,8 +18,10 @@ from cluster.config import SubmitSettings
 from cluster.job_array import plan_tasks, point_names
 from cluster.runtime.exit_codes import EXIT_PREEMPTED, has_peers
 from cluster.runtime.process_discovery import find_processes, join
+from foundation.console import printable
 from foundation.error_text import error_text
 from foundation.json_lines import append_json_line
+from foundation.option_values import split_list
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -40,15 +42,31 @@ def pretrain(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    extend: bool = False,
+    data_moved: bool = False,
 ) -> int:
-    """Train the run in `workdir` or resume it, together with the other processes of the run."""
+    """Train the run in `workdir` or resume it, together with the other processes of the run.
+
+    `extend` allows a resumed run to become longer, `data_moved` to read the same data from another path.
+    """
     join(find_processes(os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id))
 
+    from pretrain.config.resume import ResumeOptions
     from pretrain.train import pretrain as train
+
+    def record(change: str) -> None:
+        append_json_line(workdir / JOBS_FILE, {"job": "pretrain", "what": f"resumed: {change}", "seconds": 0.0})
 
     with record_job(workdir, "pretrain") as describe:
         evaluate = evaluation_in_training(config)
-        result = train(config.pretrain, workdir, data_dir=config.data_dir, evaluate=evaluate)
+        result = train(
+            config.pretrain,
+            workdir,
+            data_dir=config.data_dir,
+            evaluate=evaluate,
+            options=ResumeOptions(extend=extend, data_moved=data_moved),
+            record=record,
+        )
         describe(f"steps {result.start_step}–{result.step} of {result.batch_size} pairs")
     return EXIT_PREEMPTED if result.preempted else 0
 
@@ -93,7 +111,7 @@ def export(
     with record_job(workdir, "export") as describe:
         path = write(workdir, target, step=step, format=format, dtype=dtype, license=license)
         describe(f"to {path}")
-    print(f"exported to {path}", flush=True)
+    print(f"exported to {printable(path)}", flush=True)
     if format == "big_vision":
         logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={workdir / 'tokenizer'}")
 
@@ -107,7 +125,7 @@ def evaluate(
     cache: pathlib.Path | None = None,
 ) -> None:
     """Evaluate the export of the run, or the given checkpoints instead."""
-    from adapt.evaluation.run import EvaluateSettings, Shard, checkpoint_names, split_checkpoints
+    from adapt.evaluation.run import EvaluateSettings, Shard, checkpoint_names
     from adapt.evaluation.run import evaluate as run
     from adapt.report.card_results import card_results
     from foundation.progress import ProgressBars
@@ -116,9 +134,9 @@ def evaluate(
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
     checkpoints = {workdir.name: workdir / "export"}
     if checkpoint:
-        checkpoints = checkpoint_names(split_checkpoints(checkpoint))
+        checkpoints = checkpoint_names(split_list(checkpoint))
     index, slash, count = shard.partition("/")
-    if not (slash and index.isdigit() and count.isdigit()):
+    if not (slash and index.isdecimal() and count.isdecimal()):
         raise ValueError(f"--shard={shard} is not a shard. Write --shard=i/n, such as 0/4.")
     with record_job(workdir, "evaluate") as describe:
         rows = run(
@@ -142,7 +160,7 @@ def report(workdir: pathlib.Path, *, config_path: str | None = None) -> None:
 
     points = point_names(configs.load_sweep(config_path)) if config_path else []
     runs = read_all_runs(workdir, expected=points)
-    print(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}"))
+    print_path(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}"))
 
 
 def quickstart(config: ConfigDict, workdir: pathlib.Path, *, compare: bool = False) -> int:
@@ -163,7 +181,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path, *, compare: bool = Fal
         export(folder)
         evaluate(config, folder)
     results = [run for name, folder in workdirs.items() for run in read_runs(folder, name=name)]
-    print(write_report(results, workdir, title="Quickstart: emoji"))
+    print_path(write_report(results, workdir, title="Quickstart: emoji"))
     return 0
 
 
@@ -171,7 +189,7 @@ def inspect_data(config: ConfigDict, workdir: pathlib.Path, *, step: int = 0, st
     """Write pages that show the batch of a step; the run in the workdir does not change."""
     from pretrain.tools.inspect_batches import inspect
 
-    print(inspect(config.pretrain, workdir, data_dir=config.data_dir, step=step, steps=steps, shown=rows))
+    print_path(inspect(config.pretrain, workdir, data_dir=config.data_dir, step=step, steps=steps, shown=rows))
 
 
 def compile_step(config: ConfigDict, topology: str) -> int:
@@ -201,9 +219,9 @@ def sort_photos(
 
     templates = tuple(template or (DEFAULT_TEMPLATE,))
     task = SortingTask(
-        support=os.path.expanduser(support),
-        query=os.path.expanduser(query),
-        out=out.expanduser(),
+        support=support,
+        query=query,
+        out=out,
         method=method,
         templates=() if templates == ("none",) else templates,
     )
@@ -290,7 +308,7 @@ def convert(
         found = describe_checkpoint(checkpoint, image_size=image_size)
         save_big_vision(out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars())
         logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={checkpoint}")
-    print(out, flush=True)
+    print_path(out)
 
 
 def submit(
@@ -324,6 +342,7 @@ def submit(
     config = load_config(config_path or str(EVALUATE_CONFIG), own)  # any config has the defaults of this section
     section = dict(config.get("submit", {}))
     section |= {name: typed(kind, f"submit.{name}", section.get(name, {})) for name, kind in SUBMIT_SECTIONS.items()}
+    workdir = workdir.expanduser() if target in ("local", "slurm") else workdir
     prepared = prepare(target, tasks, typed(SubmitSettings, "submit", section), workdir=workdir)
     return run(prepared, dry_run=dry_run)
 
@@ -348,6 +367,11 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
         evaluation_settings(config)
     if args.job == "evaluate":
         typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))
+
+
+def print_path(path: pathlib.Path) -> None:
+    """Print the path of the result of a job."""
+    print(printable(path), flush=True)
 
 
 def typed(settings: type, section: str, values: Mapping[str, Any]) -> Any:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import jobs
 from arguments import evaluate_overrides, load_config, parse
-from cluster.runtime.environment import set_defaults, use_huge_pages
+from cluster.runtime.environment import choose_platform, restart, set_defaults
 from cluster.runtime.exit_codes import (
     EXIT_PEER_LOST,
     EXIT_PREEMPTED,
@@ -37,7 +37,10 @@ from cluster.runtime.exit_codes import (
     raise_terminated,
 )
 from foundation import log
+from foundation.console import configure_streams, printable
 from foundation.error_text import error_text
+from foundation.file_names import check_encoding
+from foundation.option_values import split_list
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -51,11 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
     0: success. 1: an error, printed as one sentence. 2: wrong usage. 130: interrupted. 75: preempted by SIGTERM; the
     scheduler should run the same command again. 76: another process of the run is lost.
     """
+    configure_streams()
     log.configure()
     prog = "launch.py"
     if arguments is None:
         if not {"-h", "--help"} & set(sys.argv):
-            use_huge_pages()  # restarts the process
+            restart()
         prog = "lixp" if pathlib.Path(sys.argv[0]).stem == "lixp" else prog
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments, prog=prog)
     log.configure(level=args.log_level)
@@ -65,8 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
         threading.excepthook = handle_thread_error
         logging.getLogger("concurrent.futures").addFilter(is_not_repeated)
     set_defaults(os.environ)
+    choose_platform(os.environ)
     logging.getLogger("asyncio").disabled = True  # Orbax logs tracebacks there of errors that are reported below
     try:
+        check_encoding(sys.argv[1:] if arguments is None else arguments)
         args.overrides = overrides
         config = None
         if getattr(args, "config", None):
@@ -89,9 +95,9 @@ def exit_code(error: BaseException, *, traceback: bool) -> int:
     if traceback or not (missing or peer_lost or isinstance(error, (ValueError, OSError, FloatingPointError))):
         raise error
     if peer_lost:
-        print(f"error: {error_text(PEER_LOST)} ({error_text(error)[:200]})", file=sys.stderr)
+        print(f"error: {error_text(PEER_LOST)} ({printable(error_text(error)[:200])})", file=sys.stderr)
         return EXIT_PEER_LOST
-    print(f"error: {missing or error_text(error)}", file=sys.stderr)
+    print(f"error: {printable(missing or error_text(error))}", file=sys.stderr)
     return 1
 
 
@@ -119,7 +125,9 @@ def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 # job → function call with the options of the command line and the config
 RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "pretrain": lambda args, config: jobs.pretrain(
-        config, args.workdir, **options(args, "coordinator", "num_processes", "process_id")
+        config,
+        args.workdir,
+        **options(args, "coordinator", "num_processes", "process_id", "extend", "data_moved"),
     ),
     "export": lambda args, config: jobs.export(
         args.workdir, **options(args, "out", "step", "format", "dtype", "license")
@@ -134,7 +142,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "submit": lambda args, config: jobs.submit(
         args.target,
         args.workdir,
-        jobs=args.jobs.split(","),
+        jobs=split_list(args.jobs),
         config_path=args.config,
         **options(args, "num_shards", "dry_run", "overrides", "job_options"),
     ),

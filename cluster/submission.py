@@ -28,13 +28,14 @@ class Submission:
 
 
 def submit(submission: Submission, *, dry_run: bool) -> int:
-    """Write the files, show files and commands, and run the commands unless it is a `dry_run`.
+    """Show files and commands; unless it is a `dry_run`, write the files and run the commands.
 
     Returns the exit code of the first command that fails, or 0. Raises `ValueError` if a program is not installed.
     """
     for path, text in submission.files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if not dry_run:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         logger.info(f"— {path}")
         logger.info(text.rstrip())
     logger.info("— commands (dry run)" if dry_run else "— running")

@@ -6,16 +6,18 @@ Each file of this package defines one run: its `get_config()` returns a `ConfigD
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
+import functools
 import itertools
 import os
 import pathlib
-import re
 import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from foundation.option_values import parse_value
+from foundation.suggestions import did_you_mean, nearest_path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -27,23 +29,23 @@ KnownSettings = Callable[[], Mapping[tuple[str, ...], type]]
 def load(path: str, overrides: Sequence[str], *, known: KnownSettings) -> ConfigDict:
     """Return the config of a file with `--config.key=value` overrides applied.
 
-    `known()` maps the path of each section to the dataclass of its settings. It is called only for a key that the file
-    does not set, to find its default. An unknown key raises a `ValueError` that lists the known ones.
+    `known()` maps the path of each section to the dataclass of its settings. It is called only for overrides, to find
+    the type and the default of a setting. An unknown key raises a `ValueError` that lists the known ones. A `~` at the
+    start of a string is the home folder.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no config file {path}; configs/ has {', '.join(known_configs())}")
-    config = runpy.run_path(path)["get_config"]()
+    config = _run(path)["get_config"]()
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"{override} has no value; write {override}=VALUE")
         set_value(config, key, text, known=known)
+    _expand_users(config)
     return config
 
 
 def load_sweep(path: str) -> list[dict[str, Any]]:
     """Return the points of a config file's `get_sweep()`, or an empty list if the file does not define it."""
-    get_sweep = runpy.run_path(path).get("get_sweep")
+    get_sweep = _run(path).get("get_sweep")
     points = [] if get_sweep is None else [dict(point) for point in get_sweep()]
     for number, point in enumerate(points):
         if not point or not all(isinstance(key, str) for key in point):
@@ -52,6 +54,40 @@ def load_sweep(path: str) -> list[dict[str, Any]]:
                 "example {'pretrain.seed': 1}."
             )
     return points
+
+
+def _run(path: str) -> dict[str, Any]:
+    """Return what a config file defines; raises `FileNotFoundError` and `ValueError` for a file that is not one."""
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, not a config file.")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no config file {path}{_nearest(path)}")
+    try:
+        found = runpy.run_path(path)
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename} is not valid Python: {error.msg} in line {error.lineno}") from error
+    if not callable(found.get("get_config")):
+        raise ValueError(f"{path} does not define get_config(), which returns the settings of a run")
+    return found
+
+
+def _nearest(path: str) -> str:
+    """Return where to look for a config file that does not exist, to end a sentence."""
+    name = pathlib.Path(path).name.removesuffix(".py") + ".py"
+    own = next((each for each in known_configs() if each == name or pathlib.Path(each).name == name), None)
+    hint = f" Did you mean {FOLDER / own}?" if own else nearest_path(path) or did_you_mean(name, known_configs())
+    return f" in {os.getcwd()}.{hint} {FOLDER} has {', '.join(known_configs())}"
+
+
+def _expand_users(config: ConfigDict) -> None:
+    """Replace the `~` at the start of strings, in all sections."""
+    for key, value in config.items():
+        if hasattr(value, "keys"):
+            _expand_users(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            config[key] = os.path.expanduser(value)
+        elif isinstance(value, tuple) and any(isinstance(item, str) and item.startswith("~") for item in value):
+            config[key] = tuple(os.path.expanduser(item) if isinstance(item, str) else item for item in value)
 
 
 def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -72,10 +108,13 @@ def set_value(config: ConfigDict, key: str, text: str, *, known: KnownSettings) 
             new_name = _renamed(known().get(tuple(sections))).get(last)
             break
     problem = f"config key {key} is {current!r} and cannot become {text!r}"
-    try:
-        value = parse_value(text, like=current)
-    except (TypeError, ValueError) as error:
-        raise ValueError(problem) from error
+    from foundation.settings import accepts  # not imported by --help
+
+    settings = known().get(tuple(sections))
+    name = _renamed(settings).get(last, last)
+    is_field = settings is not None and name in {field.name for field in dataclasses.fields(settings)}
+    fits = functools.partial(accepts, settings, name) if is_field else None
+    value = parse_value(text, like=current, fits=fits)
     with config.unlocked():
         parent = config
         for part in sections:
@@ -118,22 +157,6 @@ def default_of(key: str, part: str, *, siblings: Iterable[str], known: Mapping[t
 def _renamed(settings: type | None) -> Mapping[str, str]:
     """Return the renamed keys of a settings class, old to new; `foundation.settings.build` accepts both."""
     return getattr(settings, "RENAMED", {})
-
-
-def parse_value(text: str, *, like: Any) -> Any:
-    """Return the value that `text` spells for a setting whose current value is `like`."""
-    if isinstance(like, str):
-        return text
-    if isinstance(like, bool):
-        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        parts = re.split(r",(?![^{}]*\})", text)  # not at the commas of a pattern such as {train,extra}-*.tar
-        value = tuple(filter(None, parts)) if isinstance(like, tuple) else text
-    if isinstance(like, tuple) and not isinstance(value, tuple):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    return value
 
 
 def known_configs() -> list[str]:

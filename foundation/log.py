@@ -8,18 +8,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from foundation.console import printable
+
 _silenced: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("silenced", default=())
 
 PACKAGES = ("launch", "jobs", "pretrain", "adapt", "data", "models", "cluster", "foundation", "benchmarks")
 
 
 class _Console(logging.Handler):
-    """Write each message as a line; warnings and errors get their level as a prefix."""
+    """Write each message as a line, without control characters; warnings and errors get their level as a prefix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         try:
-            _write_line(prefix + record.getMessage())
+            _write_line(prefix + printable(record.getMessage()))
         except Exception:  # as logging's own handlers do
             self.handleError(record)
 

@@ -11,6 +11,7 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from foundation.console import printable
 from foundation.log import is_first_process
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class ProgressBar:
         line_interval: float = LINE_INTERVAL,
         stream: TextIO | None = None,
     ):
+        description = printable(description)
         self.total, self.done = total, start
         self._start, self._shown, self._began = start, start, time.monotonic()
         self._next_line, self._line_interval = self._began + delay, line_interval
@@ -93,7 +95,7 @@ class ProgressBar:
 
     def show(self, done: int, text: str = "") -> None:
         """Note that `done` items are done, and show `text` instead of the rate if there is one."""
-        self.done, self._text = done, text
+        self.done, self._text = done, printable(text)
         if self._live is not None:
             self._live.text = text or self._rate()
             self._live.update(done - self._live.n)

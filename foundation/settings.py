@@ -25,6 +25,8 @@ PositiveInt = Annotated[int, Field(ge=1, description="a positive whole number")]
 NonNegativeInt = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
 PositiveFloat = Annotated[float, Field(gt=0, lt=math.inf, description="a positive, finite number")]
 NonNegativeFloat = Annotated[float, Field(ge=0, lt=math.inf, description="a finite number, 0 or more")]
+FiniteFloat = Annotated[float, Field(gt=-math.inf, lt=math.inf, description="a finite number")]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="a whole number from 0 to 2**63 - 1")]
 UnitFloat = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 
 _TYPES = {
@@ -56,6 +58,15 @@ def build(settings_class: type[T], section: str, values: Mapping[str, Any]) -> T
             raise ValueError(f"the config lacks {section}.{name}")
     _check(settings_class, section, values)
     return settings_class(**values)
+
+
+def accepts(settings_class: type, name: str, value: Any) -> bool:
+    """Return whether a value fits the annotation of a field."""
+    try:
+        _validators(settings_class)[name].validate_python(_as_tuple(value), strict=True)
+    except pydantic.ValidationError:
+        return False
+    return True
 
 
 def check(settings: Any, section: str) -> None:

@@ -18,7 +18,7 @@ from data.pipeline.loader import BatchLoader
 from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
 from data.sources.open import ConcatenatedSource, open_sources
-from foundation.atomic import atomic_file, write_json
+from foundation.atomic import atomic_file
 from foundation.progress import track
 from models.checkpoints.describe import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
@@ -133,21 +133,24 @@ def _texts_of(source: Source, index: int) -> tuple[str, ...]:
         return ()
 
 
-def claim_data(workdir: pathlib.Path, settings: PretrainSettings, source: ConcatenatedSource) -> None:
-    """Write the size and fingerprint of each source to `workdir/data.json`, or check that they have not changed.
+def describe_data(settings: PretrainSettings, source: ConcatenatedSource) -> list[dict[str, Any]]:
+    """Return name, size and fingerprint of each source, as `data.json` stores them."""
+    return [
+        {"source": name, "samples": len(part), "fingerprint": part.fingerprint}
+        for name, part in zip(settings.data.sources, source.sources, strict=True)
+    ]
+
+
+def compare_data(workdir: pathlib.Path, current: list[dict[str, Any]], *, moved: bool) -> None:
+    """Compare the sources with those in `workdir/data.json`, if the run has begun; if they `moved`, without names.
 
     Raises `ValueError` naming the first source that has changed: the run would see other batches from here on.
     """
     path = workdir / DATA_FILE
-    current = [
-        {"source": name, "samples": len(part), "fingerprint": part.fingerprint}
-        for name, part in zip(settings.data.sources, source.sources, strict=True)
-    ]
     if not path.exists():
-        write_json(path, current)
         return
     for before, now in zip(json.loads(path.read_text(encoding="utf-8")), current, strict=True):
-        if before != now:
+        if before != (now | {"source": before["source"]} if moved else now):
             raise ValueError(_describe_change(before, now))
 
 

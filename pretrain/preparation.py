@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,14 +17,23 @@ from jax.sharding import Mesh
 from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.loader import BatchIterator, BatchLoader
 from data.sources.open import ConcatenatedSource
+from foundation.atomic import write_json
 from models.text.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import BestCheckpoints
 from pretrain.checkpointing.manager import Checkpoints
 from pretrain.checkpointing.warm_start import start_from_checkpoint
-from pretrain.config.run import SETTINGS_FILE, PretrainSettings, claim_workdir
+from pretrain.config.resume import ResumeOptions, compare_settings, write_settings
+from pretrain.config.run import SETTINGS_FILE, PretrainSettings
 from pretrain.distributed import sharding
-from pretrain.input_pipeline import ORDER_FILE, claim_data, prepare_order, prepare_tokenizer
+from pretrain.input_pipeline import (
+    DATA_FILE,
+    ORDER_FILE,
+    compare_data,
+    describe_data,
+    prepare_order,
+    prepare_tokenizer,
+)
 from pretrain.loss_rollback import read_skipped
 from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter
 from pretrain.monitoring.wandb_writer import WandbRun
@@ -46,18 +55,55 @@ def check_settings(settings: PretrainSettings, mesh: Mesh, *, workdir: pathlib.P
             f"evaluate_every is {settings.evaluate_every}, but no evaluation was passed to pretrain(evaluate=...). "
             "Pass one, or set evaluate_every to 0."
         )
+    objective = settings.objective
+    if objective.logit_scale_limit and objective.logit_scale > objective.logit_scale_limit * 1.001:
+        logger.warning(
+            f"objective.logit_scale starts at {objective.logit_scale:.4g}, and the first step clamps it to "
+            f"{objective.logit_scale_limit:.4g}. Set objective.max_logit_scale to change the limit (0: none)."
+        )
 
 
-def claim(workdir: pathlib.Path, settings: PretrainSettings, source: ConcatenatedSource) -> Tokenizer:
+def warn_of_repeated_samples(settings: PretrainSettings, lengths: Sequence[int]) -> None:
+    """Log a warning if a batch is larger than the data, so that it contains samples more than once."""
+    distinct, weights = settings.batch_size // settings.data.views, settings.data.weights
+    for name, length, weight in zip(settings.data.sources, lengths, weights, strict=bool(weights)):
+        share = distinct * weight / sum(weights)
+        if share > length:
+            logger.warning(
+                f"a batch has about {share:.0f} samples of {name}, which has {length:,}: a batch contains samples more "
+                "than once"
+            )
+    if not weights and distinct > sum(lengths):
+        logger.warning(
+            f"a batch has {distinct:,} samples, but the data has {sum(lengths):,}: a batch contains samples more than "
+            "once, as if they did not match. Reduce batch_size."
+        )
+
+
+def claim(
+    workdir: pathlib.Path,
+    settings: PretrainSettings,
+    source: ConcatenatedSource,
+    *,
+    options: ResumeOptions,
+    record: Callable[[str], None],
+) -> Tokenizer:
     """Prepare `workdir` for the run on the first process, or check that it contains the same run.
 
-    Returns the tokenizer on all processes. Raises `ValueError` if settings or data have changed, and
+    Changes that `options` or their nature allow are logged and passed to `record`. Returns the tokenizer on all
+    processes. Raises `ValueError` if settings or data have changed, and
     `FileNotFoundError` if a process does not see the workdir of the first.
     """
     tokenizer = None
     if jax.process_index() == 0:
-        claim_workdir(workdir, settings)
-        claim_data(workdir, settings, source)
+        changes = compare_settings(workdir, settings, num_samples=len(source), options=options)
+        data = describe_data(settings, source)
+        compare_data(workdir, data, moved=options.data_moved)
+        for change in changes:
+            logger.warning(f"resuming with a change: {change}")
+            record(change)
+        write_settings(workdir, settings)
+        write_json(workdir / DATA_FILE, data)
         tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
         prepare_order(workdir / ORDER_FILE, source, settings)
     wait_for_all_processes("workdir claimed")

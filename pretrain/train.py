@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from foundation.folder_lock import lock_folder
 from foundation.json_lines import parse_json_lines
 from foundation.progress import ProgressBar, format_duration
 from pretrain.checkpointing.best import BestCheckpoints
-from pretrain.checkpointing.manager import Checkpoints
+from pretrain.checkpointing.manager import Checkpoints, check_folder_name
+from pretrain.config.resume import ResumeOptions
 from pretrain.config.run import read_settings
 from pretrain.distributed import sharding
 from pretrain.distributed.preemption import Preemption
@@ -50,10 +51,13 @@ from pretrain.preparation import (
     open_writer,
     restore,
     wait_for_all_processes,
+    warn_of_repeated_samples,
 )
 from pretrain.train_step import Metrics, build_train_step
 
 logger = logging.getLogger(__name__)
+
+_UNCHANGED = ResumeOptions()
 
 
 class TrainResult(NamedTuple):
@@ -74,15 +78,19 @@ def pretrain(
     *,
     data_dir: str | os.PathLike,
     evaluate: Evaluate | None = None,
+    options: ResumeOptions = _UNCHANGED,
+    record: Callable[[str], None] = lambda change: None,
 ) -> TrainResult:
     """Train the run that the `pretrain` section of a config describes, or resume the run in `workdir`.
 
     Writes `pretrain.json`, `data.json`, `tokenizer/`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and, if needed,
     `bad_records.jsonl` and `skipped.jsonl` to `workdir`, which all hosts share. Every `evaluate_every` steps,
-    `evaluate` is called with an export of the towers. On SIGTERM, a checkpoint is saved within one step and the
+    `evaluate` is called with an export of the towers. `options` allow changes of a run that is resumed; each change is
+    logged and passed to `record`. On SIGTERM, a checkpoint is saved within one step and the
     function returns.
     """
     workdir = pathlib.Path(workdir)
+    check_folder_name(workdir)
 
     # Read the settings: mistakes are reported before anything is written.
     settings = read_settings(config, workdir)
@@ -98,7 +106,7 @@ def pretrain(
         preemption = stack.enter_context(Preemption())
         if jax.process_index() == 0:
             stack.enter_context(lock_folder(workdir, "run.lock", job="run", option="--workdir"))
-        tokenizer = claim(workdir, settings, source)
+        tokenizer = claim(workdir, settings, source, options=options, record=record)
 
         # Build the training step: XLA compiles it in a thread while the state and the first batches are prepared.
         num_steps = settings.num_steps(len(source))
@@ -108,6 +116,7 @@ def pretrain(
         schedule = create_schedule(settings.optimizer, num_steps)
         best = create_best(settings, workdir)
         rollbacks = read_rollbacks(workdir)
+        warn_of_repeated_samples(settings, loader.sampler.lengths)
         log_size(settings, mesh, train_step, tokenizer=tokenizer, num_samples=len(source))
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep=settings.keep_checkpoints, keep_every=settings.keep_every, best=best

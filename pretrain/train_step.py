@@ -202,6 +202,7 @@ def train_step(parts: StepParts, state: TrainState, batch: Batch) -> StepResult:
     gradients, metrics = compute_gradients(parts, state.parameters, batch)
     updates, optimizer_state = parts.optimizer.update(gradients, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
+    parameters = parameters | {"objective": clamp_scalars(parts, parameters["objective"])}
     metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
     return StepResult(TrainState(state.step + 1, parameters, optimizer_state), metrics)
 
@@ -237,6 +238,12 @@ def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddi
 def embedding_loss(parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings) -> Loss:
     """Return the objective of a batch of embeddings and its metrics."""
     return parts.objective(_stop_gradients(scalars, parts.frozen["objective"]), *embeddings, mesh=parts.mesh)
+
+
+def clamp_scalars(parts: StepParts, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Return the objective's scalars within their limits; those that are not trained are unchanged."""
+    clamped = parts.objective.clamp(scalars)
+    return {name: scalars[name] if parts.frozen["objective"][name] else clamped[name] for name in scalars}
 
 
 def _constrain(tree: Any, *, shardings: Any) -> Any:

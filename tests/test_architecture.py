@@ -18,7 +18,7 @@ ARROWS = {
     "pretrain": {"foundation", "models", "data"},
     "adapt": {"foundation", "models", "data"},
     "cluster": {"foundation"},
-    "configs": set(),
+    "configs": {"foundation"},
     "benchmarks": {*PACKAGES, "launch", "jobs", "arguments", "tests"},
 }
 CROWDED = 15  # files of one kind in a folder

@@ -184,7 +184,7 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
     [
         (
             ["pretrain", "--config=nowhere.py"],
-            "no config file nowhere.py; configs/ has evaluate.py, one_gpu.py, post_train_clip.py",
+            "/configs has evaluate.py, one_gpu.py, post_train_clip.py",
         ),
         (
             ["pretrain", "--config.pretrain.stepz=3"],
@@ -206,7 +206,18 @@ def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
             ["pretrain", "--config.pretrain.mesh.rules=('kernel$','fsdp')"],
             "mesh.rules[0] is 'kernel$'; it must be a pair of a pattern and a tuple of axes",
         ),
-        (["pretrain", "--config.pretrain.optimizer.frozen=None"], "optimizer.frozen[0] is None; it must be a string"),
+        (["pretrain", "--config=quikstart.py"], "no config file quikstart.py in "),
+        (["pretrain", "--config=quikstart.py"], "Did you mean 'quickstart.py'?"),
+        (
+            ["pretrain", "--config.pretrain.seed=-1"],
+            "pretrain.seed is -1; it must be a whole number from 0 to 2**63 - 1",
+        ),
+        (["pretrain", f"--config.pretrain.seed={10**30}"], "it must be a whole number from 0 to 2**63 - 1"),
+        (["pretrain", "--config.pretrain.optimizer.frozen=None"], "frozen rule 'None' matches no parameter"),
+        (["evaluate", "--methods="], "evaluate.methods is empty, and evaluate.tasks"),
+        (["evaluate", "--tasks="], "evaluate.tasks is empty. Choose from zero_shot, few_shot"),
+        (["evaluate", "--checkpoint=,"], "--checkpoint names no checkpoint. Write --checkpoint=PATH"),
+        (["evaluate", "--shard=²/3"], "--shard=²/3 is not a shard"),
         (["pretrain", "--config.pretrain.mesh.fsdp=3"], "mesh.fsdp 3 does not divide the 1 devices. Use one of 1."),
         (["pretrain", "--config.pretrain.mesh.fsdp=all"], "pretrain.mesh.fsdp is 1 and cannot become 'all'"),
         (["pretrain", "--config.pretrain.microbatch_size=3"], "microbatch_size 3 does not split batch_size 8"),

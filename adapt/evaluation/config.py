@@ -60,6 +60,10 @@ class EvaluateSettings:
                 raise ValueError(unknown_name("evaluate.tasks", task, TASKS))
         if self.canonicalize not in (None, *CANONICALIZATIONS):
             raise ValueError(unknown_name("evaluate.canonicalize", self.canonicalize, CANONICALIZATIONS))
+        if not self.methods and set(self.tasks) - {"zero_shot"}:
+            raise ValueError(f"evaluate.methods is empty, and evaluate.tasks {self.tasks} need methods.")
+        if self.datasets and not self.tasks:
+            raise ValueError(f"evaluate.tasks is empty. Choose from {', '.join(TASKS)}.")
         object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
 
     def _check_datasets(self) -> None:

@@ -29,7 +29,8 @@ class Unit(NamedTuple):
     def create(cls, *parts: str, depends_on: Sequence[str]) -> Unit:
         """Return the unit with a readable name; `depends_on` are the fingerprints and settings behind its rows."""
         name = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
-        return cls(name[:120], fingerprint(VERSION, *parts, *depends_on))
+        readable = name.encode()[:120].decode(errors="ignore")  # file systems count bytes
+        return cls(readable, fingerprint(VERSION, *parts, *depends_on))
 
     def path(self, out: pathlib.Path) -> pathlib.Path:
         """Return the file of its rows."""

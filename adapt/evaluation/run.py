@@ -94,30 +94,22 @@ def embed(
         each.embed(evaluator.encoder, **evaluator.embedder.options)
 
 
-def split_checkpoints(text: str) -> list[str]:
-    """Split a comma-separated list of checkpoints, `PATH` or `NAME=PATH`; existing paths may contain commas."""
-    pieces, checkpoints = text.split(","), []
-    while pieces:
-        for count in range(len(pieces), 0, -1):
-            candidate = ",".join(pieces[:count])
-            if count == 1 or os.path.exists(candidate) or os.path.exists(candidate.partition("=")[2]):
-                break
-        checkpoints.append(candidate)
-        pieces = pieces[count:]
-    return checkpoints
-
-
 def checkpoint_names(paths: Sequence[str]) -> dict[str, str]:
     """Return the path of each checkpoint by a short name: the name in `NAME=PATH`, else the last part of the path.
 
-    For a path that ends in `export`, the name is the folder above. Raises `ValueError` where two names are equal.
+    For a path that ends in `export`, the name is the folder above. Raises `ValueError` where two names are equal, and
+    for an empty list.
     """
+    if not paths:
+        raise ValueError("--checkpoint names no checkpoint. Write --checkpoint=PATH, or several as A,NAME=B.")
     named: dict[str, str] = {}
     for path in paths:
         name, equals, rest = path.partition("=")
         if not equals or os.sep in name or os.path.exists(path):
             parts = [part for part in path.rstrip("/").split("/") if part]
             name, rest = (parts[-2] if len(parts) > 1 and parts[-1] == "export" else parts[-1]), path
+        if not name or not rest:
+            raise ValueError(f"--checkpoint={path} lacks a name or a path. Write PATH or NAME=PATH.")
         if name in named:
             raise ValueError(f"two checkpoints are called {name!r}. Write NAME={rest} to rename one of them.")
         named[name] = rest

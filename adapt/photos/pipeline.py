@@ -33,6 +33,7 @@ from foundation.atomic import write_json, write_text
 from foundation.csv_text import csv_text
 from foundation.folder_lock import lock_folder
 from foundation.output_folder import check_output_folder
+from foundation.suggestions import nearest_path
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ class SortingTask:
             raise FileExistsError(f"{existing} is a file. Set --out to a folder.")
         for name, folder in (("support", self.support), ("query", self.query)):
             if not os.path.isdir(folder):
-                raise FileNotFoundError(f"folder {folder} does not exist. Set --{name} to an existing folder.")
+                raise FileNotFoundError(
+                    f"folder {folder} does not exist.{nearest_path(folder)} Set --{name} to an existing folder."
+                )
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"--out and --{name} are both {folder}. Set --out to another folder.")
         _check_classes(ClassFolders(training_folder(self.support).path).class_names, self.support)

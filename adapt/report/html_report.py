@@ -19,7 +19,7 @@ from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.tables import ReportTable
 from foundation.atomic import write_text
 from foundation.csv_text import csv_text
-from foundation.file_names import distinct_names
+from foundation.distinct_names import distinct_names
 from foundation.html import render
 
 CSV_FIELDS = (

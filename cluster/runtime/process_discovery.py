@@ -8,17 +8,24 @@ process runs alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import logging
-import pathlib
+import re
 from collections.abc import Callable, Mapping
+
+from cluster.runtime.environment import has_tpu
 
 logger = logging.getLogger(__name__)
 
 PORT = 8476  # of the coordinator, if the environment names none
 _HEARTBEAT_SECONDS = 30  # a process that is silent for longer counts as lost
 _SHUTDOWN_SECONDS = 3600  # the first process may still fit an evaluation when the other processes are done
-_GOOGLE = "0x1ae0"  # PCI vendor id of TPUs
 _ALL_DEVICES: tuple[int, ...] = ()
+_ALONE = (
+    "Set the variables as the scheduler does, or use --num_processes=1 to run this process alone, or "
+    "--coordinator=HOST:PORT --num_processes=N --process_id=I."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ def find_processes(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-    has_tpu: Callable[[], bool] | None = None,
+    on_tpu: Callable[[], bool] | None = None,
 ) -> ProcessGroup | None:
     """Return the processes that the arguments or the environment name, or None if this process runs alone.
 
@@ -57,8 +64,8 @@ def find_processes(
     for look_up in (_slurm, _open_mpi, _job_set, _skypilot):
         group = look_up(environment)
         if group is not None:
-            return group if group.num_processes is None or group.num_processes > 1 else None
-    if (has_tpu or _has_tpu)() and not _is_one_tpu_host(environment):
+            return _checked(group)
+    if (on_tpu or _jax_uses_tpus)() and not _is_one_tpu_host(environment):
         return ProcessGroup(source="TPU")
     return None
 
@@ -83,7 +90,7 @@ def join(group: ProcessGroup | None) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
         if group.num_processes is None and isinstance(error, ValueError):
             return  # a TPU outside a pod, such as in a notebook
         reason = str(error).strip().partition("\n")[0]
@@ -114,43 +121,73 @@ def _from_arguments(given: Mapping[str, str | int | None]) -> ProcessGroup:
     )
 
 
+def _checked(group: ProcessGroup) -> ProcessGroup | None:
+    """Return a group of several processes, None for a single one; raises `ValueError` for an index out of range."""
+    assert group.num_processes is not None and group.process_id is not None
+    if group.num_processes == 1:
+        return None
+    if not group.process_id < group.num_processes:
+        raise ValueError(
+            f"{group.source} names {group.num_processes} processes, but this one has index {group.process_id}. {_ALONE}"
+        )
+    return group
+
+
+def _number(environment: Mapping[str, str], name: str, *, source: str, least: int = 0) -> int:
+    """Return the whole number in a variable of a scheduler; raises `ValueError` if it is missing or invalid."""
+    text = environment.get(name, "")
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < least:
+        found = f"{name} is {text!r}, not a number from {least}" if name in environment else f"{name} is not set"
+        raise ValueError(f"this process looks like one of {source}, but {found}. {_ALONE}")
+    return int(text)
+
+
 def _slurm(environment: Mapping[str, str]) -> ProcessGroup | None:
     """Return the processes of an `srun` step; the script that `sbatch` starts has a task's index too, but no step."""
     if "SLURM_STEP_NODELIST" not in environment or "SLURM_STEP_NUM_TASKS" not in environment:
         return None
-    tasks_on_node = _slurm_tasks_on_node(environment)
+    number = functools.partial(_number, environment, source="a SLURM step")
+    num_processes = number("SLURM_STEP_NUM_TASKS", least=1)
+    if num_processes == 1:
+        return ProcessGroup(source="SLURM", num_processes=1, process_id=0)
+    number("SLURM_JOB_ID")  # JAX derives the coordinator's port from it
     return ProcessGroup(
         source="SLURM",
-        num_processes=int(environment["SLURM_STEP_NUM_TASKS"]),
-        process_id=int(environment["SLURM_PROCID"]),
+        num_processes=num_processes,
+        process_id=number("SLURM_PROCID"),
         detection_method="slurm",
-        local_devices=_local_gpus(environment, tasks_on_node, int(environment["SLURM_LOCALID"])),
+        local_devices=_local_gpus(environment, _slurm_tasks_on_node(environment), number("SLURM_LOCALID")),
     )
 
 
 def _slurm_tasks_on_node(environment: Mapping[str, str]) -> int:
     """Return the number of tasks of the step on this node, from lists such as `2(x3),1`."""
-    counts: list[int] = []
-    for group in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
-        tasks, _, repeats = group.partition("(x")
-        counts += [int(tasks)] * int(repeats.rstrip(")") or 1)
-    node = int(environment.get("SLURM_NODEID", 0))
+    text = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    groups = [re.fullmatch(r"([1-9][0-9]{0,8})(?:\(x([1-9][0-9]{0,5})\))?", group) for group in text.split(",")]
+    if not all(groups):
+        raise ValueError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}, not a list of numbers such as 2(x3),1. {_ALONE}")
+    counts = [int(group[1]) for group in groups if group for _ in range(int(group[2] or 1))]
+    node = _number(environment, "SLURM_NODEID", source="a SLURM step") if "SLURM_NODEID" in environment else 0
     return counts[node] if node < len(counts) else counts[0]
 
 
 def _open_mpi(environment: Mapping[str, str]) -> ProcessGroup | None:
     if "OMPI_COMM_WORLD_SIZE" not in environment:
         return None
-    size, rank = int(environment["OMPI_COMM_WORLD_SIZE"]), int(environment["OMPI_COMM_WORLD_RANK"])
-    local_size = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", size))
-    devices = _local_gpus(environment, local_size, int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", rank)))
+    number = functools.partial(_number, environment, source="an Open MPI job")
+    size = number("OMPI_COMM_WORLD_SIZE", least=1)
+    if size == 1:
+        return ProcessGroup(source="Open MPI", num_processes=1, process_id=0)
+    rank, local_size = number("OMPI_COMM_WORLD_RANK"), size
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in environment:
+        local_size = number("OMPI_COMM_WORLD_LOCAL_SIZE", least=1)
+    local_rank = number("OMPI_COMM_WORLD_LOCAL_RANK") if "OMPI_COMM_WORLD_LOCAL_RANK" in environment else rank
+    devices = _local_gpus(environment, local_size, local_rank)
     group = ProcessGroup(source="Open MPI", num_processes=size, process_id=rank, local_devices=devices)
     if "OMPI_MCA_orte_hnp_uri" in environment:
         return dataclasses.replace(group, detection_method="ompi")
     if local_size == size:  # newer versions do not name the first host; with one host it is this one
         return dataclasses.replace(group, coordinator=f"127.0.0.1:{PORT}")
-    if size == 1:
-        return group
     raise ValueError(
         f"this version of Open MPI does not name the first host of its {size} processes. Add --coordinator=HOST:PORT "
         "with the host of rank 0, --num_processes and --process_id."
@@ -159,9 +196,11 @@ def _open_mpi(environment: Mapping[str, str]) -> ProcessGroup | None:
 
 def _job_set(environment: Mapping[str, str]) -> ProcessGroup | None:
     """Return the pods of a JobSet or an indexed Job whose manifest names the coordinator, as those of xpk do."""
-    num_processes = _first_number(environment, "JAX_PROCESS_COUNT", "NNODES")
     coordinator = environment.get("JAX_COORDINATOR_ADDRESS")
-    if num_processes is None or coordinator is None:
+    if not coordinator:
+        return None  # other programs set NNODES, too
+    num_processes = _first_number(environment, "JAX_PROCESS_COUNT", "NNODES")
+    if num_processes is None:
         return None
     process_id = _first_number(environment, "JAX_PROCESS_ID", "NODE_RANK", "JOB_COMPLETION_INDEX")
     if process_id is None:
@@ -169,9 +208,12 @@ def _job_set(environment: Mapping[str, str]) -> ProcessGroup | None:
             f"the environment names {num_processes} processes at {coordinator} but not the index of this one. Set "
             "NODE_RANK."
         )
-    process_id += int(environment.get("JOB_INDEX", 0)) * int(environment.get("PROCESSES_IN_JOB", 0))
+    if "JOB_INDEX" in environment and "PROCESSES_IN_JOB" in environment:
+        number = functools.partial(_number, environment, source="a JobSet")
+        process_id += number("JOB_INDEX") * number("PROCESSES_IN_JOB")
     if ":" not in coordinator:
-        coordinator += f":{environment.get('JAX_COORDINATOR_PORT', PORT)}"
+        named = "JAX_COORDINATOR_PORT" in environment
+        coordinator += f":{_number(environment, 'JAX_COORDINATOR_PORT', source='a JobSet') if named else PORT}"
     return ProcessGroup(source="JobSet", num_processes=num_processes, process_id=process_id, coordinator=coordinator)
 
 
@@ -179,17 +221,20 @@ def _skypilot(environment: Mapping[str, str]) -> ProcessGroup | None:
     if "SKYPILOT_NODE_IPS" not in environment:
         return None
     hosts = environment["SKYPILOT_NODE_IPS"].split()
-    rank = int(environment["SKYPILOT_NODE_RANK"])
+    if len(hosts) < 2:
+        return ProcessGroup(source="SkyPilot", num_processes=1, process_id=0)
+    rank = _number(environment, "SKYPILOT_NODE_RANK", source="a SkyPilot task")
     return ProcessGroup(source="SkyPilot", num_processes=len(hosts), process_id=rank, coordinator=f"{hosts[0]}:{PORT}")
 
 
 def _first_number(environment: Mapping[str, str], *names: str) -> int | None:
-    return next((int(environment[name]) for name in names if name in environment), None)
+    return next((_number(environment, name, source="a JobSet") for name in names if name in environment), None)
 
 
 def _local_gpus(environment: Mapping[str, str], num_local: int, local_id: int) -> tuple[int, ...] | None:
     """Return the indices, among the visible GPUs of this host, of those that process `local_id` drives."""
-    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    visible = list(itertools.takewhile(lambda name: name and name != "-1", names))  # CUDA ignores those after it
     if num_local == 1 or len(visible) == 1:
         return _ALL_DEVICES  # the scheduler has bound the process to its own GPUs
     if not visible:
@@ -199,6 +244,8 @@ def _local_gpus(environment: Mapping[str, str], num_local: int, local_id: int) -
             f"{len(visible)} GPUs cannot be divided evenly among {num_local} processes on this host. "
             "Start a number of processes that divides the number of GPUs."
         )
+    if local_id >= num_local:
+        raise ValueError(f"this process has index {local_id} among the {num_local} of its host. {_ALONE}")
     size = len(visible) // num_local
     return tuple(range(local_id * size, (local_id + 1) * size))
 
@@ -208,11 +255,10 @@ def _is_one_tpu_host(environment: Mapping[str, str]) -> bool:
     return bool(hosts) and "," not in hosts and "MEGASCALE_COORDINATOR_ADDRESS" not in environment
 
 
-def _has_tpu() -> bool:
+def _jax_uses_tpus() -> bool:
     import importlib.util
     import os
 
     if importlib.util.find_spec("libtpu") is None or os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
         return False
-    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
-    return any(vendor.read_text().strip() == _GOOGLE for vendor in vendors)
+    return has_tpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import sys
@@ -13,6 +14,8 @@ from cluster.config import SlurmSettings, SubmitSettings
 from cluster.job_array import ArrayTask, JobCommand, shell_line
 from cluster.runtime.exit_codes import EXIT_PREEMPTED
 from cluster.submission import Submission
+
+logger = logging.getLogger(__name__)
 
 
 class BatchScript(SlurmExecutor):
@@ -35,6 +38,8 @@ def slurm(tasks: Sequence[ArrayTask], settings: SubmitSettings, *, folder: pathl
 
     The commands run in the current directory, which all nodes must see.
     """
+    if settings.slurm.gpus_per_node is None:
+        logger.info("the job requests no GPUs: submit.slurm.gpus_per_node is not set")
     script = BatchScript(folder.absolute())
     script.update_parameters(**_parameters(settings.name, settings.slurm, folder))
     lines = ["export PYTHONUNBUFFERED=1", shell_line(["cd", os.getcwd()])]

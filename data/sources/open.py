@@ -25,7 +25,7 @@ from data.sources.tables.caption_table import CaptionTable, log_rows
 from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
-from foundation.suggestions import did_you_mean, unknown_name
+from foundation.suggestions import did_you_mean, nearest_path, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,8 @@ def _find(name: str, other_names: Sequence[str]) -> list[File]:
         return find_files(name)
     except FileNotFoundError as error:
         names = [*known_names(), *other_names]
-        raise FileNotFoundError(f"{error}.{did_you_mean(name, names)} Known names: {', '.join(names)}") from error
+        hint = did_you_mean(name, names) or nearest_path(name)
+        raise FileNotFoundError(f"{error}.{hint} Known names: {', '.join(names)}") from error
 
 
 def _kind(file: File) -> str:

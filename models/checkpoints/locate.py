@@ -6,10 +6,13 @@ import pathlib
 from typing import NamedTuple
 
 from foundation.safe_json import read_json
+from foundation.suggestions import nearest_path
 from models.checkpoints import huggingface, open_clip
 from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
 from models.text.hf_tokenizer import HUB_FILES
+
+RUN_FILE = "pretrain.json"  # in the workdir of a run
 
 
 class Location(NamedTuple):
@@ -32,9 +35,26 @@ def locate_checkpoint(name: str) -> Location:
         raise pickle_error(path)
     if path.is_file():
         return Location(path.parent, path)
-    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in (".npz", ".safetensors"):
-        raise FileNotFoundError(f"{name} is not a checkpoint: there is no such file or folder")
+    if hub.is_path(name):
+        raise _missing(name)
     return Location(_fetch(name), None)
+
+
+def _missing(name: str) -> FileNotFoundError:
+    """Return the error for a path that does not exist, with what to do about it."""
+    path = pathlib.Path(name).expanduser()
+    problem = f"{name} is not a checkpoint: there is no such file or folder"
+    exported = path.parent / "export"
+    if (path.parent / RUN_FILE).is_file() and exported.is_dir():
+        return FileNotFoundError(f"{problem}. Did you mean {str(exported)!r}?")
+    if (path.parent / RUN_FILE).is_file():
+        return FileNotFoundError(f"{problem}. Run `launch.py export --workdir={path.parent}` first.")
+    hint = nearest_path(path)
+    if hint:
+        return FileNotFoundError(f"{problem}.{hint}")
+    if not path.is_absolute() and len(path.parts) == 2:
+        return FileNotFoundError(f"{problem}. Write {hub.PREFIX}{name} if it is on the Hub.")
+    return FileNotFoundError(problem)
 
 
 def _fetch(name: str) -> pathlib.Path:
@@ -78,4 +98,10 @@ def missing_weights(folder: pathlib.Path, name: str) -> Exception:
     pickle = next((path for path in sorted(folder.iterdir()) if path.suffix in PICKLES), None)
     if pickle is not None:
         return pickle_error(pickle)
-    return FileNotFoundError(f"{folder} is not a checkpoint: it has no {name}. `launch.py export` writes a checkpoint.")
+    problem = f"{folder} is not a checkpoint: it has no {name}"
+    run = next((each for each in (folder, folder.parent) if (each / RUN_FILE).is_file()), None)
+    if run is None:
+        return FileNotFoundError(f"{problem}. `launch.py export` writes a checkpoint.")
+    if (run / "export").is_dir():
+        return FileNotFoundError(f"{problem}. It belongs to a run, whose checkpoint is {run / 'export'}.")
+    return FileNotFoundError(f"{problem}. It belongs to a run: run `launch.py export --workdir={run}` first.")

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from foundation.error_text import first_line
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
-_PREFIX = "hf-hub:"  # open_clip writes it before Hub IDs
+PREFIX = "hf-hub:"  # open_clip writes it before Hub IDs
+_SUFFIXES = (".npz", ".safetensors", ".json")
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name is a path rather than a Hub ID, which is NAME or OWNER/NAME; the path need not exist."""
+    if name.startswith(PREFIX):
+        return False
+    path = pathlib.Path(name)
+    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in _SUFFIXES:
+        return True
+    return len(path.parts) > 2 or name.endswith("/") or (len(path.parts) == 2 and path.parent.is_dir())
 
 
 def fetch(name: str, patterns: Sequence[str], *, what: str) -> pathlib.Path:
@@ -20,7 +31,7 @@ def fetch(name: str, patterns: Sequence[str], *, what: str) -> pathlib.Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    hub_id = name.removeprefix(_PREFIX)
+    hub_id = name.removeprefix(PREFIX)
     if not _HUB_ID.fullmatch(hub_id):
         raise OSError(
             f"{what} {name!r} does not exist locally, and is not a valid Hub ID. Pass an existing path, or an ID such "

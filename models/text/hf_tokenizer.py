@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from foundation.error_text import first_line
 from foundation.rust_panics import panics_as_errors
+from foundation.suggestions import nearest_path
 from models.io import hub
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ _UNUSUAL = "a photo of a Red apple, 3 日本語 \U0001fae8 \U000e0fff"
 
 def open_hf_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Open the tokenizer that `open_tokenizer` wraps, and raise as it does."""
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
+    if not path.exists() and hub.is_path(name):
+        raise FileNotFoundError(
+            f"tokenizer {name} does not exist: there is no such file or folder.{nearest_path(path)}"
+        )
     if path.is_file() and not (path.name == TOKENIZER_FILE and (path.parent / CONFIG_FILE).is_file()):
         return _checked(_open_file(path), path)
     if path.is_file():

@@ -153,7 +153,8 @@ def open_tokenizer(name: str, *, length: int, canonicalize: str = "none") -> Tok
     """Open any Hugging Face tokenizer: `name` is a folder, the path of a `tokenizer.json`, or a Hub ID.
 
     A `tokenizer_config.json` next to a `tokenizer.json` is read as well; without it texts are padded with their end
-    token. Raises as `load_tokenizer` does, and `OSError` for a Hub ID that is not cached and cannot be downloaded.
+    token. Raises as `load_tokenizer` does, `FileNotFoundError` for a path that does not exist, and `OSError` for a Hub
+    ID that is not cached and cannot be downloaded.
     """
     return Tokenizer(open_hf_tokenizer(name), length=length, canonicalize=canonicalize)
 

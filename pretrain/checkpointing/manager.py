@@ -22,7 +22,20 @@ logger = logging.getLogger(__name__)
 
 DAMAGED = "damaged_checkpoints"
 _SUMS = "checksums"
+_UNREADABLE = re.compile(r"[\\*?\[]|:/")
 _OVERHEAD = 4_000_000  # bytes, for the file system's blocks and Orbax's own files
+
+
+def check_folder_name(folder: str | os.PathLike) -> pathlib.Path:
+    """Return the absolute path of a folder; raises `ValueError` for one whose checkpoints Orbax could not read back."""
+    path = pathlib.Path(folder).absolute()
+    found = _UNREADABLE.search(f"{path}/")
+    if found:
+        raise ValueError(
+            f"checkpoints cannot be stored in {path}: the name contains {found[0].rstrip('/')!r}, which Orbax takes "
+            "for a pattern or a separator. Rename the folder."
+        )
+    return path
 
 
 class Checkpoints:
@@ -54,7 +67,7 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=True,
         )
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = check_folder_name(folder)
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
@@ -234,7 +247,7 @@ def restore_parameters(folder: str | os.PathLike, *, step: int | None = None) ->
     import orbax.checkpoint as ocp
 
     _filter_log()
-    folder = pathlib.Path(folder).absolute()
+    folder = check_folder_name(folder)
     if not folder.is_dir():
         raise _no_checkpoint(folder)
     options = ocp.CheckpointManagerOptions(step_prefix="step", create=False)

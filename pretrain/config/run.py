@@ -8,16 +8,15 @@ import math
 import pathlib
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from jax.sharding import Mesh
 from pydantic import Field
 
 from data.pipeline.augmentation import Augmentation
 from data.pipeline.sampler import check_groups
-from foundation.atomic import write_json
 from foundation.output_folder import RUN_FILE
-from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build
+from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, Seed, build
 from models.config import AttentionKernel, Dtype, ModelSettings, Remat, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import Tokenizer, open_tokenizer
@@ -69,7 +68,7 @@ class PretrainSettings:
     name ends in "loss", else the highest.
     """
 
-    seed: int
+    seed: Seed
     batch_size: PositiveInt
     vision: VisionSettings
     text: Mapping[str, Any]
@@ -204,15 +203,6 @@ SECTIONS = {
     "monitor": MonitorSettings,
     "preprocessing": Preprocessing,
 }
-# Settings that may change when a run is resumed: the parameters depend on them by rounding at most.
-_CHANGEABLE = (
-    *("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "keep_best"),
-    *("evaluate_every", "keep_evaluated_exports"),
-    *("mesh.fsdp", "mesh.rules", "microbatch_size", "remat", "attention", "scan_unroll"),
-    *("objective.block_size", "objective.gather_limit"),
-    *("data.threads", "data.workers", "data.max_bad_share", "data.bad_window"),
-)
-_CHANGEABLE_SECTIONS = ("recovery.", "monitor.")
 
 
 def read_settings(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> PretrainSettings:
@@ -235,23 +225,6 @@ def load_settings(workdir: pathlib.Path) -> PretrainSettings:
     return _build_sections(json.loads(path.read_text(encoding="utf-8")))
 
 
-def claim_workdir(workdir: pathlib.Path, settings: PretrainSettings) -> None:
-    """Write the settings to `workdir/pretrain.json`, or check that the run in `workdir` has the same ones.
-
-    Raises `ValueError` naming the first setting that differs and must not change when a run is resumed.
-    """
-    path = workdir / SETTINGS_FILE
-    current = _as_json(settings)
-    if path.exists():
-        for name, before, now in _differences(_as_json(load_settings(workdir)), current):
-            if name not in _CHANGEABLE and not name.startswith(_CHANGEABLE_SECTIONS):
-                raise ValueError(
-                    f"{workdir} contains a run with {name} = {before!r}, but this config sets {now!r}. Resume it with "
-                    "its own config, or use another --workdir."
-                )
-    write_json(path, current)
-
-
 def _build_sections(config: Mapping[str, Any]) -> PretrainSettings:
     values = {
         name: build(SECTIONS[name], name, value) if name in SECTIONS and value is not None else value
@@ -261,26 +234,3 @@ def _build_sections(config: Mapping[str, Any]) -> PretrainSettings:
     settings = build(PretrainSettings, "pretrain", values)
     settings.model(vocab_size=1)  # checks the text section now
     return settings
-
-
-class _Difference(NamedTuple):
-    name: str
-    before: Any
-    now: Any
-
-
-def _as_json(settings: PretrainSettings) -> dict[str, Any]:
-    """Return the settings as `pretrain.json` stores them."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[_Difference]:
-    """Return the settings that differ, by dotted name."""
-    found = []
-    for name in sorted(set(before) | set(now)):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(_Difference(prefix + name, old, new))
-    return found

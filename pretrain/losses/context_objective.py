@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from foundation.settings import PositiveFloat, PositiveInt, UnitFloat, check
+from foundation.settings import FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat, check
 from foundation.suggestions import unknown_name
 from pretrain.losses.contextual_attention import Context, ContextualAttention, contextualize
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
@@ -40,6 +40,8 @@ class Objective:
     logit_scale, logit_bias: initial scale and bias of the logits; the scale is stored as its logarithm.
     context_temperature: initial divisor of the cosines in the attention. Trained and logged is this value divided by
         √dim, stored as its logarithm.
+    max_logit_scale: upper limit of the scales, which each update clamps to it and to at least 1, as in CLIP (arXiv
+        2103.00020, section 2.5); 0: no limits. By default 100 for softmax, and no limits for sigmoid, as in SigLIP.
 
     Ablations of the context objective:
     self_mask, stop_gradient ("values", "keys"), normalized_values: see `ContextualAttention`.
@@ -55,7 +57,8 @@ class Objective:
     context: bool = True
     alpha: UnitFloat = 0.9
     logit_scale: PositiveFloat = 10.0
-    logit_bias: float = -10.0
+    logit_bias: FiniteFloat = -10.0
+    max_logit_scale: NonNegativeFloat | None = None
     context_temperature: PositiveFloat = 0.1
     self_mask: bool = True
     stop_gradient: tuple[Literal["values", "keys"], ...] = ()
@@ -70,6 +73,10 @@ class Objective:
         check(self, "objective")
         if self.base not in PAIRWISE_LOSSES:
             raise ValueError(unknown_name("objective.base", self.base, PAIRWISE_LOSSES))
+        if self.max_logit_scale and self.max_logit_scale < 1:
+            raise ValueError(
+                f"objective.max_logit_scale is {self.max_logit_scale}; use at least 1, or 0 for no limit of the scale"
+            )
 
     def init(self, dim: int) -> dict[str, jax.Array]:
         """Return the initial learnable scalars for embeddings of `dim` dimensions."""
@@ -79,6 +86,24 @@ class Objective:
                 scalars |= {f"context_{name}": value for name, value in scalars.items()}
             scalars["context_temperature"] = math.log(self.context_temperature / math.sqrt(dim))
         return {name: jnp.asarray(value, jnp.float32) for name, value in scalars.items()}
+
+    @property
+    def logit_scale_limit(self) -> float | None:
+        """The limit of the logit scales, or None."""
+        limit = self.max_logit_scale
+        if limit is None:
+            limit = PAIRWISE_LOSSES[self.base].max_logit_scale
+        return limit or None
+
+    def clamp(self, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return the scalars with the logit scales, which are logarithms, clamped to their limits."""
+        if self.logit_scale_limit is None:
+            return scalars
+        limit = math.log(self.logit_scale_limit)
+        return {
+            name: jnp.clip(value, 0.0, limit) if name.endswith("logit_scale") else value
+            for name, value in scalars.items()
+        }
 
     def check_batch(self, batch_size: int, devices: int) -> None:
         """Raise `ValueError` for a batch so small that the context objective has nothing to attend to."""

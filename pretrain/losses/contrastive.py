@@ -52,12 +52,14 @@ class PairwiseLoss(NamedTuple):
     biased: whether the logits have a bias.
     products: number of matrix products over all pairs that the loss and its gradients take.
     statistics: a first sweep that computes one number per row and per column; None if the loss needs none.
+    max_logit_scale: default limit of the logit scale; 0 for none.
     """
 
     block: Callable[..., tuple[jax.Array, jax.Array]]
     biased: bool
     products: int
     statistics: Callable | None = None
+    max_logit_scale: float = 0.0
 
 
 def base_loss(
@@ -263,7 +265,7 @@ def _log_sum_exps_block(logits_of: Callable, row: dict, column: dict, row_sum: j
 
 PAIRWISE_LOSSES: dict[str, PairwiseLoss] = {
     "sigmoid": PairwiseLoss(_sigmoid_block, biased=True, products=3),
-    "softmax": PairwiseLoss(_softmax_block, biased=False, products=4, statistics=_log_sum_exps),
+    "softmax": PairwiseLoss(_softmax_block, biased=False, products=4, statistics=_log_sum_exps, max_logit_scale=100.0),
 }
 
 _RENAMED = {"Rule": "PairwiseLoss", "RULES": "PAIRWISE_LOSSES"}

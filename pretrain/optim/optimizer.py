@@ -13,11 +13,13 @@ import numpy as np
 import optax
 from pydantic import Field
 
-from foundation.settings import PositiveInt, UnitFloat, check
+from foundation.settings import NonNegativeFloat, PositiveInt, UnitFloat, check
 from foundation.suggestions import unknown_name
 from pretrain.optim.param_rules import check_patterns, first_match, path_name
 
-FactorRule = Annotated[tuple[str, float], Field(description="a pair of a pattern and a factor")]
+FactorRule = Annotated[tuple[str, NonNegativeFloat], Field(description="a pair of a pattern and a factor, 0 or more")]
+ClipNorm = Annotated[float, Field(gt=0, description="a number above 0, inf for no clipping")]
+DecayRate = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class OptimizerSettings:
         float32 number per row and per column of each matrix.
     schedule: after a linear warm-up, "cosine" decays to zero; "rsqrt" decays with the square root of the steps, by half
         in three times `timescale`, and linearly to zero in the last `cooldown_steps`.
-    clip_norm: global norm above which gradients are scaled down.
+    clip_norm: global norm above which gradients are scaled down (inf: never).
     scalar_learning_rate: factor for the learning rate of the objective's scalars.
     context_temperature_learning_rate: a further factor for that of the context temperature.
     layer_decay: factor for the learning rate of a layer, once per layer above it. In a tower of n layers, the last one
@@ -45,16 +47,16 @@ class OptimizerSettings:
 
     name: str = "adamw"
     schedule: str = "cosine"
-    learning_rate: float = 1e-3
+    learning_rate: NonNegativeFloat = 1e-3
     warmup_steps: int = 0
     cooldown_steps: int = 0
     timescale: PositiveInt = 10_000
-    weight_decay: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.95
-    clip_norm: float = 1.0
-    scalar_learning_rate: float = 1.0
-    context_temperature_learning_rate: float = 1.0
+    weight_decay: NonNegativeFloat = 1e-4
+    b1: DecayRate = 0.9
+    b2: DecayRate = 0.95
+    clip_norm: ClipNorm = 1.0
+    scalar_learning_rate: NonNegativeFloat = 1.0
+    context_temperature_learning_rate: NonNegativeFloat = 1.0
     layer_decay: UnitFloat = 1.0
     learning_rate_rules: tuple[FactorRule, ...] = ()
     weight_decay_rules: tuple[FactorRule, ...] = ()

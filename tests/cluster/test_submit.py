@@ -200,9 +200,10 @@ def test_commands_run_without_a_shell_until_the_first_failure(tmp_path, said):
     prepared = Submission(
         {tmp_path / "submit" / "file": "text\n"}, [show, fails, [*show[:-2], str(tmp_path / "no"), ""]]
     )
-    assert submit(prepared, dry_run=True) == 0 and not (tmp_path / "out").exists()
-    assert (tmp_path / "submit" / "file").read_text() == "text\n" and shlex.join(show) in said
+    assert submit(prepared, dry_run=True) == 0 and not list(tmp_path.iterdir())
+    assert {shlex.join(show), "text", f"— {tmp_path / 'submit' / 'file'}"} <= set(said)
     assert submit(prepared, dry_run=False) == 3
+    assert (tmp_path / "submit" / "file").read_text() == "text\n"
     assert (tmp_path / "out").read_text() == HOSTILE and not (tmp_path / "no").exists()
     with pytest.raises(
         ValueError, match=r"sbatch-x is not installed\. Install it, or use --dry_run to see its commands"
@@ -263,10 +264,16 @@ def test_settings_of_jobs_without_a_config_are_checked(tmp_path, capsys, argumen
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
-def test_submit_settings_need_no_config(tmp_path):
-    given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={tmp_path}", "--config.submit.slurm.partition=gpu"]
+def test_submit_settings_need_no_config_and_a_dry_run_writes_nothing(tmp_path, said):
+    workdir = tmp_path / "run"
+    given = ["--jobs=evaluate", "--datasets=digits", f"--workdir={workdir}", "--config.submit.slurm.partition=gpu"]
     assert launch.main(["submit", "--target=slurm", "--dry_run", *given]) == 0
-    assert "#SBATCH --partition=gpu\n" in (tmp_path / "submit" / "context.sbatch").read_text()
+    shown = "\n".join(said)
+    assert "#SBATCH --partition=gpu\n" in shown and not list(tmp_path.iterdir())
+    assert "requests no GPUs: submit.slurm.gpus_per_node is not set" in shown
+    assert launch.main(["submit", "--target=slurm", "--dry_run", "--config.submit.slurm.gpus_per_node=8", *given]) == 0
+    shown = "\n".join(said).removeprefix(shown)
+    assert "#SBATCH --gpus-per-node=8\n" in shown and "no GPUs" not in shown
 
 
 def test_every_sweep_point_is_checked_for_any_job(project, tmp_path, capsys):
@@ -279,7 +286,7 @@ def test_every_sweep_point_is_checked_for_any_job(project, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("jobs", "argument", "message"),
     [
-        ("export", "--step=last", "argument --step: invalid int value: 'last'"),
+        ("export", "--step=last", "argument --step: 'last' is not a whole number, 0 or more"),
         ("export", "--format=zip", "argument --format: invalid choice: 'zip'"),
         ("pretrain", "--num_processes=two", "argument --num_processes: invalid int value: 'two'"),
     ],
@@ -335,3 +342,10 @@ def test_local_tasks_run_in_parallel_on_separate_cores(tmp_path, capsys, said):
         assert all(re.match(r"cores \d ", log) for log in logs)
     with pytest.raises(ValueError, match=r"submit\.max_parallel is 0\. It must be at least 1\."):
         SubmitSettings(max_parallel=0)
+
+
+def test_switches_of_the_submitted_jobs_are_passed_on(project, said):
+    given = ["submit", "--target=slurm", "--dry_run", "--jobs=pretrain, export", "--extend", *project]
+    assert launch.main(given) == 0
+    commands = [line for line in "\n".join(said).splitlines() if line.startswith("srun")]
+    assert commands and all(("--extend" in line.split()) == (" pretrain " in line) for line in commands)

@@ -3,9 +3,12 @@
 import dataclasses
 import functools
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,7 @@ from pretrain.distributed import sharding
 from pretrain.losses.context_objective import Objective
 from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, create_schedule
 from pretrain.optim.param_rules import path_name
-from pretrain.train_step import create_train_step
+from pretrain.train_step import clamp_scalars, create_train_step
 
 SETTINGS = ModelSettings(
     vision=VisionSettings(image_size=8, patch_size=4, width=16, depth=2, heads=2, mlp_width=32),
@@ -28,10 +31,10 @@ SETTINGS = ModelSettings(
 )
 
 
-def training(mesh, *, base="sigmoid", microbatches=1, settings=SETTINGS, rules=(), **optimizer):
+def training(mesh, *, base="sigmoid", objective=None, microbatches=1, settings=SETTINGS, rules=(), **optimizer):
     return create_train_step(
         create_model(settings, mesh=mesh),
-        Objective(base=base),
+        objective or Objective(base=base),
         OptimizerSettings(**{"learning_rate": 1e-2, **optimizer}),
         steps=20,
         dim=16,
@@ -110,6 +113,47 @@ def updates(gradient=0.0, steps=4, **settings):
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), parameters())
     found, _ = optimizer.update(gradients, optimizer.init(parameters()), parameters())
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+@pytest.mark.parametrize(
+    ("base", "maximum", "limit"),
+    [
+        ("softmax", None, 100.0),
+        ("softmax", 0, None),
+        ("softmax", 20, 20.0),
+        ("sigmoid", None, None),
+        ("sigmoid", 20, 20.0),
+    ],
+)
+def test_the_logit_scales_are_clamped_after_the_update_as_in_clip(base, maximum, limit):
+    scales = {"low": -3.0, "in": math.log(15.0), "high": math.log(1e4)}
+    objective = Objective(base=base, max_logit_scale=maximum)
+    for value in scales.values():
+        scalars = {name: jnp.float32(value) for name in objective.init(16)}
+        clamped = objective.clamp(scalars)
+        for name, before in scalars.items():
+            is_scale = limit is not None and name.endswith("logit_scale")
+            expected = np.clip(before, np.float32(0), np.float32(math.log(limit))) if is_scale else before
+            assert clamped[name] == expected
+
+
+def test_a_frozen_scale_is_not_clamped():
+    objective = Objective(base="softmax")
+    scalars = {name: jnp.float32(math.log(120.0)) for name in objective.init(16)}
+    frozen = {name: name == "context_logit_scale" for name in scalars}
+    context = types.SimpleNamespace(objective=objective, frozen={"objective": frozen})
+    assert clamp_scalars(context, scalars) == scalars | {"logit_scale": jnp.float32(math.log(100.0))}
+
+
+@pytest.mark.slow
+def test_a_step_clamps_trained_scales_only():
+    mesh, given = sharding.create_mesh(), {"objective": Objective(base="softmax", logit_scale=120.0)}
+    state, metrics = trained(mesh, steps=2, **given)
+    scales = [float(jnp.exp(state.parameters["objective"][name])) for name in ("logit_scale", "context_logit_scale")]
+    assert scales == pytest.approx([100.0, 100.0], rel=0.03) and max(scales) <= 100.0001
+    assert metrics[0]["logit_scale"] == pytest.approx(120.0) and metrics[1]["logit_scale"] <= 100.0001
+    state, _ = trained(mesh, steps=1, frozen=("^objective/",), **given)
+    assert float(jnp.exp(state.parameters["objective"]["logit_scale"])) == pytest.approx(120.0)
 
 
 def test_norms_biases_and_scalars_have_no_weight_decay():
@@ -222,6 +266,16 @@ def test_rsqrt_schedule_halves_in_three_timescales_and_cools_down():
             "optimizer.warmup_steps 15 and cooldown_steps 15 together are more than the run's 20 steps",
         ),
         ({"timescale": 0}, "optimizer.timescale is 0; it must be a positive whole number"),
+        ({"learning_rate": -1e-3}, "optimizer.learning_rate is -0.001; it must be a finite number, 0 or more"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan; it must be a finite number, 0 or more"),
+        ({"weight_decay": -1e-4}, "optimizer.weight_decay is -0.0001; it must be a finite number, 0 or more"),
+        ({"scalar_learning_rate": -1.0}, "optimizer.scalar_learning_rate is -1.0; it must be a finite number"),
+        ({"context_temperature_learning_rate": -1.0}, "it must be a finite number, 0 or more"),
+        ({"learning_rate_rules": (("text", -1.0),)}, "optimizer.learning_rate_rules[0][1] is -1.0; it must be"),
+        ({"weight_decay_rules": (("text", -1.0),)}, "optimizer.weight_decay_rules[0][1] is -1.0; it must be"),
+        ({"clip_norm": 0.0}, "optimizer.clip_norm is 0.0; it must be a number above 0, inf for no clipping"),
+        ({"b1": 1.0}, "optimizer.b1 is 1.0; it must be a number from 0 to below 1"),
+        ({"b2": -0.1}, "optimizer.b2 is -0.1; it must be a number from 0 to below 1"),
         ({"name": "sgd"}, "unknown optimizer.name 'sgd'. Known: adamw, lion, adafactor"),
         ({"schedule": "linear"}, "unknown optimizer.schedule 'linear'. Known: cosine, rsqrt"),
         ({"frozen": "model/"}, "optimizer.frozen is 'model/'; it must be a tuple of strings"),
@@ -232,7 +286,7 @@ def test_rsqrt_schedule_halves_in_three_timescales_and_cools_down():
     ],
 )
 def test_invalid_optimizer_settings_raise(settings, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         settings = OptimizerSettings(**settings)
         create_schedule(settings, 20)
         create_optimizer(settings, 20, parameters())

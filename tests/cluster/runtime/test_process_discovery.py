@@ -27,7 +27,7 @@ XPK_CPU |= {"JAX_COORDINATOR_ADDRESS": "set-job-0-0.set"}
 
 
 def found(environment, tpu=False, **arguments):
-    return find_processes(environment, has_tpu=lambda: tpu, **arguments)
+    return find_processes(environment, on_tpu=lambda: tpu, **arguments)
 
 
 def without(environment, *names):

@@ -292,6 +292,9 @@ def test_a_batch_of_one_raises():
         ({"stop_gradient": ("queries",)}, r"unknown objective\.stop_gradient 'queries'\. Known: values, keys"),
         ({"buffer": "host"}, r"unknown objective\.buffer 'host'\. Known: global, device"),
         ({"dtype": "float16"}, r"unknown objective\.dtype 'float16'\. .* Known: float32, bfloat16"),
+        ({"max_logit_scale": 0.5}, r"objective\.max_logit_scale is 0\.5; use at least 1, or 0 for no limit"),
+        ({"max_logit_scale": -1.0}, r"objective\.max_logit_scale is -1\.0; it must be a finite number, 0 or more or"),
+        ({"logit_bias": float("nan")}, r"objective\.logit_bias is nan; it must be a finite number"),
         ({"block_size": 0}, r"objective\.block_size is 0; it must be a positive whole number or None"),
     ],
 )
