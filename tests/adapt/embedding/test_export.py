@@ -78,6 +78,14 @@ def test_an_image_folder_and_a_text_file_become_embeddings_with_ids(checkpoint, 
     assert described["checkpoint"] == encoder.image_fingerprint and described["rows"] == 22
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_separators_of_unicode_shift_no_text(tmp_path, line_end):
+    texts = ["a\u2028b", "c\x85d", "", "e\x0bf\x1cg", "h"]
+    for mark, last in (("", ""), ("\ufeff", line_end)):
+        (tmp_path / "t.txt").write_bytes((mark + line_end.join(texts) + last).encode())
+        assert read_texts(tmp_path / "t.txt").texts == texts
+
+
 def test_finished_embeddings_are_reused_and_never_mixed_with_others(checkpoint, photos, tmp_path, monkeypatch):
     encoder = Encoder(checkpoint)
     first = embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
