@@ -14,8 +14,7 @@ from adapt.embedding.cache import Progress
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
-from data.sources.base import IMAGE_SUFFIXES
-from data.sources.image_folders import ImageFiles
+from data.sources.image_folders import SUFFIXES, ImageFiles
 from foundation.json_lines import read_json_lines
 
 
@@ -104,7 +103,7 @@ def _other_files(root: str, out: pathlib.Path) -> Iterator[str]:
         visible = [name for name in folders if not _is_hidden(name)]
         folders[:] = sorted(name for name in visible if not os.path.samefile(os.path.join(folder, name), out))
         for name in sorted(files):
-            if not name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name):
+            if not name.lower().endswith(SUFFIXES) and not _is_hidden(name):
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
@@ -115,4 +114,4 @@ def _is_hidden(name: str) -> bool:
 def _unsupported(path: str) -> str:
     extension = os.path.splitext(path)[1]
     problem = f"unsupported file type {extension}" if extension else "no file extension"
-    return f"{problem}; supported: {', '.join(IMAGE_SUFFIXES)}"
+    return f"{problem}; supported: {', '.join(SUFFIXES)}"

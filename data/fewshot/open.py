@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,6 @@ from data.fewshot.labelled import DatasetSettings, LabelledImages, open_images, 
 from data.io.fingerprint import fingerprint
 from data.sources.open import open_source
 from foundation.suggestions import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 _SPLIT_FILE = re.compile(r"(?P<split>.+?)-\d+(-of-\d+)?\.tar")
 _SUPPORT_SPLITS = ("train", "training")
@@ -81,10 +78,9 @@ def open_dataset(
     """Open a dataset: one of `custom_datasets` or of the catalogue, `digits` (scikit-learn's), or a path.
 
     A folder may hold the splits of a dataset: `train-00000.tar` … and `test-00000.tar` …, or folders `train/` and
-    `test/` of shards (see `data.fewshot.clip_benchmark`) or class folders. `FOLDER:SUPPORT:QUERY` names two of its
-    splits. Support and query images are both drawn from any other source (see `data.sources.open`) whose samples have
-    `label`, `class` or both. Classes with fewer than `min_examples` images are left out. `with_shifts=False` does not
-    open the images of other domains.
+    `test/` of shards or class folders. `FOLDER:SUPPORT:QUERY` names two of its splits. Support and query images are
+    both drawn from any other source (see `data.sources.open`) whose samples have `label` and `class`. Classes with
+    fewer than `min_examples` images are left out. `with_shifts=False` does not open the images of other domains.
 
     Raises `FileNotFoundError` or `ValueError` if the dataset does not exist or is unsuitable.
     """
@@ -111,7 +107,7 @@ def open_dataset(
             raise ValueError(f"{other} has no class of {name}, so it cannot be one of its shifts")
     return Dataset(
         name=short_name(name, custom),
-        settings=settings,
+        settings=settings if name in custom or name in CATALOGUE else clip_benchmark.with_templates(settings),
         class_names=classes.words,
         support=parts.get("support"),
         query=parts.get("query"),
@@ -133,27 +129,16 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
                 raise ValueError(
                     f"{folder} has no split {split!r}.{did_you_mean(split, splits)} It has: {', '.join(splits)}."
                 )
-        return _with_templates(DatasetSettings(support=splits[support], query=splits[query]))
+        return DatasetSettings(support=splits[support], query=splits[query])
     train, test = (next(filter(splits.__contains__, names), None) for names in (_SUPPORT_SPLITS, _QUERY_SPLITS))
     if train and test:
-        return _with_templates(DatasetSettings(support=splits[train], query=splits[test]))
-    if len(splits) == 1:
-        [(split, source)] = splits.items()
-        logger.info(f"{folder} has one split, {split}: support and query images are both drawn from it")
-        return _with_templates(DatasetSettings(support=source))
+        return DatasetSettings(support=splits[train], query=splits[test])
     if splits:
         raise ValueError(
             f"{folder} has the splits {', '.join(splits)}, which are not a train and a test split. Name the support "
             f"and the query split, for example {folder}:{next(iter(splits))}:{list(splits)[-1]}."
         )
-    return _with_templates(DatasetSettings(support=name))
-
-
-def _with_templates(settings: DatasetSettings) -> DatasetSettings:
-    """Return the settings with the prompt templates of a file next to the shards, if there is one."""
-    templates = clip_benchmark.find_templates(os.path.expanduser(settings.support or ""))
-    single = settings.template if settings.template in templates or not templates else templates[0]
-    return dataclasses.replace(settings, template=single, templates=templates)
+    return DatasetSettings(support=name)
 
 
 def short_name(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> str:
@@ -227,7 +212,7 @@ def _find_splits(folder: str) -> dict[str, str]:
     known = [name for name in names if name in (*_SUPPORT_SPLITS, *_QUERY_SPLITS)]
     sources = {name: _split_source(os.path.join(folder, name)) for name in known}
     splits = {name: source for name, source in sources.items() if source is not None}
-    return splits if len(splits) > 1 or any(source.endswith(".tar") for source in splits.values()) else {}
+    return splits if len(splits) > 1 else {}
 
 
 def _split_source(path: str) -> str | None:
