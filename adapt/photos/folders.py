@@ -16,8 +16,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
-from data.sources.base import IMAGE_SUFFIXES
-from data.sources.image_folders import ImageFiles, is_hidden
+from data.sources.image_folders import SUFFIXES, ImageFiles, is_hidden
 from foundation.json_lines import read_json_lines
 
 
@@ -111,11 +110,11 @@ def _other_files(root: str, out: pathlib.Path) -> Iterator[str]:
         visible = [name for name in folders if not is_hidden(name)]
         folders[:] = sorted(name for name in visible if not os.path.samefile(os.path.join(folder, name), out))
         for name in sorted(files):
-            if not name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name):
+            if not name.lower().endswith(SUFFIXES) and not is_hidden(name):
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
 def _unsupported(path: str) -> str:
     extension = os.path.splitext(path)[1]
     problem = f"unsupported file type {extension}" if extension else "no file extension"
-    return f"{problem}; supported: {', '.join(IMAGE_SUFFIXES)}"
+    return f"{problem}; supported: {', '.join(SUFFIXES)}"

@@ -6,11 +6,13 @@ The layout is `classnames.txt` and `zeroshot_classification_templates.txt` in a 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from data.fewshot.labelled import DatasetSettings
 from data.io.storage import find_files, is_remote, read_file
 
 logger = logging.getLogger(__name__)
@@ -38,10 +40,18 @@ def find_class_names(source: str) -> TextLines | None:
     return found
 
 
-def find_templates(source: str) -> tuple[str, ...]:
-    """Return the prompt templates of a source of shards, with `{}` for the class name, or none if there is no file."""
-    found = _find(source, TEMPLATES)
-    return tuple(line.replace("{c}", "{}") for line in found.lines if line) if found else ()
+def with_templates(settings: DatasetSettings) -> DatasetSettings:
+    """Return the settings with the prompt templates of a file next to the shards or above, if there is one.
+
+    Templates have `{c}` or `{}` for the class name. The single template is that of the settings if the file has it,
+    otherwise the first one. Raises `ValueError` for a template without place for the class name.
+    """
+    found = _find(settings.support or settings.query or "", TEMPLATES)
+    templates = tuple(line.replace("{c}", "{}") for line in found.lines if line) if found else ()
+    if not templates:
+        return settings
+    single = settings.template if settings.template in templates else templates[0]
+    return dataclasses.replace(settings, template=single, templates=templates)
 
 
 def check_num_shards(source: str) -> None:

@@ -114,7 +114,7 @@ def open_dataset(
             raise ValueError(f"{other} has no class of {name}, so it cannot be one of its shifts")
     return Dataset(
         name=short_name(name, custom),
-        settings=settings,
+        settings=settings if name in custom or name in CATALOGUE else clip_benchmark.with_templates(settings),
         class_names=classes.words,
         support=parts.get("support"),
         query=parts.get("query"),
@@ -128,18 +128,6 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
     for known in (custom_datasets, CATALOGUE):
         if name in known:
             return known[name]
-    return _with_templates(_find_folder_settings(name))
-
-
-def _with_templates(settings: DatasetSettings) -> DatasetSettings:
-    """Return the settings with the prompt templates of a file next to the shards, if there is one."""
-    templates = clip_benchmark.find_templates(os.path.expanduser(settings.support or ""))
-    single = settings.template if settings.template in templates or not templates else templates[0]
-    return dataclasses.replace(settings, template=single, templates=templates)
-
-
-def _find_folder_settings(name: str) -> DatasetSettings:
-    """Return the settings that follow from the splits in a folder; any other path is its own source."""
     path = os.path.expanduser(name)
     folder, support, query = (path, "", "") if is_folder(path) else (*path.rsplit(":", 2), "", "")[:3]
     if not is_folder(folder):

@@ -21,7 +21,6 @@ REASONS = (
     "text not UTF-8",
     "too many bytes",
 )
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 MAX_PART_BYTES = 1 << 30  # of one image or text: four times the size of max_pixels as RGB
 
 

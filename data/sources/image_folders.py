@@ -10,9 +10,10 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import filesystem, is_remote, read_file, size_and_mtime
-from data.sources.base import IMAGE_SUFFIXES, BadRecord, Record
+from data.sources.base import BadRecord, Record
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
 class ImageFiles:
@@ -34,7 +35,7 @@ class ImageFiles:
         return _list_images(self._root)
 
     def _no_images(self) -> str:
-        return f"{self._root} contains no images ({', '.join(IMAGE_SUFFIXES)})"
+        return f"{self._root} contains no images ({', '.join(SUFFIXES)})"
 
     def __len__(self) -> int:
         return len(self._names)
@@ -131,7 +132,7 @@ def _list_images(root: str) -> list[str]:
             real = {name: os.path.realpath(os.path.join(folder, name)) for name in inner_folders}
             inner_folders[:] = [name for name in inner_folders if real[name] not in seen]  # links can form cycles
             seen.update(real.values())
-    return [name for name in found if name.lower().endswith(IMAGE_SUFFIXES) and not _HIDDEN.search(name)]
+    return [name for name in found if name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
 
 
 def _readable(name: str) -> str:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from data.io.storage import filesystem, is_remote
-from data.sources.base import IMAGE_SUFFIXES
-from data.sources.image_folders import is_hidden
+from data.sources.image_folders import SUFFIXES, is_hidden
 
 _ROLES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -198,7 +197,7 @@ def _has_images(path: str) -> bool:
 
 
 def _has_own_images(path: str) -> bool:
-    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in _list(path)[1])
+    return any(name.lower().endswith(SUFFIXES) for name in _list(path)[1])
 
 
 def _subfolders(path: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.io.fingerprint import fingerprint
-from data.sources.base import IMAGE_SUFFIXES
+from data.sources.image_folders import SUFFIXES
 from data.sources.tar_headers import DamagedArchive, TarMember
 
 PARTS = ("image", "json", "txt", "cls")
@@ -167,7 +167,7 @@ def _lower_end(suffix: str) -> str:
 
 def _part_of(suffix: str) -> int | None:
     last = suffix.rpartition(".")[2]
-    if f".{last}" in IMAGE_SUFFIXES:
+    if f".{last}" in SUFFIXES:
         return _IMAGE
     return PARTS.index(last) if last in PARTS[1:] else None
 

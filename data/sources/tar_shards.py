@@ -29,9 +29,9 @@ _MAX_LISTED = 5  # damaged shards in a message
 class TarShards:
     """A `Source` of the samples of several shards, one shard after the other.
 
-    A sample is an image, `KEY.jpg` or another of `IMAGE_SUFFIXES`, with `KEY.json`, `KEY.txt` or both. Its texts are
-    the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for the
-    `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number or a name in `KEY.cls`.
+    A sample is an image, `KEY.jpg` or another of `image_folders.SUFFIXES`, with `KEY.json`, `KEY.txt` or both. Its
+    texts are the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for
+    the `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number or a name in `KEY.cls`.
 
     Raises `ValueError` if no shard holds a sample. Damaged shards are logged, and the samples before the damage are
     used; unusual names are logged with their number.

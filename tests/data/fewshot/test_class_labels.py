@@ -42,12 +42,12 @@ def folder(tmp_path):
     return root
 
 
-def test_a_folder_of_clip_benchmark_is_a_dataset(folder, tmp_path, said):
+def test_a_folder_of_clip_benchmark_is_a_dataset(folder, tmp_path):
     opened = open_dataset(str(folder), tmp_path / "data")
     assert opened.class_names == ("circle", "black cross")
     assert opened.support.labels.tolist() == [0, 1, 0, 1] and opened.query.labels.tolist() == [1, 0, 1]
     assert opened.templates == ("a photo of a {}.", "art of {}") and opened.settings.template == "a photo of a {}."
-    assert np.array_equal(opened.query.image(0), opened.query.image(0)) and not said
+    assert np.array_equal(opened.query.image(0), opened.query.image(0))
 
 
 @pytest.mark.parametrize("source", ["{}/test/*.tar", "{}/test/0.tar", "{}/test/{{0..0}}.tar", "{}:test:train"])
@@ -65,13 +65,6 @@ def test_class_names_of_remote_shards_are_found(folder, tmp_path):
         assert opened.class_names == ("circle", "black cross") and opened.templates == ("a photo of a {}.", "art of {}")
     finally:
         store.rm("/shapes", recursive=True)
-
-
-def test_one_split_serves_as_support_and_query(folder, tmp_path, said):
-    (folder / "train").rename(tmp_path / "elsewhere")
-    opened = open_dataset(str(folder), tmp_path / "data")
-    assert opened.class_names == ("circle", "black cross") and opened.query is None and len(opened.support) == 3
-    assert "has one split, test: support and query images are both drawn from it" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +103,7 @@ def test_an_unsuitable_list_of_class_names_is_an_error(folder, tmp_path, content
 def test_missing_shards_are_reported(folder, tmp_path, said):
     (folder / "train" / "nshards.txt").write_text("4\n")
     open_dataset(str(folder), tmp_path / "data")
-    [line] = said
+    [line] = [line for line in said if "warning" in line]
     assert "train/*.tar has 1 shards, but" in line and "says 4; using 1" in line
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data.pipeline.image_ops import decode
-from data.sources.base import IMAGE_SUFFIXES
+from data.sources.image_folders import SUFFIXES
 from data.sources.open import open_source
 from data.sources.tar_headers import DamagedArchive, TarMember, iter_members
 from data.sources.tar_samples import PARTS, index_members
@@ -235,7 +235,7 @@ def test_damage_between_joined_archives_is_reported():
         list(iter_members(lambda start, stop: content[start:stop], len(content)))
 
 
-@pytest.mark.parametrize("suffix", [*(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), "JPG", "Tiff"])
+@pytest.mark.parametrize("suffix", [*(suffix.removeprefix(".") for suffix in SUFFIXES), "JPG", "Tiff"])
 def test_images_of_every_format_are_images_of_samples(tmp_path, suffix):
     pixels = np.full((12, 16, 3), (200, 100, 50), np.uint8)
     kind = {"jpe": "jpeg", "jfif": "jpeg", "jpg": "jpeg", "tif": "tiff"}.get(suffix.lower(), suffix.lower())
