@@ -7,6 +7,8 @@ import csv
 import re
 from typing import NamedTuple
 
+from data.sources.image_folders import SUFFIXES as IMAGE_SUFFIXES
+
 DELIMITERS = (",", "\t", ";", "|")
 _BOM = "\ufeff"  # also inside of files that were joined
 MAX_FIELD = 1 << 24  # bytes; a quote that is not closed within them is text
