@@ -2,6 +2,7 @@
 
 import csv
 import html
+import io
 import json
 import re
 
@@ -217,7 +218,7 @@ def test_tables_of_runs_and_datasets_whose_names_differ_in_punctuation_have_file
         one.results[:] = copies
     page = write_report([one._replace(examples={}, metrics=[]) for one in runs], tmp_path, title="t")
     shown = [table for table in tables(page.read_text(encoding="utf-8")) if table[0][0] != "run"]
-    written = [list(csv.reader(open(path, encoding="utf-8"))) for path in (tmp_path / "tables").glob("*.csv")]
+    written = [list(csv.reader(io.StringIO(path.read_text("utf-8")))) for path in (tmp_path / "tables").glob("*.csv")]
     assert sorted(written) == sorted(shown)
 
 
