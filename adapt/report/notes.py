@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapt.report.formatting import count, run_suffix
-from adapt.report.results_index import ResultsIndex, TaskKey
+from adapt.report.results_index import ResultsIndex, TaskKey, interval_of
 
 
 def zero_shot_notes(index: ResultsIndex) -> list[str]:
@@ -17,14 +17,15 @@ def zero_shot_notes(index: ResultsIndex) -> list[str]:
                 if row["settings"]["templates"] == "ensemble"
             ]
             counted = index.rows(run.name, TaskKey(key.dataset), method="zero_shot", shots=0)
-            if not whole or not counted or {row["queries"] for row in counted} == {whole[0]["queries"]}:
+            if not whole or not counted:
                 continue
-            mean = sum(row["value"] for row in counted) / len(counted)
-            sentences.append(
-                f"{key.dataset}{run_suffix(index, run.name)}: zero_shot is {whole[0]['value']:.1%} on all "
-                f"{whole[0]['queries']:,} images, and {mean:.1%} in the few-shot tables, where the images that a seed "
-                "draws as support are not queries."
-            )
+            on_all, in_tables = (f"{interval_of(rows).mean:.1%}" for rows in (whole, counted))
+            if on_all != in_tables:
+                sentences.append(
+                    f"{key.dataset}{run_suffix(index, run.name)}: zero_shot is {on_all} on all {whole[0]['queries']:,} "
+                    f"query images, and {in_tables} in the few-shot tables, where the images that a seed draws as "
+                    "support are not queries."
+                )
     return sentences
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapt.report.formatting import count
-from adapt.report.notes import identical_notes, zero_shot_notes
+from adapt.report.notes import identical_notes
 from adapt.report.results_index import ResultsIndex
 from adapt.report.statistics import MIN_DRAWS
 
@@ -18,7 +18,6 @@ def protocol(index: ResultsIndex) -> list[str]:
     """Return sentences on draws, selection, intervals, retrieval and checkpoints."""
     return [
         *_few_shot(index),
-        *zero_shot_notes(index),
         *identical_notes(index),
         *_retrieval(index),
         *_checkpoints(index),

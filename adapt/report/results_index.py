@@ -227,7 +227,7 @@ def interval_of(rows: Sequence[Mapping[str, Any]]) -> AccuracyInterval:
         [row["value"] for row in rows],
         [_query_error(row) for row in rows],
         queries=rows[0]["queries"],
-        drawn=len(rows) > 1 or not (rows[0]["method"] == "zero_shot" or rows[0]["shots"] == "all"),
+        drawn=rows[0]["method"] != "zero_shot" and rows[0]["shots"] != "all",
     )
 
 

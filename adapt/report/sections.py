@@ -15,6 +15,10 @@ from adapt.report.results_index import ResultsIndex, TaskKey
 from adapt.report.statistics import MIN_DRAWS, AccuracyInterval, Difference, mean_difference, shots_needed
 from adapt.report.tables import Cell, ReportTable
 
+_OTHER_ZERO_SHOT = (
+    " zero_shot has the same queries as the other methods here, and all query images in the section Zero-shot: hence "
+    "two values."
+)
 _BANDS = 4  # lines up to which a chart shows their intervals
 
 
@@ -55,7 +59,7 @@ def summary(index: ResultsIndex) -> list[Section]:
             f"Mean over seeds ± half-width of the 95% confidence interval, with fewer than {MIN_DRAWS} seeds "
             "(lowest–highest). Highlighted: the best method of a row. Underlined: methods that do not differ clearly "
             "from the best."
-        ) + "".join(f" {note}" for note in zero_shot_notes(index))
+        ) + (_OTHER_ZERO_SHOT if zero_shot_notes(index) else "")
         title = "Accuracy" if len(index.runs) == 1 else f"Accuracy of {run.name}"
         sections += [Section(title, text, [table])] if rows else []
     return sections

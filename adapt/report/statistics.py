@@ -70,8 +70,8 @@ def accuracy_interval(
     """Return the mean accuracy with its interval at 95%, which includes the error of a finite query set.
 
     `values` are the accuracies of draws of the support set on the same `queries` queries, `query_errors` their standard
-    errors due to the queries, see `adapt.evaluation.scoring.query_error`. `drawn=False` is for one value that does not
-    depend on a draw.
+    errors due to the queries, see `adapt.evaluation.scoring.query_error`. `drawn=False` is for a classifier without a
+    draw, such as zero-shot, whose interval has the query error alone.
 
     The interval is mean ± t(ν) √(s²/n + e²): s² is the variance between n draws, e² the mean of the squared query
     errors, by the law of total variance (Miller, Adding Error Bars to Evals, arXiv 2411.00640, §3), and ν are the

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class SharedObject:
-    """A copy of an object in a temporary file, of which only the path is sent to other processes.
+    """A copy of an object in a temporary file; only the path is sent to other processes.
 
     `multiprocessing` sends its arguments through a pipe that the parent itself keeps open until the child has read them
     all. If they exceed the 64 KiB of a pipe and the child ends early (out of memory, an interrupt, an error during an
