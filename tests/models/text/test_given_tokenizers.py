@@ -164,7 +164,7 @@ def offline(monkeypatch, tmp_path):
     [
         (
             "someone/clip",
-            r"'someone/clip' does not exist locally, is not cached, and the Hub cannot be reached .* Run `hf download someone/clip`",
+            r"'someone/clip' does not exist locally, is not cached, and the Hub cannot be reached .* Run `hf download",
         ),
         ("some one/clip", r"'some one/clip' does not exist locally, and is not a valid Hub ID\. Pass an existing path"),
         ("runs/some/folder", r"runs/some/folder does not exist: there is no such file or folder"),
