@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 import configs
 from cluster.config import SECTIONS as SUBMIT_SECTIONS
 from cluster.config import TARGETS, SubmitSettings
+from foundation.command_line.option_types import count, input_name, output, positive, remote_output
+from foundation.command_line.option_values import split_list
 from foundation.console import printable
 from foundation.deprecation import warn_renamed
-from foundation.file_names import output_path
-from foundation.option_values import split_list
 from foundation.suggestions import did_you_mean
 from models.text.canonicalize import CANONICALIZATIONS
 
@@ -224,7 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
     if job == "quickstart":
         parser.add_argument(
             "--workdir",
-            type=_output,
+            type=output,
             default="runs/quickstart",
             help="folder of the run (default: runs/quickstart)",
         )
@@ -234,7 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
         return
     # a submitted workdir may be on other machines, where ~ is another folder
     parser.add_argument(
-        "--workdir", type=_remote_output if job == "submit" else _output, required=True, help="folder of the run"
+        "--workdir", type=remote_output if job == "submit" else output, required=True, help="folder of the run"
     )
     if job == "pretrain":
         parser.add_argument(
@@ -255,28 +254,28 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
     if job == "evaluate":
         _add_evaluate_arguments(parser)
     if job == "inspect":
-        parser.add_argument("--step", type=_count, default=0, help="step whose batch is shown (default: 0)")
-        parser.add_argument(
-            "--steps", type=_positive, default=8, help="number of batches that are counted (default: 8)"
-        )
-        parser.add_argument("--rows", type=_positive, default=64, help="number of rows that are shown (default: 64)")
+        parser.add_argument("--step", type=count, default=0, help="step whose batch is shown (default: 0)")
+        parser.add_argument("--steps", type=positive, default=8, help="number of batches that are counted (default: 8)")
+        parser.add_argument("--rows", type=positive, default=64, help="number of rows that are shown (default: 64)")
 
 
 def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None:
-    parser.add_argument("--checkpoint", type=_input, required=True, help="checkpoint folder, .npz file or Hub id")
-    parser.add_argument("--out", type=_output, required=True, help="output folder or file")
+    parser.add_argument("--checkpoint", type=input_name, required=True, help="checkpoint folder, .npz file or Hub id")
+    parser.add_argument("--out", type=output, required=True, help="output folder or file")
     parser.add_argument(
         "--image_size",
-        type=_positive,
+        type=positive,
         help="image size in pixels; resamples position embeddings (default: the checkpoint's)",
     )
-    parser.add_argument("--tokenizer", type=_input, help="folder, tokenizer.json or Hub id (default: the checkpoint's)")
+    parser.add_argument(
+        "--tokenizer", type=input_name, help="folder, tokenizer.json or Hub id (default: the checkpoint's)"
+    )
     parser.add_argument("--canonicalize", help=CANONICALIZE_HELP)
     if job == "adapt":
         parser.add_argument(
-            "--support", type=_input, required=True, help="folder with one folder of example images per class"
+            "--support", type=input_name, required=True, help="folder with one folder of example images per class"
         )
-        parser.add_argument("--query", type=_input, required=True, help="folder of images to sort")
+        parser.add_argument("--query", type=input_name, required=True, help="folder of images to sort")
         parser.add_argument(
             "--method", default="auto", help="adapter, or auto for the best by cross-validation (default: auto)"
         )
@@ -287,13 +286,13 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         )
     if job == "embed":
         parser.add_argument(
-            "--images", type=_input, help="image folder, shards, or another source described in data/README.md"
+            "--images", type=input_name, help="image folder, shards, or another source described in data/README.md"
         )
         parser.add_argument(
-            "--texts", type=_input, help="file with one text per line, or .jsonl with strings or {id, text}"
+            "--texts", type=input_name, help="file with one text per line, or .jsonl with strings or {id, text}"
         )
         parser.add_argument(
-            "--data_dir", type=_input, default="runs/data", help="folder of source indexes (default: runs/data)"
+            "--data_dir", type=input_name, default="runs/data", help="folder of source indexes (default: runs/data)"
         )
     if job in ("adapt", "embed"):
         parser.add_argument(
@@ -313,7 +312,7 @@ def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--step", type=_count, help="step of the checkpoint (default: the newest)")
+    parser.add_argument("--step", type=count, help="step of the checkpoint (default: the newest)")
     formats = ("huggingface", "big_vision")
     parser.add_argument("--format", choices=formats, default=formats[0], help=f"format (default: {formats[0]})")
     parser.add_argument(
@@ -321,63 +320,30 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--license", help="licence for the model card, such as apache-2.0")
     parser.add_argument(
-        "--out", type=_output, help="output folder or file (default: WORKDIR/export or WORKDIR/export.npz)"
+        "--out", type=output, help="output folder or file (default: WORKDIR/export or WORKDIR/export.npz)"
     )
 
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
-        type=_input,
+        type=input_name,
         help="folder, .npz file or Hub id, or several as A,NAME=B (default: WORKDIR/export)",
     )
     parser.add_argument("--shard", default="0/1", help="shard i/n of the datasets, for job arrays (default: 0/1)")
     parser.add_argument(
-        "--cache", type=_output, help="folder of cached embeddings (default: WORKDIR/evaluation/embeddings)"
+        "--cache", type=output, help="folder of cached embeddings (default: WORKDIR/evaluation/embeddings)"
     )
     for setting, summary in EVALUATE_ARGUMENTS.items():
         parser.add_argument(f"--{setting}", help=f"{summary}; sets config.evaluate.{setting}")
-    parser.add_argument("--data_dir", type=_input, help="folder of prepared datasets and indexes; sets config.data_dir")
-
-
-def _output(text: str) -> pathlib.Path:
-    """Return the path of an output folder or file."""
-    try:
-        return output_path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _remote_output(text: str) -> pathlib.Path:
-    """Return the path of an output folder, whose `~` is that of the machine that runs the job."""
-    _output(text)
-    return pathlib.Path(text)
-
-
-def _input(text: str) -> str:
-    """Return the name of an input, with `~` expanded."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty")
-    return os.path.expanduser(text)
-
-
-def _count(text: str) -> int:
-    """Return a whole number, 0 or more."""
-    if not re.fullmatch(r"[0-9]{1,15}", text.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    """Return a positive whole number."""
-    if not re.fullmatch(r"[0-9]{1,15}", text.strip()) or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
+    parser.add_argument(
+        "--data_dir", type=input_name, help="folder of prepared datasets and indexes; sets config.data_dir"
+    )
 
 
 def find_config(path: str) -> str:
     """Return the path of a config file; `configs/NAME.py` also works outside the project's folder."""
-    path = _input(path)
+    path = input_name(path)
     own = configs.FOLDER.parent / path
     return str(own) if own.is_file() and not os.path.isfile(path) else path
 

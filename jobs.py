@@ -18,10 +18,10 @@ from cluster.config import SubmitSettings
 from cluster.job_array import plan_tasks, point_names
 from cluster.runtime.exit_codes import EXIT_PREEMPTED, has_peers
 from cluster.runtime.process_discovery import find_processes, join
+from foundation.command_line.option_values import split_list
 from foundation.console import printable
 from foundation.error_text import error_text
 from foundation.json_lines import append_json_line
-from foundation.option_values import split_list
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

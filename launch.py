@@ -37,10 +37,10 @@ from cluster.runtime.exit_codes import (
     raise_terminated,
 )
 from foundation import log
+from foundation.command_line.file_names import check_encoding
+from foundation.command_line.option_values import split_list
 from foundation.console import configure_streams, printable
 from foundation.error_text import error_text
-from foundation.file_names import check_encoding
-from foundation.option_values import split_list
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -90,7 +90,7 @@ def exit_code(error: BaseException, *, traceback: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("\ninterrupted; run the same command to resume from the last checkpoint", file=sys.stderr)
         return 130
-    missing = missing_package(error)
+    missing = missing_package(error) or missing_platform(error)
     peer_lost = is_peer_lost(error)
     if traceback or not (missing or peer_lost or isinstance(error, (ValueError, OSError, FloatingPointError))):
         raise error
@@ -110,6 +110,14 @@ def missing_package(error: BaseException) -> str | None:
         f"the package {name} is not installed for {sys.executable}. Run `python3 -m venv .venv "
         "&& .venv/bin/pip install -r requirements.txt`, then use .venv/bin/python."
     )
+
+
+def missing_platform(error: BaseException) -> str | None:
+    """Return what to do if the error is a platform in JAX_PLATFORMS that JAX cannot use, otherwise None."""
+    if not (isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error)):
+        return None
+    given = os.environ.get("JAX_PLATFORMS", "")
+    return f"JAX cannot use JAX_PLATFORMS={given!r} ({error_text(error)}). Unset the variable, or set it to cpu."
 
 
 def command() -> NoReturn:

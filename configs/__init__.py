@@ -16,7 +16,7 @@ import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from foundation.option_values import parse_value
+from foundation.command_line.option_values import parse_value
 from foundation.suggestions import did_you_mean, nearest_path
 
 if TYPE_CHECKING:

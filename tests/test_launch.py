@@ -256,6 +256,29 @@ def test_bad_input_is_one_sentence_and_exit_code_1(project, tmp_path, capsys, ar
     assert message in error
 
 
+def test_a_platform_that_jax_lacks_is_one_sentence(project, tmp_path, monkeypatch, capsys):
+    def unavailable(args, config):
+        raise RuntimeError("Unable to initialize backend 'nonsense': Backend 'nonsense' is not known.\nmore")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    monkeypatch.setitem(launch.RUN, "export", unavailable)
+    assert launch.main(["export", f"--config={project / 'config.py'}", f"--workdir={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: JAX cannot use JAX_PLATFORMS='nonsense' (Unable to") and error.count("\n") == 1
+    assert error.endswith("Unset the variable, or set it to cpu.\n")
+
+
+def test_names_with_control_characters_and_bytes_are_printed_escaped(project, tmp_path, capsys):
+    given = ["report", f"--config={project / 'config.py'}"]
+    assert launch.main([*given, f"--workdir={tmp_path}/a\x1b[2J\u2028b"]) == 1
+    assert r"a\x1b[2J\u2028b/evaluation has no results.jsonl" in capsys.readouterr().err
+    assert launch.main([*given, f"--workdir={tmp_path}/caf\udce9"]) == 1
+    assert r"caf\udce9 is not valid UTF-8. Rename" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        launch.main([*given, f"--workdir={tmp_path}", "--\x1b[2J"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_unknown_dataset_lists_the_known_ones(project, exported, capsys):
     given = ["evaluate", f"--config={project / 'config.py'}", f"--workdir={exported}"]
     assert launch.main([*given, "--datasets=imagenet,"]) == 1

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from foundation import console
-from foundation.file_names import check_encoding, is_utf8, output_path
+from foundation.command_line.file_names import check_encoding, is_utf8, output_path
 from foundation.progress import ProgressBar
 from foundation.suggestions import nearest_path
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import arguments
-from foundation.option_values import parse_value, split_list
+from foundation.command_line.option_values import parse_value, split_list
 from foundation.settings import accepts
 
 

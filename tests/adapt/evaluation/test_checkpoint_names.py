@@ -3,7 +3,7 @@
 import pytest
 
 from adapt.evaluation.run import checkpoint_names
-from foundation.option_values import split_list
+from foundation.command_line.option_values import split_list
 
 
 def test_a_checkpoint_is_named_after_its_folder_unless_it_is_given_a_name(tmp_path, monkeypatch):

@@ -162,12 +162,16 @@ def offline(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("someone/clip", r"is not cached, and the Hub cannot be reached .* Run `hf download someone/clip`"),
-        ("runs/some/folder", r"and is not a valid Hub ID\. Pass an existing path"),
+        (
+            "someone/clip",
+            r"'someone/clip' does not exist locally, is not cached, and the Hub cannot be reached .* Run `hf download",
+        ),
+        ("some one/clip", r"'some one/clip' does not exist locally, and is not a valid Hub ID\. Pass an existing path"),
+        ("runs/some/folder", r"runs/some/folder does not exist: there is no such file or folder"),
     ],
 )
 def test_missing_tokenizer_gives_a_one_line_error(offline, name, message):
-    with pytest.raises(OSError, match=rf"tokenizer '{name}' does not exist locally, {message}") as error:
+    with pytest.raises(OSError, match=f"tokenizer {message}") as error:
         open_tokenizer(name, length=16)
     assert "\n" not in str(error.value)
 
