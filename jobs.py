@@ -21,7 +21,7 @@ from cluster.runtime.process_discovery import find_processes, join
 from foundation.command_line.option_values import split_list
 from foundation.console import printable
 from foundation.error_text import error_text
-from foundation.json_lines import append_json_line
+from foundation.files.json_lines import append_json_line
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from foundation.safe_json import read_json
+from foundation.files.safe_json import read_json
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields here, under `image_processor`

@@ -18,7 +18,7 @@ from data.pipeline.loader import BatchLoader
 from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
 from data.sources.open import ConcatenatedSource, open_sources
-from foundation.atomic import atomic_file
+from foundation.files.atomic import atomic_file
 from foundation.progress import track
 from models.checkpoints.describe import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from foundation.deprecation import warn_renamed
-from foundation.json_lines import read_json_lines, write_json_lines
+from foundation.files.json_lines import read_json_lines, write_json_lines
 from foundation.settings import PositiveFloat, PositiveInt, check
 from foundation.suggestions import unknown_name
 

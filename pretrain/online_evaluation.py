@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from foundation.atomic import write_json
 from foundation.error_text import first_line
+from foundation.files.atomic import write_json
 from foundation.progress import format_duration
 from pretrain.checkpointing.export import export_parameters
 from pretrain.config.run import PretrainSettings

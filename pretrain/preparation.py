@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.loader import BatchIterator, BatchLoader
 from data.sources.open import ConcatenatedSource
-from foundation.atomic import write_json
+from foundation.files.atomic import write_json
 from models.text.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import BestCheckpoints

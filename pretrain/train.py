@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from foundation.folder_lock import lock_folder
-from foundation.json_lines import parse_json_lines
+from foundation.files.folder_lock import lock_folder
+from foundation.files.json_lines import parse_json_lines
 from foundation.progress import ProgressBar, format_duration
 from pretrain.checkpointing.best import BestCheckpoints
 from pretrain.checkpointing.manager import Checkpoints, check_folder_name

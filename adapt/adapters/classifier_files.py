@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from adapt.adapters.support import Support
-from foundation.atomic import atomic_files
-from foundation.checksum_file import sha256_of
+from foundation.files.atomic import atomic_files
+from foundation.files.checksum_file import sha256_of
 
 JSON_FILE, ARRAYS_FILE = "classifier.json", "classifier.safetensors"
 FORMAT = 1  # version of the two files

@@ -13,8 +13,8 @@ from adapt.adapters.base import Classifier, State
 from adapt.adapters.classifier_files import ARRAYS_FILE, FORMAT, JSON_FILE, MAX_CLASSES
 from adapt.adapters.registry import create
 from adapt.adapters.support import Support
-from foundation.checksum_file import sha256_of
-from foundation.safe_json import read_json
+from foundation.files.checksum_file import sha256_of
+from foundation.files.safe_json import read_json
 
 
 def load(path: str | os.PathLike) -> Classifier:

@@ -9,8 +9,8 @@ import zlib
 
 import numpy as np
 
-from foundation.atomic import atomic_file
 from foundation.error_text import one_line
+from foundation.files.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 

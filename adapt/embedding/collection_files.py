@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.sources.base import BadRecord
-from foundation.atomic import atomic_file, atomic_files
+from foundation.files.atomic import atomic_file, atomic_files
 
 _NUM_PIECES = 200  # approximate number of pieces of a collection
 _MIN_ROWS, _MAX_ROWS = 256, 65_536  # per piece

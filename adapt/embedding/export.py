@@ -30,10 +30,10 @@ from data.sources.base import BadRecord, Source
 from data.sources.image_folders import ImageFiles
 from data.sources.open import is_folder, open_source
 from data.sources.split_folders import splits_with_images
-from foundation.atomic import write_json
-from foundation.checksum_file import sha256_of
-from foundation.folder_lock import lock_folder
-from foundation.output_folder import check_output_folder
+from foundation.files.atomic import write_json
+from foundation.files.checksum_file import sha256_of
+from foundation.files.folder_lock import lock_folder
+from foundation.files.output_folder import check_output_folder
 
 logger = logging.getLogger(__name__)
 

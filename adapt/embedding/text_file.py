@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from foundation.lines import split_lines
+from foundation.files.lines import split_lines
 
 
 class TextFile(NamedTuple):

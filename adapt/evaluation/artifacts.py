@@ -14,7 +14,7 @@ from adapt.evaluation.results import PREDICTIONS
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
 from data.pipeline.thumbnails import data_uri
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 CLASSES = "classes"
 _PIXELS = 64

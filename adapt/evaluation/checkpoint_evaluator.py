@@ -31,7 +31,7 @@ from adapt.evaluation.tasks import EvaluationTask, SupportSet, build_task, count
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from adapt.embedding.array_files import save_array
 from data.io.fingerprint import fingerprint
-from foundation.json_lines import append_json_line, read_json_lines, write_json_lines
+from foundation.files.json_lines import append_json_line, read_json_lines, write_json_lines
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"
 UNITS, PREDICTIONS = "units", "predictions"

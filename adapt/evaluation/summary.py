@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.fewshot.open import short_name
-from foundation.distinct_names import distinct_names
+from foundation.files.distinct_names import distinct_names
 
 _OTHER = re.compile(r"[^\w.@:-]+")
 

@@ -17,7 +17,7 @@ from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
 from data.sources.image_folders import SUFFIXES, ImageFiles, is_hidden
-from foundation.json_lines import read_json_lines
+from foundation.files.json_lines import read_json_lines
 
 
 class LeftOut(NamedTuple):

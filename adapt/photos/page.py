@@ -15,7 +15,7 @@ from adapt.photos.sorting_result import SortingResult
 from data.pipeline.image_ops import EncodedImage
 from data.pipeline.thumbnails import data_uri
 from data.sources.base import BadRecord
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 from foundation.html import render
 
 SHOWN = 24  # least confident predictions, and as many far images

@@ -29,10 +29,10 @@ from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
 from data.sources.split_folders import training_folder
-from foundation.atomic import write_json, write_text
-from foundation.csv_text import csv_text
-from foundation.folder_lock import lock_folder
-from foundation.output_folder import check_output_folder
+from foundation.files.atomic import write_json, write_text
+from foundation.files.csv_text import csv_text
+from foundation.files.folder_lock import lock_folder
+from foundation.files.output_folder import check_output_folder
 from foundation.suggestions import nearest_path
 
 logger = logging.getLogger(__name__)

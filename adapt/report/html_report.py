@@ -17,9 +17,9 @@ from adapt.report.headline import best_method, headline
 from adapt.report.protocol import protocol
 from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.tables import ReportTable
-from foundation.atomic import write_text
-from foundation.csv_text import csv_text
-from foundation.distinct_names import distinct_names
+from foundation.files.atomic import write_text
+from foundation.files.csv_text import csv_text
+from foundation.files.distinct_names import distinct_names
 from foundation.html import render
 
 CSV_FIELDS = (

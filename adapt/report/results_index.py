@@ -26,7 +26,7 @@ from adapt.report.statistics import (
     mean_interval,
     paired_bootstrap,
 )
-from foundation.json_lines import read_json_lines
+from foundation.files.json_lines import read_json_lines
 
 logger = logging.getLogger(__name__)
 

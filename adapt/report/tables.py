@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from foundation.csv_text import csv_text
+from foundation.files.csv_text import csv_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",

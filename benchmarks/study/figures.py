@@ -11,7 +11,7 @@ import numpy as np
 from adapt.report.charts import COLORS, Line, Points, line_chart, point_chart
 from adapt.report.statistics import mean_interval
 from benchmarks.study.arms import Arm, RunScores, find_plain, gain, number_of_classes
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 DRAWN = ("prototypes", "knn", "tip_adapter")  # methods
 

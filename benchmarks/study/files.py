@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "study"

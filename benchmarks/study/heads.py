@@ -44,8 +44,8 @@ from benchmarks.study.head_runs import (
     train,
 )
 from benchmarks.study.markdown import markdown, points
-from foundation.atomic import write_text
-from foundation.json_lines import append_json_line, read_json_lines
+from foundation.files.atomic import write_text
+from foundation.files.json_lines import append_json_line, read_json_lines
 
 TRIALS = RUNS / "heads.jsonl"
 LOGGED = ("context_temperature", "effective_items", "companions")

@@ -24,7 +24,7 @@ from benchmarks.study import page
 from benchmarks.study.arms import Arm, find_plain, read_arms
 from benchmarks.study.files import RESULTS, ROOT, RUNS, SWEEPS, record_runs, write_csv
 from benchmarks.study.markdown import markdown, points
-from foundation.json_lines import read_json_lines
+from foundation.files.json_lines import read_json_lines
 
 TABLES = ("small", "tiny", "ablations", "post_training", "episodes", "variants", "softmax", "drawings", "untrained")
 DATASETS, METHODS, SHOTS = ("emoji", "digits"), ("prototypes", "knn", "tip_adapter"), (4, 16)

@@ -18,7 +18,7 @@ from benchmarks.study import gains
 from benchmarks.study.arms import average
 from benchmarks.study.files import PAGE, RESULTS, find_row, items_of, read_csv, write_csv
 from benchmarks.study.markdown import markdown, points
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 Rows = Sequence[Mapping[str, str]]
 

@@ -12,8 +12,8 @@ import os
 import pathlib
 import tarfile
 
-from foundation.atomic import atomic_file
-from foundation.json_lines import read_json_lines
+from foundation.files.atomic import atomic_file
+from foundation.files.json_lines import read_json_lines
 
 FOLDER = pathlib.Path(__file__).parent
 ARTISTS = ("noto", "twemoji", "fluent3d")

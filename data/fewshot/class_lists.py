@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from foundation.lines import split_lines
+from foundation.files.lines import split_lines
 
 
 def read_class_names(name: str) -> tuple[str, ...]:

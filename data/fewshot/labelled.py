@@ -18,7 +18,7 @@ from PIL import Image
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
 from data.sources.base import Source
-from foundation.atomic import atomic_file
+from foundation.files.atomic import atomic_file
 from foundation.suggestions import unknown_name
 
 Metric = Literal["accuracy", "mean_per_class_accuracy"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from data.sources.base import REASONS
-from foundation.json_lines import append_json_lines, read_json_lines
+from foundation.files.json_lines import append_json_lines, read_json_lines
 
 logger = logging.getLogger(__name__)
 

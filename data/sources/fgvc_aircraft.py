@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from data.io.storage import read_file
 from data.sources.split_lists import ImageList, ListedImage
-from foundation.lines import split_lines
+from foundation.files.lines import split_lines
 
 PREFIX = "aircraft:"
 SPLITS = ("train", "val", "trainval", "test")

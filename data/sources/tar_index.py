@@ -17,7 +17,7 @@ from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote, read_range
 from data.sources.tar_headers import iter_members
 from data.sources.tar_samples import NameNotes, ShardIndex, index_members
-from foundation.atomic import atomic_file
+from foundation.files.atomic import atomic_file
 from foundation.progress import ProgressBar
 
 VERSION = 3

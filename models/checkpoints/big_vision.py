@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from foundation.atomic import atomic_file
+from foundation.files.atomic import atomic_file
 from models.checkpoints.huggingface import SIGLIP, family_of
 from models.checkpoints.weight_map import MappedSettings, WeightEntry, WeightMap, to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings

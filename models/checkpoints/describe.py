@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from foundation.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.error_text import one_line
-from foundation.safe_json import read_json
+from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
+from foundation.files.safe_json import read_json
 from models.checkpoints import big_vision, huggingface, open_clip
 from models.checkpoints.locate import (
     Location,

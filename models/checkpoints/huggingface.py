@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from foundation.error_text import one_line
-from foundation.safe_json import read_json
+from foundation.files.safe_json import read_json
 from models.checkpoints.weight_map import WeightEntry, WeightMap, convolution, fused_linears, linear, norm
 from models.config import ModelSettings, TextSettings, VisionSettings
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foundation.atomic import atomic_folder, write_json, write_text
-from foundation.checksum_file import SUMS_FILE, write_checksums
+from foundation.files.atomic import atomic_folder, write_json, write_text
+from foundation.files.checksum_file import SUMS_FILE, write_checksums
 from models.checkpoints import huggingface
 from models.checkpoints.describe import check_image_size, check_vocabulary, describe_checkpoint
 from models.checkpoints.model_card import CARD_FILE

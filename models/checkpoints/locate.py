@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-from foundation.safe_json import read_json
+from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
 from models.checkpoints import huggingface, open_clip
 from models.io import hub

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 from models.config import ModelSettings
 
 CARD_FILE = "README.md"

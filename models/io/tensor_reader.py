@@ -16,9 +16,9 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from foundation.checksum_file import SUMS_FILE, changed_files
 from foundation.error_text import one_line
-from foundation.safe_json import read_json
+from foundation.files.checksum_file import SUMS_FILE, changed_files
+from foundation.files.safe_json import read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _INDEX_SUFFIX = ".index.json"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foundation.safe_json import read_json
+from foundation.files.safe_json import read_json
 from models.preprocessing import NESTED_FILE, PREPROCESSOR_FILE
 from models.text.hf_tokenizer import CONFIG_FILE
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from foundation.atomic import atomic_files
 from foundation.error_text import first_line
+from foundation.files.atomic import atomic_files
 from foundation.rust_panics import is_panic
 from models.text.canonicalize import canonicalization
 from models.text.hf_tokenizer import CONFIG_FILE, RECORD, TOKENIZER_FILE, load_hf_tokenizer, open_hf_tokenizer

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from foundation.atomic import write_json
+from foundation.files.atomic import write_json
 from pretrain.config.run import SETTINGS_FILE, PretrainSettings, load_settings
 
 # Settings that may change: the parameters do not depend on them, or by rounding at most.

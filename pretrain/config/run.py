@@ -15,7 +15,7 @@ from pydantic import Field
 
 from data.pipeline.augmentation import Augmentation
 from data.pipeline.sampler import check_groups
-from foundation.output_folder import RUN_FILE
+from foundation.files.output_folder import RUN_FILE
 from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, Seed, build
 from models.config import AttentionKernel, Dtype, ModelSettings, Remat, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from foundation.json_lines import parse_json_lines, read_json_lines, write_json_lines
+from foundation.files.json_lines import parse_json_lines, read_json_lines, write_json_lines
 from pretrain.monitoring.tensorboard_writer import EventFile
 
 METRICS_FILE, DAMAGED_FILE = "metrics.jsonl", "metrics.damaged.jsonl"

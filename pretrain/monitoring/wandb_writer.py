@@ -8,7 +8,7 @@ import pathlib
 import secrets
 from collections.abc import Mapping
 
-from foundation.atomic import write_json
+from foundation.files.atomic import write_json
 from pretrain.config.run import PretrainSettings
 
 RUN_FILE = "wandb.json"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.pipeline.loader import FAILURES, BatchLoader
-from foundation.atomic import atomic_file, write_text
+from foundation.files.atomic import atomic_file, write_text
 from foundation.progress import track
 from models.text.tokenizer import Tokenizer
 from pretrain.config.run import PretrainSettings, read_settings

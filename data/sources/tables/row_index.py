@@ -11,7 +11,7 @@ import numpy as np
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote
 from data.sources.tables.rows import MAX_FIELD, Dialect, Incomplete, RowReader
-from foundation.atomic import atomic_file
+from foundation.files.atomic import atomic_file
 
 _CHUNK = 1 << 23  # bytes
 

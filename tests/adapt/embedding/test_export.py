@@ -17,7 +17,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from adapt.embedding.text_file import read_texts
 from data.pipeline.image_ops import decode
-from foundation.folder_lock import lock_folder
+from foundation.files.folder_lock import lock_folder
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.tiny_models import tiny_checkpoint

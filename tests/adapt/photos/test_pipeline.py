@@ -17,7 +17,7 @@ import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.model_selection.calibration import probabilities
 from adapt.photos.pipeline import SortingTask, sort_photos
-from foundation.folder_lock import lock_folder
+from foundation.files.folder_lock import lock_folder
 from models.checkpoints.io import save_checkpoint
 from tests.logged import logged
 from tests.models.tiny_models import tiny_checkpoint

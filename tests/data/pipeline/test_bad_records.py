@@ -7,7 +7,7 @@ import pytest
 
 from data.pipeline.bad_records import BadRecordTracker
 from data.sources.base import REASONS, BadRecord
-from foundation.json_lines import read_json_lines
+from foundation.files.json_lines import read_json_lines
 
 
 def failures(*rows):

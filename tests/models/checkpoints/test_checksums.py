@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from foundation.checksum_file import SUMS_FILE, changed_files
+from foundation.files.checksum_file import SUMS_FILE, changed_files
 from models.checkpoints.big_vision import save_big_vision
 from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.io import open_checkpoint, save_checkpoint

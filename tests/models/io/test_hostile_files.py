@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from foundation.safe_json import read_json
+from foundation.files.safe_json import read_json
 from models.checkpoints.big_vision import save_big_vision
 from models.checkpoints.big_vision import weight_map_for as npz_weight_map_for
 from models.checkpoints.io import open_checkpoint, save_checkpoint

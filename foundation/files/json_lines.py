@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from foundation.output_folder import check_output_folder
+from foundation.files.output_folder import check_output_folder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from foundation.atomic import atomic_file, atomic_files, atomic_folder, write_json, write_text
+from foundation.files.atomic import atomic_file, atomic_files, atomic_folder, write_json, write_text
 
 
 def test_a_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
@@ -56,7 +56,7 @@ def test_a_set_of_files_is_replaced_in_order(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from foundation.atomic import atomic_file
+from foundation.files.atomic import atomic_file
 with atomic_file(sys.argv[1]) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_a_raise_leaves_the_old_folder(tmp_path):
 
 KILLED_FOLDER = """
 import os, signal, sys
-from foundation.atomic import atomic_folder
+from foundation.files.atomic import atomic_folder
 with atomic_folder(sys.argv[1]) as temporary:
     (temporary / "a.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

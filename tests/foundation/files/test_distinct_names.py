@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from foundation.distinct_names import distinct_names
+from foundation.files.distinct_names import distinct_names
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from foundation.lines import split_lines
+from foundation.files.lines import split_lines
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])

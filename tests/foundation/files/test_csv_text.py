@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from foundation.csv_text import csv_text
+from foundation.files.csv_text import csv_text
 
 NAMES = ("HYPERLINK(A1)", "cmd|' /C calc'!A0", "1+1", "cat", "2+3+cmd", "-")
 NUMBERS = (

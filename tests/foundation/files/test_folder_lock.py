@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from foundation.folder_lock import lock_folder
+from foundation.files.folder_lock import lock_folder
 from tests.logged import logged
 
 
@@ -18,7 +18,7 @@ def lock(folder):
 
 def test_a_workdir_is_locked_by_one_process_until_it_ends(tmp_path):
     program = (
-        "import sys; from foundation.folder_lock import lock_folder\n"
+        "import sys; from foundation.files.folder_lock import lock_folder\n"
         "with lock_folder(sys.argv[1], 'run.lock', job='run', option='--workdir'): input()"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path)]

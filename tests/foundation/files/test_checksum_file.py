@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from foundation.checksum_file import SUMS_FILE, changed_files, read_checksums, write_checksums
+from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums, write_checksums
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pathlib
 import re
 from collections.abc import Iterable
 
-from foundation.atomic import write_text
+from foundation.files.atomic import write_text
 
 SUMS_FILE = "SHA256SUMS"
 _MAX_BYTES = 1 << 20

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from foundation.json_lines import append_json_line, append_json_lines, read_json_lines, write_json_lines
+from foundation.files.json_lines import append_json_line, append_json_lines, read_json_lines, write_json_lines
 from tests.logged import logged
 
 ROWS = [{"step": 1, "name": "é\u2028\u2029\x85\x0b\x0c\x1c"}, {"step": 2}]

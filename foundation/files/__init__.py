@@ -1,0 +1,1 @@
+"""Files that are written atomically or read line by line: JSON, CSV, checksums, locks and names."""
