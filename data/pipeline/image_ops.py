@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from data.pipeline.value_range import has_wide_values, to_8_bits, to_gray
 from data.sources.base import BadRecord
@@ -158,9 +158,10 @@ def decode(encoded: bytes, key: str) -> Image.Image:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """Return an image that Pillow opened as RGB, upright, transparency on white, as `decode` does."""
-    image.load()
-    is_upright = image.format == "TIFF"  # Pillow rotates it while loading
-    return to_rgb(image if is_upright else ImageOps.exif_transpose(image))
+    image.load()  # rotates a TIFF and removes its orientation
+    turn = _UPRIGHT.get(_orientation(image, b""))
+    rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def to_rgb(image: Image.Image, key: str = "image") -> Image.Image:

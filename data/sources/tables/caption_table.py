@@ -14,7 +14,7 @@ from typing import Any
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote, read_file, read_range
-from data.sources.base import BadRecord, Record, find_texts, parse_label
+from data.sources.base import BadRecord, Record, find_texts, parse_class
 from data.sources.tables.dialect import SAMPLE_BYTES, recognise
 from data.sources.tables.row_index import index_rows
 from data.sources.tables.rows import Dialect, RowReader
@@ -101,13 +101,13 @@ class CaptionTable:
             if dead_link or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise self._bad("missing file", index, f"{error}") from error
             raise
-        name = fields.get("class")
+        label, name = parse_class(fields.get("label"), fields.get("class") or None)
         return Record(
             key=key,
             image=image,
             texts=find_texts(fields, self._text_keys, key=key),
-            label=parse_label(fields.get("label")),
-            class_name=str(name) if name else None,
+            label=label,
+            class_name=name,
             metadata=fields,
         )
 
