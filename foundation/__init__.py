@@ -1,1 +1,1 @@
-"""Shared foundation: atomic writes, JSON, error text, log, progress and page templates; imports no other package."""
+"""Shared foundation: files, command line, settings, error texts, log, progress and pages; imports no other package."""
