@@ -33,7 +33,10 @@ def load(path: str, overrides: Sequence[str], *, known: KnownSettings) -> Config
     the type and the default of a setting. An unknown key raises a `ValueError` that lists the known ones. A `~` at the
     start of a string is the home folder.
     """
-    config = _run(path)["get_config"]()
+    get_config = _run(path).get("get_config")
+    if not callable(get_config):
+        raise ValueError(f"{path} does not define get_config(), which returns the settings of a run")
+    config = get_config()
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not equals:
@@ -63,12 +66,9 @@ def _run(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no config file {path}{_nearest(path)}")
     try:
-        found = runpy.run_path(path)
+        return runpy.run_path(path)
     except SyntaxError as error:
         raise ValueError(f"{error.filename} is not valid Python: {error.msg} in line {error.lineno}") from error
-    if not callable(found.get("get_config")):
-        raise ValueError(f"{path} does not define get_config(), which returns the settings of a run")
-    return found
 
 
 def _nearest(path: str) -> str:

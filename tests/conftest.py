@@ -51,6 +51,12 @@ def count_mappings() -> int:
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
+@pytest.fixture(autouse=True)
+def usual_log_level():
+    """Undo the `--quiet` or `--verbose` of an earlier test."""
+    log.configure()
+
+
 @pytest.fixture
 def said():
     """A list of the lines logged during the test, as the console shows them."""

@@ -255,7 +255,7 @@ def test_wrong_settings_are_rejected_before_anything_is_written(project, tmp_pat
         (["--config.submit.slurm.nodez=3"], "unknown config key 'submit.slurm.nodez'"),
         (["--config.evaluate.shotz=3"], "unknown config key 'evaluate.shotz'"),
         (["--methods=knnn"], "unknown method 'knnn'. Did you mean 'knn'?"),
-        (["--shots=many"], "evaluate.shots[0] is 'many'; it must be a whole number"),
+        (["--shots=many"], "evaluate.shots[0] is 'many'; it must be a positive whole number"),
     ],
 )
 def test_settings_of_jobs_without_a_config_are_checked(tmp_path, capsys, arguments, message):
