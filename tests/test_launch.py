@@ -112,7 +112,9 @@ def test_model_card_describes_training_and_results(project, finished):
     rows = [json.loads(line) for line in (finished / "evaluation" / "results.jsonl").read_text().splitlines()]
     knn = [row["value"] for row in rows if row["method"] == "knn" and row["shots"] == 2]
     shown = next(line for line in card.splitlines() if "accuracy of knn" in line)
-    assert f"| {sum(knn) / 2:.1%} ± " in shown and "2 shots, 2 seeds, mean and 95% interval" in shown
+    low, high = (100 * value for value in (min(knn), max(knn)))
+    assert f"| {50 * sum(knn):.1f} ({low:.1f}–{high:.1f}) % |" in shown
+    assert "2 shots, 2 seeds, mean and (lowest–highest)" in shown
     assert str(project) not in card
 
 

@@ -20,6 +20,12 @@ def mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     and `DATASET/zero_shot` for zero-shot on all queries. The names of other tasks include the task, and the query set
     where there are several.
     """
+    retrieval = [row for row in rows if row["task"] == "retrieval"]  # names datasets by their paths
+    others = [row for row in rows if row["task"] != "retrieval"]
+    return _mean_scalars(others) | _mean_scalars(retrieval)
+
+
+def _mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     values: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
         values.setdefault(_parts(row), []).append(row["value"])

@@ -66,10 +66,10 @@ def test_a_failed_run_resumes_to_the_same_bits(shards, finished, tmp_path, monke
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(shards, tmp_path):
-    steps = 60
+    steps = 30
     arguments = [sys.executable, "-m", "tests.pretrain.tiny", shards]
     subprocess.run([*arguments, str(tmp_path / "whole"), str(steps)], check=True, capture_output=True)
-    for lines in (3, 12):
+    for lines in (3, 8):
         process = subprocess.Popen([*arguments, str(tmp_path / "killed"), str(steps)], stdout=subprocess.DEVNULL)
         while process.poll() is None and len(read_metrics(tmp_path / "killed" / "metrics.jsonl")) < lines:
             time.sleep(0.005)
