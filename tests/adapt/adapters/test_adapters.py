@@ -249,7 +249,7 @@ def test_invalid_queries_raise(queries, message):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int32"])
 def test_features_of_any_numeric_dtype_are_accepted(dtype):
-    features, text, queries = (jnp.asarray(8 * v, dtype) for v in (FEATURES, TEXT, QUERIES))
+    features, text, queries = (np.asarray(8 * v).astype(jnp.dtype(dtype)) for v in (FEATURES, TEXT, QUERIES))
     plain = fit("gda", {}, *(np.asarray(v, np.float32) for v in (features,)), text=np.asarray(text, np.float32))
     logits = fit("gda", {}, features, text=text)(queries)
     assert logits.dtype == jnp.float32
