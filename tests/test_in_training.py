@@ -67,6 +67,7 @@ def train(shard, workdir, stub, **changes):
     return pretrain(config(shard, evaluate_every=3, **changes), workdir, data_dir=workdir, evaluate=stub)
 
 
+@pytest.mark.slow
 def test_evaluation_in_the_background_does_not_change_the_training(shard, plain, tmp_path, capsys):
     def wait_for_the_next_step(step):
         deadline = time.monotonic() + 60

@@ -131,6 +131,7 @@ def shard_with_a_corrupt_image(folder: pathlib.Path, count: int) -> str:
     return str(write_shard(folder / "s.tar", samples))
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_replaced_and_logged_and_the_run_resumes_to_the_same_bits(tmp_path, monkeypatch, capsys):
     data = {"sources": (shard_with_a_corrupt_image(tmp_path, 30),), "max_bad_share": 0.2}
     pretrain(config("", data=data), tmp_path / "whole", data_dir=tmp_path)
@@ -155,6 +156,7 @@ def fail_at(broken_step: int):
     return check
 
 
+@pytest.mark.slow
 def test_too_many_bad_records_stop_the_run(tmp_path):
     data = {"sources": (shard_with_a_corrupt_image(tmp_path, 12),), "bad_window": 60}
     with pytest.raises(ValueError, match=r"4 of the last \d+ records cannot be used \(4 corrupt image\)"):
@@ -169,6 +171,7 @@ def test_a_run_does_not_resume_with_changed_data(tmp_path):
         pretrain(config(str(path), steps=2), tmp_path / "run", data_dir=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "steps"), [({"examples": 17}, 3), ({"epochs": 1.5}, 4), ({"epochs": 0.8}, 3)])
 def test_the_length_of_a_run_can_be_given_in_examples_or_epochs(shards, tmp_path, length, steps):
     values = {name: value for name, value in config(shards).items() if name != "steps"} | length

@@ -206,6 +206,7 @@ def test_layer_decay_lowers_the_rate_of_lower_layers():
         OptimizerSettings(layer_decay=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
 def test_a_frozen_tower_is_unchanged_and_has_no_optimizer_state(tower, other):
     mesh = sharding.create_mesh()
@@ -228,6 +229,7 @@ def test_frozen_towers_are_not_differentiated():
     assert flops(frozen=("model/vision/",)) < 0.75 * flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
 def test_every_optimizer_reduces_the_loss(name):
     _, found = trained(sharding.create_mesh(), steps=8, name=name, learning_rate=3e-3)

@@ -132,6 +132,7 @@ def test_a_sweep_is_a_job_array_and_the_report_compares_its_runs(slurm, project,
     assert {row.partition(",")[0].strip('"') for row in rows[1:]} <= {*runs, "seed=0", "seed=1"} and len(rows) > 4
 
 
+@pytest.mark.slow
 def test_a_failed_task_is_not_requeued(slurm, project, tmp_path):
     workdir = tmp_path / "run"
     given = [f"--config={project / 'config.py'}", f"--workdir={workdir}", "--config.pretrain.data.sources=gone.tar,"]

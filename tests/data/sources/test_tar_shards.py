@@ -184,6 +184,7 @@ def test_the_fingerprint_depends_on_the_samples_and_not_on_the_folder(tmp_path):
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
+@pytest.mark.slow
 def test_the_emoji_shards_are_written_once_and_completely(tmp_path):
     paths = emoji.write_shards(tmp_path / "emoji")
     before = {path: path.stat().st_mtime_ns for path in paths.values()}

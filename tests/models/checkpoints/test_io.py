@@ -346,6 +346,7 @@ print(peak() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(parameters)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_opening_needs_little_more_memory_than_the_file(tmp_path):
     settings = tiny(

@@ -89,6 +89,7 @@ def test_dropped_patches_are_whitened(shard, tmp_path):
         assert np.flatnonzero(same).tolist() == example["kept_patches"].tolist()
 
 
+@pytest.mark.slow
 def test_inspecting_a_run_uses_its_tokenizer_and_does_not_change_it(shard, tmp_path):
     values = config(shard, steps=2, data={"sources": (shard,), "max_bad_share": 0.5})
     pretrain(values, tmp_path / "run", data_dir=tmp_path)
