@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.pipeline.image_ops import as_rgb, decode
+from data.pipeline.value_range import to_8_bits
 
 _CHANNELS = (1, 3, 4)
 
@@ -79,7 +80,7 @@ def _from_array(array: np.ndarray, number: int) -> Image.Image:
     if array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:
-        array = (array // 257).astype(np.uint8)
+        array = to_8_bits(array, f"image {number}")
     elif np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:  # false for NaN
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:

@@ -138,6 +138,8 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
     elif not splits:
         layout = find_layout(folder)
         folder, splits, roles = layout.root, layout.splits, layout.roles
+        if splits and layout.note:
+            logger.info(layout.note)
         if not splits:
             return DatasetSettings(support=name if folder == path.rstrip("/") else as_source(folder))
     if support:

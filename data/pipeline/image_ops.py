@@ -18,6 +18,7 @@ BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
 _ORIENTATION = 0x0112
+_BITS, _COMPRESSION, _PLANES = 258, 259, 284  # TIFF tags
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
 _GRAY_STEPS = {"L;2": 85, "L;4": 17}  # between the gray levels of a PNG with 2 or 4 bits
 # Of 16-bit colours, Pillow reads the high bytes; each layout's counterpart in the other byte order has the low bytes.
@@ -68,6 +69,9 @@ class EncodedImage:
                 key,
                 f"the image has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
             )
+        if _is_misread(self._image):
+            detail = "the image is a TIFF with 16 bits in separate planes, which Pillow misreads. Convert it to 8 bits."
+            raise BadRecord("not an image", key, detail)
         self._raw_mode = _raw_mode(self._image)
         orientation = _orientation(self._image, encoded)
         self._sideways = orientation in _SIDEWAYS
@@ -95,7 +99,7 @@ class EncodedImage:
 
     def _to_rgb(self) -> Image.Image:
         image = self._image
-        if self._raw_mode in _WIDE_COLOURS and max(high for _, high in image.getextrema()) < 16:
+        if self._raw_mode in _WIDE_COLOURS and max(high for _, high in image.getextrema()[:3]) < 16:
             return to_rgb(self._of_12_bits(), self._key)
         transparent = image.info.get("transparency")
         if image.format == "PNG" and transparent is not None:  # Pillow scales the pixels, not the transparent value
@@ -115,10 +119,19 @@ class EncodedImage:
         ]
         low_bytes.load()
         values = np.asarray(self._image).astype(np.uint16) << 8 | np.asarray(low_bytes)
-        return Image.fromarray(to_8_bits(values, self._key))
+        colours, alpha = to_8_bits(values[..., :3], self._key), values[..., 3:]
+        bits = max(8, int(alpha.max(initial=0)).bit_length())
+        alpha = (alpha >> (bits - 8)).astype(np.uint8)
+        return Image.fromarray(np.concatenate([colours, alpha], axis=-1))
 
     def _corrupt(self, error: Exception) -> BadRecord:
         return BadRecord("corrupt image", self._key, f"the image cannot be decoded ({error}). Replace or remove it.")
+
+
+def _is_misread(image: Image.Image) -> bool:
+    """Return whether an image is an uncompressed TIFF of 16 bits whose colours are in separate planes."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1 and max(tags.get(_BITS, (1,))) > 8
 
 
 def _orientation(image: Image.Image, encoded: bytes) -> int | None:

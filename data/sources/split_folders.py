@@ -27,7 +27,7 @@ class FolderLayout(NamedTuple):
 
     splits: name of each split → the folder of its class folders or the pattern of its shards; None without either.
     roles: name of each split → "train", "validation" or "test".
-    note: what was taken for classes, where that is not plain.
+    note: what was taken for classes, or left out, where that is not plain.
     """
 
     root: str
@@ -94,7 +94,8 @@ def find_layout(root: str) -> FolderLayout:
             "labels nor captions. Sort the images into one folder per class."
         )
     if not others or (nested and len(set(roles.values())) > 1):
-        return FolderLayout(root, splits, roles)
+        unused = f"{root}: {_listed(others)} next to the splits {_listed(roles)} is not used" if others else ""
+        return FolderLayout(root, splits, roles, unused)
     if not nested and len(roles) == 1 and next(iter(roles)).casefold() in _CLASSES_TOO:
         return FolderLayout(
             root, {}, {}, f"{root}: {_listed(roles)} is taken for a class, as the folders next to it are"
@@ -140,7 +141,7 @@ def training_folder(root: str) -> TrainingFolder:
     rest = [name for name in layout.splits if name not in names]
     taken = f"{layout.root}: images from the split {names[0]}" + (f", none from {_listed(rest)}" if rest else "")
     inner = training_folder(source)
-    return TrainingFolder(inner.path, (taken, *inner.notes))
+    return TrainingFolder(inner.path, (taken, *filter(None, [layout.note]), *inner.notes))
 
 
 def _without_splits(root: str, names: Sequence[str]) -> FolderLayout:

@@ -37,7 +37,7 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
         return {}
     with open(path, "rb") as file:
         lines = file.read(_MAX_BYTES).decode("utf-8", "replace").removesuffix("\n").split("\n")
-    matches = [_LINE.fullmatch(line) for line in lines]
+    matches = [_LINE.fullmatch(line.removesuffix("\r")) for line in lines]
     if None in matches:
         raise ValueError(f"{path} is damaged. Restore it from a copy, or remove it to skip the check of the files.")
     return {match.group(2): match.group(1) for match in matches}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import mmap
 import os
@@ -17,8 +18,10 @@ import ml_dtypes
 import numpy as np
 
 from foundation.error_text import one_line
-from foundation.files.checksum_file import SUMS_FILE, changed_files
+from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.files.safe_json import read_json
+
+logger = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _INDEX_SUFFIX = ".index.json"
@@ -93,6 +96,8 @@ class TensorFiles(Mapping[str, Tensor]):
                     raise ValueError(
                         f"{path} is damaged: {damaged} does not have its checksum. Restore it from a copy."
                     )
+            elif (path.parent / SUMS_FILE).is_file() and path.name not in read_checksums(path.parent):
+                logger.warning(f"{path.parent / SUMS_FILE} does not list {path.name}, which is therefore not checked")
             elif changed_files(path.parent, [path.name]):
                 raise ValueError(
                     f"{path} does not have the checksum in {SUMS_FILE}: it is damaged or was changed. Restore it from "

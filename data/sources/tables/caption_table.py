@@ -139,7 +139,7 @@ class CaptionTable:
         except json.JSONDecodeError as error:
             detail = f"it is not JSON ({error.msg} at column {error.colno})"
             raise self._bad("fields not readable", index, detail) from error
-        except RecursionError as error:
+        except (RecursionError, ValueError) as error:  # a number of thousands of digits is a ValueError
             raise self._bad("fields not readable", index, f"it is not JSON ({error})") from error
         if not isinstance(fields, dict):
             raise self._bad("fields not readable", index, f"it must be an object, found {type(fields).__name__}")
@@ -173,7 +173,7 @@ class CaptionTable:
 
 
 def _choose_columns(path: str, columns: list[str], image_keys: tuple[str, ...], text_keys: tuple[str, ...]) -> str:
-    """Return the column of image paths. Raises `ValueError` if it or that of captions is missing or there twice."""
+    """Return the column of image paths. Raises `ValueError` if a column is missing or there twice."""
     candidates = {"image": ("image paths", image_keys), "text": ("captions", text_keys)}
     chosen = []
     for setting, (content, keys) in candidates.items():
@@ -183,9 +183,10 @@ def _choose_columns(path: str, columns: list[str], image_keys: tuple[str, ...], 
                 f"{path} has no column of {content}: looked for {', '.join(keys)}, found {', '.join(columns)}. "
                 f"Set data.{setting}_keys."
             )
+        chosen.append(key)
+    for key in (*chosen, "label", "class"):
         if columns.count(key) > 1:
             raise ValueError(f"{path} has {columns.count(key)} columns {key!r}. Rename all but one.")
-        chosen.append(key)
     return chosen[0]
 
 

@@ -62,6 +62,14 @@ def test_every_form_of_a_gray_picture_gives_its_pixels(name):
     np.testing.assert_array_equal(np.asarray(open_picture(GRAYS[name], 0)), np.stack([GRAY] * 3, axis=-1))
 
 
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+def test_16_bit_arrays_have_the_range_that_holds_them_as_files_do(top):
+    values = np.linspace(0, top, 64).reshape(8, 8).astype(np.uint16)
+    from_file = open_picture(encoded(values), 0)
+    np.testing.assert_array_equal(np.asarray(open_picture(values, 0)), np.asarray(from_file))
+    assert np.asarray(from_file).max() == 255
+
+
 def test_boolean_arrays_are_black_and_white():
     np.testing.assert_array_equal(np.asarray(open_picture(GRAY > 99, 0))[..., 1], (GRAY > 99) * np.uint8(255))
 

@@ -293,6 +293,25 @@ def test_colours_of_12_bits_in_16_are_not_black(kind, channels, top, said):
     assert len(said) == (top < 65535)
 
 
+def test_opaque_colours_of_12_bits_are_not_black():
+    values = np.dstack([np.rint(COLOURS / 255 * 4095), np.full_like(GRAY, 65535, np.uint16)]).astype(np.uint16)
+    assert np.abs(pixels(png_of_16_bits(values)) - COLOURS).max() <= 1
+
+
+@pytest.mark.parametrize(("bits", "readable"), [(8, True), (16, False)])
+def test_a_tiff_of_separate_planes_is_read_or_reported(bits, readable):
+    planes = COLOURS.transpose(2, 0, 1).astype(np.uint16)
+    content = (planes.astype(np.uint8) if bits == 8 else planes * 257).tobytes()
+    strip = len(content) // 3
+    extra = {273: (4, [8, 8 + strip, 8 + 2 * strip]), 279: (4, [strip] * 3), 284: (3, [2])}
+    given = tiff(content, bits=[bits] * 3, photometric=2, extra=extra)
+    if readable:
+        assert np.array_equal(pixels(given), COLOURS)
+    else:
+        with pytest.raises(BadRecord, match="16 bits in separate planes, which Pillow misreads"):
+            pixels(given)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_compressed_tiff_of_12_bit_colours_is_upright(order):
     stored = np.rot90(np.rint(COLOURS / 255 * 4095)).astype(f"{order}u2")

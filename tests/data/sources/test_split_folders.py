@@ -184,6 +184,7 @@ def test_what_was_taken_is_stated(tmp_path, caplog):
         "c": "{train,car}/1.png",
         "d": "{first,second}/{ant,bee}/1.png",
         "e": "{ant,bee}/1.png",
+        "f": "{train,extra,test}/{ant,bee}/1.png",
     }.items():
         open_source(tree(tmp_path / name, paths), tmp_path)
     assert [message.partition(": ")[2] for message in caplog.messages] == [
@@ -191,6 +192,8 @@ def test_what_was_taken_is_stated(tmp_path, caplog):
         f"the class folders are in {tmp_path}/b/images",
         "train is taken for a class, as the folders next to it are",
         "first, second, … are taken for the classes, not the folders in them (ant, bee)",
+        "images from the split train, none from test",
+        "extra next to the splits test, train is not used",
     ]
     assert splits_with_images(str(tmp_path / "a")) == ["Testing", "Training"]
 

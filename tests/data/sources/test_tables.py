@@ -155,16 +155,19 @@ def test_utf_16_is_reported_with_the_command_that_converts_it(tmp_path, suffix, 
         open_source(str(tmp_path / f"t.{suffix}"), tmp_path)
 
 
-def test_two_columns_of_one_name_are_reported(tmp_path):
-    (tmp_path / "t.csv").write_text("filepath,caption,caption\n0.png,a,b\n")
-    with pytest.raises(ValueError, match=r"has 2 columns 'caption'\. Rename all but one"):
+@pytest.mark.parametrize("name", ["filepath", "caption", "label", "class"])
+def test_two_columns_of_one_name_are_reported(tmp_path, name):
+    (tmp_path / "t.csv").write_text(f"filepath,caption,label,class,{name}\n0.png,a,1,b,c\n")
+    with pytest.raises(ValueError, match=rf"has 2 columns '{name}'\. Rename all but one"):
         open_source(str(tmp_path / "t.csv"), tmp_path)
 
 
 def test_messages_name_the_line_of_a_bad_row(tmp_path):
     (tmp_path / "t.csv").write_bytes(b'filepath,caption\n\n0.png,"a\nb"\n1.png,a,b\n\n,c\n3.png,\xe9\ngone.png,d')
-    (tmp_path / "t.jsonl").write_bytes(b'\n{"image": "0.png", "text": "a"}\nnot json\n[1]\n\xe9\n{"text": "no image"}')
-    lines = {"t.csv": [None, 5, 7, 8, 9], "t.jsonl": [None, 3, 4, 5, 6]}
+    (tmp_path / "t.jsonl").write_bytes(
+        b'\n{"image": "0.png", "text": "a"}\nnot json\n[1]\n\xe9\n{"text": "no image"}\n{"n": ' + b"1" * 5000 + b"}"
+    )
+    lines = {"t.csv": [None, 5, 7, 8, 9], "t.jsonl": [None, 3, 4, 5, 6, 7]}
     (tmp_path / "0.png").write_bytes(png(0))
     for name, expected in lines.items():
         source = open_source(str(tmp_path / name), tmp_path)

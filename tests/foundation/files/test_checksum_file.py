@@ -24,6 +24,12 @@ def test_only_changed_files_are_found(folder):
     assert changed_files(folder) == []
 
 
+def test_line_ends_of_windows_are_read(folder):
+    (folder / SUMS_FILE).write_bytes((folder / SUMS_FILE).read_bytes().replace(b"\n", b"\r\n"))
+    (folder / "a.bin").write_bytes(b"other")
+    assert changed_files(folder) == ["a.bin"]
+
+
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
 def test_sha256sum_reads_the_file(folder):
     assert subprocess.run(["sha256sum", "--check", "--status", SUMS_FILE], cwd=folder).returncode == 0

@@ -86,3 +86,11 @@ def test_other_tools_may_rewrite_the_weights_after_the_list_is_removed(exports, 
     save_file(tensors, copy / "model.safetensors")
     (copy / SUMS_FILE).unlink()
     assert open_checkpoint(copy).scalars["logit_scale"] == tensors["logit_scale"].item()
+
+
+def test_weights_that_the_list_does_not_name_are_reported(exports, tmp_path, said):
+    copy = pathlib.Path(shutil.copytree(exports / "export", tmp_path / "copy"))
+    lines = (copy / SUMS_FILE).read_text().splitlines(keepends=True)
+    (copy / SUMS_FILE).write_text("".join(line for line in lines if "model.safetensors" not in line))
+    describe_checkpoint(copy).read()
+    assert any("does not list model.safetensors, which is therefore not checked" in line for line in said)
