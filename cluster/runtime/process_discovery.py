@@ -218,9 +218,17 @@ def _job_set(environment: Mapping[str, str]) -> ProcessGroup | None:
 
 
 def _skypilot(environment: Mapping[str, str]) -> ProcessGroup | None:
+    hosts = environment.get("SKYPILOT_NODE_IPS", "").split()
+    num_nodes = len(hosts)
+    if "SKYPILOT_NUM_NODES" in environment:
+        num_nodes = _number(environment, "SKYPILOT_NUM_NODES", source="a SkyPilot task", least=1)
+    if num_nodes != len(hosts) and (hosts or num_nodes > 1):
+        raise ValueError(
+            f"this process looks like one of a SkyPilot task, but SKYPILOT_NUM_NODES is {num_nodes} and "
+            f"SKYPILOT_NODE_IPS has {len(hosts)} addresses. {_ALONE}"
+        )
     if "SKYPILOT_NODE_IPS" not in environment:
         return None
-    hosts = environment["SKYPILOT_NODE_IPS"].split()
     if len(hosts) < 2:
         return ProcessGroup(source="SkyPilot", num_processes=1, process_id=0)
     rank = _number(environment, "SKYPILOT_NODE_RANK", source="a SkyPilot task")

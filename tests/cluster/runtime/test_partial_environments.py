@@ -69,6 +69,14 @@ def test_random_mixtures_of_the_variables_of_all_schedulers_are_handled():
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS is 'many', not a number from 1"),
         ({**MPI, "OMPI_COMM_WORLD_RANK": None}, "an Open MPI job, but OMPI_COMM_WORLD_RANK is not set"),
         ({**SKYPILOT, "SKYPILOT_NODE_RANK": None}, "a SkyPilot task, but SKYPILOT_NODE_RANK is not set"),
+        (
+            {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"},
+            "SKYPILOT_NUM_NODES is 2 and SKYPILOT_NODE_IPS has 0 addresses",
+        ),
+        (
+            {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.4"},
+            "SKYPILOT_NUM_NODES is 2 and SKYPILOT_NODE_IPS has 1 addresses",
+        ),
         ({**XPK_GPU, "JAX_COORDINATOR_PORT": "x"}, "JAX_COORDINATOR_PORT is 'x', not a number from 0"),
     ],
 )
@@ -85,6 +93,7 @@ def test_a_missing_or_invalid_variable_is_named_with_the_way_out(environment, me
         {"OMPI_COMM_WORLD_SIZE": "1"},
         {"SKYPILOT_NODE_IPS": "10.0.0.4"},
         {"SKYPILOT_NODE_IPS": ""},
+        {"SKYPILOT_NUM_NODES": "1", "SKYPILOT_NODE_RANK": "0"},
         {"NNODES": "auto", "NODE_RANK": "x"},  # of another program
     ],
 )
