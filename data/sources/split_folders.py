@@ -11,11 +11,11 @@ from data.io.storage import filesystem, is_remote
 from data.sources.image_folders import SUFFIXES, is_hidden
 
 _ROLES = {
-    **dict.fromkeys(("train", "training", "trainval"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "trainval", "trn"), "train"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
 }
-_WORD = re.compile(rf"({'|'.join(_ROLES)})(set|split|data|images|imgs|img)?")
+_WORD = re.compile(rf"({'|'.join(_ROLES)})(set|split|data|images|imgs|img|dir|folder)?")
 _NEUTRAL = {"set", "split", "data", "dataset", "images", "image", "imgs", "img"}
 _CLASSES_TOO = {"train", "training", "valid"}  # a vehicle, an activity, a verdict
 _CONTAINERS = {"images", "imgs", "img", "jpegimages", "annotations", "masks"}  # hardly the name of a class
@@ -62,7 +62,8 @@ def split_roles(names: Iterable[str]) -> dict[str, str]:
 
 def _parse(name: str) -> tuple[str, tuple[str, ...]] | None:
     """Return the role in a name and the other words, or None."""
-    words = re.findall(r"[^\W\d_]+|\d+", name.casefold())
+    separated = re.sub("(?<=[a-z])(?=[A-Z])", "_", name)  # carsTrain
+    words = re.findall(r"[^\W\d_]+|\d+", separated.casefold())
     matches = {word: match for word in words if (match := _WORD.fullmatch(word))}
     roles = {_ROLES[match[1]] for match in matches.values()}
     rest = tuple(

@@ -107,6 +107,8 @@ def test_the_roles_of_names():
         [],
     ):
         assert split_roles(names) == {}
+    for pair in (("carsTrain", "carsTest"), ("trainDir", "testDir"), ("traindir", "valdir"), ("trn", "tst")):
+        assert list(split_roles(pair)) == list(pair) and len(set(split_roles(pair).values())) == 2
     assert split_roles(["train_val"]) == {"train_val": "train"} and split_roles(["test_train"]) == {}
 
 
