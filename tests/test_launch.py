@@ -1,8 +1,6 @@
-"""The command line, as a user runs it."""
+"""Jobs of the command line, as a user runs them."""
 
-import ast
 import contextlib
-import inspect
 import json
 import logging
 import os
@@ -14,15 +12,12 @@ import time
 
 import pytest
 
-import arguments
-import jobs
 import launch
 from cluster.runtime.exit_codes import Terminated, raise_terminated
 from foundation import log
-from foundation.deprecation import warn_renamed
 from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.io import save_checkpoint
-from tests.data.shard_files import labelled, png, write_shard
+from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
 from tests.pretrain.tiny import config
 
@@ -145,40 +140,6 @@ def test_piped_progress_is_plain_lines(project, tmp_path):
     for word in ("loss", "scale", "context scale", "temperature", "attended", "pairs/s", "left"):
         assert all(word in line for line in steps)
     assert "\r" not in result.stdout and "\x1b" not in result.stdout
-
-
-def test_help_loads_no_heavy_packages():
-    began = time.monotonic()
-    result = run("--help")
-    assert result.returncode == 0 and "quickstart" in result.stdout
-    assert time.monotonic() - began < 1.0
-    code = "import sys, launch; launch.parse(['quickstart']); print({'jax', 'numpy'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "set()"
-    )
-    for job in arguments.JOBS:
-        expected = "--config.pretrain.steps=500 --workdir=runs/mine"
-        if job in arguments.WITHOUT_CONFIG:
-            expected = f"launch.py {job} --checkpoint=google/siglip-base-patch16-224 --"
-        assert expected in run(job, "--help").stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["pretran"], "choose from"),
-        (["pretran"], "Did you mean 'pretrain'?"),
-        (["export", "--config=c", "--workdir=w", "--format=hugingface"], "Did you mean 'huggingface'?"),
-        (["submit", "--workdir=w", "--target=slrum"], "Did you mean 'slurm'?"),
-        (
-            ["pretrain", "--config=configs/quickstart.py", "--workdir=w", "--wrkdir=x"],
-            "unknown option --wrkdir. Did you mean '--workdir'?",
-        ),
-    ],
-)
-def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 2 and message in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -366,82 +327,6 @@ def test_inspect_writes_the_pages_of_a_batch(project, tmp_path):
     assert (tmp_path / "inspect" / "step-00000003.png").is_file()
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Folders of support and query images, and other paths that a user may pass by mistake."""
-    folder = tmp_path_factory.mktemp("photos")
-    for number, name in enumerate(("few/cat", "few/cat", "few/dog", "few/dog", "one/cat", "all", "flat", "broken/cat")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / f"{number}.png").write_bytes(png(number))
-    for name in ("none", "broken/dog", "unread"):
-        (folder / name).mkdir()
-    (folder / "broken" / "dog" / "cut.png").write_bytes(png(1)[:200])
-    (folder / "unread" / "cut.png").write_bytes(png(2)[:200])
-    (folder / "file").write_text("")
-    save_checkpoint(folder / "export", tiny_checkpoint("clip"))
-    return folder
-
-
-def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
-    given = [f"--checkpoint={photos / 'export'}", f"--support={photos / 'few'}", f"--query={photos / 'all'}"]
-    given += ["--method=knn", f"--out={tmp_path / 'out'}"]
-    assert launch.main(["adapt", *given, "--template={}, a pet", "--template=a {}"]) == 0
-    output = capsys.readouterr()
-    lines = output.out.splitlines()
-    assert any(line.startswith("support 4/4  ") and "/s  00:00 left" in line for line in lines) and not output.err
-    assert any(line.startswith("query 1/1  ") for line in lines) and "knn " in output.out
-    assert lines[-1].endswith(f"overview in {tmp_path / 'out' / 'predictions.html'}")
-    described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
-    assert described["templates"] == ["{}, a pet", "a {}"] and described["checkpoint"] == str(photos / "export")
-    assert launch.main(["adapt", *given, "--template=none"]) == 0
-    assert "support 4/4" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"support": "nowhere"}, "folder {}/nowhere does not exist. Set --support to an existing folder."),
-        ({"query": "file"}, "folder {}/file does not exist. Set --query to an existing folder."),
-        ({"support": "flat"}, "flat contains no class folders with images. Expected {}/flat/CLASS/IMAGE.jpg."),
-        ({"support": "one"}, "only cat has readable images in {}/one, but classification needs two or more classes"),
-        ({"query": "none"}, "none contains no images (.jpg, "),
-        ({"out": "file"}, "file is a file. Set --out to a folder."),
-        ({"out": "few"}, "--out and --support are both {}/few. Set --out to another folder."),
-        ({"out": "file/deeper"}, "file is a file. Set --out to a folder."),
-        ({"method": "magic"}, "unknown method 'magic'. Known: zero_shot, prototypes, "),
-        ({"method": "magic"}, "Use auto to compare the training-free methods."),
-        (
-            {"method": "zero_shot", "template": "none"},
-            "zero_shot needs class texts. Leave out --template=none, or use another --method.",
-        ),
-        (
-            {"template": "a photo"},
-            "template 'a photo' has no {{}} for the class name. Write for example 'a photo of a {{}}.'",
-        ),
-        ({"template": "{{0"}, "template '{{0' has no {{}} for the class name"),
-        ({}, "nowhere is not a checkpoint"),
-        (
-            {"support": "broken", "checkpoint": "export"},
-            "only cat has readable images in {}/broken, but classification needs two",
-        ),
-        ({"query": "unread", "checkpoint": "export"}, "{}/unread has no readable image (1 unreadable). "),
-    ],
-)
-def test_invalid_photo_options_are_one_sentence(photos, tmp_path, capsys, arguments, message):
-    out = photos / arguments["out"] if "out" in arguments else tmp_path / "out"
-    folders = {"support": "few", "query": "all", "checkpoint": "nowhere"} | arguments
-    given = [f"--{name}={photos / folders[name]}" for name in ("support", "query", "checkpoint")] + [f"--out={out}"]
-    given += [f"--{name}={arguments[name].format()}" for name in ("method",) if name in arguments]
-    given += [f"--template={arguments['template'].replace('{{', '{')}"] if "template" in arguments else []
-    assert launch.main(["adapt", *given]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert message.format(photos) in error
-    assert not (out / "predictions.csv").exists()
-    unread = "checkpoint" in arguments
-    assert (out / "left_out.csv").exists() == unread and (not unread or "cut.png" in (out / "left_out.csv").read_text())
-
-
 def processes_of(group):
     """Return the running processes of a process group."""
     found = []
@@ -482,36 +367,6 @@ def test_no_worker_process_outlives_a_run(project, tmp_path, ending):
             time.sleep(0.1)
 
 
-# job → function, and an option list that parses
-FUNCTIONS = {
-    "pretrain": (jobs.pretrain, ["--config=c", "--workdir=w"]),
-    "export": (jobs.export, ["--config=c", "--workdir=w"]),
-    "evaluate": (jobs.evaluate, ["--workdir=w"]),
-    "report": (jobs.report, ["--workdir=w"]),
-    "quickstart": (jobs.quickstart, []),
-    "inspect": (jobs.inspect_data, ["--config=c", "--workdir=w"]),
-    "compile": (jobs.compile_step, ["--config=c", "--topology=local:2"]),
-    "submit": (jobs.submit, ["--target=local", "--workdir=w"]),
-    "adapt": (jobs.sort_photos, ["--checkpoint=c", "--support=s", "--query=q", "--out=o"]),
-    "embed": (jobs.embed, ["--checkpoint=c", "--out=o"]),
-    "convert": (jobs.convert, ["--checkpoint=c", "--out=o"]),
-}
-
-
-@pytest.mark.parametrize("job", arguments.JOBS)
-def test_options_and_function_parameters_have_the_same_defaults(job):
-    assert FUNCTIONS.keys() == launch.RUN.keys() == arguments.JOBS.keys()
-    function, given = FUNCTIONS[job]
-    args, _ = arguments.parse([job, *given])
-    values = vars(args) | ({"jobs": tuple(args.jobs.split(","))} if job == "submit" else {})
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not parameter.empty and name not in ("config_path", "overrides", "job_options")
-    }
-    assert defaults == {name: values[name] for name in defaults}
-
-
 @pytest.mark.parametrize(("option", "level"), [("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)])
 def test_log_level_follows_the_option(project, tmp_path, monkeypatch, capsys, option, level):
     def logs(args, config):
@@ -526,46 +381,3 @@ def test_log_level_follows_the_option(project, tmp_path, monkeypatch, capsys, op
         log.configure()
     expected = ["a detail", "a step", "warning: a problem"]
     assert capsys.readouterr().out.splitlines() == expected[0 if level == logging.DEBUG else 2 :]
-
-
-def test_renamed_options_still_work_with_a_warning(tmp_path, caplog):
-    warn_renamed.cache_clear()
-    given = ["pretrain", "--config=c", "--workdir=w", "--coordinator=a:1", "--processes=2", "--process", "1"]
-    args, _ = arguments.parse(given)
-    assert (args.num_processes, args.process_id) == (2, 1)
-    assert (
-        arguments.parse(["submit", "--target=local", "--workdir=w", "--jobs=evaluate", "--parts=3"])[0].num_shards == 3
-    )
-    for old, new in (("--processes", "--num_processes"), ("--process", "--process_id"), ("--parts", "--num_shards")):
-        assert f"{old} was renamed to {new}; the old name will be removed in the next version" in caplog.messages
-    warn_renamed.cache_clear()
-
-
-def test_configs_of_the_project_are_found_from_another_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert arguments.find_config("configs/quickstart.py") == str(ROOT / "configs" / "quickstart.py")
-    assert arguments.load_config(arguments.parse(["quickstart"])[0].config, []).pretrain.steps > 0
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "quickstart.py").write_text("")
-    assert arguments.find_config("configs/quickstart.py") == "configs/quickstart.py"  # a file of the user comes first
-
-
-def test_older_python_gets_one_sentence():
-    source = (ROOT / "launch.py").read_text(encoding="utf-8")
-    tree = ast.parse(source, feature_version=(3, 7))
-    assert not [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    code = (
-        "import runpy, sys; sys.version_info = (3, 9, 7, 'final', 0); "
-        f"runpy.run_path({str(ROOT / 'launch.py')!r}, run_name='__main__')"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("launch.py requires Python 3.11 or 3.12, and this is Python 3.9. Run `python3.12 -m")
-
-
-def test_missing_packages_get_one_sentence(tmp_path):
-    program = [sys.executable, "-S", str(ROOT / "launch.py"), "quickstart", f"--workdir={tmp_path}"]  # -S: no packages
-    ended = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
-    assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
-    assert ended.stderr.startswith("error: the package ") and "is not installed" in ended.stderr
-    assert "Run `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`" in ended.stderr

@@ -35,6 +35,5 @@ class SharedObject:
 
 @functools.lru_cache(maxsize=1)
 def _read(path: pathlib.Path) -> Any:
-    return ForkingPickler.loads(
-        path.read_bytes()
-    )  # written by this user's training process, in a file only it can access
+    # The parent process wrote the file, which only this user can access.
+    return ForkingPickler.loads(path.read_bytes())

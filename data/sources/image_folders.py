@@ -42,7 +42,7 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Record:
         name = self._name(index)
-        return Record(key=self.key(index), image=self._read(index), metadata={"path": _readable(name)})
+        return Record(key=self.key(index), image=self._read(index), metadata={"path": readable(name)})
 
     def path(self, index: int) -> str:
         """Return the path of an image within the folder, as the file system has it (`os.fsdecode`)."""
@@ -62,7 +62,7 @@ class ImageFiles:
 
     def key(self, index: int) -> str:
         """Return the path of an image within the folder, printable."""
-        return _readable(self._name(index))
+        return readable(self._name(index))
 
     def _read(self, index: int) -> bytes:
         try:
@@ -101,16 +101,16 @@ class ClassFolders(ImageFiles):
             super().__getitem__(index),
             texts=self.texts(index),
             label=self.class_names.index(class_name),
-            class_name=_readable(class_name),
+            class_name=readable(class_name),
         )
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the name of an image's class."""
-        return (_readable(self._name(index).partition("/")[0]).replace("_", " "),)
+        return (readable(self._name(index).partition("/")[0]).replace("_", " "),)
 
     def key(self, index: int) -> str:
         """Return `ROOT/CLASS/IMAGE`, with the last part of the root."""
-        return _readable(f"{self._root.rpartition('/')[2]}/{self._name(index)}")
+        return readable(f"{self._root.rpartition('/')[2]}/{self._name(index)}")
 
 
 def is_hidden(name: str) -> bool:
@@ -135,6 +135,6 @@ def _list_images(root: str) -> list[str]:
     return [name for name in found if name.lower().endswith(SUFFIXES) and not _HIDDEN.search(name)]
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
     """Return a file name with invalid UTF-8 replaced, for messages and texts."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from data.io.storage import filesystem, is_remote
-from data.sources.image_folders import SUFFIXES, is_hidden
+from data.sources.image_folders import SUFFIXES, is_hidden, readable
 
 _ROLES = {
     **dict.fromkeys(("train", "training", "trainval", "trn"), "train"),
@@ -227,6 +227,6 @@ def _list(path: str) -> tuple[list[str], list[str]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+    names = [readable(name) for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
