@@ -72,7 +72,6 @@ def internal():
 def test_no_folder_is_crowded():
     counts = collections.Counter(path.parent for path in python_files(*PACKAGES, "tests") if path.name != "__init__.py")
     crowded = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > CROWDED}
-    crowded.pop("adapt/adapters", None)  # one file a method: the list of methods is the folder
     assert not crowded
 
 

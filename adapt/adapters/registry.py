@@ -9,25 +9,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt.adapters.ape import Ape
 from adapt.adapters.base import Adapter
-from adapt.adapters.clap import Clap
-from adapt.adapters.clip_adapter import ClipAdapter
-from adapt.adapters.gda import Gda
-from adapt.adapters.knn import Knn
-from adapt.adapters.linear_probe import LinearProbe, LinearProbeText
-from adapt.adapters.llu import Llu
-from adapt.adapters.local import Local
-from adapt.adapters.lp_plus_plus import LpPlusPlus
-from adapt.adapters.proker import Proker
-from adapt.adapters.prototypes import Prototypes
+from adapt.adapters.local_updates.llu import Llu
+from adapt.adapters.local_updates.local import Local
 from adapt.adapters.pytrees import settings_of
-from adapt.adapters.taskres import TaskRes
-from adapt.adapters.tip_adapter import TipAdapter
-from adapt.adapters.tip_adapter_f import TipAdapterF
-from adapt.adapters.tip_x import TipX
+from adapt.adapters.trained.clap import Clap
+from adapt.adapters.trained.clip_adapter import ClipAdapter
+from adapt.adapters.trained.linear_probe import LinearProbe, LinearProbeText
+from adapt.adapters.trained.lp_plus_plus import LpPlusPlus
+from adapt.adapters.trained.taskres import TaskRes
+from adapt.adapters.trained.tip_adapter_f import TipAdapterF
+from adapt.adapters.training_free.ape import Ape
+from adapt.adapters.training_free.gda import Gda
+from adapt.adapters.training_free.knn import Knn
+from adapt.adapters.training_free.proker import Proker
+from adapt.adapters.training_free.prototypes import Prototypes
+from adapt.adapters.training_free.tip_adapter import TipAdapter
+from adapt.adapters.training_free.tip_x import TipX
+from adapt.adapters.training_free.zero_shot import ZeroShot
 from adapt.adapters.validation import check_setting
-from adapt.adapters.zero_shot import ZeroShot
 from foundation.suggestions import unknown_name
 
 METHODS: dict[str, type[Adapter]] = {

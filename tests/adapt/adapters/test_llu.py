@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import adapt
-from adapt.adapters.llu import Llu, centers_of, parameters_of
-from adapt.adapters.rbf_gate import closeness, cluster
+from adapt.adapters.local_updates.llu import Llu, centers_of, parameters_of
+from adapt.adapters.local_updates.rbf_gate import closeness, cluster
 from adapt.adapters.support import make_support
 from tests.adapt.adapters import references
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 
 from adapt.adapters.base import Adapter, State, Terms
+from adapt.adapters.local_updates.rbf_gate import closeness, closeness_leave_one_out
 from adapt.adapters.pytrees import pytree
-from adapt.adapters.rbf_gate import closeness, closeness_leave_one_out
 from adapt.adapters.support import Support
-from adapt.adapters.tip_adapter import TipAdapter
+from adapt.adapters.training_free.tip_adapter import TipAdapter
 from adapt.adapters.validation import check_gate
 
 

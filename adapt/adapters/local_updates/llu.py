@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
+from adapt.adapters.local_updates.rbf_gate import closeness, cluster
 from adapt.adapters.ops import class_means, cosines, matmul, normalize
 from adapt.adapters.pytrees import pytree, static
-from adapt.adapters.rbf_gate import closeness, cluster
 from adapt.adapters.solvers import descend, mean_loss
 from adapt.adapters.support import Support
 from adapt.adapters.validation import check_at_least, check_gate, check_one_of, check_positive

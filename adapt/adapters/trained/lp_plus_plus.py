@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
-from adapt.adapters.linear_probe import join_zero_shot
 from adapt.adapters.ops import cosines, matmul
 from adapt.adapters.pytrees import pytree, static
 from adapt.adapters.solvers import mean_loss, pad_classes
 from adapt.adapters.support import Support
+from adapt.adapters.trained.linear_probe import join_zero_shot
 from adapt.adapters.validation import check_at_least
 
 

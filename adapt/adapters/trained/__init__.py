@@ -1,0 +1,1 @@
+"""Adapters that are trained on the support features: the baselines of the training-free ones."""

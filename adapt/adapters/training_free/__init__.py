@@ -1,0 +1,1 @@
+"""Adapters without training: closed forms of the support features."""
