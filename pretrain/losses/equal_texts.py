@@ -6,6 +6,8 @@ off the diagonal as negative all the same; `reference.pair_roles` defines the al
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -43,6 +45,12 @@ def treat_equal_texts(treatment: Treatment, tokens: jax.Array | None, mesh: Mesh
     if treatment == "ignored":
         return EqualTexts(ignored=first)
     return EqualTexts(positive=first, share=1 / _count_equal(first).astype(jnp.float32))
+
+
+def create_equal_text_counter(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """Return the jitted `count_other_equal_texts` for tokens that are sharded over `mesh`."""
+    count = functools.partial(count_other_equal_texts, mesh=mesh)
+    return jax.jit(count, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def count_other_equal_texts(tokens: jax.Array, mesh: Mesh | None = None) -> jax.Array:
