@@ -218,9 +218,9 @@ def test_several_devices_equal_the_reference_gathered_and_around_a_ring():
 def temporary_memory(batch, dim=768, **settings):
     """Return the bytes that the compiled value, metrics and gradients need in addition to inputs and results."""
     objective = Objective(**settings)
-    rows = jax.ShapeDtypeStruct((batch, dim), jnp.float32)
+    rows, tokens = jax.ShapeDtypeStruct((batch, dim), jnp.float32), jax.ShapeDtypeStruct((batch, 64), jnp.int32)
     function = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))
-    return function.lower(objective.init(dim), rows, rows).compile().memory_analysis().temp_size_in_bytes
+    return function.lower(objective.init(dim), rows, rows, tokens=tokens).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():
@@ -228,6 +228,7 @@ def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():
     assert whole < 400e6
     assert whole < 2.1 * half
     assert temporary_memory(32768, base="softmax") < 400e6
+    assert temporary_memory(32768, base="softmax", equal_texts="positive") < 400e6
     assert temporary_memory(32768, base="sigmoid", context=False) < 50e6
 
 
