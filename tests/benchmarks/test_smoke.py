@@ -277,6 +277,8 @@ def test_loss_prints_a_row_per_form(monkeypatch, capsys):
     for form in ("ours, sigmoid", "dense JAX, sigmoid", "optax.sigmoid_binary_cross_entropy", "ours, with context"):
         assert form in out
     assert "open_clip" in out
+    assert loss.main(["--batches=8", "--dim=4", "--repeats=1", "--equal_texts=positive", "--base=softmax"]) == 0
+    assert "equal texts positive" in capsys.readouterr().out
     assert loss.main(["--batches=64", "--dim=4", "--repeats=1", "--seconds=0", "--base=softmax"]) == 0
     assert "not run" in capsys.readouterr().out
 
