@@ -15,7 +15,7 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
-from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_class
+from data.sources.base import MAX_PART_BYTES, BadRecord, Record, find_texts, parse_class
 from data.sources.tar_index import MAX_HEADER_BYTES, ensure_indexes
 from data.sources.tar_samples import PARTS, NameNotes
 
@@ -73,7 +73,8 @@ class TarShards:
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        label, name = parse_class(fields.get("label", parts.get("cls")), fields.get("class"))
+        is_empty = fields.get("label") is None or fields["label"] == ""
+        label, name = parse_class(parts.get("cls") if is_empty else fields["label"], fields.get("class"))
         return Record(
             key=sample.key,
             image=parts["image"],
@@ -224,8 +225,6 @@ def _parse(text: bytes, key: str) -> dict[str, Any]:
 def _find_texts(
     fields: Mapping[str, Any], text_keys: tuple[str, ...], *, txt: bytes | None, key: str
 ) -> tuple[str, ...]:
-    if txt is not None and "txt" in text_keys:
-        before = text_keys[: text_keys.index("txt")]
-        if not any(fields.get(name) is not None for name in before):
-            return clean_texts(txt, key)
+    if txt is not None and txt.strip():
+        fields = {**fields, "txt": txt}
     return find_texts(fields, text_keys, key=key)
