@@ -198,6 +198,7 @@ def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.Pat
             source = open_source(path, data_dir)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{name}: {error}") from error
+    clip_benchmark.check_type(name, path)
     clip_benchmark.check_num_shards(path)
     labels = read_labels(name, source, data_dir=data_dir)
     names, words = find_class_words(path, labels)

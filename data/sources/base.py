@@ -127,7 +127,7 @@ def parse_label(value: object) -> int | None:
 def parse_class(label: object, name: object) -> tuple[int | None, str | None]:
     """Return the label and the class name in two fields, each None if missing or empty.
 
-    A label in words is the name, also one such as `007` that is no number for `parse_label`.
+    A label in words is the name, also one such as `007`, which `parse_label` does not take for a number.
     """
     if isinstance(name, str) and not name.strip():
         name = None

@@ -134,8 +134,8 @@ def open_source(
         return tables[0] if len(tables) == 1 else ConcatenatedSource(tables)
     other = next((file.path for file in files if _kind(file) == "other"), None)
     raise ValueError(
-        f"{name!r} matches {other or 'files of several kinds'}. A source is .tar shards, .csv, .tsv, .jsonl or "
-        ".array_record files, or a folder of class folders."
+        f"{name!r} matches {other or 'files of several kinds'}. A source is .tar shards, .csv, .tsv, .jsonl or .json "
+        "tables, .array_record files, or a folder of class folders."
     )
 
 

@@ -195,7 +195,7 @@ def own_shards(root: str) -> TrainingFolder | None:
             f"such as {root}/{splits[next(iter(splits))]}."
         )
     rest = [name for name in splits if name != training[0]]
-    note = f"{root}: shards of the split {training[0]}, none of {listed(rest)}"
+    note = f"{root}: shards from the split {training[0]}, none from {listed(rest)}"
     return TrainingFolder(f"{root}/{splits[training[0]]}", (note,))
 
 
