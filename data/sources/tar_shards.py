@@ -82,7 +82,7 @@ class TarShards:
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        is_empty = fields.get("label") is None or fields["label"] == ""
+        is_empty = fields.get("label") is None or not str(fields["label"]).strip()
         label, name = parse_class(parts.get("cls") if is_empty else fields["label"], fields.get("class"))
         return Record(
             key=sample.key,

@@ -68,7 +68,10 @@ class CaptionTable:
         if len(self) < 1:
             raise ValueError(f"{file.path} has no rows")
         if self._json:
-            self._image_key = _choose_columns(file.path, self._leading_fields(), image_keys, text_keys)
+            columns = self._leading_fields()
+            if len(self) == 1 and not set(columns) & set(image_keys):
+                self._check_no_lists()
+            self._image_key = _choose_columns(file.path, columns, image_keys, text_keys)
         rows = str(zlib.crc32(self.index.starts))
         self.fingerprint = fingerprint(file.name, str(file.size), rows, *text_keys, self._image_key)
 
@@ -79,6 +82,16 @@ class CaptionTable:
             with contextlib.suppress(BadRecord):
                 names |= dict.fromkeys(self._fields(index))
         return list(names)
+
+    def _check_no_lists(self) -> None:
+        """Raise `ValueError` for a single object with lists of objects, such as COCO's annotations."""
+        with contextlib.suppress(BadRecord):
+            lists = [name for name, value in self._fields(0).items() if isinstance(value, list)]
+            if lists:
+                raise ValueError(
+                    f"{self.path} is one object with the lists {', '.join(lists)}. Write an array of objects, each "
+                    "with an image path and its caption."
+                )
 
     @property
     def path(self) -> str:

@@ -50,7 +50,7 @@ def _is_json(text: str) -> bool:
 def find_objects(file: File) -> JsonObjects:
     """Return the positions of the objects in a file, which is read into memory once.
 
-    Raises `ValueError` with the line if it is not JSON, or is a single object that lists others.
+    Raises `ValueError` with the line if it is not JSON.
     """
     content = read_range(file, 0, file.size)
     try:
@@ -69,10 +69,8 @@ def find_objects(file: File) -> JsonObjects:
             break
         starts.append(position)
         position = _end(text, position, file.path)
-    if is_array and _BLANKS.fullmatch(text, position + 1) is None:
+    if is_array and (position >= len(text) or _BLANKS.fullmatch(text, position + 1) is None):
         raise ValueError(_not_json(file.path, text, min(position, len(text) - 1), "the array does not end the file"))
-    if len(starts) == 1 and not is_array:
-        _check_object(text, starts[0], file.path)
     edges = np.array([*starts, position], np.int64)
     return JsonObjects(_bytes_before(text, edges) + offset, _lines_before(text, edges) + 1, text.count("\n") + 1)
 
@@ -91,21 +89,6 @@ def _not_json(path: str, text: str, position: int, reason: object) -> str:
         f"{path} is not JSON from line {text.count(chr(10), 0, position) + 1} on ({reason}). Write an array of objects "
         "or, in a .jsonl file, one object per line."
     )
-
-
-def _check_object(text: str, start: int, path: str) -> None:
-    """Raise `ValueError` for an object whose values are lists of objects, such as COCO's annotations."""
-    fields = _SCAN(text, start)[0]
-    lists = [name for name, value in fields.items() if _is_list_of_objects(value)] if isinstance(fields, dict) else []
-    if lists:
-        raise ValueError(
-            f"{path} is one object with the lists {', '.join(lists)}. Write an array of objects, each with an image "
-            "path and its caption."
-        )
-
-
-def _is_list_of_objects(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _bytes_before(text: str, positions: np.ndarray) -> np.ndarray:
