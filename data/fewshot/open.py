@@ -185,7 +185,7 @@ def short_name(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> str
     """Return the name of a dataset in results: the last part of a path, any other name unchanged."""
     if name in custom_datasets or name in CATALOGUE or os.sep not in name:
         return name
-    return os.path.basename(name.rstrip("/"))
+    return os.path.basename(name.rstrip("/").removesuffix("/*"))
 
 
 def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.PathLike) -> _LabelledSource:

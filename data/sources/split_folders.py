@@ -172,7 +172,8 @@ def class_pattern(name: str) -> TrainingFolder | None:
     if not _is_folder(root) or not (split or not files(root)):
         return None
     found = any(not split or split in subfolders(f"{root}/{each}") for each in subfolders(root))
-    return TrainingFolder(root, (), split) if found else None
+    notes = () if split else (f"{root}: {listed(with_images(root, subfolders(root)))} are taken for the classes",)
+    return TrainingFolder(root, notes, split) if found else None
 
 
 def own_shards(root: str) -> TrainingFolder | None:

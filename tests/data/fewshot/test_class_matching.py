@@ -66,7 +66,7 @@ def test_splits_without_common_classes_are_an_error(tmp_path):
         open_dataset(name, tmp_path)
 
 
-def test_one_class_is_no_reason_to_lower_a_limit(tmp_path):
+def test_one_class_does_not_advise_a_lower_limit(tmp_path):
     for path in (tree(tmp_path / "set", "ant/{0,1}.png"), str(write_shard(tmp_path / "s.tar", labelled(4, classes=1)))):
         for least in (0, 20):
             with pytest.raises(

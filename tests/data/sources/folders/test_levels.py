@@ -68,13 +68,15 @@ def test_a_level_that_is_not_clear_stops_every_job(tmp_path, paths, message):
             call()
 
 
-def test_the_ways_out_work(tmp_path, caplog):
+def test_the_ways_out_work(tmp_path, said):
     name = tree(tmp_path / "set", "{fold1,fold2}/{ant,bee}/{0,1}.png")
     assert classes_of(open_source(f"{name}/fold1", tmp_path)) == ["ant", "bee"]
     opened = open_dataset(f"{name}:fold1:fold2", tmp_path)
     assert (len(opened.support), len(opened.query), opened.class_names) == (4, 4, ("ant", "bee"))
     assert classes_of(open_source(f"{name}/*", tmp_path)) == ["fold1", "fold2"]
-    assert open_dataset(f"{name}/*", tmp_path).class_names == ("fold1", "fold2")
+    drawn = open_dataset(f"{name}/*", tmp_path)
+    assert drawn.class_names == ("fold1", "fold2") and drawn.name == "set"
+    assert f"{name}: fold1, fold2 are taken for the classes" in said
     SortingTask(support=f"{name}/*", query=name, out=tmp_path / "out").check()
     assert training_folder(f"{name}/*").path == name
 
