@@ -103,8 +103,7 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     """
     task.check()
     folder = training_folder(task.support)
-    for note in folder.notes:
-        logger.info(note)
+    folder.log()
     task = dataclasses.replace(task, support=folder.path)
     if task.templates:
         _check_tokenizer(encoder)

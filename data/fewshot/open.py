@@ -139,7 +139,7 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
         return DatasetSettings(support=name)
     splits, roles = _find_shards(folder), {}
     if support and not {support, query} <= splits.keys():
-        splits = find_splits(folder) or splits
+        splits = find_splits(folder, (support, query)) or splits
     elif not splits:
         layout = find_layout(folder)
         folder, splits, roles = layout.root, layout.splits, layout.roles

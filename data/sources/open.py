@@ -117,8 +117,7 @@ def open_source(
         return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
     if is_folder(name) or class_pattern(os.path.expanduser(name)):
         folder = training_source(os.path.expanduser(name))
-        for note in folder.notes:
-            logger.info(note)
+        folder.log()
         if not folder.path.endswith(".tar"):
             return _open_class_folders(folder)
         name = folder.path

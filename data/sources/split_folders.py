@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from data.io.storage import filesystem, is_remote
@@ -21,6 +22,8 @@ from data.sources.folders.listing import (
 )
 from data.sources.folders.split_names import CLASSES_TOO, possible_roles, shard_splits, split_roles
 
+logger = logging.getLogger(__name__)
+
 _CONTAINERS = {"images", "imgs", "img", "jpegimages", "annotations", "masks"}  # hardly the name of a class
 
 
@@ -30,12 +33,14 @@ class FolderLayout(NamedTuple):
     splits: name of each split → the folder of its class folders or the pattern of its shards; None without either.
     roles: name of each split → "train", "validation" or "test".
     note: what was taken for classes, or left out, where that is not plain.
+    doubt: a warning where other folders may be the classes.
     """
 
     root: str
     splits: dict[str, str | None]
     roles: dict[str, str]
     note: str = ""
+    doubt: str = ""
 
     def labelled(self, role: str) -> list[str]:
         """Return the splits of a role that have class folders or shards."""
@@ -43,7 +48,7 @@ class FolderLayout(NamedTuple):
 
 
 class TrainingFolder(NamedTuple):
-    """The folder with the class folders, and `notes` for the user where it is not the one that was named.
+    """The folder with the class folders, `notes` where it is not the one that was named, and a `doubt` as a warning.
 
     split: the folder within each class folder that has its images, or empty if all belong to the class.
     """
@@ -51,6 +56,14 @@ class TrainingFolder(NamedTuple):
     path: str
     notes: tuple[str, ...]
     split: str = ""
+    doubt: str = ""
+
+    def log(self) -> None:
+        """Log notes and doubt."""
+        for note in self.notes:
+            logger.info(note)
+        if self.doubt:
+            logger.warning(self.doubt)
 
 
 def find_layout(root: str) -> FolderLayout:
@@ -102,15 +115,17 @@ def _roles_by_content(root: str, names: Sequence[str]) -> dict[str, str]:
     return roles
 
 
-def find_splits(root: str) -> dict[str, str]:
+def find_splits(root: str, wanted: Iterable[str]) -> dict[str, str]:
     """Return the folders in `root` that have images or shards, whatever their names, with the source of each.
 
-    The splits of a layout with the class folders above them are included.
+    If some of `wanted` are not among them, splits in the class folders are included (`root/*/train`).
     """
     root = root.rstrip("/") or root
     names = subfolders(root)
     paths = {name: f"{root}/{name}" for name in names}
     found = {name: shards(path) or as_source(path) for name, path in paths.items() if has_content(path)}
+    if set(wanted) <= found.keys():
+        return found
     return {split: f"{root}/*/{split}" for split in find_class_first(root, names)} | found
 
 
@@ -142,7 +157,7 @@ def training_source(root: str) -> TrainingFolder:
     layout = find_layout(root)
     if not layout.splits:
         deeper = f"{root}: the class folders are in {layout.root}" if layout.root != root.rstrip("/") else ""
-        return TrainingFolder(layout.root, tuple(filter(None, (layout.note, deeper))))
+        return TrainingFolder(layout.root, tuple(filter(None, (layout.note, deeper))), doubt=layout.doubt)
     names = layout.labelled("train") if len(layout.splits) > 1 else list(layout.splits)
     source = layout.splits[names[0]] if len(names) == 1 else None
     if source is None:
@@ -157,7 +172,7 @@ def training_source(root: str) -> TrainingFolder:
     if source.endswith(".tar"):
         return TrainingFolder(source, notes)
     inner = training_source(source)
-    return TrainingFolder(inner.path, (*notes, *inner.notes), inner.split)
+    return inner._replace(notes=(*notes, *inner.notes))
 
 
 def class_pattern(name: str) -> TrainingFolder | None:
@@ -229,7 +244,7 @@ def _without_splits(root: str, names: Sequence[str]) -> FolderLayout:
     if roles:
         note = f"{root}: the class folders {listed(first)}, … have the splits {listed(roles)} in them"
         return FolderLayout(root, {split: f"{root}/*/{split}" for split in roles}, roles, note)
-    return FolderLayout(root, {}, {}, check_classes(root, names))
+    return FolderLayout(root, {}, {}, doubt=check_classes(root, names))
 
 
 def _class_root(split: str) -> str | None:

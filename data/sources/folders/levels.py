@@ -48,26 +48,28 @@ def find_class_first(root: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def check_classes(root: str, names: Sequence[str]) -> str:
-    """Return a note if the folders `names` in `root` have sub-folders of the same names but are taken for the classes.
+    """Return a warning if the folders `names` in `root` are taken for the classes but have folders in common.
 
-    Raises `ValueError` if the sub-folders can as well be the classes: if they are at least as many as the folders, or
-    if those are named like parts of a dataset (`fold1`, `fold2`).
+    Raises `ValueError` if these can as well be the classes, because they are half of the folders in one of `names` and
+    at least as many as `names`, or because `names` look like parts of a dataset (`fold1`, `fold2`).
     """
     first = first_two(with_images(root, names))
     if len(first) < 2 or not all(_inner(f"{root}/{name}") for name in first):
         return ""
-    if all(has_own_images(f"{root}/{name}") for name in first):
-        return ""
     folders = list(with_images(root, names))
-    inner = {name: _inner(f"{root}/{name}") for name in folders[:_COMPARED]}
-    shared = set.intersection(*map(set, inner.values()))
-    largest = max(map(len, inner.values()))
-    if 2 * len(shared) >= largest and (are_parts(folders) or len(shared) >= max(len(folders), 2)):
-        raise ValueError(_ambiguous(root, folders, inner[first[0]], shared))
-    some = set(inner[first[0]]) & set(inner[first[1]])
+    inner = [_inner(f"{root}/{name}") for name in folders[:_COMPARED]]
+    shared = set.intersection(*map(set, inner))
+    apart = not all(has_own_images(f"{root}/{name}") for name in first)
+    similar = 2 * len(shared) >= min(map(len, inner))
+    if apart and similar and (are_parts(folders) or len(shared) >= max(len(folders), 2)):
+        raise ValueError(_ambiguous(root, folders, inner[0], shared))
+    some = set(inner[0]) & set(inner[1])
     if len(some) < 2:
         return ""
-    return f"{root}: {listed(first)}, … are taken for the classes, not the folders in them ({listed(sorted(some))})"
+    return (
+        f"{root}: {listed(folders)} are taken for the classes, not the folders in them ({listed(sorted(some))}). If "
+        f"these are the classes, give one folder, such as {root}/{folders[0]}; {root}/* confirms what was taken"
+    )
 
 
 def shared_classes(root: str, names: Sequence[str]) -> set[str]:

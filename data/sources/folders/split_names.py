@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _ROLES = {
     **dict.fromkeys(("train", "training", "trainval", "trn"), "train"),
@@ -53,8 +53,11 @@ def shard_splits(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def are_parts(names: Iterable[str]) -> bool:
-    """Return whether all names can be parts of a dataset: a word such as `fold` and its number, or one for a split."""
+def are_parts(names: Sequence[str]) -> bool:
+    """Return whether all names can be parts of a dataset: they have a word such as `fold` and its number, a word for a
+    split, or differ in their numbers only (`cam0`, `cam1`)."""
+    if len({re.sub("[0-9]+", "0", name) for name in names}) == 1:
+        return True
     return all(_NUMBERED.fullmatch(name) or _parse(name) for name in names)
 
 

@@ -210,7 +210,8 @@ def test_what_was_taken_is_stated(tmp_path, caplog):
         "images from the split Training, none from Testing",
         f"the class folders are in {tmp_path}/b/images",
         "train is taken for a class, as the folders next to it are",
-        "first, second, … are taken for the classes, not the folders in them (ant, bee)",
+        "first, second, third are taken for the classes, not the folders in them (ant, bee). If these are the classes, "
+        f"give one folder, such as {tmp_path}/d/first; {tmp_path}/d/* confirms what was taken",
         "images from the split train, none from test",
         "extra next to the splits test, train is not used",
     ]

@@ -54,6 +54,9 @@ def test_classes_may_be_above_their_splits(tmp_path, caplog, support, query, abo
         (["{first,second}/{Ant,bee,cat}/1.png", "second/dog/1.png"], "either can be the classes"),
         (["first/{Ant,bee }/1.png", "second/{ant,Bee}/1.png"], r"\(Ant, bee \), so"),
         (["{first,second}/{ant,bee}/1.png", "first/stray.png"], "either can be the classes"),
+        (["{cam0,cam1,cam2}/{ant,bee}/1.png"], "either can be the classes"),
+        (["{1,2,3}/{ant,bee}/1.png"], "either can be the classes"),
+        (["{base,novel}/{ant,bee}/1.png", "novel/{cat,dog,elk}/1.png"], "either can be the classes"),
         (["{test1,test2}/{ant,bee}/1.png"], "either can be the classes"),
     ],
 )
@@ -68,6 +71,25 @@ def test_a_level_that_is_not_clear_stops_every_job(tmp_path, paths, message):
             call()
 
 
+@pytest.mark.parametrize(
+    "paths", [["{ant,bee,cat}/{left,right}/1.png"], ["{ant,bee}/{left,right}/1.png", "{ant,bee}/1.png"]]
+)
+def test_a_doubt_is_a_warning_in_every_job(tmp_path, said, paths):
+    name = tree(tmp_path / "set", *paths)
+    for root in (name, tree(tmp_path / "other", *(f"{{train,test}}/{path}" for path in paths))):
+        for call in (open_source, open_dataset):
+            said.clear()
+            call(root, tmp_path)
+            [line] = [line for line in said if "not the folders in them (left, right)" in line][:1]
+            assert line.startswith("warning: ") and "give one folder, such as" in line
+        said.clear()
+        training_folder(root).log()
+        assert any(line.startswith("warning: ") for line in said)
+    said.clear()
+    assert classes_of(open_source(f"{name}/*", tmp_path))[:2] == ["ant", "bee"]
+    assert not any(line.startswith("warning") for line in said)
+
+
 def test_the_ways_out_work(tmp_path, said):
     name = tree(tmp_path / "set", "{fold1,fold2}/{ant,bee}/{0,1}.png")
     assert classes_of(open_source(f"{name}/fold1", tmp_path)) == ["ant", "bee"]
@@ -79,6 +101,14 @@ def test_the_ways_out_work(tmp_path, said):
     assert f"{name}: fold1, fold2 are taken for the classes" in said
     SortingTask(support=f"{name}/*", query=name, out=tmp_path / "out").check()
     assert training_folder(f"{name}/*").path == name
+
+
+def test_folders_given_by_name_need_no_clear_level(tmp_path):
+    name = tree(tmp_path / "set", "{art,photo}/{ant,bee}/0.png", "sketch/{train,test}/{ant,bee}/0.png")
+    opened = open_dataset(f"{name}:art:photo", tmp_path)
+    assert (len(opened.support), len(opened.query), opened.class_names) == (2, 2, ("ant", "bee"))
+    with pytest.raises(ValueError, match=r"sketch has the splits test, train\. Name the folder of one of them"):
+        open_dataset(f"{name}:art:sketch", tmp_path)
 
 
 @pytest.mark.parametrize("names", ["{train,test,ant}", "{train_station,test_tube}", "{test,val}"])
