@@ -186,7 +186,7 @@ def class_pattern(name: str) -> TrainingFolder | None:
     split = split.removeprefix("/")
     if not _is_folder(root) or not (split or not files(root)):
         return None
-    found = any(not split or split in subfolders(f"{root}/{each}") for each in subfolders(root))
+    found = any(not split or _is_folder(f"{root}/{each}/{split}") for each in subfolders(root))
     notes = () if split else (f"{root}: {listed(with_images(root, subfolders(root)))} are taken for the classes",)
     return TrainingFolder(root, notes, split) if found else None
 
