@@ -5,10 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import json
+import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from data.pipeline.caption_groups import group_by_texts
 from data.pipeline.loader import BatchLoader
 from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
+from data.sources.image_folders import ClassFolders
 from data.sources.open import ConcatenatedSource, open_sources
 from foundation.files.atomic import atomic_file
 from foundation.progress import track
@@ -25,8 +27,11 @@ from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, tra
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
 from pretrain.config.run import PretrainSettings
 
+logger = logging.getLogger(__name__)
+
 DATA_FILE, ORDER_FILE = "data.json", "groups.npy"
 _CAPTION_SAMPLES = 200_000
+_CHECKED_CAPTIONS = 64
 _READERS = 16  # threads
 
 
@@ -34,6 +39,32 @@ def open_data(settings: PretrainSettings, data_dir: str | os.PathLike) -> Concat
     """Open the sources of a run; raises like `data.sources.open.open_source`."""
     data = settings.data
     return open_sources(data.sources, data_dir, text_keys=data.text_keys, image_keys=data.image_keys)
+
+
+def check_captions(source: ConcatenatedSource, names: Sequence[str]) -> None:
+    """Raise `ValueError` if all samples have the same caption, and log a warning if all that were looked at have it.
+
+    Up to 64 evenly spaced samples are looked at. `names` are those of the sources.
+    """
+    if len(source) < 2:
+        return
+    count = min(len(source), _CHECKED_CAPTIONS)
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
+        texts = threads.map(lambda number: _texts_of(source, number * len(source) // count), range(count))
+        found = {" ".join(each) for each in texts if each}
+    if len(found) != 1:
+        return
+    problem = f"{', '.join(names)}: all images have the same caption {found.pop()!r:.80}"
+    one_folder = all(isinstance(each, ClassFolders) and len(each.class_names) == 1 for each in source.sources)
+    if one_folder or len(source) <= _CHECKED_CAPTIONS:
+        raise ValueError(
+            f"{problem}, so a contrastive loss has nothing to learn. Give a folder with several class folders, or a "
+            "table or shards with a caption for each image."
+        )
+    logger.warning(
+        f"{problem} in {_CHECKED_CAPTIONS} of {len(source):,} samples. If that holds for the rest, a contrastive loss "
+        "has nothing to learn."
+    )
 
 
 def create_loader(

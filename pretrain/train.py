@@ -22,7 +22,7 @@ from pretrain.config.resume import ResumeOptions
 from pretrain.config.run import read_settings
 from pretrain.distributed import sharding
 from pretrain.distributed.preemption import Preemption
-from pretrain.input_pipeline import ORDER_FILE, create_loader, open_data, prepare_order
+from pretrain.input_pipeline import ORDER_FILE, check_captions, create_loader, open_data, prepare_order
 from pretrain.loss_rollback import (
     WATCHED_METRICS,
     BadLossError,
@@ -101,6 +101,7 @@ def pretrain(
     # Open the data.
     logger.info(f"data: {', '.join(settings.data.sources)}")
     source = open_data(settings, data_dir)
+    check_captions(source, settings.data.sources)
 
     with ExitStack() as stack:
         # Claim the workdir: one run at a time, with the settings and the data that it started with.

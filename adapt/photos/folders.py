@@ -71,15 +71,23 @@ def embed_folder(encoder: Encoder, root: str, *, name: str, out: pathlib.Path, p
     return EmbeddedFolder(root, paths, normalize_numpy(features), left_out)
 
 
-def in_class_folders(support: EmbeddedFolder) -> EmbeddedFolder:
-    """Return the images in class folders; images outside of them are added to `left_out`."""
-    inside = np.array(["/" in path for path in support.paths], bool)
+def in_class_folders(support: EmbeddedFolder, split: str = "") -> EmbeddedFolder:
+    """Return the images in class folders; images outside of them are added to `left_out`.
+
+    With `split`, only the images in the folder of that name within each class folder are returned.
+    """
+
+    def belongs(path: str) -> bool:
+        folders = path.split("/")[:-1]
+        return bool(folders) and (not split or folders[1:2] == [split])
+
+    inside = np.array([belongs(path) for path in support.paths], bool)
     outside = [
         LeftOut(readable(os.path.join(support.root, path)), "not in a class folder")
         for path in support.paths
         if "/" not in path
     ]
-    paths = [path for path in support.paths if "/" in path]
+    paths = [path for path, kept in zip(support.paths, inside, strict=True) if kept]
     return EmbeddedFolder(support.root, paths, support.features[inside], support.left_out + outside)
 
 

@@ -28,7 +28,7 @@ from adapt.photos.outliers import far_threshold, find_nearest
 from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
-from data.sources.split_folders import training_folder
+from data.sources.split_folders import class_pattern, training_folder
 from foundation.files.atomic import write_json, write_text
 from foundation.files.csv_text import csv_text
 from foundation.files.folder_lock import lock_folder
@@ -73,14 +73,16 @@ class SortingTask:
         existing = next((path for path in (self.out, *self.out.parents) if path.exists()), None)
         if existing is not None and not existing.is_dir():
             raise FileExistsError(f"{existing} is a file. Set --out to a folder.")
-        for name, folder in (("support", self.support), ("query", self.query)):
+        pattern = class_pattern(self.support)
+        for name, folder in (("support", pattern.path if pattern else self.support), ("query", self.query)):
             if not os.path.isdir(folder):
                 raise FileNotFoundError(
                     f"folder {folder} does not exist.{nearest_path(folder)} Set --{name} to an existing folder."
                 )
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"--out and --{name} are both {folder}. Set --out to another folder.")
-        _check_classes(ClassFolders(training_folder(self.support).path).class_names, self.support)
+        support = training_folder(self.support)
+        _check_classes(ClassFolders(support.path, support.split).class_names, self.support)
         ImageFiles(self.query)
 
 
@@ -101,18 +103,17 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     """
     task.check()
     folder = training_folder(task.support)
-    for note in folder.notes:
-        logger.info(note)
+    folder.log()
     task = dataclasses.replace(task, support=folder.path)
     if task.templates:
         _check_tokenizer(encoder)
     with lock_folder(task.out, ".adapt.lock", job="adapt job", option="--out"):
-        return _sort(encoder, task, progress)
+        return _sort(encoder, task, progress, split=folder.split)
 
 
-def _sort(encoder: Encoder, task: SortingTask, progress: Progress) -> SortingResult:
+def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str) -> SortingResult:
     options = {"out": task.out, "progress": progress}
-    support = in_class_folders(embed_folder(encoder, task.support, name="support", **options))
+    support = in_class_folders(embed_folder(encoder, task.support, name="support", **options), split)
     query = embed_folder(encoder, task.query, name="query", **options)
     left_out = list(dict.fromkeys(support.left_out + query.left_out))
     write_text(task.out / LEFT_OUT_FILE, csv_text(("path", "reason"), left_out))

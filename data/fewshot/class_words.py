@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from data.fewshot import clip_benchmark
 from data.fewshot.labelled import Labels, in_words
+
+_PADDED = re.compile("[0-9]+")
 
 
 class ClassWords(NamedTuple):
@@ -20,12 +23,20 @@ class ClassWords(NamedTuple):
 def find_class_words(path: str, labels: Labels) -> ClassWords:
     """Return the classes of a source: as in its samples or, if they have no names, in a file next to its shards.
 
+    Names such as `000` and `001` are numbers of that file's lines, if no two are the same number.
+
     Raises `ValueError` if the file has too few lines.
     """
-    listed = None if all(labels.class_names) else clip_benchmark.find_class_names(path)
-    if listed and labels.values[-1] >= len(listed.lines):
+    padded = [int(name) for name in labels.class_names if _PADDED.fullmatch(name)]
+    are_numbers = any(name[0] == "0" for name in labels.class_names if name) and len({*padded}) == len(
+        labels.class_names
+    )
+    listed = clip_benchmark.find_class_names(path) if are_numbers or not all(labels.class_names) else None
+    if listed and are_numbers:
+        labels = labels._replace(class_names=[""] * len(padded), values=padded)
+    if listed and max(labels.values) >= len(listed.lines):
         raise ValueError(
-            f"{listed.path} has {len(listed.lines)} lines, but the largest label is {labels.values[-1]}. Write the "
+            f"{listed.path} has {len(listed.lines)} lines, but the largest label is {max(labels.values)}. Write the "
             "class of label 0 into the first line, and so on."
         )
     words = [

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Iterator
-from typing import NamedTuple
+import re
 
 from data.fewshot.labelled import DatasetSettings
-from data.io.storage import find_files, is_remote, read_file
+from data.io.storage import find_files
+from data.sources.folders.text_files import (
+    DATASET_TYPE,
+    MULTILABEL,
+    RETRIEVAL,
+    TextLines,
+    dataset_type,
+    find_text_file,
+    read_lines,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +29,12 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 _NUM_SHARDS = "nshards.txt"
 
 
-class TextLines(NamedTuple):
-    """The path and the lines of a text file, without blanks at their ends."""
-
-    path: str
-    lines: tuple[str, ...]
-
-
 def find_class_names(source: str) -> TextLines | None:
     """Return the class names of a source of shards in the order of their labels, or None if there is no file.
 
     The file is looked for in the folder of the shards and in the one above. Raises `ValueError` for a blank line.
     """
-    found = _find(source, CLASS_NAMES)
+    found = find_text_file(source, CLASS_NAMES)
     if found and "" in found.lines:
         raise ValueError(f"{found.path}: line {found.lines.index('') + 1} is blank. Write one class name per line.")
     return found
@@ -46,7 +46,7 @@ def with_templates(settings: DatasetSettings) -> DatasetSettings:
     Templates have `{c}` or `{}` for the class name. The single template is that of the settings if the file has it,
     otherwise the first one. Raises `ValueError` for a template without place for the class name.
     """
-    found = _find(settings.support or settings.query or "", TEMPLATES)
+    found = find_text_file(settings.support or settings.query or "", TEMPLATES)
     templates = tuple(line.replace("{c}", "{}") for line in found.lines if line) if found else ()
     if not templates:
         return settings
@@ -56,37 +56,27 @@ def with_templates(settings: DatasetSettings) -> DatasetSettings:
 
 def check_num_shards(source: str) -> None:
     """Log a warning if a source has another number of shards than the file in their folder says."""
-    found = _read(f"{source.rpartition('/')[0]}/{_NUM_SHARDS}") if _is_shards(source) else None
-    if found and found.lines[0].isdecimal():
+    found = read_lines(f"{source.rpartition('/')[0]}/{_NUM_SHARDS}") if _is_shards(source) else None
+    if found and re.fullmatch("[0-9]+", found.lines[0]):
         count = len(find_files(source))
         if count != int(found.lines[0]):
             logger.warning(f"{source} has {count} shards, but {found.path} says {found.lines[0]}; using {count}")
 
 
-def _find(source: str, name: str) -> TextLines | None:
-    paths = (f"{folder}/{name}" for folder in _folders(source))
-    return next(filter(None, map(_read, paths)), None) if _is_shards(source) else None
+def check_type(name: str, source: str) -> None:
+    """Raise `ValueError` if shards are not for classification according to their `dataset_type.txt`."""
+    kind = dataset_type(source)
+    if kind == RETRIEVAL:
+        raise ValueError(
+            f"{name} has captions, not classes ({DATASET_TYPE} says {kind}). Give its shards to --retrieval instead of "
+            f"--datasets: --retrieval={source}"
+        )
+    if kind == MULTILABEL:
+        raise ValueError(
+            f"{name} has several labels per image ({DATASET_TYPE} says {kind}), which is not supported. Use datasets "
+            "with one label per image."
+        )
 
 
 def _is_shards(source: str) -> bool:
     return source.endswith(".tar") and "/" in source
-
-
-def _folders(source: str) -> Iterator[str]:
-    folder = source.rpartition("/")[0]
-    yield folder
-    yield folder.rpartition("/")[0]
-
-
-def _read(path: str) -> TextLines | None:
-    try:
-        text = read_file(path if is_remote(path) else os.path.expanduser(path)).decode("utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError:
-        if is_remote(path):  # servers answer in many ways for a file that they do not have
-            return None
-        raise
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason}). Convert it.") from error
-    return TextLines(path, tuple(line.strip() for line in text.rstrip().split("\n")))

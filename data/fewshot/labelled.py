@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from data.pipeline.image_ops import decode
 from data.sources.base import Source
 from foundation.files.atomic import atomic_file
 from foundation.suggestions import unknown_name
+
+logger = logging.getLogger(__name__)
 
 Metric = Literal["accuracy", "mean_per_class_accuracy"]
 Draws = Literal["nested", "coop"]
@@ -114,38 +117,47 @@ class Labels(NamedTuple):
 def read_labels(name: str, source: Source, *, data_dir: str | os.PathLike) -> Labels:
     """Read the labels of all samples of a source; they are cached in `data_dir` until the source changes.
 
-    Samples without labels are labelled by the order of their class names. `name` identifies the dataset in errors.
+    Samples without labels are labelled by the order of their class names. If some labels are words, or have leading
+    zeros, all are class names, which is logged. `name` identifies the dataset in errors.
     Raises `ValueError` for a sample without label if others have one, for one without label and class name, and for a
     label with two class names.
     """
     stamp = source.content_fingerprint()
-    path = pathlib.Path(data_dir) / _CACHE_FOLDER / f"{stamp}-v2.npz"
+    path = pathlib.Path(data_dir) / _CACHE_FOLDER / f"{stamp}-v3.npz"
     if stamp is not None:
         cached = _load(path)
         if cached is not None:
             return cached
     digest = hashlib.sha256()
-    found: list[int | str] = []  # the label of each sample or, if the samples have none, its class name
+    found: list[int | str] = []  # the label of each sample or, if it has none, its class name
     names: dict[int | str, str] = {}
+    mixed: dict[type, str] = {}  # kind of values → key of the first sample
+    are_words = True  # class names without labels are labels in words
 
-    def read(index: int) -> tuple[bytes, int | None, str | None, str]:
+    def read(index: int) -> tuple[bytes, int | None, str | None, str, bool]:
         record = source[index]
-        return hashlib.sha256(record.image).digest(), record.label, record.class_name, record.key
+        is_word = record.label is None and not record.metadata.get("class")
+        return hashlib.sha256(record.image).digest(), record.label, record.class_name, record.key, is_word
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        for image, label, class_name, key in _prefetch(threads, read, len(source)):
+        for image, label, class_name, key, is_word in _prefetch(threads, read, len(source)):
             value = class_name if label is None else label
-            if value is None or (found and type(value) is not type(found[0])) or (label is not None and label < 0):
-                raise ValueError(
-                    f"{name}: {key} has no label or no class. Few-shot evaluation needs a label, which is not "
-                    "negative, or a class name for every sample."
-                )
+            if value is None or (label is not None and label < 0):
+                raise _no_class(name, key)
             if class_name is not None and names.setdefault(value, class_name) != class_name:
                 raise ValueError(
                     f"{name}: label {label} is both {names[value]!r} and {class_name!r}. Give each class its own label."
                 )
+            mixed.setdefault(type(value), key)
+            are_words &= label is not None or is_word
             digest.update(image)
             found.append(value)
+    if len(mixed) > 1:
+        if not are_words or any(isinstance(value, int) for value in names):
+            raise _no_class(name, list(mixed.values())[1])
+        word = next(value for value in found if isinstance(value, str))
+        found = list(map(str, found))
+        logger.info(f"{name}: all labels are taken as class names, as some are not numbers, such as {word!r}")
     known = list(getattr(source, "class_names", ()))
     values = sorted({*found, *range(len(known) if isinstance(found[0], int) else 0)})
     number_of = {value: number for number, value in enumerate(values)}
@@ -161,6 +173,13 @@ def read_labels(name: str, source: Source, *, data_dir: str | os.PathLike) -> La
     if stamp is not None:
         _save(path, result)
     return result
+
+
+def _no_class(name: str, key: str) -> ValueError:
+    return ValueError(
+        f"{name}: {key} has no label or no class. Few-shot evaluation needs a label, which is not negative, or a class "
+        "name for every sample."
+    )
 
 
 def in_words(class_name: str) -> str:

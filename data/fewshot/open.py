@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,17 +12,18 @@ from PIL import Image
 
 from data.fewshot import clip_benchmark
 from data.fewshot.catalog import CATALOGUE
+from data.fewshot.class_matching import match_names
 from data.fewshot.class_words import choose_words, find_class_words
 from data.fewshot.labelled import DatasetSettings, LabelledImages, open_images, read_labels
 from data.io.fingerprint import fingerprint
-from data.io.storage import is_remote
+from data.sources.folders.listing import as_source, files, listed
+from data.sources.folders.split_names import shard_splits, split_roles
 from data.sources.open import is_folder, open_source
-from data.sources.split_folders import as_source, find_layout, find_splits, split_roles
+from data.sources.split_folders import find_layout, find_splits, own_shards
 from foundation.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-_SPLIT_FILE = re.compile(r"(?P<split>.+?)-\d+(-of-\d+)?\.tar")
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -65,7 +65,8 @@ class _LabelledSource:
 
 @dataclasses.dataclass(frozen=True)
 class _SelectedClasses:
-    new_labels: Mapping[str, int]  # class name as in the samples → label in the opened dataset
+    known: Sequence[str]  # names of all classes of the first source, as in its samples
+    new_labels: Mapping[str, int]  # those of them that are used → label in the opened dataset
     words: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -102,14 +103,18 @@ def open_dataset(
     }
     classes = _select_classes(name, settings, first=next(iter(sources.values())), min_examples=min_examples)
     notes = list(classes.notes)
+    parts = {}
+    for part, source in sources.items():
+        parts[part], matched = _relabel(name, source, classes)
+        notes += matched
     if "query" in sources:
-        notes += _note_unknown_classes(sources["query"], classes.new_labels)
-    parts = {part: _relabel(source, classes.new_labels) for part, source in sources.items()}
+        notes += _note_unknown_classes(name, sources["query"], parts["query"], classes)
     shifts = {}
     for other in settings.shifts if with_shifts else ():
         target = find_settings(other, custom)
         source = _open_labelled_source(other, target.query or target.support, data_dir=data_dir)
-        shifts[other] = _relabel(source, classes.new_labels)
+        shifts[other], matched = _relabel(other, source, classes)
+        notes += matched
         if not len(shifts[other]):
             raise ValueError(f"{other} has no class of {name}, so it cannot be one of its shifts")
     return Dataset(
@@ -133,14 +138,17 @@ def find_settings(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> 
     if not is_folder(folder):
         return DatasetSettings(support=name)
     splits, roles = _find_shards(folder), {}
-    if not splits and support:
-        splits = find_splits(folder)
+    if support and not {support, query} <= splits.keys():
+        splits = find_splits(folder, (support, query)) or splits
     elif not splits:
         layout = find_layout(folder)
         folder, splits, roles = layout.root, layout.splits, layout.roles
         if splits and layout.note:
             logger.info(layout.note)
         if not splits:
+            shards = own_shards(folder)
+            if shards is not None:
+                return DatasetSettings(support=shards.path)
             return DatasetSettings(support=name if folder == path.rstrip("/") else as_source(folder))
     if support:
         for split in (support, query):
@@ -177,7 +185,7 @@ def short_name(name: str, custom_datasets: Mapping[str, DatasetSettings]) -> str
     """Return the name of a dataset in results: the last part of a path, any other name unchanged."""
     if name in custom_datasets or name in CATALOGUE or os.sep not in name:
         return name
-    return os.path.basename(name.rstrip("/"))
+    return os.path.basename(name.rstrip("/").removesuffix("/*"))
 
 
 def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.PathLike) -> _LabelledSource:
@@ -190,6 +198,7 @@ def _open_labelled_source(name: str, source_name: str, *, data_dir: str | os.Pat
             source = open_source(path, data_dir)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{name}: {error}") from error
+    clip_benchmark.check_type(name, path)
     clip_benchmark.check_num_shards(path)
     labels = read_labels(name, source, data_dir=data_dir)
     names, words = find_class_words(path, labels)
@@ -205,10 +214,7 @@ def _select_classes(
     words = choose_words(name, settings.class_names, first.words, first.values)
     kept = np.flatnonzero(counts >= least)
     if len(kept) < 2:
-        raise ValueError(
-            f"{name}: {len(kept)} of {len(counts)} classes have at least {least} images (the largest has "
-            f"{counts.max()}), and two are needed. Lower evaluate.min_examples."
-        )
+        raise ValueError(f"{name}: {_too_few_classes(first, counts, least)}")
     new_labels = {names[label]: number for number, label in enumerate(kept)}
     if len(new_labels) < len(kept):
         kept_names = [names[label] for label in kept]
@@ -216,22 +222,49 @@ def _select_classes(
         raise ValueError(f"{name}: two classes are named {repeated!r}. Give each its own name in the samples' `class`.")
     left_out = len(counts) - len(kept)
     notes = (f"{left_out} of {len(counts)} classes have too few images and are left out",) if left_out else ()
-    return _SelectedClasses(new_labels, tuple(words[label] for label in kept), notes)
+    return _SelectedClasses(names, new_labels, tuple(words[label] for label in kept), notes)
 
 
-def _note_unknown_classes(source: _LabelledSource, new_labels: Mapping[str, int]) -> list[str]:
-    present = {source.class_names[label] for label in np.unique(source.images.labels)}
-    unknown = present - set(new_labels)
+def _too_few_classes(source: _LabelledSource, counts: np.ndarray, least: int) -> str:
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        only = (
+            f"only one class has images ({source.class_names[present[0]]!r})" if len(present) else "no class has images"
+        )
+        return f"{only}, and two are needed. Add images of further classes, or give the folder above the class folders."
+    return (
+        f"{np.count_nonzero(counts >= least)} of {len(counts)} classes have at least {least} images (the largest has "
+        f"{counts.max()}), and two are needed. Lower evaluate.min_examples."
+    )
+
+
+def _relabel(name: str, source: _LabelledSource, classes: _SelectedClasses) -> tuple[LabelledImages, Sequence[str]]:
+    """Return the images of known classes with their new labels, and notes on names that differ."""
+    matched = match_names(name, classes.known, _present(source))
+    new_labels = {other: classes.new_labels.get(each, -1) for other, each in matched.names.items()}
+    labels = np.array([new_labels.get(each, -1) for each in source.class_names], np.int64)[source.images.labels]
+    rows = np.flatnonzero(labels >= 0)
+    return source.images.take(rows, labels[rows]), matched.notes
+
+
+def _note_unknown_classes(
+    name: str, source: _LabelledSource, images: LabelledImages, classes: _SelectedClasses
+) -> list[str]:
+    """Return a note on the classes of the query images that are left out. Raises `ValueError` if all are."""
+    kept = set(source.images.labels[images.rows])
+    unknown = sorted(_present(source) - {source.class_names[label] for label in kept})
+    if not len(images):
+        raise ValueError(
+            f"{name}: no class of the query images ({listed(unknown)}) is a class of the support images "
+            f"({listed(classes.new_labels)}). Name the classes alike in both."
+        )
     if not unknown:
         return []
-    return [f"{len(unknown)} query classes, such as {min(unknown)!r}, have no support images and are left out"]
+    return [f"{len(unknown)} query classes, such as {unknown[0]!r}, have no support images and are left out"]
 
 
-def _relabel(source: _LabelledSource, new_labels: Mapping[str, int]) -> LabelledImages:
-    """Return the images of known classes with their new labels."""
-    labels = np.array([new_labels.get(name, -1) for name in source.class_names], np.int64)[source.images.labels]
-    rows = np.flatnonzero(labels >= 0)
-    return source.images.take(rows, labels[rows])
+def _present(source: _LabelledSource) -> set[str]:
+    return {source.class_names[label] for label in np.unique(source.images.labels)}
 
 
 def _check_no_splits(path: str) -> None:
@@ -241,10 +274,9 @@ def _check_no_splits(path: str) -> None:
 
 
 def _find_shards(folder: str) -> dict[str, str]:
-    """Return the splits in a local folder of shards `SPLIT-00000.tar`, and the pattern of each."""
-    names = [] if is_remote(folder) else sorted(os.listdir(folder))
-    matches = [match for match in map(_SPLIT_FILE.fullmatch, names) if match]
-    return {match["split"]: os.path.join(folder, f"{match['split']}-*.tar") for match in matches}
+    """Return the splits in a folder of shards `SPLIT-00000.tar`, and the pattern of each, if that has two splits."""
+    splits = shard_splits(files(folder))
+    return {split: f"{folder.rstrip('/')}/{pattern}" for split, pattern in splits.items()} if len(splits) > 1 else {}
 
 
 def _open_digits() -> Dataset:

@@ -53,8 +53,9 @@ def to_8_bits(values: np.ndarray, key: str, *, bits: int = 16) -> np.ndarray:
     low, high, meaning = find_range(values, bits=bits)
     if meaning and (_kind(values), meaning) not in _told:
         _told.add((_kind(values), meaning))
+        finite = values[np.isfinite(values)]
         logger.warning(
-            f"{key}: the pixels of this image are {_kind(values)} from {values.min():g} to {values.max():g}, taken as "
+            f"{key}: the pixels of this image are {_kind(values)} from {finite.min():g} to {finite.max():g}, taken as "
             f"{meaning}. Convert the images to 8 bits if this is wrong. Further ones are not reported."
         )
     scaled = np.nan_to_num(values.astype(np.float32), copy=False, nan=low, posinf=high, neginf=low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ REASONS = (
     "text not UTF-8",
     "too many bytes",
 )
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 MAX_PART_BYTES = 1 << 30  # of one image or text: four times the size of max_pixels as RGB
 
 
@@ -94,17 +96,26 @@ def clean_texts(value: object, key: str) -> tuple[str, ...]:
 
 
 def find_texts(fields: Mapping[str, Any], text_keys: tuple[str, ...], *, key: str) -> tuple[str, ...]:
-    """Return the texts of the first of `text_keys` in `fields`, or none; `key` identifies the sample in errors."""
-    for name in text_keys:
-        if fields.get(name) is not None:
-            return clean_texts(fields[name], key)
-    return ()
+    """Return the texts of the first of `text_keys` in `fields` that is not empty, or none.
+
+    `key` identifies the sample in errors.
+    """
+    values = (fields[name] for name in text_keys if fields.get(name) is not None)
+    return next(filter(None, (clean_texts(value, key) for value in values)), ())
 
 
 def parse_label(value: object) -> int | None:
-    """Return the class label in a field, or None if the field does not hold a whole number."""
+    """Return the class label in a field, or None if the field does not hold a whole number.
+
+    A text is a number if it consists of ASCII digits without leading zeros, with a sign, fraction or exponent if there
+    is one: `3`, `-1`, `3.0`, `1e3`, but not `007`, `1_000` or `٣`, which can be names.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if isinstance(value, int | str | bytes):
+        if isinstance(value, int | str):
             return int(value)  # exact beyond 2⁵³
     try:
         number = float(value)
@@ -114,7 +125,12 @@ def parse_label(value: object) -> int | None:
 
 
 def parse_class(label: object, name: object) -> tuple[int | None, str | None]:
-    """Return the label and the class name in two fields, each None if missing; a label in words is the name."""
+    """Return the label and the class name in two fields, each None if missing or empty.
+
+    A label in words is the name, also one such as `007`, which `parse_label` does not take for a number.
+    """
+    if isinstance(name, str) and not name.strip():
+        name = None
     number = parse_label(label)
     if name is None and number is None and isinstance(label, str | bytes):
         name = (label.decode("utf-8", "replace") if isinstance(label, bytes) else label).strip() or None

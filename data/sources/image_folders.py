@@ -82,18 +82,22 @@ class ClassFolders(ImageFiles):
     """A `Source` of images in one folder per class, in the order of their names.
 
     The text of an image is its class, with spaces for `_`. Class folders may have subfolders; other files are ignored.
+    With `split`, only images in the folder of that name within each class folder are used.
     Raises `ValueError` if there are no class folders with images.
     """
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, split: str = ""):
+        self._split = split
         super().__init__(root)
         self.class_names = sorted({self._name(index).partition("/")[0] for index in range(len(self))})
 
     def _list(self) -> list[str]:
-        return [name for name in super()._list() if "/" in name]
+        inside = [name for name in super()._list() if "/" in name]
+        return [name for name in inside if name.split("/")[1:-1][:1] == [self._split]] if self._split else inside
 
     def _no_images(self) -> str:
-        return f"{self._root} contains no class folders with images. Expected {self._root}/CLASS/IMAGE.jpg."
+        folder = f"{self._root}/CLASS/{self._split}".rstrip("/")
+        return f"{self._root} contains no class folders with images. Expected {folder}/IMAGE.jpg."
 
     def __getitem__(self, index: int) -> Record:
         class_name = self._name(index).partition("/")[0]
@@ -101,12 +105,12 @@ class ClassFolders(ImageFiles):
             super().__getitem__(index),
             texts=self.texts(index),
             label=self.class_names.index(class_name),
-            class_name=readable(class_name),
+            class_name=readable(class_name).strip(),
         )
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the name of an image's class."""
-        return (readable(self._name(index).partition("/")[0]).replace("_", " "),)
+        return (readable(self._name(index).partition("/")[0]).replace("_", " ").strip(),)
 
     def key(self, index: int) -> str:
         """Return `ROOT/CLASS/IMAGE`, with the last part of the root."""

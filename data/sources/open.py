@@ -19,7 +19,7 @@ from data.sources.coop import CoopSplit
 from data.sources.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
 from data.sources.fgvc_aircraft import FgvcAircraft
 from data.sources.image_folders import ClassFolders
-from data.sources.split_folders import training_folder
+from data.sources.split_folders import TrainingFolder, class_pattern, training_source
 from data.sources.tables.caption_table import SUFFIXES as TABLE_SUFFIXES
 from data.sources.tables.caption_table import CaptionTable, log_rows
 from data.sources.tar_shards import TarShards
@@ -95,9 +95,10 @@ def open_source(
     - `tfds:NAME:SPLIT`: a TFDS dataset prepared in `data_dir`
     - `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT`: a split of a list published by CoOp
     - `aircraft:FOLDER:SPLIT`: a split of FGVC Aircraft's archive
-    - a path, a pattern with `*` or `{000..099}`, or a URL that fsspec opens: `.tar` shards, `.csv`, `.tsv` or `.jsonl`
-      tables, `.array_record*` files, or a folder with one folder per class, also in its training split or in its only
-      folder (`data.sources.split_folders`)
+    - a path, a pattern with `*` or `{000..099}`, or a URL that fsspec opens: `.tar` shards, `.csv`, `.tsv`, `.jsonl` or
+      `.json` tables, `.array_record*` files, or a folder with shards or with one folder per class, also in its training
+      split or in its only folder (`data.sources.split_folders`)
+    - `FOLDER/*`: all folders in a folder are classes; `FOLDER/*/train`: so are they, with images of one split in each
 
     Indexes are stored in `data_dir` if the folder of the data is read-only. Raises `FileNotFoundError` or `ValueError`
     if nothing is found, or if it is none of these; the error also lists `other_names` that the caller accepts.
@@ -114,11 +115,12 @@ def open_source(
         return CoopSplit(name.removeprefix(COOP_PREFIX))
     if name.startswith(AIRCRAFT_PREFIX):
         return FgvcAircraft(name.removeprefix(AIRCRAFT_PREFIX))
-    if is_folder(name):
-        folder = training_folder(os.path.expanduser(name))
-        for note in folder.notes:
-            logger.info(note)
-        return ClassFolders(folder.path)
+    if is_folder(name) or class_pattern(os.path.expanduser(name)):
+        folder = training_source(os.path.expanduser(name))
+        folder.log()
+        if not folder.path.endswith(".tar"):
+            return _open_class_folders(folder)
+        name = folder.path
     files = _find(name, other_names)
     kinds = {_kind(file) for file in files}
     if kinds == {"shard"}:
@@ -131,9 +133,18 @@ def open_source(
         return tables[0] if len(tables) == 1 else ConcatenatedSource(tables)
     other = next((file.path for file in files if _kind(file) == "other"), None)
     raise ValueError(
-        f"{name!r} matches {other or 'files of several kinds'}. A source is .tar shards, .csv, .tsv, .jsonl or "
-        ".array_record files, or a folder of class folders."
+        f"{name!r} matches {other or 'files of several kinds'}. A source is .tar shards, .csv, .tsv, .jsonl or .json "
+        "tables, .array_record files, or a folder of class folders."
     )
+
+
+def _open_class_folders(folder: TrainingFolder) -> ClassFolders:
+    source = ClassFolders(folder.path, folder.split)
+    if len(source.class_names) == 1:
+        logger.warning(
+            f"{folder.path} has images in one folder only, so all {len(source)} have the text {source.texts(0)[0]!r}"
+        )
+    return source
 
 
 def _find(name: str, other_names: Sequence[str]) -> list[File]:

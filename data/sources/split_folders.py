@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from data.io.storage import filesystem, is_remote
-from data.sources.image_folders import SUFFIXES, is_hidden, readable
+from data.sources.folders.levels import check_classes, find_class_first, shared_classes
+from data.sources.folders.listing import (
+    as_source,
+    files,
+    first_two,
+    has_content,
+    has_images,
+    listed,
+    shards,
+    subfolders,
+    with_images,
+)
+from data.sources.folders.split_names import CLASSES_TOO, possible_roles, shard_splits, split_roles
 
-_ROLES = {
-    **dict.fromkeys(("train", "training", "trainval", "trn"), "train"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
-}
-_WORD = re.compile(rf"({'|'.join(_ROLES)})(set|split|data|images|imgs|img|dir|folder)?")
-_NEUTRAL = {"set", "split", "data", "dataset", "images", "image", "imgs", "img"}
-_CLASSES_TOO = {"train", "training", "valid"}  # a vehicle, an activity, a verdict
+logger = logging.getLogger(__name__)
+
 _CONTAINERS = {"images", "imgs", "img", "jpegimages", "annotations", "masks"}  # hardly the name of a class
-_SHOWN = 5
 
 
 class FolderLayout(NamedTuple):
@@ -28,12 +33,14 @@ class FolderLayout(NamedTuple):
     splits: name of each split → the folder of its class folders or the pattern of its shards; None without either.
     roles: name of each split → "train", "validation" or "test".
     note: what was taken for classes, or left out, where that is not plain.
+    doubt: a warning where other folders may be the classes.
     """
 
     root: str
     splits: dict[str, str | None]
     roles: dict[str, str]
     note: str = ""
+    doubt: str = ""
 
     def labelled(self, role: str) -> list[str]:
         """Return the splits of a role that have class folders or shards."""
@@ -41,192 +48,210 @@ class FolderLayout(NamedTuple):
 
 
 class TrainingFolder(NamedTuple):
-    """The folder with the class folders, and `notes` for the user where it is not the one that was named."""
+    """The folder with the class folders, `notes` where it is not the one that was named, and a `doubt` as a warning.
+
+    split: the folder within each class folder that has its images, or empty if all belong to the class.
+    """
 
     path: str
     notes: tuple[str, ...]
+    split: str = ""
+    doubt: str = ""
 
-
-def split_roles(names: Iterable[str]) -> dict[str, str]:
-    """Return the role of each name of a split: "train", "validation" or "test"; other names are left out.
-
-    Recognised are the usual words in any case, such as `Training`, `valid` or `TEST`, alone or with a neutral word or a
-    year (`train_images`, `val2017`), and with another word if two names share it (`cars_train`, `cars_test`).
-    """
-    parsed = {name: found for name in names if (found := _parse(name))}
-    shared: dict[tuple, set[str]] = {}
-    for role, rest in parsed.values():
-        shared.setdefault(rest, set()).add(role)
-    return {name: role for name, (role, rest) in parsed.items() if not rest or len(shared[rest]) > 1}
-
-
-def _parse(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """Return the role in a name and the other words, or None."""
-    separated = re.sub("(?<=[a-z])(?=[A-Z])", "_", name)  # carsTrain
-    words = re.findall(r"[^\W\d_]+|\d+", separated.casefold())
-    matches = {word: match for word in words if (match := _WORD.fullmatch(word))}
-    roles = {_ROLES[match[1]] for match in matches.values()}
-    rest = tuple(
-        word
-        for word in words
-        if word not in matches and word not in _NEUTRAL and not re.fullmatch("[12][0-9]{3}", word)
-    )
-    if not roles or (len(roles) > 1 and roles != {"train", "validation"}):
-        return None
-    return "train" if "train" in roles else roles.pop(), rest
+    def log(self) -> None:
+        """Log notes and doubt."""
+        for note in self.notes:
+            logger.info(note)
+        if self.doubt:
+            logger.warning(self.doubt)
 
 
 def find_layout(root: str) -> FolderLayout:
     """Return the splits in a folder, or the folder of its class folders, which may lie deeper (`root/images/CLASS`).
 
-    Raises `ValueError` where folders can be splits or classes.
+    Splits in the class folders (`root/CLASS/train/1.jpg`) have the pattern `root/*/train` as their folder. Raises
+    `ValueError` where folders can be splits or classes.
     """
     root = root.rstrip("/") or root
-    names = _subfolders(root)
-    roles = {name: role for name, role in split_roles(names).items() if _has_content(f"{root}/{name}")}
+    names = subfolders(root)
+    roles = {name: role for name, role in split_roles(names).items() if has_content(f"{root}/{name}")}
+    if len(set(roles.values())) < 2:
+        roles = _roles_by_content(root, names) or roles
     if not roles:
         return _without_splits(root, names)
-    others = [name for name in names if name not in roles and _has_images(f"{root}/{name}")]
-    splits = {name: _shards(f"{root}/{name}") or _class_root(f"{root}/{name}") for name in roles}
+    others = [name for name in names if name not in roles and has_images(f"{root}/{name}")]
+    splits = {name: shards(f"{root}/{name}") or _class_root(f"{root}/{name}") for name in roles}
     nested = any(source is not None for source in splits.values())
     if not others and not nested:
         raise ValueError(
-            f"{root} has the splits {_listed(roles)}, but their images are not in class folders, so they have neither "
-            "labels nor captions. Sort the images into one folder per class."
+            f"{root} has the splits {listed(roles)}, but their images are not in class folders, so they have neither "
+            f"labels nor captions. Sort the images into one folder per class. If they are the classes, give {root}/*."
         )
     if not others or (nested and len(set(roles.values())) > 1):
-        unused = f"{root}: {_listed(others)} next to the splits {_listed(roles)} is not used" if others else ""
+        unused = f"{root}: {listed(others)} next to the splits {listed(roles)} is not used" if others else ""
         return FolderLayout(root, splits, roles, unused)
-    if not nested and len(roles) == 1 and next(iter(roles)).casefold() in _CLASSES_TOO:
+    if not nested and len(roles) == 1 and next(iter(roles)).casefold() in CLASSES_TOO:
         return FolderLayout(
-            root, {}, {}, f"{root}: {_listed(roles)} is taken for a class, as the folders next to it are"
+            root, {}, {}, f"{root}: {listed(roles)} is taken for a class, as the folders next to it are"
         )
     raise ValueError(
-        f"{root} has folders that are named like splits ({_listed(roles)}) next to others ({_listed(others)}). Give "
-        "the folder of one split, or rename the folders that are classes."
+        f"{root} has folders that are named like splits ({listed(roles)}) next to others ({listed(others)}). Give the "
+        f"folder of one split, or, if all are classes, {root}/*."
     )
 
 
-def find_splits(root: str) -> dict[str, str]:
-    """Return the folders in `root` that have images or shards, whatever their names, with the source of each."""
-    paths = {name: f"{root}/{name}" for name in _subfolders(root)}
-    return {name: _shards(path) or as_source(path) for name, path in paths.items() if _has_content(path)}
+def _roles_by_content(root: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the roles of folders such as `train_v1` and `test_v2`, or none.
+
+    They are splits if there are no folders with other names, or if they have class folders in common.
+    """
+    possible = possible_roles(names)
+    if len(set(possible.values())) < 2:
+        return {}
+    roles = {name: role for name, role in possible.items() if has_content(f"{root}/{name}")}
+    others = with_images(root, [name for name in names if name not in roles])
+    if len(set(roles.values())) < 2 or (first_two(others) and not shared_classes(root, list(roles))):
+        return {}
+    return roles
 
 
-def as_source(folder: str) -> str:
-    """Return the name of a folder as a source: that of a remote one ends in a slash."""
-    return f"{folder.rstrip('/')}/" if is_remote(folder) else folder
+def find_splits(root: str, wanted: Iterable[str]) -> dict[str, str]:
+    """Return the folders in `root` that have images or shards, whatever their names, with the source of each.
+
+    If some of `wanted` are not among them, splits in the class folders are included (`root/*/train`).
+    """
+    root = root.rstrip("/") or root
+    names = subfolders(root)
+    paths = {name: f"{root}/{name}" for name in names}
+    found = {name: shards(path) or as_source(path) for name, path in paths.items() if has_content(path)}
+    if set(wanted) <= found.keys():
+        return found
+    return {split: f"{root}/*/{split}" for split in find_class_first(root, names)} | found
 
 
 def splits_with_images(root: str) -> list[str]:
     """Return the folders in `root` that are named like splits and have images."""
-    return list(_with_images(root, list(split_roles(_subfolders(root)))))
+    return list(with_images(root, list(split_roles(subfolders(root)))))
 
 
 def training_folder(root: str) -> TrainingFolder:
     """Return the folder with the class folders for training: `root`, one below it, or that of its training split.
 
-    Raises `ValueError` where there are splits but not exactly one training split with classes.
+    `root` may also be a pattern, see `class_pattern`. Raises `ValueError` where there are splits but not exactly one
+    training split with classes, and if it consists of shards.
     """
+    found = training_source(root)
+    if found.path.endswith(".tar"):
+        raise ValueError(f"{root} has shards ({found.path}), not folders. Give a folder with one folder per class.")
+    return found
+
+
+def training_source(root: str) -> TrainingFolder:
+    """Return the same as `training_folder`, or the pattern of the shards of the training split as path."""
+    pattern = class_pattern(root)
+    if pattern is not None:
+        return pattern
+    own = own_shards(root)
+    if own is not None:
+        return own
     layout = find_layout(root)
     if not layout.splits:
         deeper = f"{root}: the class folders are in {layout.root}" if layout.root != root.rstrip("/") else ""
-        return TrainingFolder(layout.root, tuple(filter(None, (layout.note, deeper))))
+        return TrainingFolder(layout.root, tuple(filter(None, (layout.note, deeper))), doubt=layout.doubt)
     names = layout.labelled("train") if len(layout.splits) > 1 else list(layout.splits)
     source = layout.splits[names[0]] if len(names) == 1 else None
-    if source is None or source.endswith(".tar"):
+    if source is None:
         raise ValueError(
-            f"{layout.root} has the splits {_listed(layout.splits)}, and not exactly one for training that has class "
-            "folders. Give the folder or the shards of one split."
+            f"{layout.root} has the splits {listed(layout.splits)}, and not exactly one for training that has class "
+            f"folders or shards. Give one of them, such as {_any_source(layout)}."
         )
     rest = [name for name in layout.splits if name not in names]
-    taken = f"{layout.root}: images from the split {names[0]}" + (f", none from {_listed(rest)}" if rest else "")
-    inner = training_folder(source)
-    return TrainingFolder(inner.path, (taken, *filter(None, [layout.note]), *inner.notes))
+    what = "shards" if source.endswith(".tar") else "images"
+    taken = f"{layout.root}: {what} from the split {names[0]}" + (f", none from {listed(rest)}" if rest else "")
+    notes = (taken, *filter(None, [layout.note]))
+    if source.endswith(".tar"):
+        return TrainingFolder(source, notes)
+    inner = training_source(source)
+    return inner._replace(notes=(*notes, *inner.notes))
+
+
+def class_pattern(name: str) -> TrainingFolder | None:
+    """Return the class folders of a pattern: all of `ROOT/*`, or a split within each, `ROOT/*/train`; None for others.
+
+    The folders that match `*` are the classes, whatever their names are and whatever folders are in them.
+    """
+    root, star, split = name.rstrip("/").rpartition("/*")
+    if not star or "*" in root or split.count("/") != (1 if split else 0) or "*" in split or split.endswith(".tar"):
+        return None
+    split = split.removeprefix("/")
+    if not _is_folder(root) or not (split or not files(root)):
+        return None
+    found = any(not split or _is_folder(f"{root}/{each}/{split}") for each in subfolders(root))
+    notes = () if split else (f"{root}: {listed(with_images(root, subfolders(root)))} are taken for the classes",)
+    return TrainingFolder(root, notes, split) if found else None
+
+
+def own_shards(root: str) -> TrainingFolder | None:
+    """Return the pattern of the shards that lie directly in a folder without images, of one split if there are several.
+
+    Raises `ValueError` if there are several splits but not exactly one for training.
+    """
+    root = root.rstrip("/") or root
+    names = [name for name in files(root) if name.endswith(".tar")]
+    if not names or any(has_content(f"{root}/{name}") for name in subfolders(root)):
+        return None
+    splits = shard_splits(names)
+    roles = split_roles(splits)
+    if len(set(roles.values())) < 2:
+        return TrainingFolder(f"{root}/*.tar", ())
+    training = [name for name, role in roles.items() if role == "train"]
+    if len(training) != 1:
+        raise ValueError(
+            f"{root} has shards of {listed(splits)}, and not exactly one split for training. Give the shards of one, "
+            f"such as {root}/{splits[next(iter(splits))]}."
+        )
+    rest = [name for name in splits if name != training[0]]
+    note = f"{root}: shards from the split {training[0]}, none from {listed(rest)}"
+    return TrainingFolder(f"{root}/{splits[training[0]]}", (note,))
+
+
+def _is_folder(path: str) -> bool:
+    if is_remote(path):
+        system, inner = filesystem(path)
+        return bool(system.isdir(inner))
+    return os.path.isdir(path)
+
+
+def _any_source(layout: FolderLayout) -> str:
+    return next((source for source in layout.splits.values() if source), layout.root)
 
 
 def _without_splits(root: str, names: Sequence[str]) -> FolderLayout:
     """Return the layout of a folder without splits: its only folder may contain them or the classes."""
-    containers = [name for name in names if name.casefold() in _CONTAINERS and _has_images(f"{root}/{name}")]
-    first = _first(_with_images(root, names))
+    containers = [name for name in names if name.casefold() in _CONTAINERS and has_images(f"{root}/{name}")]
+    first = first_two(with_images(root, names))
     if len(first) == 1:
         inner = find_layout(f"{root}/{first[0]}")
-        several = len(_first(_with_images(inner.root, _subfolders(inner.root)))) > 1
+        several = len(first_two(with_images(inner.root, subfolders(inner.root)))) > 1
         return inner if inner.splits or several else FolderLayout(root, {}, {})
     if containers:
-        others = [name for name in names if name not in containers and _has_images(f"{root}/{name}")]
+        others = [name for name in names if name not in containers and has_images(f"{root}/{name}")]
         raise ValueError(
-            f"{root} has images in {_listed(containers)}{' and in ' if others else ''}{_listed(others)}, which does "
+            f"{root} has images in {listed(containers)}{' and in ' if others else ''}{listed(others)}, which does "
             f"not look like one folder per class. Give the folder with the class folders."
         )
-    inner_names = [set(_subfolders(f"{root}/{name}")) for name in first if not _has_own_images(f"{root}/{name}")]
-    shared = set.intersection(*inner_names) if len(inner_names) > 1 else set()
-    note = f"{root}: {_listed(first)}, … are taken for the classes, not the folders in them ({_listed(sorted(shared))})"
-    return FolderLayout(root, {}, {}, note if len(shared) > 1 else "")
+    roles = find_class_first(root, names)
+    if roles:
+        note = f"{root}: the class folders {listed(first)}, … have the splits {listed(roles)} in them"
+        return FolderLayout(root, {split: f"{root}/*/{split}" for split in roles}, roles, note)
+    return FolderLayout(root, {}, {}, doubt=check_classes(root, names))
 
 
 def _class_root(split: str) -> str | None:
     """Return the folder of the class folders in a split, or None if its images are not in folders."""
     layout = find_layout(split)
     if len(layout.splits) > 1:
-        raise ValueError(f"{split} has the splits {_listed(layout.splits)} inside of a split. Give the folder of one.")
+        raise ValueError(f"{split} has the splits {listed(layout.splits)} inside of a split. Give the folder of one.")
     if layout.splits:
         return next(iter(layout.splits.values()))
-    return as_source(layout.root) if _first(_with_images(layout.root, _subfolders(layout.root))) else None
-
-
-def _first(found: Iterable[str]) -> list[str]:
-    """Return up to two items, to tell one from several."""
-    return [name for name, _ in zip(found, range(2), strict=False)]
-
-
-def _with_images(root: str, names: Sequence[str]) -> Iterator[str]:
-    return (name for name in names if _has_images(f"{root}/{name}"))
-
-
-def _has_content(path: str) -> bool:
-    return _shards(path) is not None or _has_images(path)
-
-
-def _shards(path: str) -> str | None:
-    """Return the pattern of the shards in a folder, or None."""
-    return f"{path}/*.tar" if any(name.endswith(".tar") for name in _list(path)[1]) else None
-
-
-def _has_images(path: str) -> bool:
-    """Return whether there is an image in a folder or below; stops at the first one."""
-    return _has_own_images(path) or any(_has_images(f"{path}/{name}") for name in _subfolders(path))
-
-
-def _has_own_images(path: str) -> bool:
-    return any(name.lower().endswith(SUFFIXES) for name in _list(path)[1])
-
-
-def _subfolders(path: str) -> list[str]:
-    return _list(path)[0]
-
-
-def _list(path: str) -> tuple[list[str], list[str]]:
-    """Return the sorted names of the folders and files in a folder, without hidden ones and links to parents."""
-    if is_remote(path):
-        system, inner = filesystem(path.rstrip("/"))
-        entries = [
-            (each["name"].rstrip("/").rpartition("/")[2], each["type"] == "directory")
-            for each in system.ls(inner, detail=True)
-        ]
-    else:
-        real = os.path.join(os.path.realpath(path), "")
-        with os.scandir(path) as found:
-            entries = [
-                (entry.name, entry.is_dir())
-                for entry in found
-                if not entry.is_symlink() or not real.startswith(os.path.join(os.path.realpath(entry.path), ""))
-            ]
-    visible = sorted(entry for entry in entries if entry[0] and not is_hidden(entry[0]))
-    return [name for name, folder in visible if folder], [name for name, folder in visible if not folder]
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = [readable(name) for name in names]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return as_source(layout.root) if first_two(with_images(layout.root, subfolders(layout.root))) else None

@@ -17,6 +17,7 @@ class TarMember(NamedTuple):
     """A file in an archive: its name and the position of its bytes.
 
     A link has the name of its `target` instead of a position. `archive` counts the archives that were joined before.
+    A `sparse` file has holes that are not stored, so its bytes cannot be read as they are.
     """
 
     name: str
@@ -24,6 +25,7 @@ class TarMember(NamedTuple):
     size: int
     target: str = ""
     archive: int = 0
+    sparse: bool = False
 
 
 class DamagedArchive(ValueError):
@@ -66,7 +68,9 @@ def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMe
                 pax = _parse_pax(content)
         else:
             name = pax.get("path") or _decode(long_name if long_name is not None else _short_name(header))
-            regular = kind in b"07\0" and not name.endswith("/")
+            name = pax.get("GNU.sparse.name") or name
+            sparse = kind == b"S" or any(field.startswith("GNU.sparse.") for field in pax)
+            regular = kind in b"07\0S" and not name.endswith("/")
             target = _target(header, long_link, pax) if kind in _LINKS else ""
             long_name, long_link, pax = None, None, {}
             if kind == b"S" and header[482]:  # the map of a sparse file continues in extra blocks
@@ -77,7 +81,7 @@ def iter_members(read: Callable[[int, int], bytes], size: int) -> Iterator[TarMe
             if kind in b"123456":  # links, devices and folders have no content
                 length = 0
             if regular:
-                yield TarMember(name, start, length, archive=archive)
+                yield TarMember(name, start, length, archive=archive, sparse=sparse)
             elif kind in _LINKS:  # the target of a symbolic link starts from its folder
                 path = posixpath.join(posixpath.dirname(name), target) if kind == b"2" else target
                 yield TarMember(name, -1, 0, target=path or ".", archive=archive)

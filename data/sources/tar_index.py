@@ -20,7 +20,7 @@ from data.sources.tar_samples import NameNotes, ShardIndex, index_members
 from foundation.files.atomic import atomic_file
 from foundation.progress import ProgressBar
 
-VERSION = 3
+VERSION = 4
 FOLDER = ".tar-index"
 _MAX_NAME_BYTES = 255  # of a file
 MAX_HEADER_BYTES = 1 << 16  # of an index file

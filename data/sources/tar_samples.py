@@ -16,6 +16,8 @@ from data.sources.tar_headers import DamagedArchive, TarMember
 PARTS = ("image", "json", "txt", "cls")
 _IMAGE = 0
 _NAME = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<suffix>[^/]+)", re.DOTALL)
+_SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+_UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".exr")
 _MAX_EXAMPLE = 200  # characters of a name in a message
 
 _Span = tuple[int, int]  # offset and size
@@ -25,16 +27,23 @@ class NameNotes(NamedTuple):
     """Numbers of unusual names in a shard, and an example of each kind.
 
     `divided` samples have dots in their keys, where webdataset would see `joined` samples. `ambiguous` samples have
-    several files that could be the same part. `dangling` links lead to files that are not in the shard.
+    several files that could be the same part. `dangling` links lead to files that are not in the shard. Left out are
+    `sparse` files, images of an `unreadable` format, and files that macOS and Windows add (`system`).
     """
 
     divided: int = 0
     joined: int = 0
     ambiguous: int = 0
     dangling: int = 0
+    sparse: int = 0
+    unreadable: int = 0
+    system: int = 0
     divided_example: str = ""
     ambiguous_example: str = ""
     dangling_example: str = ""
+    sparse_example: str = ""
+    unreadable_example: str = ""
+    system_example: str = ""
 
 
 class ShardIndex(NamedTuple):
@@ -81,6 +90,7 @@ def index_members(members: Iterable[TarMember]) -> ShardIndex:
         listed.extend(members)
     except DamagedArchive as damage:
         problem = str(damage)
+    listed, left_out = _leave_out(listed)
     files, dangling = _follow_links(listed)
     samples: list[_Sample] = []
     divided = joined = ambiguous = 0
@@ -102,6 +112,8 @@ def index_members(members: Iterable[TarMember]) -> ShardIndex:
         divided_example=divided_example[:_MAX_EXAMPLE],
         ambiguous_example=ambiguous_example[:_MAX_EXAMPLE],
         dangling_example=dangling[0][:_MAX_EXAMPLE] if dangling else "",
+        **{kind: len(names) for kind, names in left_out.items()},
+        **{f"{kind}_example": names[0][:_MAX_EXAMPLE] for kind, names in left_out.items()},
     )
     missing, parts = (-1, 0), range(len(PARTS))
     rows = [[sample.parts.get(part, missing) for part in parts] for sample in samples]
@@ -109,6 +121,22 @@ def index_members(members: Iterable[TarMember]) -> ShardIndex:
     encoded = [sample.key.encode("utf-8", "backslashreplace") for sample in samples]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     return ShardIndex(table, b"".join(encoded), ends, problem, notes)
+
+
+def _leave_out(members: list[TarMember]) -> tuple[list[TarMember], dict[str, list[str]]]:
+    """Return the members that can be parts of samples, and the names of those left out by the fields of `NameNotes`."""
+    kept, left_out = [], {}
+    for member in members:
+        base = member.name.rpartition("/")[2]
+        if base.startswith("._") or base in _SYSTEM_FILES or "/__MACOSX/" in f"/{member.name}":
+            left_out.setdefault("system", []).append(member.name)
+        elif base.lower().endswith(_UNREADABLE):
+            left_out.setdefault("unreadable", []).append(member.name)
+        elif member.sparse and _part_of(_lower_end(base)) is not None:
+            left_out.setdefault("sparse", []).append(member.name)
+        else:
+            kept.append(member)
+    return kept, left_out
 
 
 def _follow_links(members: list[TarMember]) -> tuple[list[TarMember], list[str]]:

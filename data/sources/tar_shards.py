@@ -15,7 +15,8 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
-from data.sources.base import MAX_PART_BYTES, BadRecord, Record, clean_texts, find_texts, parse_class
+from data.sources.base import MAX_PART_BYTES, BadRecord, Record, find_texts, parse_class
+from data.sources.folders.text_files import RETRIEVAL, dataset_type
 from data.sources.tar_index import MAX_HEADER_BYTES, ensure_indexes
 from data.sources.tar_samples import PARTS, NameNotes
 
@@ -33,12 +34,15 @@ class TarShards:
     texts are the value of the first of `text_keys` in the JSON, a string or a list of strings; the key `txt` stands for
     the `.txt` member. Its class is given by `label` and `class` in the JSON, or by a number or a name in `KEY.cls`.
 
+    If a file `dataset_type.txt` says `retrieval`, each line of `KEY.txt` is a text of its own.
+
     Raises `ValueError` if no shard holds a sample. Damaged shards are logged, and the samples before the damage are
     used; unusual names are logged with their number.
     """
 
     def __init__(self, files: Sequence[File], *, cache_dir: str | os.PathLike, text_keys: tuple[str, ...]):
         self._files, self._text_keys = list(files), text_keys
+        self._lines = dataset_type(self._files[0].path) == RETRIEVAL
         indexes = ensure_indexes(self._files, cache_dir)
         self._indexes = [path for path, _ in indexes]
         # Keys contain the path of the shard within the common folder.
@@ -50,9 +54,11 @@ class TarShards:
             if summary.problem
         }
         damaged = "; ".join(f"{path}: {problem}" for path, problem in list(self.problems.items())[:_MAX_LISTED])
+        notes = _describe_notes(self._files, [summary.notes for _, summary in indexes])
         if not len(self):
+            reason = damaged or " ".join(notes)
             raise ValueError(
-                f"no sample in {len(files)} shard(s) such as {files[0].path}" + (f" ({damaged})" if damaged else "")
+                f"no sample in {len(files)} shard(s) such as {files[0].path}" + (f" ({reason})" if reason else "")
             )
         if self.problems:
             more = " …" if len(self.problems) > _MAX_LISTED else ""
@@ -60,9 +66,12 @@ class TarShards:
                 f"{len(self.problems)} of {len(files)} shards are damaged; using the samples before the damage: "
                 f"{damaged}{more}"
             )
-        _log_notes(self._files, [summary.notes for _, summary in indexes])
+        for note in notes:
+            logger.warning(note)
+        if self._lines:
+            logger.info(f"{self._folder}: each line of a .txt is a caption, as dataset_type.txt says {RETRIEVAL}")
         digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
-        self.fingerprint = fingerprint(*digests, *text_keys)
+        self.fingerprint = fingerprint(*digests, *text_keys, *(["lines"] if self._lines else []))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -73,11 +82,12 @@ class TarShards:
         if "image" not in parts:
             raise BadRecord("no image", sample.key, f"the sample has no image, only {', '.join(sorted(parts))}")
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        label, name = parse_class(fields.get("label", parts.get("cls")), fields.get("class"))
+        is_empty = fields.get("label") is None or not str(fields["label"]).strip()
+        label, name = parse_class(parts.get("cls") if is_empty else fields["label"], fields.get("class"))
         return Record(
             key=sample.key,
             image=parts["image"],
-            texts=_find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key),
+            texts=self._find_texts(fields, parts.get("txt"), sample.key),
             label=label,
             class_name=name,
             metadata=fields,
@@ -96,7 +106,12 @@ class TarShards:
         sample = self._locate(index)
         parts = _read_parts(sample, ("json", "txt"))
         fields = _parse(parts["json"], sample.key) if "json" in parts else {}
-        return _find_texts(fields, self._text_keys, txt=parts.get("txt"), key=sample.key)
+        return self._find_texts(fields, parts.get("txt"), sample.key)
+
+    def _find_texts(self, fields: Mapping[str, Any], txt: bytes | None, key: str) -> tuple[str, ...]:
+        if txt is not None and txt.strip():
+            fields = {**fields, "txt": txt.splitlines() if self._lines else txt}
+        return find_texts(fields, self._text_keys, key=key)
 
     def _locate(self, index: int) -> _SampleSpans:
         if not 0 <= index < len(self):
@@ -110,31 +125,44 @@ class TarShards:
         return _SampleSpans(file, f"{shard}/{name}", opened.spans[row].tolist())
 
 
-def _log_notes(files: Sequence[File], notes: Sequence[NameNotes]) -> None:
-    """Log the number of unusual names in the shards of a source, one line for each kind."""
+def _describe_notes(files: Sequence[File], notes: Sequence[NameNotes]) -> list[str]:
+    """Return the number of unusual names in the shards of a source, one text for each kind."""
 
     def total(field: str) -> int:
         return sum(getattr(each, field) for each in notes)
 
     def example(field: str) -> str:
-        names = ((file.name, getattr(each, field)) for file, each in zip(files, notes, strict=True))
+        names = ((file.name, getattr(each, f"{field}_example")) for file, each in zip(files, notes, strict=True))
         return next(f"{shard}/{name}" for shard, name in names if name)
 
-    if total("divided"):
-        logger.warning(
-            f"{total('divided')} samples have dots in their names, such as {example('divided_example')}; their keys "
-            f"end at the last dot. By webdataset's rule, the first dot, they would be {total('joined')} samples."
-        )
-    if total("ambiguous"):
-        logger.warning(
-            f"{total('ambiguous')} samples have several files for their image or a text, such as "
-            f"{example('ambiguous_example')}; the one without further dots in its name is used, otherwise the first."
-        )
-    if total("dangling"):
-        logger.warning(
-            f"{total('dangling')} links, such as {example('dangling_example')}, lead to files that are not in their "
-            "shard, and are left out. Write the shard with tar --dereference --hard-dereference."
-        )
+    return [
+        f"{total(kind)} {text.format(example=example(kind), joined=total('joined'))}"
+        for kind, text in _NOTES.items()
+        if total(kind)
+    ]
+
+
+_NOTES = {  # field of `NameNotes` → what follows its number
+    "divided": (
+        "samples have dots in their names, such as {example}; their keys end at the last dot. By webdataset's rule, "
+        "the first dot, they would be {joined} samples."
+    ),
+    "ambiguous": (
+        "samples have several files for their image or a text, such as {example}; the one without further dots in its "
+        "name is used, otherwise the first."
+    ),
+    "dangling": (
+        "links, such as {example}, lead to files that are not in their shard, and are left out. Write the shard with "
+        "tar --dereference --hard-dereference."
+    ),
+    "sparse": (
+        "files, such as {example}, are stored with holes and are left out. Write the shard without tar --sparse (-S)."
+    ),
+    "unreadable": (
+        "images, such as {example}, have a format that cannot be read, and are left out. Convert them to JPEG or PNG."
+    ),
+    "system": "files that macOS or Windows added, such as {example}, are left out.",
+}
 
 
 class _SampleSpans(NamedTuple):
@@ -219,13 +247,3 @@ def _parse(text: bytes, key: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BadRecord("fields not readable", key, f"its .json must be an object, found {type(fields).__name__}")
     return fields
-
-
-def _find_texts(
-    fields: Mapping[str, Any], text_keys: tuple[str, ...], *, txt: bytes | None, key: str
-) -> tuple[str, ...]:
-    if txt is not None and "txt" in text_keys:
-        before = text_keys[: text_keys.index("txt")]
-        if not any(fields.get(name) is not None for name in before):
-            return clean_texts(txt, key)
-    return find_texts(fields, text_keys, key=key)

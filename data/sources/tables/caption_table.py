@@ -1,4 +1,4 @@
-"""Tables of image paths and captions: CSV, TSV and JSON lines."""
+"""Tables of image paths and captions: CSV, TSV, JSON lines and arrays of JSON objects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote, read_file, read_range
 from data.sources.base import BadRecord, Record, find_texts, parse_class
 from data.sources.tables.dialect import SAMPLE_BYTES, recognise
-from data.sources.tables.row_index import index_rows
+from data.sources.tables.json_rows import has_json_lines
+from data.sources.tables.row_index import index_objects, index_rows
 from data.sources.tables.rows import Dialect, RowReader
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+_JSON = (".jsonl", ".json")
 DELIMITER_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _WEB = ("http://", "https://")
 # The protocols that a row may use. fsspec has more, and some of them log in with the user's keys or read further
@@ -34,7 +36,7 @@ class CaptionTable:
     """A `Source` of the rows of a table, each with the path or URL of an image and its captions.
 
     Relative paths start from the table's folder. `image_keys` and `text_keys` are candidate columns; the first
-    that the table has is used. The columns `label` and `class` are optional. JSON lines may hold a list of captions.
+    that the table has is used. The columns `label` and `class` are optional. JSON may hold a list of captions.
     The delimiter of other tables is recognised by their content (`recognise`), and quotes that enclose no field are
     text (`RowReader`). The offsets of the rows are found once and stored in `cache_dir`.
     Raises `ValueError`, listing the columns, if one is missing.
@@ -44,24 +46,32 @@ class CaptionTable:
         self, file: File, *, cache_dir: str | os.PathLike, image_keys: tuple[str, ...], text_keys: tuple[str, ...]
     ):
         self._file, self._text_keys = file, text_keys
-        self._jsonl = file.path.lower().endswith(".jsonl")
+        self._json = file.path.lower().endswith(_JSON)
         sample = read_range(file, 0, SAMPLE_BYTES)
         self.dialect, self._columns = recognise(
             sample, path=file.path, image_keys=image_keys, text_keys=text_keys, whole=len(sample) == file.size
         )
         self._reader, self._first, key = None, 0, ""
-        if not self._jsonl:
+        self._after = ""  # characters between the objects of a file
+        if not self._json:
             if not self._columns:
                 raise ValueError(f"{file.path} is empty. Its first line must name the columns.")
             self._image_key = _choose_columns(file.path, self._columns, image_keys, text_keys)
             image_column = self._columns.index(self._image_key)
             self._reader, self._first = RowReader(self.dialect, len(self._columns), image_column), 1
             key = f"{len(self._columns)} {image_column}"
-        self.index = index_rows(file, pathlib.Path(cache_dir), self.dialect, self._reader, key)
+        cache = pathlib.Path(cache_dir)
+        if self._json and not has_json_lines(sample, file.path):
+            self.index, self._after = index_objects(file, cache), ", \t\r\n"
+        else:
+            self.index = index_rows(file, cache, self.dialect, self._reader, key)
         if len(self) < 1:
             raise ValueError(f"{file.path} has no rows")
-        if self._jsonl:
-            self._image_key = _choose_columns(file.path, self._leading_fields(), image_keys, text_keys)
+        if self._json:
+            columns = self._leading_fields()
+            if len(self) == 1 and not set(columns) & set(image_keys):
+                self._check_no_lists()
+            self._image_key = _choose_columns(file.path, columns, image_keys, text_keys)
         rows = str(zlib.crc32(self.index.starts))
         self.fingerprint = fingerprint(file.name, str(file.size), rows, *text_keys, self._image_key)
 
@@ -72,6 +82,16 @@ class CaptionTable:
             with contextlib.suppress(BadRecord):
                 names |= dict.fromkeys(self._fields(index))
         return list(names)
+
+    def _check_no_lists(self) -> None:
+        """Raise `ValueError` for a single object with lists of objects, such as COCO's annotations."""
+        with contextlib.suppress(BadRecord):
+            lists = [name for name, value in self._fields(0).items() if isinstance(value, list)]
+            if lists:
+                raise ValueError(
+                    f"{self.path} is one object with the lists {', '.join(lists)}. Write an array of objects, each "
+                    "with an image path and its caption."
+                )
 
     @property
     def path(self) -> str:
@@ -135,7 +155,7 @@ class CaptionTable:
 
     def _parse_json(self, text: bytes, index: int) -> dict[str, Any]:
         try:
-            fields = json.loads(text.decode().removeprefix("\ufeff"))
+            fields = json.loads(text.decode().removeprefix("\ufeff").rstrip(self._after))
         except json.JSONDecodeError as error:
             detail = f"it is not JSON ({error.msg} at column {error.colno})"
             raise self._bad("fields not readable", index, detail) from error
@@ -198,7 +218,7 @@ def log_rows(tables: Sequence[CaptionTable]) -> None:
     )
     by_name = {table.path[-4:].lower(): table.dialect for table in tables}
     facts = [f"{name}: {_count(sum(map(len, tables)), 'row')} in {_count(lines, 'line')}"]
-    facts += [f"separated by {_delimiter_name(each)}" for kind, each in by_name.items() if kind != "sonl"]
+    facts += [f"separated by {_delimiter_name(each)}" for kind, each in by_name.items() if kind not in ("sonl", "json")]
     facts += [f"{_count(spanning, 'row')} over several lines"] if spanning else []
     facts += [_count(blank, "blank line")] if blank else []
     facts += ["with backslash escapes"] if any(table.dialect.escapes for table in tables) else []

@@ -39,10 +39,10 @@ def recognise(
     start = 3 if sample.startswith(_BOM) else 0
     if b"\0" in sample[:2] or sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{path} is not UTF-8 but UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > new file")
-    if path.lower().endswith(".jsonl"):
-        return Recognised(Dialect(start=start), [])
     first_end = re.search(rb"\r\n|\r|\n", sample)
     line_end = b"\r" if first_end and first_end[0] == b"\r" else b"\n"
+    if path.lower().endswith((".jsonl", ".json")):
+        return Recognised(Dialect(line_end=line_end, start=start), [])
     delimiters = DELIMITERS
     stated = _EXCEL.match(sample, start)
     if stated:

@@ -10,9 +10,11 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote
+from data.sources.tables.json_rows import find_objects
 from data.sources.tables.rows import MAX_FIELD, Dialect, Incomplete, RowReader
 from foundation.files.atomic import atomic_file
 
+_FOLDER = ".table-index"
 _CHUNK = 1 << 23  # bytes
 
 
@@ -50,16 +52,29 @@ def index_rows(file: File, cache_dir: pathlib.Path, dialect: Dialect, reader: Ro
     `key` states what the reader depends on.
     """
     name = fingerprint(file.path, str(file.size), file.stamp, str(dialect), key)
-    path = cache_dir / ".table-index" / f"{name}.npy"
+    path = cache_dir / _FOLDER / f"{name}.npy"
     if _load(path) is None:
         parts = list(_find_rows(file, dialect, reader))
         counts = np.sum([part.counts for part in parts], axis=0, dtype=np.int64)
         counts[-1] = min(part.counts[-1] for part in parts)
         starts = np.concatenate([part.starts for part in parts] + [[file.size]])
         row_lines = np.concatenate([part.row_lines for part in parts] + [[counts[0] + 1]])
-        with atomic_file(path) as temporary:
-            np.save(temporary, np.concatenate([counts, starts, row_lines]).astype(np.int64))
+        _save(path, counts, starts, row_lines)
     return _load(path)
+
+
+def index_objects(file: File, cache_dir: pathlib.Path) -> RowIndex:
+    """Return the objects of a JSON file that are not one per line, as `index_rows`; raises as `find_objects`."""
+    path = cache_dir / _FOLDER / f"{fingerprint(file.path, str(file.size), file.stamp, 'objects')}.npy"
+    if _load(path) is None:
+        found = find_objects(file)
+        _save(path, np.array([found.num_lines, 0, 0, 0, _NONE]), found.starts, found.lines)
+    return _load(path)
+
+
+def _save(path: pathlib.Path, counts: np.ndarray, starts: np.ndarray, lines: np.ndarray) -> None:
+    with atomic_file(path) as temporary:
+        np.save(temporary, np.concatenate([counts, starts, lines]).astype(np.int64))
 
 
 def _load(path: pathlib.Path) -> RowIndex | None:

@@ -167,7 +167,31 @@ def test_samples_without_labels_among_others_are_an_error(tmp_path, rows, messag
 @pytest.mark.parametrize(
     ("value", "label"),
     [(3, 3), ("3", 3), (b"3\n", 3), ("3.0", 3), (3.0, 3), (str(2**60 + 1), 2**60 + 1), (2**70, 2**70), ("1e3", 1000)]
-    + [(value, None) for value in ("cat", b"", None, [3], 0.5, float("inf"), float("nan"), "0 3", b"\xff")],
+    + [("0", 0), (" 7 ", 7), ("-1", -1), ("+2", 2), ("10.", 10)]
+    + [
+        (value, None)
+        for value in (
+            "cat",
+            b"",
+            None,
+            [3],
+            0.5,
+            "007",
+            b"00\n",
+            "1_0",
+            "1_0.0",
+            "٣",
+            "٣.0",
+            "-01",
+            "1e",
+            "0x1",
+            "nan",
+            float("inf"),
+            float("nan"),
+            "0 3",
+            b"\xff",
+        )
+    ],
 )
 def test_whole_numbers_are_labels(value, label):
     assert parse_label(value) == label
@@ -177,3 +201,48 @@ def test_a_label_in_words_is_a_name_unless_there_is_one():
     assert parse_class("cat", None) == (None, "cat") and parse_class(b" cat\n", None) == (None, "cat")
     assert parse_class("cat", "dog") == (None, "dog") and parse_class("3", "dog") == (3, "dog")
     assert parse_class(b"\n", None) == parse_class(None, None) == (None, None)
+
+
+@pytest.mark.parametrize("write", ["cls", "json", "csv"])
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["007", "7", "0"], ("0", "007", "7")),
+        (["00501", "90210"], ("00501", "90210")),
+        (["1_0", "10"], ("10", "1_0")),
+        (["٣", "3"], ("3", "٣")),
+        (["747", "A320"], ("747", "A320")),
+    ],
+)
+def test_labels_that_are_not_numbers_are_names(tmp_path, said, write, labels, names):
+    path = tmp_path / f"s.{'csv' if write == 'csv' else 'tar'}"
+    if write == "cls":
+        write_cls(path, [label.encode() for label in labels] * 2)
+    elif write == "json":
+        write_json(path, [{"label": label} for label in labels] * 2)
+    else:
+        (tmp_path / "0.png").write_bytes(png(0, (8, 8)))
+        path.write_text("path,caption,label\n" + "".join(f"0.png,a,{label}\n" for label in labels * 2))
+    for _ in range(2):  # the second time from the cache
+        source = open_source(str(path), tmp_path / "data")
+        found = read_labels("set", source, data_dir=tmp_path / "data")
+        assert tuple(found.class_names) == names
+        assert [names[label] for label in found.labels] == labels * 2
+    mixed = any(label.isascii() and label.isdecimal() and label[:1] != "0" for label in labels)
+    assert any("all labels are taken as class names" in line for line in said) == mixed
+
+
+def test_a_number_is_not_a_name_among_classes(tmp_path):
+    for rows in ([{"label": 7, "class": "a"}, {"label": "007"}], [{"label": 7}, {"class": "b"}]):
+        with pytest.raises(ValueError, match=r"0001 has no label or no class"):
+            open_dataset(str(write_json(tmp_path / "s.tar", rows)), tmp_path / "data")
+
+
+def test_padded_labels_are_lines_of_the_list_of_class_names(folder, tmp_path):
+    for split in ("train", "test"):
+        write_cls(folder / split / "0.tar", [b"000", b"002", b"000"], first=20)
+    opened = open_dataset(str(folder), tmp_path / "data")
+    assert opened.class_names == ("circle", "black cross") and opened.query.labels.tolist() == [0, 1, 0]
+    write_cls(folder / "train" / "0.tar", [b"02", b"2", b"0"], first=20)  # two classes, not one
+    labels = read_labels("x", open_source(f"{folder}/train/*.tar", tmp_path), data_dir=tmp_path)
+    assert labels.class_names == ["0", "02", "2"]

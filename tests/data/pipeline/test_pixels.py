@@ -249,10 +249,11 @@ def test_transparency_of_tiff_may_be_premultiplied(channels, extra):
     assert np.abs(pixels(content) - on_white(colours, alpha)).max() <= 2
 
 
-def test_values_that_are_not_finite_are_black_or_white():
+def test_values_that_are_not_finite_are_black_or_white(said):
     values = np.full((HEIGHT, WIDTH), 0.5, np.float32)
     values[0, :3] = np.nan, np.inf, -np.inf
     assert pixels(save(Image.fromarray(values), "tiff"))[0, :4, 0].tolist() == [0, 255, 0, 128]
+    assert "floats from 0.5 to 0.5, taken as 0 to 1" in said[0]
 
 
 def test_each_kind_of_range_is_logged_once(said):

@@ -11,8 +11,9 @@ import pytest
 from adapt.photos.pipeline import SortingTask
 from data.fewshot.labelled import DatasetSettings
 from data.fewshot.open import find_settings, open_dataset
+from data.sources.folders.split_names import possible_roles, split_roles
 from data.sources.open import open_source
-from data.sources.split_folders import find_layout, split_roles, splits_with_images, training_folder
+from data.sources.split_folders import find_layout, splits_with_images, training_folder
 from tests.data.shard_files import labelled, png, write_shard
 
 PAIRS = [
@@ -33,7 +34,10 @@ PAIRS = [
     ("trainval", "test"),
     ("train", "dev"),
     ("train", "Evaluation"),
+    ("support", "query"),
+    ("Gallery", "Probe"),
 ]
+OTHER_PAIRS = [("train_v1", "test_v2"), ("train_lr", "test_hr"), ("train-clean", "test-noisy"), ("TrainA", "valB_2")]
 
 
 def tree(root, *paths):
@@ -70,7 +74,7 @@ LAYOUTS = {  # paths with S for the training split and Q for the other
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("colons", ["", "12:30:45/a:b:c"])
 def test_splits_are_recognised_by_every_job(tmp_path, layout, colons):
-    for number, (support, query) in enumerate(PAIRS if not colons else PAIRS[:2]):
+    for number, (support, query) in enumerate(PAIRS + OTHER_PAIRS if not colons else PAIRS[:2]):
         root = tmp_path / colons / str(number)
         paths = [path.replace("S", support).replace("Q", query) for path in LAYOUTS[layout]]
         name = tree(root, *paths)
@@ -103,12 +107,17 @@ def test_the_roles_of_names():
         ["test1", "test2"],
         ["invalid"],
         ["train station"],
+        ["support", "customer_support", "car"],
+        ["customer_support", "search_query"],
         ["日本", "тест"],
         [],
     ):
         assert split_roles(names) == {}
     for pair in (("carsTrain", "carsTest"), ("trainDir", "testDir"), ("traindir", "valdir"), ("trn", "tst")):
         assert list(split_roles(pair)) == list(pair) and len(set(split_roles(pair).values())) == 2
+    for pair in OTHER_PAIRS:
+        assert split_roles(pair) == {} and list(possible_roles(pair)) == list(pair)
+        assert len(set(possible_roles(pair).values())) == 2
     assert split_roles(["train_val"]) == {"train_val": "train"} and split_roles(["test_train"]) == {}
 
 
@@ -120,7 +129,10 @@ def test_the_roles_of_names():
         (["{train,car,bus}/1.png"], ["bus", "car", "train"]),
         (["{valid,invalid}/1.png"], ["invalid", "valid"]),
         (["{bullet_train,steam_train}/1.png"], ["bullet train", "steam train"]),
-        (["{train_station,test_tube}/1.png"], ["test tube", "train station"]),
+        (["{train_station,test_tube,jar}/1.png"], ["jar", "test tube", "train station"]),
+        (["{support,ant}/1.png"], ["ant", "support"]),
+        (["{ant,bee}/{train,test}/1.png"], ["ant", "bee"]),
+        (["{ant,bee,cat}/{left,right}/1.png"], ["ant", "bee", "cat"]),
         (["{ant,bee}/deep/1.png"], ["ant", "bee"]),
         (["ant/1.png"], ["ant"]),
         (["ant/deep/1.png"], ["ant"]),
@@ -147,6 +159,11 @@ def test_class_folders_are_found(tmp_path, paths, classes):
             "has images in images, masks, which does not look like one folder per class",
         ),
         (["images/1.png", "cat/1.png"], "has images in images and in cat, which does not look"),
+        (
+            ["{train_station,test_tube}/1.png"],
+            r"splits test_tube, train_station, but .* If they are the classes, give .*\*",
+        ),
+        (["{train_v1,train_v2,test}/{ant,bee}/1.png"], "not exactly one for training"),
         (["{test,val}/{ant,bee}/1.png"], "has the splits test, val, and not exactly one for training"),
         (["{train,training,test}/{ant,bee}/1.png"], "not exactly one for training"),
         (["train/1.png", "val/{ant,bee}/1.png"], "not exactly one for training"),
@@ -184,7 +201,7 @@ def test_what_was_taken_is_stated(tmp_path, caplog):
         "a": "{Training,Testing}/{ant,bee}/1.png",
         "b": "images/{ant,bee}/1.png",
         "c": "{train,car}/1.png",
-        "d": "{first,second}/{ant,bee}/1.png",
+        "d": "{first,second,third}/{ant,bee}/1.png",
         "e": "{ant,bee}/1.png",
         "f": "{train,extra,test}/{ant,bee}/1.png",
     }.items():
@@ -193,7 +210,8 @@ def test_what_was_taken_is_stated(tmp_path, caplog):
         "images from the split Training, none from Testing",
         f"the class folders are in {tmp_path}/b/images",
         "train is taken for a class, as the folders next to it are",
-        "first, second, … are taken for the classes, not the folders in them (ant, bee)",
+        "first, second, third are taken for the classes, not the folders in them (ant, bee). If these are the classes, "
+        f"give one folder, such as {tmp_path}/d/first; {tmp_path}/d/* confirms what was taken",
         "images from the split train, none from test",
         "extra next to the splits test, train is not used",
     ]

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import json
 import random
+import subprocess
 import tarfile
 
 import numpy as np
@@ -245,3 +247,71 @@ def test_images_of_every_format_are_images_of_samples(tmp_path, suffix):
     record = open_source(str(path), tmp_path / "cache")[0]
     assert record.texts == ("a caption",)
     assert np.abs(np.asarray(decode(record.image, record.key)).astype(int) - pixels).max() <= 6
+
+
+SYSTEM_FILES = [
+    "__MACOSX/0.png",
+    "__MACOSX/a/._0.png",
+    "a/__MACOSX/1.png",
+    "._0.png",
+    "a/._1.txt",
+    ".DS_Store",
+    "Thumbs.db",
+]
+
+
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_files_of_operating_systems_are_no_samples(tmp_path, said, name):
+    path = write_tar(tmp_path / "s.tar", [(name, b"x"), ("0.png", png(0)), ("0.txt", b"text"), (f"b/{name}", b"x")])
+    for _ in range(2):  # the second time from the index
+        said.clear()
+        source = open_source(str(path), tmp_path / "cache")
+        assert len(source) == 1 and source[0].image == png(0) and source[0].texts == ("text",)
+        assert said == [f"warning: 2 files that macOS or Windows added, such as s.tar/{name}, are left out."]
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "jxl", "svg"])
+def test_images_that_cannot_be_read_are_counted(tmp_path, said, suffix):
+    path = write_tar(tmp_path / "s.tar", [(f"0.{suffix}", b"x"), (f"1.{suffix}", b"x"), ("2.png", png(0))])
+    assert len(open_source(str(path), tmp_path / "cache")) == 1
+    assert f"2 images, such as s.tar/0.{suffix}, have a format that cannot be read" in said[0]
+    path = write_tar(tmp_path / "only.tar", [(f"0.{suffix}", b"x")])
+    with pytest.raises(ValueError, match=r"no sample in .*only\.tar \(1 images, such as .*Convert them to JPEG or PNG"):
+        open_source(str(path), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--format=gnu"],
+        ["--format=oldgnu"],
+        *(["--format=pax", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0")),
+    ],
+)
+def test_sparse_images_are_left_out_and_counted(tmp_path, said, options):
+    with open(tmp_path / "0.png", "wb") as file:
+        file.write(png(0))
+        file.seek(1 << 20)
+        file.write(b"x" * 4096)
+    (tmp_path / "1.png").write_bytes(png(1))
+    archive = tmp_path / "s.tar"
+    subprocess.run(["tar", "-S", *options, "-cf", archive, "-C", tmp_path, "0.png", "1.png"], check=True)
+    source = open_source(str(archive), tmp_path / "cache")
+    assert len(source) == 1 and source.key(0) == "s.tar/1" and source[0].image == png(1)
+    assert said == [
+        "warning: 1 files, such as s.tar/0.png, are stored with holes and are left out. Write the shard without "
+        "tar --sparse (-S)."
+    ]
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n"])
+def test_empty_fields_do_not_hide_other_files(tmp_path, empty):
+    fields = {"label": empty, "caption": empty, "text": empty, "class": empty}
+    files = [("0.png", png(0)), ("0.json", json.dumps(fields).encode()), ("0.txt", b"a text"), ("0.cls", b"3")]
+    source = open_source(str(write_tar(tmp_path / "s.tar", files)), tmp_path / "cache")
+    assert source[0].texts == source.texts(0) == ("a text",)
+    assert (source[0].label, source[0].class_name) == (3, None)
+    fields |= {"caption": "of json", "label": 5}
+    files = [*files[:1], ("0.json", json.dumps(fields).encode()), ("0.txt", b" \n"), ("0.cls", b"3")]
+    source = open_source(str(write_tar(tmp_path / "t.tar", files)), tmp_path / "cache")
+    assert source[0].texts == ("of json",) and source[0].label == 5
