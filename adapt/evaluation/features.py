@@ -20,13 +20,14 @@ class TaskEmbeddings(NamedTuple):
     """Embeddings of support images `[n, dim]` and queries `[queries, dim]`, not normalised, and of the class texts.
 
     `class_texts` maps a variant to `[classes, dim]`: "ensemble" (all templates) and, for the zero-shot task, "single"
-    (the one template) where the two differ. `identical` is the number of queries of each query set that have the pixels
+    (the one template) where the two differ. It maps "ensemble" to None for a checkpoint that embeds images only.
+    `identical` is the number of queries of each query set that have the pixels
     of another image that support sets are drawn from.
     """
 
     support: np.ndarray
     queries: np.ndarray
-    class_texts: Mapping[str, np.ndarray]
+    class_texts: Mapping[str, np.ndarray | None]
     identical: Mapping[str, int] = {}
 
 
@@ -54,6 +55,8 @@ class TaskEmbedder:
         queries = np.concatenate(
             [self._images(each.images, f"{task.dataset} queries {each.name}".strip()) for each in task.query_sets]
         )
+        if not self.encoder.embeds_texts:
+            return TaskEmbeddings(support, queries, {"ensemble": None})
         variants = {"ensemble": task.templates}
         single = ((dataset.settings.template,),) * len(task.class_names)
         if task.name == "zero_shot" and single != task.templates:

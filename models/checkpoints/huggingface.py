@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -135,9 +135,11 @@ class ModelConfig(NamedTuple):
     settings: ModelSettings
 
 
-def unsupported_model_type(path: pathlib.Path, model_type: Any) -> ValueError:
+def unsupported_model_type(
+    path: pathlib.Path, model_type: Any, *, supported: Collection[str] = MODEL_TYPES
+) -> ValueError:
     """Return the error for a `config.json` of another kind of model."""
-    return ValueError(f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(MODEL_TYPES)}.")
+    return ValueError(f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(supported)}.")
 
 
 def read_config(path: pathlib.Path) -> ModelConfig:
