@@ -41,6 +41,11 @@ _FAMILY_TRAITS = {
 def family_of(settings: ModelSettings) -> str:
     """Return "siglip" or "clip"; raise `ValueError` for towers that neither `SiglipModel` nor `CLIPModel` can hold."""
     vision, text = settings.vision, settings.text
+    if text is None or not isinstance(vision, VisionSettings):
+        raise ValueError(
+            "the model embeds images only, so neither SiglipModel, CLIPModel nor an .npz of big_vision can hold it. "
+            "`launch.py convert` copies it to a folder."
+        )
     traits = (
         (vision.pooling, vision.pre_norm, vision.patch_bias, vision.projection is not None),
         (text.pooling, text.causal, text.projection_bias),

