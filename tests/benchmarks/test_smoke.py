@@ -20,11 +20,12 @@ from benchmarks.peers import (
     embedding,
     loss,
     overheads,
+    photos,
     train_step,
     train_step_cpu,
 )
 from benchmarks.peers.installed import missing_peers
-from tests.data.shard_files import write_tar
+from tests.data.shard_files import labelled, write_shard, write_tar
 
 MODULES = [
     f"benchmarks.{'.'.join(path.relative_to(folder).with_suffix('').parts)}"
@@ -106,7 +107,7 @@ def test_help_names_the_command(name, capsys):
 
 
 def test_all_benchmarks_are_found():
-    assert len(MODULES) == 19 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
+    assert len(MODULES) == 20 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
 
 
 def test_faults_prints_a_row_per_fault_and_fails_with_them(monkeypatch, capsys):
@@ -353,3 +354,24 @@ def test_train_step_cpu_prints_the_table_of_all_rows(config, monkeypatch, capsys
     out = capsys.readouterr().out
     assert "16 [16–16]" in out and "1.00" in out and "limit: " in out and "PyTorch eager, SigLIP loss *" in out
     assert train_step_cpu.main(["--config=nowhere.py"]) == 1
+
+
+def test_photos_prints_accuracies_next_to_untrained_towers_and_pixels(tmp_path, capsys):
+    for part, first in (("train", 0), ("test", 4)):
+        write_shard(tmp_path / f"{part}-00000.tar", labelled(8, classes=2)[first : first + 4])
+    given = [f"--datasets={tmp_path}", f"--data_dir={tmp_path / 'data'}", "--shots=1,2", "--seeds=2"]
+    assert photos.main(given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| dataset | classes | checkpoints/photos | untrained | pixels | chance |" in lines
+    cells = lines[-1].strip("| ").split(" | ")
+    assert cells[:2] == [tmp_path.name, "2"] and cells[-1] == "50.0" and len(cells) == 6
+    assert all(0 <= float(value) <= 100 for cell in cells[2:5] for value in cell.split("/"))
+    with pytest.raises(SystemExit, match="2"):
+        photos.main([])
+    assert "pass --datasets for accuracies, or --speed" in capsys.readouterr().err
+
+
+def test_photos_names_the_missing_peers_of_the_speed(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.peers.installed.find_spec", lambda name: None)
+    assert photos.main(["--speed"]) == 1
+    assert "PyTorch and efficientnet-lite-pytorch are not installed" in capsys.readouterr().err
