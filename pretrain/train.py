@@ -32,6 +32,7 @@ from pretrain.loss_rollback import (
     read_rollbacks,
     record_rollback,
 )
+from pretrain.losses.equal_texts import create_equal_text_counter
 from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter
 from pretrain.monitoring.profiler import Profile
 from pretrain.monitoring.step_log import StepLog
@@ -139,6 +140,7 @@ def pretrain(
         log = StepLog(
             schedule=schedule, throughput=throughput, bad_records=bad_records, progress=progress, writer=writer
         )
+        count_equal_texts = create_equal_text_counter(mesh)
         evaluations = Evaluations(workdir, settings, evaluate, writer=writer)
         profile = Profile(workdir / "profile", settings.monitor.profile)
         watchdog = open_watchdog(workdir, settings)
@@ -188,7 +190,9 @@ def pretrain(
                 watchdog.beat()
                 if step % settings.log_every == 0 or step == num_steps:
                     check_metrics(metrics, step, settings.recovery)
-                    log.write(step, metrics, rates=stopwatch.read(settings.batch_size))
+                    with stopwatch.paused():
+                        counted = {"equal_texts_per_row": count_equal_texts(batch["tokens"])}
+                    log.write(step, metrics | counted, rates=stopwatch.read(settings.batch_size))
                 if step % settings.checkpoint_every == 0 or step == num_steps:
                     check_metrics(metrics, step, settings.recovery)
                     checkpoints.save(state)

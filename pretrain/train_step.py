@@ -214,7 +214,7 @@ def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch
         return BatchGradients(gradients, metrics)
     return two_pass_gradients(
         functools.partial(embed, parts),
-        functools.partial(embedding_loss, parts),
+        functools.partial(embedding_loss, parts, tokens=batch["tokens"]),
         parameters,
         batch,
         microbatches=parts.microbatches,
@@ -225,7 +225,8 @@ def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch
 
 def batch_loss(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Loss:
     """Return the loss of a batch and its metrics."""
-    return embedding_loss(parts, parameters["objective"], embed(parts, parameters["model"], batch))
+    embeddings = embed(parts, parameters["model"], batch)
+    return embedding_loss(parts, parameters["objective"], embeddings, tokens=batch["tokens"])
 
 
 def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddings:
@@ -235,9 +236,12 @@ def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddi
     return parts.model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
 
 
-def embedding_loss(parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings) -> Loss:
-    """Return the objective of a batch of embeddings and its metrics."""
-    return parts.objective(_stop_gradients(scalars, parts.frozen["objective"]), *embeddings, mesh=parts.mesh)
+def embedding_loss(
+    parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings, *, tokens: jax.Array
+) -> Loss:
+    """Return the objective of a batch of embeddings and its metrics; `tokens` are those of its texts."""
+    scalars = _stop_gradients(scalars, parts.frozen["objective"])
+    return parts.objective(scalars, *embeddings, tokens=tokens, mesh=parts.mesh)
 
 
 def clamp_scalars(parts: StepParts, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,6 +1,7 @@
 """The examples of the documentation run, and its links and headings are complete."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -13,6 +14,7 @@ import launch
 from adapt.adapters.registry import METHODS
 from models.checkpoints.io import save_checkpoint
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
+from pretrain.losses.equal_texts import EqualTexts
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
@@ -48,17 +50,19 @@ def test_the_example_loss_trains_and_has_the_derivative_of_its_dense_form(exampl
     assert launch.main(["export", *given]) == 0
     assert "hinge loss with the context objective" in (tmp_path / "run" / "export" / "README.md").read_text()
 
-    def dense(u, v):
+    def dense(u, v, positive):
         x, t = (rows / jnp.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
         logits = 10 * x @ t.T - 2
-        return jnp.sum(jnp.maximum(1 + jnp.where(jnp.eye(len(u), dtype=bool), -logits, logits), 0)) / len(u)
+        return jnp.sum(jnp.maximum(1 + jnp.where(positive, -logits, logits), 0)) / len(u)
 
     u, v = (jnp.asarray(np.random.default_rng(seed).normal(size=(7, 5)), jnp.float32) for seed in (0, 1))
     scales = Scales(jnp.log(jnp.array([10.0])), jnp.array([-2.0]))
-    ours = jax.value_and_grad(lambda u, v: base_loss("hinge", (u,), v, scales).value, argnums=(0, 1))(u, v)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, jax.value_and_grad(dense, (0, 1))(u, v)
-    )
+    first = jnp.array([0, 1, 0, 3, 4, 0, 4])
+    for equal, positive in ((None, jnp.eye(7, dtype=bool)), (EqualTexts(positive=first), first[:, None] == first)):
+        loss = functools.partial(base_loss, "hinge", scales=scales, equal_texts=equal)
+        ours = jax.value_and_grad(lambda u, v, loss=loss: loss((u,), v).value, argnums=(0, 1))(u, v)
+        theirs = jax.value_and_grad(dense, argnums=(0, 1))(u, v, positive)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
 
 
 def test_the_example_adapter_is_evaluated_with_another_method(examples, tmp_path, capsys):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from PIL import Image
 
 from adapt.embedding.array_files import load_array, save_array
 from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
@@ -19,6 +20,18 @@ VERSION = 3  # of the cache; part of the names of its folders
 PIECE_ROWS = 2048
 
 Progress = Callable[[str, int, int], None]  # called with the name of the collection, the rows done and their total
+
+
+class ImageEncoder(Protocol):
+    """The part of an encoder that `embed_images` needs; `Encoder` and the baselines of an evaluation have it."""
+
+    name: str
+    settings: Any  # with a `dtype`
+    dim: int
+    image_fingerprint: str
+
+    def iterate_images(self, image: Callable[[int], Image.Image], numbers: range) -> Iterator[np.ndarray]:
+        """Yield the embeddings of `image(number)` for `numbers` batch by batch, `[rows, dim]` float32."""
 
 
 class Hosts(NamedTuple):
@@ -41,7 +54,7 @@ def _no_progress(name: str, done: int, total: int) -> None:
 
 
 def embed_images(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     images: LabelledImages,
     cache: str | os.PathLike,
     *,
@@ -101,7 +114,7 @@ def embed_classes(
     return embeddings
 
 
-def check_finite(embeddings: np.ndarray, name_of: Callable[[int], object], encoder: Encoder) -> None:
+def check_finite(embeddings: np.ndarray, name_of: Callable[[int], object], encoder: ImageEncoder) -> None:
     """Raise `ValueError`, with the name of the row, for embeddings `[rows, dim]` that are not finite."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
@@ -118,7 +131,7 @@ class _Collection(NamedTuple):
     name_of: the name of a row in error messages.
     """
 
-    encoder: Encoder
+    encoder: ImageEncoder
     folder: pathlib.Path
     count: int
     embed: Callable[[range], Iterator[np.ndarray]]

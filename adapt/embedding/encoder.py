@@ -84,9 +84,12 @@ class Encoder:
     @functools.cached_property
     def image_fingerprint(self) -> str:
         """A hash of everything that determines image embeddings: weights, settings, decoding and preprocessing."""
+        return fingerprint(fingerprint_files(self._checkpoint.files.paths), *self._described())
+
+    def _described(self) -> tuple[str, str]:
+        """Return in words what determines image embeddings, apart from the weights."""
         settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
-        pixels = f"{DECODING} {self._preprocessing!r}"
-        return fingerprint(fingerprint_files(self._checkpoint.files.paths), repr(settings), pixels)
+        return repr(settings), f"{DECODING} {self._preprocessing!r}"
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -22,6 +22,7 @@ from adapt.embedding.array_files import save_array
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.artifacts import write_classes, write_distances
+from adapt.evaluation.baselines.evaluate import Baseline
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.features import TaskEmbedder, TaskEmbeddings
 from adapt.evaluation.fewshot import run_grid
@@ -63,6 +64,7 @@ class CheckpointEvaluator:
     encoder: Encoder
     embedder: TaskEmbedder
     notes: NoteLog
+    baselines: tuple[Baseline, ...] = ()
 
     @classmethod
     def open(
@@ -79,7 +81,9 @@ class CheckpointEvaluator:
     ) -> CheckpointEvaluator:
         """Open a checkpoint; results go to `out`, embeddings to `cache`."""
         encoder = Encoder(path, canonicalize=settings.canonicalize)
-        embedder = TaskEmbedder(encoder, cache, name=name, hosts=hosts, progress=progress)
+        places = {"name": name, "hosts": hosts, "progress": progress}
+        embedder = TaskEmbedder(encoder, cache, **places)
+        baselines = tuple(Baseline.open(kind, path, cache=cache, **places) for kind in settings.baselines)
         return cls(
             name=name,
             path=os.fspath(path),
@@ -88,6 +92,7 @@ class CheckpointEvaluator:
             encoder=encoder,
             embedder=embedder,
             notes=notes,
+            baselines=baselines,
         )
 
     def evaluate_dataset(self, dataset: Dataset, source: Dataset | None, *, compute: bool) -> list[Unit]:
@@ -99,6 +104,11 @@ class CheckpointEvaluator:
             unfinished = {method: unit for method, unit in by_method.items() if compute and unit.read(self.out) is None}
             if unfinished:
                 self._compute_units(unfinished, task, dataset)
+            if task.name == "few_shot":
+                units += [
+                    each.evaluate(task, dataset, out=self.out, provenance=self._provenance(), compute=compute)
+                    for each in self.baselines
+                ]
         return units
 
     def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[EvaluationTask]:

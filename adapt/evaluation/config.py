@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from adapt.adapters.registry import TRAINING_FREE, find
+from adapt.evaluation.baselines.encoders import BASELINES
 from adapt.evaluation.tasks import TASKS
 from data.fewshot.labelled import DatasetSettings
 from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build, check
@@ -27,6 +28,8 @@ class EvaluateSettings:
     seeds: number of support sets drawn for each number of shots.
     methods: adapters, by default all that need no training. Their hyper-parameters are selected on the support set
         alone (`adapt.select`); at one shot, where that is impossible, the defaults are used.
+    baselines: names in `BASELINES`, evaluated in addition to each checkpoint in the task "few_shot": class means and
+        nearest neighbours on raw pixels, and on the image tower of the checkpoint with random weights.
     min_examples: classes with fewer support images are left out.
     few_examples: "cap" uses all images of a class with fewer images than shots, "skip" skips that number of shots.
     transfer_from: the dataset of the support images of the task "transfer".
@@ -44,6 +47,7 @@ class EvaluateSettings:
     shots: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
     seeds: PositiveInt = 5
     methods: tuple[str, ...] = TRAINING_FREE
+    baselines: tuple[str, ...] = tuple(BASELINES)
     min_examples: NonNegativeInt = 0
     few_examples: Literal["cap", "skip"] = "cap"
     transfer_from: str = ""
@@ -58,6 +62,9 @@ class EvaluateSettings:
         for task in self.tasks:
             if task not in TASKS:
                 raise ValueError(unknown_name("evaluate.tasks", task, TASKS))
+        for baseline in self.baselines:
+            if baseline not in BASELINES:
+                raise ValueError(unknown_name("evaluate.baselines", baseline, BASELINES))
         if self.canonicalize not in (None, *CANONICALIZATIONS):
             raise ValueError(unknown_name("evaluate.canonicalize", self.canonicalize, CANONICALIZATIONS))
         if not self.methods and set(self.tasks) - {"zero_shot"}:

@@ -8,12 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.cache import Hosts, Progress, embed_classes, embed_images
-from adapt.embedding.encoder import Encoder
+from adapt.embedding.cache import Hosts, ImageEncoder, Progress, embed_classes, embed_images
 from adapt.embedding.identical_images import find_identical
 from adapt.evaluation.tasks import EvaluationTask
 from data.fewshot.labelled import LabelledImages
 from data.fewshot.open import Dataset
+
+
+class ImageEmbeddings(NamedTuple):
+    """Embeddings of support images `[n, dim]` and queries `[queries, dim]`, not normalised."""
+
+    support: np.ndarray
+    queries: np.ndarray
 
 
 class TaskEmbeddings(NamedTuple):
@@ -34,7 +40,9 @@ class TaskEmbeddings(NamedTuple):
 class TaskEmbedder:
     """Embed tasks with one checkpoint: read what `cache` holds, and keep the images of a dataset in memory."""
 
-    def __init__(self, encoder: Encoder, cache: pathlib.Path, *, name: str, hosts: Hosts | None, progress: Progress):
+    def __init__(
+        self, encoder: ImageEncoder, cache: pathlib.Path, *, name: str, hosts: Hosts | None, progress: Progress
+    ):
         self.encoder, self.cache, self.name, self.hosts, self.progress = encoder, cache, name, hosts, progress
         self._embedded: dict[str, np.ndarray] = {}
 
@@ -49,14 +57,9 @@ class TaskEmbedder:
 
     def embed(self, task: EvaluationTask, dataset: Dataset) -> TaskEmbeddings:
         """Return the embeddings of a task, which are the same for every method."""
-        support = np.zeros((0, self.encoder.dim), np.float32)
-        if task.support_images is not None and any(len(each.rows) for each in task.support_sets):
-            support = self._images(task.support_images, f"{task.dataset} support")
-        queries = np.concatenate(
-            [self._images(each.images, f"{task.dataset} queries {each.name}".strip()) for each in task.query_sets]
-        )
+        images = self.embed_images(task)
         if not self.encoder.embeds_texts:
-            return TaskEmbeddings(support, queries, {"ensemble": None})
+            return TaskEmbeddings(*images, {"ensemble": None})
         variants = {"ensemble": task.templates}
         single = ((dataset.settings.template,),) * len(task.class_names)
         if task.name == "zero_shot" and single != task.templates:
@@ -65,7 +68,15 @@ class TaskEmbedder:
             variant: embed_classes(self.encoder, task.class_names, templates, self.cache, hosts=self.hosts)
             for variant, templates in variants.items()
         }
-        return TaskEmbeddings(support, queries, class_texts)
+        return TaskEmbeddings(*images, class_texts)
+
+    def embed_images(self, task: EvaluationTask) -> ImageEmbeddings:
+        """Return the embeddings of the images of a task."""
+        support = np.zeros((0, self.encoder.dim), np.float32)
+        if task.support_images is not None and any(len(each.rows) for each in task.support_sets):
+            support = self._images(task.support_images, f"{task.dataset} support")
+        queries = [self._images(each.images, f"{task.dataset} queries {each.name}".strip()) for each in task.query_sets]
+        return ImageEmbeddings(support, np.concatenate(queries))
 
     def count_identical(self, task: EvaluationTask, embeddings: TaskEmbeddings) -> TaskEmbeddings:
         """Return the embeddings with `identical` filled in; it stays empty for a task without support."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -27,7 +28,8 @@ class EvaluationInTraining:
     """
 
     def __init__(self, settings: EvaluateSettings, data_dir: str | os.PathLike):
-        self.settings, self.data_dir = settings, data_dir
+        self.settings = dataclasses.replace(settings, baselines=())  # they are the same at every step
+        self.data_dir = data_dir
         self._inputs = open_inputs(settings, data_dir)
 
     def __call__(self, step: int, export: pathlib.Path) -> Callable[[], Mapping[str, float]]:

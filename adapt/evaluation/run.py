@@ -90,6 +90,9 @@ def embed(
     for dataset in inputs.datasets.values():
         for task in evaluator.tasks(dataset, inputs.source):
             evaluator.embedder.embed(task, dataset)
+            if task.name == "few_shot":
+                for baseline in evaluator.baselines:
+                    baseline.embedder.embed_images(task)
     for each in inputs.captioned:
         each.embed(evaluator.encoder, **evaluator.embedder.options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.report.baselines import baseline_curves
 from adapt.report.formatting import format_interval
 from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.statistics import MIN_DRAWS
@@ -29,6 +30,12 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
             protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}"
             results.append(
                 MeasuredResult(key.dataset, f"accuracy of {method}", f"{format_interval(interval)} %", protocol)
+            )
+        for curve in baseline_curves(index, key):
+            most = max(curve.intervals)
+            value = f"{format_interval(curve.intervals[most])} %"
+            results.append(
+                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots, a baseline")
             )
     return results
 

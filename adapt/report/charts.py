@@ -15,11 +15,15 @@ _INK = "#010203"
 _LINE = 9.0  # height of a name, in points
 _LEGEND = 5  # lines up to which the legend is inside the chart, else below it
 _HALF = 32  # characters that fit in half the width of the chart
+_GREY, _DASHES = "#8d929c", ("-", "--", ":", "-.")  # of baselines
 COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c8a9e", "#8c5a2b", "#3aa6b9")
 
 
 class Line(NamedTuple):
-    """A line through points `x`, `y`, with a band between the ends `band` of their intervals (empty for none)."""
+    """A line through points `x`, `y`, with a band between the ends `band` of their intervals (empty for none).
+
+    A line with a `grey` number is grey, without markers, and the number chooses its dashes.
+    """
 
     label: str
     x: Sequence[float]
@@ -27,6 +31,7 @@ class Line(NamedTuple):
     band: Sequence[tuple[float, float]] = ()
     color: int = 0
     dashed: bool = False
+    grey: int | None = None
 
 
 def line_chart(
@@ -42,16 +47,17 @@ def line_chart(
 
     def draw(axes: Any) -> None:
         for line in lines:
-            color = COLORS[line.color % len(COLORS)]
+            color = COLORS[line.color % len(COLORS)] if line.grey is None else _GREY
+            dashes = ("-", "--")[line.dashed] if line.grey is None else _DASHES[line.grey % len(_DASHES)]
             axes.plot(
                 line.x,
                 line.y,
                 color=color,
                 label=line.label,
-                linestyle="--" if line.dashed else "-",
-                marker="o" if x_ticks and len(line.x) > 1 else None,
+                linestyle=dashes,
+                marker="o" if x_ticks and line.grey is None and len(line.x) > 1 else None,
                 markersize=3.5,
-                linewidth=1.6,
+                linewidth=1.6 if line.grey is None else 1.2,
             )
             if len(line.band):
                 low, high = zip(*line.band, strict=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from adapt.report.baselines import baseline_sentences
 from adapt.report.formatting import count, format_difference, format_interval, run_suffix
 from adapt.report.results_index import ResultsIndex, TaskKey
 from adapt.report.statistics import AccuracyInterval, Difference, mean_difference
@@ -20,6 +21,7 @@ def headline(index: ResultsIndex) -> list[str]:
         sentences.append(_shared_protocol(index))
     else:
         sentences = [sentence for run in index.runs for sentence in _best_methods(index, run.name)]
+    sentences += baseline_sentences(index, datasets=_FIRST)
     for run in index.runs:
         sentences += [
             f"{row['dataset']}{run_suffix(index, run.name)}: {row['metric']} is {row['value']:.1%} over "

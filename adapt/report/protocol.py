@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adapt.evaluation.baselines.evaluate import TASK as BASELINE
 from adapt.report.formatting import count
 from adapt.report.notes import identical_notes
 from adapt.report.results_index import ResultsIndex
@@ -29,7 +30,7 @@ def _few_shot(index: ResultsIndex) -> list[str]:
         row
         for run in index.runs
         for row in run.results
-        if row["task"] not in ("retrieval", "zero_shot") and row["method"] != "zero_shot"
+        if row["task"] not in ("retrieval", "zero_shot", BASELINE) and row["method"] != "zero_shot"
     ]
     if not drawn:
         return []

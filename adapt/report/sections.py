@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.report.baselines import BETTER, NOTE, baseline_curves, better_baselines, grey_cell, grey_line
 from adapt.report.charts import Line, Points, line_chart, point_chart
 from adapt.report.formatting import count, format_difference, format_interval, mark_best, method_label
 from adapt.report.notes import zero_shot_notes
@@ -40,7 +41,10 @@ def summary(index: ResultsIndex) -> list[Section]:
     methods = index.methods()
     for run in index.runs:
         rows, means = [], {method: [] for method in methods}
-        for key in index.keys("few_shot"):
+        keys = index.keys("few_shot")
+        grey = {key: better_baselines(index, key, run=run.name) for key in keys}
+        baselines = list(dict.fromkeys(label for curves in grey.values() for label in curves))
+        for key in keys:
             shots = index.shots(key)
             if not shots:
                 continue
@@ -49,17 +53,23 @@ def summary(index: ResultsIndex) -> list[Section]:
                 continue
             for method, interval in zip(methods, intervals, strict=True):
                 means[method].append(math.nan if interval is None else interval.mean)
-            rows.append([Cell(key.dataset), Cell(f"{shots[-1]}"), *mark_best(intervals)])
+            beside = [grey[key][label].intervals.get(shots[-1]) if label in grey[key] else None for label in baselines]
+            for label, interval in zip(baselines, beside, strict=True):
+                means.setdefault(label, []).append(math.nan if interval is None else interval.mean)
+            rows.append([Cell(key.dataset), Cell(f"{shots[-1]}"), *mark_best(intervals), *map(grey_cell, beside)])
         if len(rows) > 1:
             averages = [AccuracyInterval(float(np.mean(values))) for values in means.values()]
-            rows.append([Cell("average"), Cell(""), *mark_best([None if math.isnan(a.mean) else a for a in averages])])
+            known = [None if math.isnan(average.mean) else average for average in averages]
+            marked = [*mark_best(known[: len(methods)]), *map(grey_cell, known[len(methods) :])]
+            rows.append([Cell("average"), Cell(""), *marked])
         name = "summary" if len(index.runs) == 1 else f"summary-{run.name}"
-        table = ReportTable(name, f"accuracy, %, {run.name}", ["dataset", "shots", *methods], rows)
+        table = ReportTable(name, f"accuracy, %, {run.name}", ["dataset", "shots", *methods, *baselines], rows)
         text = (
             f"Mean over seeds ± half-width of the 95% confidence interval, with fewer than {MIN_DRAWS} seeds "
             "(lowest–highest). Highlighted: the best method of a row. Underlined: methods that do not differ clearly "
             "from the best."
         ) + (_OTHER_ZERO_SHOT if zero_shot_notes(index) else "")
+        text += BETTER if baselines else ""
         title = "Accuracy" if len(index.runs) == 1 else f"Accuracy of {run.name}"
         sections += [Section(title, text, [table])] if rows else []
     return sections
@@ -82,8 +92,20 @@ def _average_curves(index: ResultsIndex, keys: Sequence[TaskKey]) -> list[Sectio
                 lines.append(Line(method_label(index, run.name, method), common, means, (), color, number > 0))
     if not lines:
         return []
+    lines += _average_baselines(index, keys, common)
     text = f"Mean over {len(keys)} datasets with equal weights."
     return [Section("Average accuracy by number of shots", text, charts=[_shots_chart(lines, common)])]
+
+
+def _average_baselines(index: ResultsIndex, keys: Sequence[TaskKey], shots: Sequence[int]) -> list[Line]:
+    """Return the means over datasets of the baselines that all of them have."""
+    curves = [{curve.label: curve.intervals for curve in baseline_curves(index, key)} for key in keys]
+    lines = []
+    for number, label in enumerate(curves[0]):
+        if all(label in each and set(shots) <= set(each[label]) for each in curves):
+            means = [float(np.mean([each[label][k].mean for each in curves])) for k in shots]
+            lines.append(Line(label, shots, means, grey=number))
+    return lines
 
 
 def _dataset_curves(index: ResultsIndex, key: TaskKey) -> Section:
@@ -103,14 +125,18 @@ def _dataset_curves(index: ResultsIndex, key: TaskKey) -> Section:
             columns.append(list(intervals.values()))
     marked = [mark_best(list(at)) for at in zip(*columns, strict=True)]
     cells = [[Cell(label), *(at[row] for at in marked)] for row, label in enumerate(labels)]
+    beside = baseline_curves(index, key)
+    cells += [[Cell(curve.label, "grey"), *(grey_cell(curve.intervals.get(k)) for k in shots)] for curve in beside]
     first = index.row_of(key)
     head = [_metric(first), *(count(k, "shot") for k in shots)]
     if len(lines) > _BANDS:
         lines = [line._replace(band=()) for line in lines]
+    lines += [grey_line(curve, number) for number, curve in enumerate(beside)]
     return Section(
         f"Few-shot classification: {key.dataset}",
         f"{first['classes']} classes, {first['queries']:,} query images per seed; chance is {1 / first['classes']:.1%}."
-        + _short_note(index, key),
+        + _short_note(index, key)
+        + (NOTE if beside else ""),
         [ReportTable(f"few_shot-{key.dataset}", f"few-shot, {key.dataset}", head, cells)],
         [_shots_chart(lines, shots)],
         dataset=key.dataset,

@@ -26,7 +26,7 @@ _MARKDOWN = {"|": r"\|", "<": "&lt;", ">": "&gt;", "\n": " ", "*": r"\*", "`": r
 
 
 class Cell(NamedTuple):
-    """A text with a mark: "best", "near" (within the interval of the best) or "" (none)."""
+    """A text with a mark: "best", "near" (within the interval of the best), "grey" (a baseline) or "" (none)."""
 
     text: str
     mark: str = ""
@@ -55,7 +55,7 @@ class ReportTable(NamedTuple):
 
     def to_latex(self) -> str:
         """Return the table as a LaTeX tabular with booktabs rules, "best" cells in bold and "near" ones underlined."""
-        wrap = {"best": r"\textbf{%s}", "near": r"\underline{%s}", "": "%s"}
+        wrap = {"best": r"\textbf{%s}", "near": r"\underline{%s}", "grey": "%s", "": "%s"}
         lines = [" & ".join(_escape(column, _LATEX) for column in self.columns) + r" \\", r"\midrule"]
         for row in self.rows:
             lines.append(" & ".join(wrap[cell.mark] % _escape(cell.text, _LATEX) for cell in row) + r" \\")

@@ -1,13 +1,14 @@
 """The loss, forward and backward: time, memory and error, against dense forms, optax and open_clip.
 
 python -m benchmarks.peers.loss [--batches=1024,4096,…] [--dim=768] [--dtype=float32|bfloat16] [--seconds=60]
+    [--equal_texts=positive|ignored]
 
 Every row computes the value and the gradient with respect to both embeddings and all scalars. The peers are the dense
 form of the same objective in JAX, optax's sigmoid cross-entropy on full logits, and open_clip's SigLipLoss in PyTorch
 on the same device, loaded from its loss.py alone. A row that would take more than --seconds at the machine's peak, or
 more memory than --gigabytes, is compiled but not run. The error is the largest relative error of value and gradients
 against the dense float64 form, for batches of up to 2,048. The limit is the time of the matrix products alone at the
-measured peak.
+measured peak. --equal_texts gives the objective tokens in which each text occurs about twice; it then has no peers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import pathlib
 import statistics
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,8 +34,10 @@ import optax
 from benchmarks.machine import describe_machine, measure_peak, seconds_of
 from pretrain.losses import reference
 from pretrain.losses.context_objective import Objective
+from pretrain.losses.equal_texts import Treatment
 from pretrain.monitoring.throughput import count_products
 
+LENGTH = 64  # tokens of a text
 CHECKED = 2048  # largest batch that is compared with float64
 PEAK_SIZES = {"gpu": 8192}  # of the product that measures the peak; 2048 elsewhere
 DEFAULT = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
@@ -58,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16"), help="operand type of the products"
     )
+    parser.add_argument(
+        "--equal_texts", default="negative", choices=typing.get_args(Treatment), help="equal texts (default: negative)"
+    )
     parser.add_argument("--block_size", type=int, help="rows and columns per block (default: by platform)")
     parser.add_argument("--seconds", type=float, default=60, help="skip rows with a longer estimate (default: 60)")
     parser.add_argument("--gigabytes", type=float, default=8, help="skip rows with more temporary memory (default: 8)")
@@ -68,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size, dtype = PEAK_SIZES.get(backend, 2048), jnp.dtype(args.dtype)
     matrix, product = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
     peak = measure_peak(lambda: product(matrix, matrix).block_until_ready(), size)
-    peer = open_clip_loss() if args.base == "sigmoid" else None
+    peer = open_clip_loss() if (args.base, args.equal_texts) == ("sigmoid", "negative") else None
     versions = f"jax {jax.__version__}, optax {optax.__version__}"
     if peer is not None:
         import torch
@@ -76,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         versions += f", torch {torch.__version__}, open_clip {peer.version}"
     print(f"machine: {describe_machine(backend)}; backend {backend}\nversions: {versions}")
     print(
-        f"{args.base}, dim {args.dim}, {args.dtype} operands; peak {peak / 1e9:,.0f} GFLOP/s of {args.dtype} products"
+        f"{args.base}, equal texts {args.equal_texts}, dim {args.dim}, {args.dtype} operands; "
+        f"peak {peak / 1e9:,.0f} GFLOP/s of {args.dtype} products"
     )
     for batch in map(int, args.batches.split(",")):
         rows = measure(batch, args, peak, peer)
@@ -84,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in table(rows, batch, args.dim, peak):
             print(line, flush=True)
     if peer is None:
-        print("\nopen_clip: not measured" + (" for softmax" if args.base == "softmax" else "; not installed"))
+        print("\nopen_clip: not installed, or not of this loss")
     return 0
 
 
@@ -93,33 +101,42 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: OpenClipLos
     rng = np.random.default_rng(0)
     u, v = (rng.standard_normal((batch, args.dim), np.float32) for _ in range(2))
     v += u
+    tokens = rng.integers(0, 32_000, (batch // 2, LENGTH), np.int32)[rng.integers(0, batch // 2, batch)]
     rows = []
     for context in (False, True):
-        objective = Objective(base=args.base, context=context, dtype=args.dtype, block_size=args.block_size)
+        objective = Objective(
+            base=args.base,
+            context=context,
+            equal_texts=args.equal_texts,
+            dtype=args.dtype,
+            block_size=args.block_size,
+        )
         scalars = objective.init(args.dim)
         products = count_products(args.base, context=context)
         name = "with context" if context else args.base
 
-        def ours(scalars: Any, u: jax.Array, v: jax.Array, objective: Objective = objective) -> jax.Array:
-            return objective(scalars, u, v).value
+        def ours(scalars: Any, u: jax.Array, v: jax.Array, tokens: jax.Array, objective=objective) -> jax.Array:
+            return objective(scalars, u, v, tokens=tokens).value
 
-        def full(scalars: Any, u: jax.Array, v: jax.Array, objective: Objective = objective) -> jax.Array:
-            return reference.objective_loss(objective, scalars, u, v)
+        def full(scalars: Any, u: jax.Array, v: jax.Array, tokens: jax.Array, objective=objective) -> jax.Array:
+            return reference.objective_loss(objective, scalars, u, v, tokens=tokens)
 
         forms = [(f"ours, {name}", ours), (f"dense JAX, {name}", full)]
-        if args.base == "sigmoid" and not context:
+        if (args.base, args.equal_texts, context) == ("sigmoid", "negative", False):
             forms.append(("optax.sigmoid_binary_cross_entropy", optax_loss))
         truth = None
         if batch <= CHECKED:
             with jax.enable_x64(True):
                 double = [jnp.asarray(rows, jnp.float64) for rows in (u, v)]
                 scalars64 = {key: jnp.asarray(np.asarray(value), jnp.float64) for key, value in scalars.items()}
-                truth = jax.value_and_grad(full, argnums=(0, 1, 2))(scalars64, *double)
+                truth = jax.value_and_grad(full, argnums=(0, 1, 2))(scalars64, *double, tokens)
                 truth = jax.tree.map(np.asarray, truth)
         for form, function in forms:
             operands = jnp.dtype(args.dtype) if function is not ours else jnp.float32
             row = LossRow(form, None, None, None, products)
-            rows.append(run(row, function, (scalars, u, v), operands=operands, truth=truth, args=args, peak=peak))
+            rows.append(
+                run(row, function, (scalars, u, v, tokens), operands=operands, truth=truth, args=args, peak=peak)
+            )
     if peer is not None:
         rows.append(peer.run(u, v, args, peak))
     return rows
@@ -128,7 +145,7 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: OpenClipLos
 def run(
     row: LossRow,
     function: Callable[..., jax.Array],
-    given: tuple[Any, np.ndarray, np.ndarray],
+    given: tuple[Any, np.ndarray, np.ndarray, np.ndarray],
     *,
     operands: jax.typing.DTypeLike,
     truth: Any,
@@ -136,17 +153,17 @@ def run(
     peak: float,
 ) -> LossRow:
     """Return the row with the measurements of a form: compiled, and run if it is within the limits."""
-    scalars, u, v = given
+    scalars, u, v, tokens = given
     gradient = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
     shape = jax.ShapeDtypeStruct(u.shape, operands)
     try:
-        compiled = gradient.lower(scalars, shape, shape).compile()
+        compiled = gradient.lower(scalars, shape, shape, tokens).compile()
     except jax.errors.JaxRuntimeError:  # more memory than the device has
         return row
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     if temporaries > args.gigabytes * 1e9 or work(len(u), args.dim, row.products) / peak > args.seconds:
         return row._replace(temporaries=temporaries)
-    placed = [jnp.asarray(rows, operands) for rows in (u, v)]
+    placed = [*(jnp.asarray(rows, operands) for rows in (u, v)), jnp.asarray(tokens)]
     result = jax.block_until_ready(compiled(scalars, *placed))
     error = None
     if truth is not None:
@@ -158,8 +175,8 @@ def run(
     return row._replace(seconds=seconds, temporaries=temporaries, error=error)
 
 
-def optax_loss(scalars: Any, u: jax.Array, v: jax.Array) -> jax.Array:
-    """Return the SigLIP loss on full logits, written with optax."""
+def optax_loss(scalars: Any, u: jax.Array, v: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Return the SigLIP loss on full logits, written with optax; equal texts are negative."""
     x, t = reference.normalize(u), reference.normalize(v)
     logits = jnp.exp(scalars["logit_scale"]) * x @ t.T + scalars["logit_bias"]
     return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, jnp.eye(len(u), dtype=logits.dtype))) / len(u)

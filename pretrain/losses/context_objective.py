@@ -15,6 +15,7 @@ from foundation.settings import FiniteFloat, NonNegativeFloat, PositiveFloat, Po
 from foundation.suggestions import unknown_name
 from pretrain.losses.contextual_attention import Context, ContextualAttention, contextualize
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
+from pretrain.losses.equal_texts import Treatment, treat_equal_texts
 from pretrain.losses.pairwise_blocks import BlockLayout, inverse_norms
 
 Scalars = Mapping[str, jax.Array]
@@ -42,6 +43,9 @@ class Objective:
         √dim, stored as its logarithm.
     max_logit_scale: upper limit of the scales, which each update clamps to it and to at least 1, as in CLIP (arXiv
         2103.00020, section 2.5); 0: no limits. By default 100 for softmax, and no limits for sigmoid, as in SigLIP.
+    equal_texts: what an image and a text of another row are if its own text has the same tokens: "negative", as in CLIP
+        and SigLIP; "positive" (UniCL, arXiv 2204.03610), for softmax with a target uniform over the positives; or
+        "ignored", left out of the sum. This holds for both losses; images still attend to those with the same text.
 
     Ablations of the context objective:
     self_mask, stop_gradient ("values", "keys"), normalized_values: see `ContextualAttention`.
@@ -59,6 +63,7 @@ class Objective:
     logit_scale: PositiveFloat = 10.0
     logit_bias: FiniteFloat = -10.0
     max_logit_scale: NonNegativeFloat | None = None
+    equal_texts: Treatment = "negative"
     context_temperature: PositiveFloat = 0.1
     self_mask: bool = True
     stop_gradient: tuple[Literal["values", "keys"], ...] = ()
@@ -115,9 +120,20 @@ class Objective:
             raise ValueError(f"{size} leaves the context objective nothing to attend to. Use at least {least}.")
 
     def __call__(
-        self, scalars: Scalars, image_embeddings: jax.Array, text_embeddings: jax.Array, *, mesh: Mesh | None = None
+        self,
+        scalars: Scalars,
+        image_embeddings: jax.Array,
+        text_embeddings: jax.Array,
+        *,
+        tokens: jax.Array | None = None,
+        mesh: Mesh | None = None,
     ) -> Loss:
-        """Return the loss of raw embeddings `[batch, dim]`, sharded over `mesh`, and its metrics, in float32."""
+        """Return the loss of raw embeddings `[batch, dim]`, sharded over `mesh`, and its metrics, in float32.
+
+        The tokens `[batch, length]` of the texts are needed unless equal texts are negative. The metrics
+        `positive_logit` and `negative_logit` are means over the images with their own text and with the texts of other
+        rows, whether these are equal or not.
+        """
         layout = BlockLayout(mesh=mesh, dtype=self.dtype, block_size=self.block_size, gather_limit=self.gather_limit)
         views, names, weights = (image_embeddings,), ("",), (1.0,)
         metrics = {}
@@ -129,7 +145,10 @@ class Objective:
             metrics["context_temperature"] = jnp.exp(temperature)
             metrics["effective_items"] = jnp.mean(context.effective_items)
         scales = Scales(*(jnp.stack([scalars[name + part] for name in names]) for part in Scales._fields))
-        value, terms = base_loss(self.base, views, text_embeddings, scales, weights=weights, layout=layout)
+        equal = treat_equal_texts(self.equal_texts, tokens, mesh)
+        value, terms = base_loss(
+            self.base, views, text_embeddings, scales, weights=weights, layout=layout, equal_texts=equal
+        )
         for k, (name, view) in enumerate(zip(("", "context_"), views, strict=False)):
             metrics[f"{name or 'base_'}loss"] = terms[k]
             metrics[f"{name}logit_scale"] = jnp.exp(scales.logit_scale[k])

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from foundation.deprecation import warn_renamed
+from pretrain.losses.equal_texts import EqualTexts
 from pretrain.losses.pairwise_blocks import (
     BlockLayout,
     inverse_norms,
@@ -49,9 +50,10 @@ class PairwiseLoss(NamedTuple):
 
     block: `block(logits, matched, row_statistics, column_statistics)` returns, for the pairs of a block
         `[rows, columns]`, their contribution to the loss of their image and its derivative with respect to the logits.
+        `matched` is True for positive pairs: the diagonal and, if they are positive, equal texts.
     biased: whether the logits have a bias.
     products: number of matrix products over all pairs that the loss and its gradients take.
-    statistics: a first sweep that computes one number per row and per column; None if the loss needs none.
+    statistics: a first sweep that computes arrays with a value per row and per column; None if the loss needs none.
     max_logit_scale: default limit of the logit scale; 0 for none.
     """
 
@@ -62,6 +64,14 @@ class PairwiseLoss(NamedTuple):
     max_logit_scale: float = 0.0
 
 
+class Inputs(NamedTuple):
+    """Raw embeddings of the images in several views and of the texts, `[batch, dim]` each, and texts that are equal."""
+
+    views: tuple[jax.Array, ...]
+    texts: jax.Array
+    equal_texts: EqualTexts
+
+
 def base_loss(
     name: str,
     views: tuple[jax.Array, ...],
@@ -70,6 +80,7 @@ def base_loss(
     *,
     weights: tuple[float, ...] = (1.0,),
     layout: BlockLayout | None = None,
+    equal_texts: EqualTexts | None = None,
 ) -> BaseLoss:
     """Return Σ_k weights[k] · loss(views[k], texts; scales[k]) of raw embeddings `[batch, dim]`, in float32.
 
@@ -77,27 +88,32 @@ def base_loss(
     arXiv 2303.15343, algorithm 1).
     softmax: the mean of the cross-entropies of the rows and of the columns of scale x_i·t_j (CLIP, arXiv 2103.00020,
     figure 3); the bias has no effect.
+
+    `equal_texts` says which pairs are positive in addition to the diagonal, or left out. With several positives the
+    target of softmax is uniform over those of a row, and of a column (UniCL, arXiv 2204.03610).
     """
-    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], weights, layout or BlockLayout(), views, texts, scales))
+    inputs = Inputs(views, texts, equal_texts or EqualTexts())
+    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], weights, layout or BlockLayout(), inputs, scales))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _base_loss(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, views, texts, scales: Scales):
-    _, (terms,) = layout.on_devices(functools.partial(_evaluate, loss, layout))((views, texts), scales)
+def _base_loss(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, inputs: Inputs, scales: Scales):
+    _, (terms,) = layout.on_devices(functools.partial(_evaluate, loss, layout))(inputs, scales)
     return _weighted_sum(weights, terms), terms
 
 
-def _forward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, views, texts, scales: Scales):
+def _forward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, inputs: Inputs, scales: Scales):
     differentiate = layout.on_devices(functools.partial(_differentiate, loss, weights, layout))
-    gradients, (terms, d_scales) = differentiate((views, texts), scales)
+    gradients, (terms, d_scales) = differentiate(inputs, scales)
     return (_weighted_sum(weights, terms), terms), (gradients, d_scales)
 
 
 def _backward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, residuals, cotangents):
     (d_views, d_texts), d_scales = residuals
-    return jax.tree.map(
+    d_views, d_texts, d_scales = jax.tree.map(
         lambda gradient: (cotangents[0] * gradient).astype(gradient.dtype), (d_views, d_texts, d_scales)
     )
+    return Inputs(d_views, d_texts, None), d_scales
 
 
 _base_loss.defvjp(_forward, _backward)
@@ -106,12 +122,12 @@ _base_loss.defvjp(_forward, _backward)
 # The loss alone
 
 
-def _evaluate(loss: PairwiseLoss, layout: BlockLayout, embeddings, scales: Scales):
+def _evaluate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scales):
     """Return this device's contribution to the loss of each view."""
-    rows, columns = _split(loss, layout, *embeddings, scales)
+    rows, columns = _split(loss, layout, inputs, scales)
     visit = functools.partial(_evaluate_block, loss, scales)
     losses, _ = sweep(visit, layout, rows, columns, row_sums=_zeros_per_row(rows, scales))
-    return (), (_mean(losses, embeddings, layout),)
+    return (), (_mean(losses, inputs, layout),)
 
 
 def _evaluate_block(loss: PairwiseLoss, scales: Scales, row: dict, column: dict, losses: list, column_sums: Any):
@@ -130,10 +146,10 @@ class _RowSums(NamedTuple):
     d_view: jax.Array
 
 
-def _differentiate(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, embeddings, scales: Scales):
+def _differentiate(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, inputs: Inputs, scales: Scales):
     """Return the gradients of the weighted sum by this device's embeddings, and its contribution to other results."""
-    views, texts = embeddings
-    rows, columns = _split(loss, layout, views, texts, scales)
+    views, texts, _ = inputs
+    rows, columns = _split(loss, layout, inputs, scales)
     factors = [weight / (len(texts) * layout.devices) for weight in weights]
     zeros = _zeros_per_row(rows, scales)
     row_sums, d_text = sweep(
@@ -150,7 +166,7 @@ def _differentiate(loss: PairwiseLoss, weights: tuple[float, ...], layout: Block
     )
     total = [jnp.stack([jnp.sum(part) for part in parts]) for parts in (d_scale, d_bias)]
     d_scales = Scales(total[0], total[1] if loss.biased else jnp.zeros_like(total[1]))
-    return (d_views, d_text), (_mean(losses, embeddings, layout), d_scales)
+    return (d_views, d_text), (_mean(losses, inputs, layout), d_scales)
 
 
 def _differentiate_block(
@@ -184,8 +200,7 @@ class _Pairs(NamedTuple):
 
 def _pairs(loss: PairwiseLoss, row: dict, column: dict, scales: Scales, k: int) -> _Pairs:
     cosines, logits = _logits(loss, row, column, scales, k)
-    matched = row["index"][:, None] == column["index"]
-    losses, slopes = loss.block(logits, matched, row["statistics"][k], column["statistics"][k])
+    losses, slopes = loss.block(logits, _matched(row, column), row["statistics"][k], column["statistics"][k])
     valid = _valid(row, column)
     return _Pairs(cosines, jnp.where(valid, slopes, 0.0), jnp.sum(jnp.where(valid, losses, 0.0), axis=1))
 
@@ -197,16 +212,31 @@ def _logits(loss: PairwiseLoss, row: dict, column: dict, scales: Scales, k: int)
     return cosines, logits + scales.logit_bias[k] if loss.biased else logits
 
 
+def _matched(row: dict, column: dict) -> jax.Array:
+    """Return which pairs of a block are positive."""
+    row_id, column_id = (
+        block["index"] if block["equal_texts"].positive is None else block["equal_texts"].positive
+        for block in (row, column)
+    )
+    return row_id[:, None] == column_id
+
+
 def _valid(row: dict, column: dict) -> jax.Array:
-    """Return which pairs of a block are not padding."""
-    return (row["index"] >= 0)[:, None] & (column["index"] >= 0)
+    """Return which pairs of a block count: neither padding nor left out."""
+    valid = (row["index"] >= 0)[:, None] & (column["index"] >= 0)
+    if row["equal_texts"].ignored is not None:
+        valid &= (row["equal_texts"].ignored[:, None] != column["equal_texts"].ignored) | _matched(row, column)
+    return valid
 
 
-def _split(loss: PairwiseLoss, layout: BlockLayout, views, texts, scales: Scales) -> tuple[dict, dict]:
+def _split(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scales) -> tuple[dict, dict]:
     """Return the blocks of this device's images and texts: operands, inverse norms, and statistics of the loss."""
+    views, texts, equal = inputs
     operands = [view.astype(layout.dtype) for view in views]
-    rows = layout.split({"views": operands, "inverse": [inverse_norms(view) for view in views]})
-    columns = layout.split({"text": texts.astype(layout.dtype), "inverse": inverse_norms(texts)})
+    inverse = [inverse_norms(view) for view in views]
+    rows = layout.split({"views": operands, "inverse": inverse, "equal_texts": equal})
+    columns = {"text": texts.astype(layout.dtype), "inverse": inverse_norms(texts)}
+    columns = layout.split(columns | {"equal_texts": equal._replace(share=None)})
     rows["statistics"] = columns["statistics"] = [None] * len(views)
     if loss.statistics is not None:
         logits = [functools.partial(_logits, loss, scales=scales, k=k) for k in range(len(views))]
@@ -223,9 +253,9 @@ def _zeros_per_row(rows: dict, scales: Scales) -> list[jax.Array]:
     return [_zeros_like(rows["inverse"][k]) for k in range(len(scales.logit_scale))]
 
 
-def _mean(losses, embeddings, layout: BlockLayout) -> jax.Array:
+def _mean(losses, inputs: Inputs, layout: BlockLayout) -> jax.Array:
     """Return this device's part of the mean over images `[views]`."""
-    return jnp.stack([jnp.sum(loss) for loss in losses]) / (len(embeddings[1]) * layout.devices)
+    return jnp.stack([jnp.sum(loss) for loss in losses]) / (len(inputs.texts) * layout.devices)
 
 
 def _weighted_sum(weights: tuple[float, ...], terms: jax.Array) -> jax.Array:
@@ -243,10 +273,31 @@ def _sigmoid_block(logits: jax.Array, matched: jax.Array, *_: None) -> tuple[jax
     return jnp.maximum(signed, 0.0) + jnp.log1p(small), jnp.where(matched, -sigmoid, sigmoid)
 
 
-def _softmax_block(logits: jax.Array, matched: jax.Array, row: jax.Array, column: jax.Array):
-    """Return the cross-entropies of matched pairs and the derivative, from log Σ exp of each row and column."""
-    losses = jnp.where(matched, (row[:, None] + column) / 2 - logits, 0.0)
-    return losses, (jnp.exp(logits - row[:, None]) + jnp.exp(logits - column)) / 2 - matched
+class _SoftmaxStatistics(NamedTuple):
+    """log Σ exp of the logits of each row or column, and the target of each positive of a row, None for 1."""
+
+    log_sum_exp: jax.Array
+    target: jax.Array | None = None
+
+
+def _softmax_block(logits: jax.Array, matched: jax.Array, row: _SoftmaxStatistics, column: _SoftmaxStatistics):
+    """Return the cross-entropies of matched pairs, weighted by their targets, and the derivative.
+
+    Matched images and texts have the same number of positives, so a pair has one target for its row and its column.
+    """
+    of_row, of_column = row.log_sum_exp, column.log_sum_exp
+    losses = jnp.where(matched, (of_row[:, None] + of_column) / 2 - logits, 0.0)
+    probabilities = (jnp.exp(logits - of_row[:, None]) + jnp.exp(logits - of_column)) / 2
+    if row.target is None:
+        return losses, probabilities - matched
+    target = row.target[:, None]
+    return losses * target, probabilities - jnp.where(matched, target, 0.0)
+
+
+def _softmax_statistics(logits_of: Callable, layout: BlockLayout, rows: dict, columns: dict):
+    """Return the statistics of the rows and of the columns, in blocks."""
+    of_rows, of_columns = _log_sum_exps(logits_of, layout, rows, columns)
+    return _SoftmaxStatistics(of_rows, rows["equal_texts"].share), _SoftmaxStatistics(of_columns)
 
 
 def _log_sum_exps(logits_of: Callable, layout: BlockLayout, rows: dict, columns: dict) -> tuple[jax.Array, jax.Array]:
@@ -265,7 +316,9 @@ def _log_sum_exps_block(logits_of: Callable, row: dict, column: dict, row_sum: j
 
 PAIRWISE_LOSSES: dict[str, PairwiseLoss] = {
     "sigmoid": PairwiseLoss(_sigmoid_block, biased=True, products=3),
-    "softmax": PairwiseLoss(_softmax_block, biased=False, products=4, statistics=_log_sum_exps, max_logit_scale=100.0),
+    "softmax": PairwiseLoss(
+        _softmax_block, biased=False, products=4, statistics=_softmax_statistics, max_logit_scale=100.0
+    ),
 }
 
 _RENAMED = {"Rule": "PairwiseLoss", "RULES": "PAIRWISE_LOSSES"}

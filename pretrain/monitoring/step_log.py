@@ -47,6 +47,8 @@ def describe(values: Mapping[str, float]) -> str:
             f"temperature {values['context_temperature']:.2g}",
             f"attended {values['effective_items']:.1f}",
         ]
+    if values.get("equal_texts_per_row"):
+        shown.append(f"equal texts per row {values['equal_texts_per_row']:.2g}")
     shown += describe_throughput(values)
     if values["replaced_records"]:
         shown.append(f"replaced {values['replaced_records']:.0f}")

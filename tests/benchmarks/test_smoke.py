@@ -25,7 +25,7 @@ from benchmarks.peers import (
     train_step_cpu,
 )
 from benchmarks.peers.installed import missing_peers
-from tests.data.shard_files import labelled, write_shard, write_tar
+from tests.data.shard_files import write_tar
 
 MODULES = [
     f"benchmarks.{'.'.join(path.relative_to(folder).with_suffix('').parts)}"
@@ -278,6 +278,8 @@ def test_loss_prints_a_row_per_form(monkeypatch, capsys):
     for form in ("ours, sigmoid", "dense JAX, sigmoid", "optax.sigmoid_binary_cross_entropy", "ours, with context"):
         assert form in out
     assert "open_clip" in out
+    assert loss.main(["--batches=8", "--dim=4", "--repeats=1", "--equal_texts=positive", "--base=softmax"]) == 0
+    assert "equal texts positive" in capsys.readouterr().out
     assert loss.main(["--batches=64", "--dim=4", "--repeats=1", "--seconds=0", "--base=softmax"]) == 0
     assert "not run" in capsys.readouterr().out
 
@@ -356,22 +358,7 @@ def test_train_step_cpu_prints_the_table_of_all_rows(config, monkeypatch, capsys
     assert train_step_cpu.main(["--config=nowhere.py"]) == 1
 
 
-def test_photos_prints_accuracies_next_to_untrained_towers_and_pixels(tmp_path, capsys):
-    for part, first in (("train", 0), ("test", 4)):
-        write_shard(tmp_path / f"{part}-00000.tar", labelled(8, classes=2)[first : first + 4])
-    given = [f"--datasets={tmp_path}", f"--data_dir={tmp_path / 'data'}", "--shots=1,2", "--seeds=2"]
-    assert photos.main(given) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "| dataset | classes | checkpoints/photos | untrained | pixels | chance |" in lines
-    cells = lines[-1].strip("| ").split(" | ")
-    assert cells[:2] == [tmp_path.name, "2"] and cells[-1] == "50.0" and len(cells) == 6
-    assert all(0 <= float(value) <= 100 for cell in cells[2:5] for value in cell.split("/"))
-    with pytest.raises(SystemExit, match="2"):
-        photos.main([])
-    assert "pass --datasets for accuracies, or --speed" in capsys.readouterr().err
-
-
-def test_photos_names_the_missing_peers_of_the_speed(monkeypatch, capsys):
+def test_photos_names_the_missing_peers(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.peers.installed.find_spec", lambda name: None)
-    assert photos.main(["--speed"]) == 1
+    assert photos.main([]) == 1
     assert "PyTorch and efficientnet-lite-pytorch are not installed" in capsys.readouterr().err

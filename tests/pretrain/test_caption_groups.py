@@ -5,6 +5,7 @@ import pytest
 
 from pretrain.config.run import read_settings
 from pretrain.input_pipeline import open_data, prepare_order
+from pretrain.monitoring.metric_writer import read_metrics
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.tiny import config
@@ -34,10 +35,17 @@ def test_groups_are_computed_once_per_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_trains_on_groups(tmp_path):
-    given = settings_of(shard_of(tmp_path), steps=3)
-    result = pretrain(given, tmp_path / "run", data_dir=tmp_path)
-    assert result.step == 3 and (tmp_path / "run" / "groups.npy").is_file()
+def test_a_run_trains_on_groups_and_reports_equal_texts(tmp_path):
+    def train(name, **objective):
+        given = settings_of(shard_of(tmp_path), steps=3, objective={"base": "sigmoid", **objective})
+        assert pretrain(given, tmp_path / name, data_dir=tmp_path).step == 3
+        assert (tmp_path / name / "groups.npy").is_file()
+        return read_metrics(tmp_path / name / "metrics.jsonl")
+
+    runs = [train(name, equal_texts=name) for name in ("negative", "positive", "ignored")]
+    for lines in (*runs, train("default")):
+        assert [line["equal_texts_per_row"] for line in lines] == [3.0, 3.0]  # two groups of four in a batch
+    assert len({lines[0]["loss"] for lines in runs}) == 3
 
 
 def test_a_group_size_that_does_not_divide_the_batch_raises(tmp_path):

@@ -45,7 +45,13 @@ def test_a_setting_that_may_change_is_reported(tmp_path, change, name, rounding)
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"batch_size": 4}, {"dtype": "bfloat16"}, {"optimizer": {"learning_rate": 2e-2, "warmup_steps": 2}}],
+    [
+        {"seed": 1},
+        {"batch_size": 4},
+        {"dtype": "bfloat16"},
+        {"objective": {"base": "sigmoid", "equal_texts": "positive"}},
+        {"optimizer": {"learning_rate": 2e-2, "warmup_steps": 2}},
+    ],
 )
 @pytest.mark.parametrize("options", [{}, {"extend": True, "data_moved": True}])
 def test_a_setting_that_must_not_change_is_refused_with_any_option(tmp_path, change, options):

@@ -97,6 +97,7 @@ def test_metrics_are_json_lines_and_tensorboard_events(finished):
     lines = read_metrics(finished / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
     assert {"loss", "logit_scale", "context_temperature", "effective_items", "pairs_per_second"} <= set(lines[0])
+    assert all(line["equal_texts_per_row"] >= 0 for line in lines)
     assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
 
 

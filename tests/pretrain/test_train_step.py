@@ -46,18 +46,19 @@ def training(mesh, *, base="sigmoid", objective=None, microbatches=1, settings=S
     )
 
 
-def batch(step):
+def batch(step, texts=16):
+    """Return a batch of 16 pairs with a number of different texts."""
     rng = np.random.default_rng(step)
     images = rng.integers(0, 256, (16, 8, 8, 3), np.uint8)
-    return {"images": images, "tokens": rng.integers(0, 40, (16, 5), np.int32)}
+    return {"images": images, "tokens": rng.integers(0, 40, (16, 5), np.int32)[np.arange(16) % texts]}
 
 
-def trained(mesh, steps=5, **settings):
+def trained(mesh, steps=5, texts=16, **settings):
     """Return the final state and the metrics of each step."""
     compiled = training(mesh, **settings)
     state, found = compiled.init(), []
     for step in range(steps):
-        state, metrics = compiled.step(state, sharding.place_batch(batch(step), mesh))
+        state, metrics = compiled.step(state, sharding.place_batch(batch(step, texts), mesh))
         found.append({name: float(value) for name, value in metrics.items()})
     return state, found
 
@@ -72,23 +73,35 @@ def losses(fsdp, microbatches=1, **settings):
     return {"losses": [metrics["loss"] for metrics in found], "norm": norm, "shard": shard}
 
 
+def losses_of_repeated_texts(base, treatment, fsdp=1, microbatches=1):
+    return losses(fsdp, microbatches, objective=Objective(base=base, equal_texts=treatment), texts=6)
+
+
 @pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one_device():
-    cases = [("sigmoid", 1, 1), ("sigmoid", 4, 1), ("softmax", 4, 2)]  # base loss, fsdp, microbatches
+    cases = [  # base loss, treatment of equal texts, fsdp, microbatches
+        ("sigmoid", "negative", 1, 1),
+        ("sigmoid", "negative", 4, 1),
+        ("softmax", "negative", 4, 2),
+        ("sigmoid", "positive", 4, 2),
+        ("softmax", "positive", 2, 1),
+        ("softmax", "ignored", 1, 2),
+    ]
     program = (
-        "import json; from tests.pretrain.test_train_step import losses;"
-        f"print(json.dumps([losses(fsdp, parts, base=base) for base, fsdp, parts in {cases}]))"
+        "import json; from tests.pretrain.test_train_step import losses_of_repeated_texts as losses;"
+        f"print(json.dumps([losses(base, treatment, fsdp, parts) for base, treatment, fsdp, parts in {cases}]))"
     )
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     output = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
     eights = json.loads(output.stdout.splitlines()[-1])
-    single = {base: losses(1, base=base) for base in ("sigmoid", "softmax")}
-    for (base, fsdp, _), eight in zip(cases, eights, strict=True):
-        np.testing.assert_allclose(eight["losses"], single[base]["losses"], rtol=1e-5)
-        np.testing.assert_allclose(eight["norm"], single[base]["norm"], rtol=1e-5)
-        assert single[base]["losses"][-1] < single[base]["losses"][0]
+    single = {case: losses_of_repeated_texts(*case) for case in dict.fromkeys(case[:2] for case in cases)}
+    for (base, treatment, fsdp, _), eight in zip(cases, eights, strict=True):
+        one = single[base, treatment]
+        np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
+        np.testing.assert_allclose(eight["norm"], one["norm"], rtol=1e-5)
+        assert one["losses"][-1] < one["losses"][0]
         assert eight["shard"] == [2, 16 // fsdp, 32]
 
 

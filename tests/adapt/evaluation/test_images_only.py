@@ -64,7 +64,14 @@ def test_retrieval_and_methods_that_need_texts_are_left_out_with_a_line(evaluate
     rows, messages, _ = evaluated
     assert "note: photos embeds images only: retrieval, which needs texts, is left out" in messages
     assert "note: photos embeds images only: zero_shot, ape, which need class texts, are left out" in messages
-    assert {(row["task"], row["method"]) for row in rows} == {("few_shot", "prototypes")}
+    found = {row["method"] for row in rows if row["task"] != "baseline"}
+    assert found == {"prototypes"} and {row["task"] for row in rows} == {"few_shot", "baseline"}
+
+
+def test_baselines_are_those_of_its_own_tower(evaluated):
+    rows, _, _ = evaluated
+    methods = {row["method"].partition(":")[0] for row in rows if row["task"] == "baseline"}
+    assert methods == {"raw_pixels", "untrained"}
 
 
 def test_accuracies_are_those_of_the_adapter_without_texts(evaluated, folder):
@@ -74,7 +81,7 @@ def test_accuracies_are_those_of_the_adapter_without_texts(evaluated, folder):
         encoder.embed_images([np.asarray(decode(image, key)) for key, image, _ in SAMPLES[start::2]])
         for start in range(2)
     )
-    for row in (row for row in rows if row["shots"] == 1):
+    for row in (row for row in rows if row["shots"] == 1 and row["task"] == "few_shot"):
         drawn = draw_nested(LABELS[::2], 3, shots=1, seed=row["seed"], keep=0).rows
         classifier = adapt.create("prototypes").fit(support[drawn], LABELS[::2][drawn], num_classes=3)
         predicted = np.asarray(classifier(queries)).argmax(axis=1)
@@ -90,7 +97,7 @@ def test_the_report_can_be_written(evaluated, tmp_path):
 @pytest.mark.slow
 def test_checkpoints_with_and_without_texts_are_evaluated_together(folder, shards, tmp_path):
     both = {"photos": folder, "both": save_checkpoint(tmp_path / "both", tiny_checkpoint("siglip"))}
-    chosen = settings(shards, methods=("prototypes",))
+    chosen = settings(shards, methods=("prototypes",), baselines=())
     rows = evaluate(both, chosen, out=tmp_path / "out", data_dir=tmp_path)
     found = {(row["checkpoint"], row["task"]) for row in rows}
     assert found == {("photos", "few_shot"), ("both", "few_shot"), ("both", "zero_shot")}

@@ -70,6 +70,7 @@ def evaluated(tmp_path_factory):
         caption="first",
         shots=(1, 2, 3),
         seeds=3,
+        baselines=(),
     )
     with logged() as messages:
         rows = evaluate({"tiny": checkpoint}, settings, out=folder / "out", data_dir=folder)

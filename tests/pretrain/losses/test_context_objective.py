@@ -20,6 +20,7 @@ from pretrain.losses.contrastive import Scales, base_loss
 from pretrain.losses.pairwise_blocks import BlockLayout
 
 GATHER, RING = BlockLayout.gather_limit, 0
+TREATMENTS = ["negative", "positive", "ignored"]  # of equal texts
 SCALARS = {
     "logit_scale": 1.3,
     "logit_bias": -2.1,
@@ -36,20 +37,38 @@ def embeddings(count, dim):
     return u, 1.3 * rng.normal(size=(count, dim)) + u
 
 
-def loops(base, alpha, scalars, u, v):
+def repeated_tokens(count):
+    """Return tokens `[count, 3]` of texts that occur about twice each, in no order."""
+    rng = np.random.default_rng(count)
+    return rng.integers(0, 50, (1 + count // 2, 3), np.int32)[rng.integers(0, 1 + count // 2, count)]
+
+
+def loops(objective, scalars, u, v, tokens):
     """Return the loss of raw embeddings by the equations of the papers, in float64 loops."""
-    n, dim = u.shape
+    (n, dim), alpha = u.shape, objective.alpha
+    equal = [[tuple(tokens[i]) == tuple(tokens[j]) for j in range(n)] for i in range(n)]
+    if objective.equal_texts == "positive":
+        positives = [[j for j in range(n) if equal[i][j]] for i in range(n)]
+    else:
+        positives = [[i] for i in range(n)]
+    counted = [
+        [j for j in range(n) if j == i or not equal[i][j] or objective.equal_texts != "ignored"] for i in range(n)
+    ]
 
     def unit(rows):
         return np.stack([row / math.sqrt(sum(value * value for value in row)) for row in rows])
 
     def loss(x, t, scale, bias):
         z = [[math.exp(scale) * float(x[i] @ t[j]) for j in range(n)] for i in range(n)]
-        if base == "sigmoid":
-            signs = [[1 if i == j else -1 for j in range(n)] for i in range(n)]
-            return sum(math.log1p(math.exp(-signs[i][j] * (z[i][j] + bias))) for i in range(n) for j in range(n)) / n
-        rows = [math.log(sum(math.exp(z[i][j]) for j in range(n))) - z[i][i] for i in range(n)]
-        columns = [math.log(sum(math.exp(z[i][j]) for i in range(n))) - z[j][j] for j in range(n)]
+        if objective.base == "sigmoid":
+            signs = [[1 if j in positives[i] else -1 for j in range(n)] for i in range(n)]
+            return sum(math.log1p(math.exp(-signs[i][j] * (z[i][j] + bias))) for i in range(n) for j in counted[i]) / n
+        rows, columns = [], []
+        for i in range(n):  # the positives of a text are the images of its positives
+            log_sum = math.log(sum(math.exp(z[i][j]) for j in counted[i]))
+            rows.append(sum(log_sum - z[i][j] for j in positives[i]) / len(positives[i]))
+            log_sum = math.log(sum(math.exp(z[j][i]) for j in counted[i]))
+            columns.append(sum(log_sum - z[j][i] for j in positives[i]) / len(positives[i]))
         return sum(rows) / (2 * n) + sum(columns) / (2 * n)
 
     x, t = unit(u), unit(v)
@@ -64,14 +83,14 @@ def loops(base, alpha, scalars, u, v):
     )
 
 
-def reference_gradients(objective, scalars, u, v, devices=1):
+def reference_gradients(objective, scalars, u, v, tokens, devices=1):
     """Return the reference loss and its gradients by scalars, u and v, in float64."""
     with jax.enable_x64(True):
         arguments = (
             {name: jnp.asarray(np.float64(value)) for name, value in scalars.items()},
             *map(jnp.asarray, (u, v)),
         )
-        loss = functools.partial(reference.objective_loss, objective, devices=devices)
+        loss = functools.partial(reference.objective_loss, objective, tokens=tokens, devices=devices)
         return jax.tree.map(np.asarray, jax.value_and_grad(loss, argnums=(0, 1, 2))(*arguments))
 
 
@@ -84,10 +103,14 @@ def errors(objective, u, v, devices=1):
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=jax.devices()[:devices],
     )
-    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    arguments = (scalars, *(jax.device_put(np.float32(rows), place) for rows in (u, v)))
-    ours = jax.jit(jax.value_and_grad(lambda *at: objective(*at, mesh=mesh).value, argnums=(0, 1, 2)))(*arguments)
-    theirs = reference_gradients(objective, {name: SCALARS[name] for name in scalars}, u, v, devices)
+    place, tokens = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), repeated_tokens(len(u))
+    arguments = (scalars, *(jax.device_put(rows, place) for rows in (np.float32(u), np.float32(v), tokens)))
+
+    def loss(scalars, u, v, tokens):
+        return objective(scalars, u, v, tokens=tokens, mesh=mesh).value
+
+    ours = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arguments)
+    theirs = reference_gradients(objective, {name: SCALARS[name] for name in scalars}, u, v, tokens, devices)
     found = jax.tree_util.tree_map_with_path(
         lambda path, a, b: float(np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-2)),
         dict(zip(("value", "gradients"), ours, strict=True)),
@@ -97,26 +120,31 @@ def errors(objective, u, v, devices=1):
 
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-def test_reference_equals_loops(base):
+@pytest.mark.parametrize("equal_texts", TREATMENTS)
+def test_reference_equals_loops(base, equal_texts):
     u, v = embeddings(7, 5)
-    value, _ = reference_gradients(Objective(base=base, alpha=0.6), SCALARS, u, v)
-    assert value == pytest.approx(loops(base, 0.6, SCALARS, u, v), rel=1e-12)
+    objective, tokens = Objective(base=base, alpha=0.6, equal_texts=equal_texts), repeated_tokens(7)
+    value, _ = reference_gradients(objective, SCALARS, u, v, tokens)
+    assert value == pytest.approx(loops(objective, SCALARS, u, v, tokens), rel=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("equal_texts", TREATMENTS)
 @pytest.mark.parametrize(
     ("count", "dim", "block_size"), [(2, 3, None), (7, 24, 3), (33, 40, 8), (65, 1152, 32), (16, 64, 1)]
 )
-def test_blocks_equal_the_reference_for_uneven_tails(base, count, dim, block_size):
-    found = errors(Objective(base=base, alpha=0.6, block_size=block_size), *embeddings(count, dim))
+def test_blocks_equal_the_reference_for_uneven_tails(base, equal_texts, count, dim, block_size):
+    objective = Objective(base=base, alpha=0.6, equal_texts=equal_texts, block_size=block_size)
+    found = errors(objective, *embeddings(count, dim))
     assert found["value"] < 1e-6 and found["gradients"] < 1e-5, found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-def test_bfloat16_operands_are_within_two_percent_of_the_reference(base):
-    objective = Objective(base=base, alpha=0.6, dtype="bfloat16", block_size=16)
+@pytest.mark.parametrize("equal_texts", TREATMENTS)
+def test_bfloat16_operands_are_within_two_percent_of_the_reference(base, equal_texts):
+    objective = Objective(base=base, alpha=0.6, equal_texts=equal_texts, dtype="bfloat16", block_size=16)
     found = errors(objective, *embeddings(40, 96))
     assert found["value"] < 2e-2 and 1e-5 < found["gradients"] < 2e-2, found
 
@@ -125,7 +153,8 @@ def test_bfloat16_operands_are_within_two_percent_of_the_reference(base):
 @pytest.mark.parametrize(
     "options",
     [
-        {"context": False},
+        *({"context": False, "equal_texts": treatment} for treatment in TREATMENTS),
+        {"context": False, "base": "softmax", "equal_texts": "positive"},
         {"self_mask": False},
         {"stop_gradient": ("values",)},
         {"stop_gradient": ("keys",)},
@@ -133,6 +162,7 @@ def test_bfloat16_operands_are_within_two_percent_of_the_reference(base):
         {"normalized_values": True},
         {"normalized_values": True, "stop_gradient": ("values",)},
         {"shared_logit_scale": True},
+        {"shared_logit_scale": True, "self_mask": False, "equal_texts": "positive"},
         {"buffer": "device", "base": "softmax"},
     ],
     ids=str,
@@ -154,12 +184,22 @@ def errors_on_devices():
         )
         for limit in (GATHER, RING)
     ]
+    cases += [
+        (Objective(base=base, alpha=0.6, equal_texts=treatment, block_size=2, gather_limit=limit), devices, 5 * devices)
+        for base, devices in (("sigmoid", 2), ("sigmoid", 8), ("softmax", 2), ("softmax", 8))
+        for treatment in ("positive", "ignored")
+        for limit in (GATHER, RING)
+    ]
     cases += [(Objective(alpha=0.6, buffer="device", gather_limit=limit), 8, 24) for limit in (GATHER, RING)]
-    cases += [(Objective(alpha=0.6, dtype="bfloat16", gather_limit=limit), 8, 24) for limit in (GATHER, RING)]
+    cases += [
+        (Objective(alpha=0.6, equal_texts=treatment, dtype="bfloat16", gather_limit=limit), 8, 24)
+        for treatment in TREATMENTS
+        for limit in (GATHER, RING)
+    ]
     for objective, devices, count in cases:
         found = errors(objective, *embeddings(count, 24), devices)
-        name = f"{objective.base} {objective.buffer} {objective.gather_limit} {devices}x{count // devices}"
-        print(json.dumps({"case": name, "dtype": objective.dtype, **found}))
+        case = [objective.base, objective.equal_texts, objective.buffer, objective.gather_limit, devices, count]
+        print(json.dumps({"case": case, "dtype": objective.dtype, **found}))
 
 
 @pytest.mark.slow
@@ -169,7 +209,7 @@ def test_several_devices_equal_the_reference_gathered_and_around_a_ring():
     output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr
     lines = [json.loads(line) for line in output.stdout.splitlines()]
-    assert len(lines) == 12
+    assert len(lines) == 32
     for line in lines:
         exact = line["dtype"] == "float32"
         assert line["value"] < (1e-6 if exact else 2e-2) and line["gradients"] < (1e-5 if exact else 2e-2), line
@@ -178,9 +218,9 @@ def test_several_devices_equal_the_reference_gathered_and_around_a_ring():
 def temporary_memory(batch, dim=768, **settings):
     """Return the bytes that the compiled value, metrics and gradients need in addition to inputs and results."""
     objective = Objective(**settings)
-    rows = jax.ShapeDtypeStruct((batch, dim), jnp.float32)
+    rows, tokens = jax.ShapeDtypeStruct((batch, dim), jnp.float32), jax.ShapeDtypeStruct((batch, 64), jnp.int32)
     function = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))
-    return function.lower(objective.init(dim), rows, rows).compile().memory_analysis().temp_size_in_bytes
+    return function.lower(objective.init(dim), rows, rows, tokens=tokens).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():
@@ -188,6 +228,7 @@ def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():
     assert whole < 400e6
     assert whole < 2.1 * half
     assert temporary_memory(32768, base="softmax") < 400e6
+    assert temporary_memory(32768, base="softmax", equal_texts="positive") < 400e6
     assert temporary_memory(32768, base="sigmoid", context=False) < 50e6
 
 
@@ -290,6 +331,7 @@ def test_a_batch_of_one_raises():
         ({"context_temperature": 0.0}, r"objective\.context_temperature is 0\.0; it must be a positive, finite number"),
         ({"stop_gradient": "values"}, r"objective\.stop_gradient is 'values'; it must be a tuple of strings"),
         ({"stop_gradient": ("queries",)}, r"unknown objective\.stop_gradient 'queries'\. Known: values, keys"),
+        ({"equal_texts": "left_out"}, r"unknown objective\.equal_texts 'left_out'\. .*negative, positive, ignored"),
         ({"buffer": "host"}, r"unknown objective\.buffer 'host'\. Known: global, device"),
         ({"dtype": "float16"}, r"unknown objective\.dtype 'float16'\. .* Known: float32, bfloat16"),
         ({"max_logit_scale": 0.5}, r"objective\.max_logit_scale is 0\.5; use at least 1, or 0 for no limit"),

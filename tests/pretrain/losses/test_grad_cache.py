@@ -16,17 +16,22 @@ from tests.pretrain.test_train_step import SETTINGS, batch
 
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("context", [False, True])
-@pytest.mark.parametrize("microbatches", [2, 16])
-def test_microbatches_give_the_gradient_of_the_whole_batch(base, context, microbatches):
-    model, objective, mesh = create_model(SETTINGS), Objective(base=base, context=context, alpha=0.5), create_mesh()
+@pytest.mark.parametrize(
+    ("microbatches", "equal_texts"),
+    [(2, "negative"), (16, "negative"), (2, "positive"), (16, "positive"), (2, "ignored")],
+)
+def test_microbatches_give_the_gradient_of_the_whole_batch(base, context, microbatches, equal_texts):
+    objective = Objective(base=base, context=context, alpha=0.5, equal_texts=equal_texts)
+    model, mesh = create_model(SETTINGS), create_mesh()
     parameters = {"model": model.init(0), "objective": objective.init(16)}
-    whole_batch = {"images": jnp.float32(batch(0)["images"]) / 127.5 - 1, "tokens": jnp.asarray(batch(0)["tokens"])}
+    tokens = jnp.asarray(batch(0, texts=6)["tokens"])  # equal ones are in different microbatches
+    whole_batch = {"images": jnp.float32(batch(0)["images"]) / 127.5 - 1, "tokens": tokens}
 
     def embed(parameters, part) -> Embeddings:
         return model.embed(parameters, part["images"], part["tokens"])
 
     def loss(scalars, embeddings):
-        return objective(scalars, *embeddings, mesh=mesh)
+        return objective(scalars, *embeddings, tokens=tokens, mesh=mesh)
 
     def whole(parameters):
         return loss(parameters["objective"], embed(parameters["model"], whole_batch))
