@@ -39,7 +39,7 @@ A run has one workdir. Each job reads the files that earlier jobs wrote there:
   submit      jobs, to a cluster           writes  submit/ (scripts), shows the commands and runs them
   quickstart  pretrain to report           trains on the sample emoji, in about six minutes on two cores
 
-These need no run, only a SigLIP or CLIP checkpoint: exported here or public, a folder or a Hub id.
+These need no run, only a checkpoint: exported here, public, or one of checkpoints/; a folder or a Hub id.
 
   adapt       examples in class folders    writes  predictions.csv, predictions.html, left_out.csv, classifier/
   embed       images, texts or both        writes  .safetensors and .npy files, and the ids of their rows
@@ -56,7 +56,7 @@ command line, whether the file sets it or not:
 """
 
 CHECKPOINT_HELP = """\
-A checkpoint is a transformers or open_clip folder, a big_vision .npz, or a Hub id:
+A checkpoint is a transformers or open_clip folder, a big_vision .npz, a Hub id, or one of checkpoints/:
 
   python launch.py {job} --checkpoint=google/siglip-base-patch16-224 {rest}
 """
@@ -88,7 +88,7 @@ JOBS = {
     "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
     "inspect": "Show the exact batch of a step, and count sources, caption lengths and unusable records.",
     "adapt": "Sort a folder of images into classes, given a folder with a few example images of each class.",
-    "embed": "Embed a folder or shards of images, a file of texts, or both, with any SigLIP or CLIP checkpoint.",
+    "embed": "Embed a folder or shards of images, a file of texts, or both, with any checkpoint.",
     "convert": "Write any checkpoint as a Hugging Face directory, or a SigLIP checkpoint as an .npz for big_vision.",
     "compile": "Compile the config's training step ahead of time for a described topology, and check that it fits.",
     "submit": "Submit jobs to SLURM, GKE, TPU VMs or SkyPilot: write and show the commands, then run them.",
@@ -282,7 +282,8 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         parser.add_argument(
             "--template",
             action="append",
-            help="text of a class, {} is its name; repeatable; none: images only (default: 'a photo of a {}.')",
+            help="text of a class, {} is its name; repeatable; none: images only (default: 'a photo of a {}.', or "
+            "none for a checkpoint that embeds images only)",
         )
     if job == "embed":
         parser.add_argument(

@@ -213,11 +213,11 @@ def sort_photos(
     canonicalize: str | None = None,
 ) -> None:
     """Sort images into the classes of the example images."""
-    from adapt.photos.pipeline import DEFAULT_TEMPLATE, SortingTask
+    from adapt.photos.pipeline import SortingTask
     from adapt.photos.pipeline import sort_photos as run
     from foundation.progress import ProgressBars
 
-    templates = tuple(template or (DEFAULT_TEMPLATE,))
+    templates = tuple(template) if template else None
     task = SortingTask(
         support=support,
         query=query,

@@ -1,9 +1,10 @@
-"""Settings of a two-tower model, filled in by a config or a checkpoint."""
+"""Settings of a model, filled in by a config or a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+import math
+from typing import ClassVar, Literal, NamedTuple
 
 from foundation.settings import PositiveFloat, PositiveInt, check
 
@@ -47,9 +48,19 @@ class VisionSettings:
             raise ValueError(f"vision.patch_size {self.patch_size} does not fit image_size {self.image_size}")
 
     @property
+    def dim(self) -> int:
+        """Number of dimensions of an embedding."""
+        return self.projection or self.width
+
+    @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def largest_activation(self) -> int:
+        """Number of values of an image in the largest array between two layers."""
+        return self.num_patches * self.mlp_width
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -67,6 +78,90 @@ class VisionSettings:
     def class_tokens(self) -> int:
         """Number of tokens before the patches: 1 if the tower pools by a class token, else 0."""
         return int(self.pooling == "class")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """Settings of a stage of `EfficientNetSettings`: `repeats` blocks, the first one with the stride.
+
+    kernel_size: side of the depthwise convolutions.
+    expansion: factor by which a block widens its input first; 1 for no widening.
+    width: channels of the output.
+    """
+
+    kernel_size: PositiveInt
+    stride: Literal[1, 2]
+    expansion: PositiveInt
+    width: PositiveInt
+    repeats: PositiveInt
+
+    def __post_init__(self) -> None:
+        check(self, "stage")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EfficientNetSettings:
+    """Settings of an image tower of convolutions, EfficientNet-Lite (arXiv 1905.11946, without squeeze-and-excitation).
+
+    image_size: side of the square images in pixels, or (height, width).
+    stem_width: channels of the first convolution, which has stride 2.
+    stages: the stages of inverted residual blocks (arXiv 1801.04381).
+    width: channels of the last convolution, whose mean over all positions is the embedding.
+    """
+
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    stem_width: PositiveInt
+    stages: tuple[StageSettings, ...]
+    width: PositiveInt
+
+    def __post_init__(self) -> None:
+        check(self, "vision")
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions of an embedding."""
+        return self.width
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def blocks(self) -> tuple[BlockSettings, ...]:
+        """The blocks of all stages in their order."""
+        blocks, inputs = [], self.stem_width
+        for stage in self.stages:
+            for number in range(stage.repeats):
+                blocks.append(
+                    BlockSettings(inputs, stage.width, stage.kernel_size, _stride(stage, number), stage.expansion)
+                )
+                inputs = stage.width
+        return tuple(blocks)
+
+    @property
+    def largest_activation(self) -> int:
+        """Number of values of an image in the largest array between two layers."""
+        positions = math.prod(-(-side // 2) for side in self.image_shape)
+        sizes = [positions * self.stem_width]
+        for block in self.blocks:
+            sizes.append(positions * block.inputs * block.expansion)
+            positions = positions // block.stride**2
+        return max(sizes)
+
+
+class BlockSettings(NamedTuple):
+    """Channels of the input and of the output of an inverted residual block, and the settings of its convolutions."""
+
+    inputs: int
+    outputs: int
+    kernel_size: int
+    stride: int
+    expansion: int
+
+
+def _stride(stage: StageSettings, number: int) -> int:
+    return stage.stride if number == 0 else 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +197,7 @@ class TextSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Settings of both towers and of how they are computed.
+    """Settings of both towers and of how they are computed; `text` is None for a model that embeds images only.
 
     dtype: dtype of the computation, whatever that of the parameters.
     remat: what the backward pass keeps of each layer instead of recomputing it.
@@ -110,8 +205,8 @@ class ModelSettings:
     scan_unroll: layers per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
     """
 
-    vision: VisionSettings
-    text: TextSettings
+    vision: VisionSettings | EfficientNetSettings
+    text: TextSettings | None
     dtype: Dtype = "float32"
     remat: Remat = "none"
     attention: AttentionKernel = "auto"
@@ -120,7 +215,12 @@ class ModelSettings:
     @property
     def dim(self) -> int:
         """Number of dimensions of an embedding."""
-        return self.vision.projection or self.vision.width
+        return self.vision.dim
+
+    @property
+    def towers(self) -> tuple[VisionSettings | TextSettings, ...]:
+        """The towers that are transformers."""
+        return tuple(each for each in (self.vision, self.text) if isinstance(each, VisionSettings | TextSettings))
 
     def __post_init__(self) -> None:
         check(self, "model")

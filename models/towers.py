@@ -1,7 +1,7 @@
 """The image and text towers of SigLIP (arXiv 2303.15343) and CLIP (arXiv 2103.00020).
 
-The image tower is a Vision Transformer, the text tower a transformer. Parameters are a nested dict of float32 arrays;
-the embedding functions are pure functions of it.
+The image tower is a Vision Transformer or that of `models.efficientnet`, the text tower a transformer. Parameters are a
+nested dict of float32 arrays; the embedding functions are pure functions of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.activation_sharding import ActivationSharding
-from models.config import ModelSettings, TextSettings, VisionSettings
+from models.config import EfficientNetSettings, ModelSettings, TextSettings, VisionSettings
+from models.efficientnet import EfficientNetTower
 from models.layers import AttentionPooling, TransformerEncoder, create_layer_norm, create_linear
 
 Parameters = Mapping[str, Any]
@@ -101,11 +102,15 @@ class TextTower(nnx.Module):
 
 
 class TwoTowers(nnx.Module):
-    """An image tower and a text tower that embed into the same space."""
+    """An image tower and, unless the model embeds images only, a text tower that embeds into the same space."""
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs, sharding: ActivationSharding):
-        self.vision = VisionTower(settings.vision, settings, rngs=rngs, sharding=sharding)
-        self.text = TextTower(settings.text, settings, rngs=rngs, sharding=sharding)
+        if isinstance(settings.vision, EfficientNetSettings):
+            self.vision = EfficientNetTower(settings.vision, settings, rngs=rngs)
+        else:
+            self.vision = VisionTower(settings.vision, settings, rngs=rngs, sharding=sharding)
+        if settings.text is not None:
+            self.text = TextTower(settings.text, settings, rngs=rngs, sharding=sharding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Model:
     """The pure functions of a two-tower model; `create_model` returns one. It holds no parameters.
 
     Methods that take images also take `kept_patches` `[batch, kept]`, the numbers of the patches to process, by default
-    all.
+    all; only a Vision Transformer can leave out patches. Without a text tower, texts raise `ValueError`.
     """
 
     settings: ModelSettings
@@ -131,10 +136,13 @@ class Model:
     ) -> jax.Array:
         """Return the embeddings `[batch, dim]` of normalized images `[batch, height, width, 3]`."""
         images = self.sharding.split_rows(images.astype(self.settings.dtype))
-        return self.sharding.split_rows(self._towers(parameters).vision(images, kept_patches))
+        kept = () if kept_patches is None else (kept_patches,)
+        return self.sharding.split_rows(self._towers(parameters).vision(images, *kept))
 
     def embed_texts(self, parameters: Parameters, tokens: jax.Array) -> jax.Array:
         """Return the embeddings `[batch, dim]` of token ids `[batch, length]`."""
+        if self.settings.text is None:
+            raise ValueError("the model embeds images only: it has no text tower")
         return self.sharding.split_rows(self._towers(parameters).text(tokens))
 
     def embed(
@@ -166,7 +174,7 @@ def _choose_attention(settings: ModelSettings, platform: str) -> str:
         return settings.attention
     if platform == "cpu":
         return "cpu"
-    heads = {tower.width // tower.heads for tower in (settings.vision, settings.text)}
+    heads = {tower.width // tower.heads for tower in settings.towers}
     fused = platform != "tpu" and settings.dtype == "bfloat16" and all(h % 8 == 0 and h <= 128 for h in heads)
     return "cudnn" if fused else "xla"
 

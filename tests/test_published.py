@@ -7,16 +7,19 @@ import shlex
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import adapt
 import launch
 from adapt.embedding.encoder import Encoder
 from data.pipeline.image_ops import decode
 from data.sources.open import open_source
+from foundation.files.checksum_file import changed_files
 from models.checkpoints.describe import describe_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 PUBLISHED = ("drawings", "drawings_plain")
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the weights that photos was made of
 
 
 def blocks(page, language):
@@ -39,6 +42,47 @@ def test_checkpoints_are_small_float16_and_credit_their_training_data():
             assert all(words in text for words in ("Noto", "Twemoji", "Open Clip Art", "Apache-2.0", "CC-BY-4.0"))
 
 
+def test_the_encoder_of_photos_names_its_source_and_license():
+    folder = ROOT / "checkpoints" / "photos"
+    description = describe_checkpoint(str(folder))
+    assert description.files.float_dtype == "float16" and description.settings.text is None
+    assert description.settings.dim == 1280 and description.preprocessing.shape == (224, 224)
+    assert changed_files(folder) == []
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "license: apache-2.0" in card and "Copyright 2020 ML Illustrated" in card
+    assert SHA256 in card and "tests.parity.make_photos" in card and "ImageNet" in card
+    assert "(photos/README.md)" in (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/PHOTOS.md", "checkpoints/photos/README.md"])
+def test_examples_of_photos_run_without_a_download(page, tmp_path, monkeypatch):
+    """Bright and dark stripes of two directions, which raw pixels cannot tell apart."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    code = next(code for code in blocks(page, "bash") if "--checkpoint=checkpoints/photos" in code)
+    command = shlex.split(next(line for line in code.splitlines() if "--checkpoint=checkpoints/photos" in line))
+    given = dict(part.removeprefix("--").split("=") for part in command if part.startswith("--"))
+    for number in range(24):
+        name = ("across", "down")[number % 2]
+        part = f"{given['support']}/{name}" if number < 8 else given["query"]
+        draw_stripes(pathlib.Path(part) / f"{name}-{number}.png", down=name == "down", seed=number)
+    assert launch.main([*command[command.index("launch.py") + 1 :], "--image_size=64", "--method=prototypes"]) == 0
+    with open(pathlib.Path(given["out"]) / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 and all(row["path"].startswith(row["class"]) for row in rows)
+
+
+def draw_stripes(path, *, down, seed):
+    """Write a picture of stripes of random width, phase and colors."""
+    rng = np.random.default_rng(seed)
+    position = np.mgrid[:80, :80][int(down)] / rng.uniform(4, 9) + rng.uniform(0, 6)
+    pixels = 127.5 + 100 * np.sin(position)[..., None] * rng.uniform(0.5, 1, 3) + rng.normal(0, 10, (80, 80, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_text_to_image_recall_is_above_chance(name, tmp_path):
@@ -59,7 +103,7 @@ def test_emoji_examples_of_the_documentation_run(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     shell = blocks("docs/PHOTOS.md", "bash")
     exec(re.fullmatch(r"python - <<'END'\n(.*)END\n", shell[0], re.DOTALL).group(1), {})
-    command = shlex.split(shell[1].replace("\\\n", " "))
+    command = next(shlex.split(code.replace("\\\n", " ")) for code in shell if "--support=runs/emoji" in code)
     assert command[:2] == ["python", "launch.py"] and launch.main(command[2:]) == 0
     with open("runs/emoji/sorted/predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

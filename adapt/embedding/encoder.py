@@ -21,6 +21,7 @@ from adapt.embedding.pictures import list_pictures, list_texts, open_picture
 from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import DECODING, resize_and_crop
 from data.sources.base import BadRecord
+from models.checkpoints.consistency import images_only
 from models.checkpoints.describe import describe_checkpoint
 from models.config import ModelSettings
 from models.preprocessing import Preprocessing
@@ -28,7 +29,7 @@ from models.text.tokenizer import Tokenizer
 from models.towers import create_model
 
 _MAX_DEVICE_ROWS = 256  # rows per device, for any number of devices: another shape would round differently
-_ACTIVATION_BYTES = {"cpu": 25e6}  # of one MLP per device, so that they fit into the caches of a processor
+_ACTIVATION_BYTES = {"cpu": 25e6}  # of one layer per device, so that they fit into the caches of a processor
 _ACTIVATION_BYTES_ELSEWHERE = 2e9
 _BATCHES_AHEAD = 2  # prepared while the devices compute
 _THREADS = max(2, os.cpu_count() or 1)
@@ -45,7 +46,8 @@ class Encoder:
         checkpoint was trained, which is logged).
 
     Weights are read at the first embedding, so with a complete cache never. Raises as
-    `models.checkpoints.describe.describe_checkpoint` does.
+    `models.checkpoints.describe.describe_checkpoint` does. A checkpoint without a text tower embeds images only: see
+    `embeds_texts`.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Encoder:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, opened at first use; raises as `load_tokenizer` does."""
+        """The tokenizer, opened at first use; raises as `CheckpointDescription.open_tokenizer` does."""
         return self._open_tokenizer()
 
     @functools.cached_property
@@ -91,8 +93,20 @@ class Encoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of everything that determines embeddings: `image_fingerprint` and the tokenizer."""
+        """A hash of everything that determines embeddings: `image_fingerprint` and the tokenizer, if there is one."""
+        if not self.embeds_texts:
+            return self.image_fingerprint
         return fingerprint(self.image_fingerprint, self.tokenizer.fingerprint)
+
+    @property
+    def embeds_texts(self) -> bool:
+        """False for a checkpoint that embeds images only: `embed_texts` and `tokenizer` then raise `ValueError`."""
+        return self.settings.text is not None
+
+    def check_embeds_texts(self) -> None:
+        """Raise `ValueError` for a checkpoint that embeds images only."""
+        if not self.embeds_texts:
+            raise ValueError(images_only(self.name))
 
     @property
     def dim(self) -> int:
@@ -100,8 +114,8 @@ class Encoder:
         return self.settings.dim
 
     def _choose_batch_size(self, devices: int) -> int:
-        vision = self.settings.vision
-        row_bytes = vision.num_patches * vision.mlp_width * np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
+        value_bytes = np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
+        row_bytes = self.settings.vision.largest_activation * value_bytes
         rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
         return devices * min(2 ** int(np.log2(max(rows, 1))), _MAX_DEVICE_ROWS)
 
@@ -162,7 +176,11 @@ class Encoder:
             yield from self._in_batches(self.embed_pixels, prepare, numbers)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the embeddings of texts, `[texts, dim]` float32; raise `ValueError` for a single text."""
+        """Return the embeddings of texts, `[texts, dim]` float32.
+
+        Raises `ValueError` for a single text, and for a checkpoint that embeds images only.
+        """
+        self.check_embeds_texts()
         texts = list_texts(texts)
         return _concatenate(self.iterate_texts(texts, range(len(texts))), self.dim)
 

@@ -71,12 +71,14 @@ def embed_collections(
     after an interruption.
 
     Raises `ValueError` if there is nothing to embed, if `out` contains other files of these names or belongs to a run
-    or a checkpoint, if another process embeds the same collection into it, if finished files are damaged, and for
-    embeddings that are not finite.
+    or a checkpoint, if another process embeds the same collection into it, if finished files are damaged, for
+    embeddings that are not finite, and for texts if the checkpoint embeds images only.
     """
     out = pathlib.Path(out)
     if images is None and texts is None:
         raise ValueError(_NOTHING)
+    if texts is not None:
+        encoder.check_embeds_texts()  # before hours are spent on the images
     check_output_folder(out)
     written = {}
     if images is not None:

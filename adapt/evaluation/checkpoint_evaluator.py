@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
+from adapt.adapters.registry import find
 from adapt.embedding.array_files import save_array
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
@@ -28,7 +29,7 @@ from adapt.evaluation.fewshot import run_grid
 from adapt.evaluation.results import PREDICTIONS, Unit, append_cost
 from adapt.evaluation.retrieval import EXAMPLES, CaptionedImages
 from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
-from adapt.evaluation.tasks import EvaluationTask, SupportSet, build_task, counted_queries
+from adapt.evaluation.tasks import NEED_TEXT, EvaluationTask, SupportSet, build_task, counted_queries
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
@@ -111,9 +112,12 @@ class CheckpointEvaluator:
         return units
 
     def tasks(self, dataset: Dataset, source: Dataset | None) -> Iterator[EvaluationTask]:
-        """Yield the tasks of the settings that a dataset supports; log a note for each unsupported one."""
+        """Yield the tasks of the settings that dataset and checkpoint support; log a note for each unsupported one."""
         self.embedder.clear()
         for name in self.settings.tasks:
+            if name in NEED_TEXT and not self.encoder.embeds_texts:
+                self.notes.note(f"{self.name} embeds images only: task {name}, which needs class texts, is left out")
+                continue
             task = build_task(
                 name,
                 dataset,
@@ -132,8 +136,14 @@ class CheckpointEvaluator:
                 continue
             yield task
 
-    def evaluate_retrieval(self, captioned: CaptionedImages, *, compute: bool) -> Unit:
-        """Return the retrieval unit of a source; with `compute`, first compute it if it is not finished."""
+    def evaluate_retrieval(self, captioned: CaptionedImages, *, compute: bool) -> list[Unit]:
+        """Return the retrieval unit of a source; with `compute`, first compute it if it is not finished.
+
+        A checkpoint that embeds images only has none, which is logged.
+        """
+        if not self.encoder.embeds_texts:
+            self.notes.note(f"{self.name} embeds images only: retrieval, which needs texts, is left out")
+            return []
         depends_on = (self.encoder.fingerprint, captioned.fingerprint, captioned.caption)
         unit = Unit.create(self.name, captioned.name, "retrieval", depends_on=depends_on)
         if compute and unit.read(self.out) is None:
@@ -142,12 +152,21 @@ class CheckpointEvaluator:
             unit.write(self.out, [row | self._provenance() | {"examples": unit.key} for row in result.rows])
             recalls = ", ".join(f"{row['metric']} {row['value']:.1%}" for row in result.rows if row["k"] == 10)
             logger.info(f"{captioned.name}: {recalls}")
-        return unit
+        return [unit]
 
     def _methods(self, task: EvaluationTask) -> Sequence[str]:
         if task.name == "zero_shot":
             return ("zero_shot",)
-        return ("linear_probe",) if task.name == "linear_probe" else self.settings.methods
+        if task.name == "linear_probe":
+            return ("linear_probe",)
+        left_out = (
+            [] if self.encoder.embeds_texts else [each for each in self.settings.methods if find(each).needs_text]
+        )
+        if left_out:
+            self.notes.note(
+                f"{self.name} embeds images only: {', '.join(left_out)}, which need class texts, are left out"
+            )
+        return [method for method in self.settings.methods if method not in left_out]
 
     def _unit(self, task: EvaluationTask, dataset: Dataset, method: str) -> Unit:
         support = "" if task.support_images is None else task.support_images.fingerprint

@@ -26,13 +26,14 @@ class TaskEmbeddings(NamedTuple):
     """Embeddings of support images `[n, dim]` and queries `[queries, dim]`, not normalised, and of the class texts.
 
     `class_texts` maps a variant to `[classes, dim]`: "ensemble" (all templates) and, for the zero-shot task, "single"
-    (the one template) where the two differ. `identical` is the number of queries of each query set that have the pixels
+    (the one template) where the two differ. It maps "ensemble" to None for a checkpoint that embeds images only.
+    `identical` is the number of queries of each query set that have the pixels
     of another image that support sets are drawn from.
     """
 
     support: np.ndarray
     queries: np.ndarray
-    class_texts: Mapping[str, np.ndarray]
+    class_texts: Mapping[str, np.ndarray | None]
     identical: Mapping[str, int] = {}
 
 
@@ -56,6 +57,9 @@ class TaskEmbedder:
 
     def embed(self, task: EvaluationTask, dataset: Dataset) -> TaskEmbeddings:
         """Return the embeddings of a task, which are the same for every method."""
+        images = self.embed_images(task)
+        if not self.encoder.embeds_texts:
+            return TaskEmbeddings(*images, {"ensemble": None})
         variants = {"ensemble": task.templates}
         single = ((dataset.settings.template,),) * len(task.class_names)
         if task.name == "zero_shot" and single != task.templates:
@@ -64,7 +68,7 @@ class TaskEmbedder:
             variant: embed_classes(self.encoder, task.class_names, templates, self.cache, hosts=self.hosts)
             for variant, templates in variants.items()
         }
-        return TaskEmbeddings(*self.embed_images(task), class_texts)
+        return TaskEmbeddings(*images, class_texts)
 
     def embed_images(self, task: EvaluationTask) -> ImageEmbeddings:
         """Return the embeddings of the images of a task."""

@@ -32,7 +32,7 @@ def run_grid(
     supports: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
     *,
-    class_texts: np.ndarray,
+    class_texts: np.ndarray | None,
     queries: np.ndarray,
     groups: np.ndarray,
     candidates: np.ndarray,
@@ -41,7 +41,7 @@ def run_grid(
     """Fit a method to each support set, with the setting that does best on held-out support, and classify the queries.
 
     `supports` are raw features `[n, dim]` per support set, of any lengths, with `labels` `[n]`; `class_texts` is
-    `[classes, dim]` and `queries` `[queries, dim]`. Query i is classified among the classes where
+    `[classes, dim]` or None and `queries` `[queries, dim]`. Query i is classified among the classes where
     `candidates[groups[i]]` is true; `candidates` is `[groups, classes]`.
     """
     chosen = np.zeros(len(supports), np.int32)
@@ -51,7 +51,7 @@ def run_grid(
     queries = np.pad(queries, [(0, padded - count), (0, 0)])
     groups = np.pad(groups, (0, padded - count))
     for members, rows in _buckets([len(each) for each in labels]).items():
-        features = np.zeros((len(members), rows, class_texts.shape[1]), np.float32)
+        features = np.zeros((len(members), rows, queries.shape[1]), np.float32)
         padded_labels = np.full((len(members), rows), -1, np.int32)
         for place, number in enumerate(members):
             features[place, : len(labels[number])] = supports[number]
@@ -85,7 +85,7 @@ def _run(
     method: str,
     features: jax.Array,
     labels: jax.Array,
-    texts: jax.Array,
+    texts: jax.Array | None,
     queries: jax.Array,
     groups: jax.Array,
     masks: jax.Array,
@@ -93,10 +93,10 @@ def _run(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the chosen settings `[sets]` and predictions `[sets, queries]` of support sets `[sets, rows, dim]`."""
     options, key = Grid(method), jax.random.key(0)
-    texts, queries = normalize(texts), normalize(queries)
+    texts, queries = None if texts is None else normalize(texts), normalize(queries)
 
     def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        support = Support(normalize(case[0]), case[1], texts, logit_scale, num_classes=len(texts))
+        support = Support(normalize(case[0]), case[1], texts, logit_scale, num_classes=masks.shape[1])
         chosen, _ = options.choose(support, key=key)
 
         def classify(adapter: Adapter) -> jax.Array:

@@ -58,7 +58,7 @@ def evaluate(
         for number, dataset in enumerate(datasets.values()):
             units += evaluator.evaluate_dataset(dataset, source, compute=shard.contains(number))
         for number, each in enumerate(captioned, len(datasets)):
-            units.append(evaluator.evaluate_retrieval(each, compute=shard.contains(number)))
+            units += evaluator.evaluate_retrieval(each, compute=shard.contains(number))
     rows, missing = merge(out, units)
     if missing:
         logger.info(

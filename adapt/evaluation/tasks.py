@@ -15,6 +15,7 @@ from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
 from foundation.suggestions import unknown_name
 
+NEED_TEXT = ("zero_shot", "base_to_new", "forgetting", "transfer")  # some classes have no support images
 TASKS = {
     "zero_shot": "no support set; class names only, with an ensemble of templates and with the single one",
     "few_shot": "a support set with a few images of each class",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from adapt.adapters.base import Classifier
+from adapt.adapters.registry import METHODS, TRAINING_FREE
 from adapt.embedding.cache import Progress, embed_classes
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.identical_images import find_identical
@@ -55,20 +56,21 @@ class SortingTask:
     query: a folder with the images to classify, at any depth.
     out: the folder for the results.
     method: an adapter, or "auto" to compare all training-free ones.
-    templates: texts with `{}` for the class name; without any, classification is by images alone.
+    templates: texts with `{}` for the class name; without any, classification is by images alone. By default
+        `DEFAULT_TEMPLATE`, or none for a checkpoint that embeds images only.
     """
 
     support: str
     query: str
     out: pathlib.Path
     method: str = AUTO
-    templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
+    templates: tuple[str, ...] | None = None
 
     def check(self) -> None:
         """Raise `ValueError` or `OSError` for options that cannot work, before a checkpoint is opened."""
-        check_method(self.method, text=bool(self.templates))
+        check_method(self.method, text=self.templates != ())
         check_output_folder(self.out)
-        for template in self.templates:
+        for template in self.templates or ():
             _check_template(template)
         existing = next((path for path in (self.out, *self.out.parents) if path.exists()), None)
         if existing is not None and not existing.is_dir():
@@ -97,14 +99,14 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     and which has `classes.json`. `embeddings/` caches the embeddings, also those of an interrupted run.
     `progress(name, done, total)` is called after every batch.
 
-    Raises `ValueError` or `OSError` as `SortingTask.check` does, and where the checkpoint has no tokenizer but
-    templates need one, where its outputs are not finite, where fewer than two classes have a readable image, and where
-    another process sorts into `task.out`.
+    Raises `ValueError` or `OSError` as `SortingTask.check` does, and where templates or the method need texts but the
+    checkpoint embeds images only or has no tokenizer, where its outputs are not finite, where fewer than two classes
+    have a readable image, and where another process sorts into `task.out`.
     """
     task.check()
     folder = training_folder(task.support)
     folder.log()
-    task = dataclasses.replace(task, support=folder.path)
+    task = dataclasses.replace(task, support=folder.path, templates=_choose_templates(encoder, task))
     if task.templates:
         _check_tokenizer(encoder)
     with lock_folder(task.out, ".adapt.lock", job="adapt job", option="--out"):
@@ -275,6 +277,25 @@ def _check_template(template: str) -> None:
             f"template {template!r} has no {{}} for the class name. Write for example {DEFAULT_TEMPLATE!r}, or only "
             "--template=none to ignore the class names."
         )
+
+
+def _choose_templates(encoder: Encoder, task: SortingTask) -> tuple[str, ...]:
+    """Return the templates of a task; raise `ValueError` if a template or the method needs texts that there are not."""
+    if encoder.embeds_texts:
+        return (DEFAULT_TEMPLATE,) if task.templates is None else task.templates
+    if task.templates:
+        raise ValueError(
+            f"{encoder.name} embeds images only, so --template={task.templates[0]} cannot be used. Leave it out, or "
+            "use a checkpoint that embeds texts, too."
+        )
+    if task.method != AUTO and METHODS[task.method].needs_text:
+        without = ", ".join(name for name in TRAINING_FREE if not METHODS[name].needs_text)
+        raise ValueError(
+            f"{encoder.name} embeds images only, and {task.method} needs class texts. Use another --method ({AUTO}, "
+            f"{without}), or a checkpoint that embeds texts, too."
+        )
+    logger.info(f"{encoder.name} embeds images only: class names are not used")
+    return ()
 
 
 def _check_tokenizer(encoder: Encoder) -> None:

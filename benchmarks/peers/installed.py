@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-PEERS = {"torch": "PyTorch", "faiss": "faiss", "sklearn": "scikit-learn", "open_clip": "open_clip"}
+PEERS = {
+    "torch": "PyTorch",
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "faiss": "faiss",
+    "sklearn": "scikit-learn",
+    "open_clip": "open_clip",
+}
 
 
 def missing_peers(*modules: str, requirements: str) -> str | None:

@@ -14,10 +14,13 @@ import numpy as np
 from foundation.error_text import one_line
 from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.files.safe_json import read_json
-from models.checkpoints import big_vision, huggingface, open_clip
+from models.checkpoints import big_vision, efficientnet, huggingface, open_clip
+from models.checkpoints.consistency import check_image_size, check_vocabulary, images_only
 from models.checkpoints.locate import (
+    MODEL_TYPES,
     Location,
     find_huggingface_weights,
+    find_model_type,
     is_huggingface,
     locate_checkpoint,
     missing_weights,
@@ -32,7 +35,7 @@ from models.checkpoints.weight_map import (
     read_parameters,
     read_scalars,
 )
-from models.config import ModelSettings
+from models.config import ModelSettings, VisionSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
 from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
 from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
@@ -50,8 +53,9 @@ DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 class CheckpointDescription(NamedTuple):
     """A checkpoint whose files were found and checked, but whose weights were not read.
 
-    `format` is "huggingface", "open_clip" or "big_vision". `text_evidence` is what the files tell about the preparation
-    of texts. `trained_settings` are those of the files, `settings` those for the requested image size.
+    `format` is "huggingface", "open_clip", "big_vision" or "efficientnet". `text_evidence` is what the files tell about
+    the preparation of texts, None for a checkpoint that embeds images only. `trained_settings` are those of the files,
+    `settings` those for the requested image size.
     """
 
     name: str
@@ -60,7 +64,7 @@ class CheckpointDescription(NamedTuple):
     settings: ModelSettings
     trained_settings: ModelSettings
     preprocessing: Preprocessing
-    text_evidence: TextEvidence
+    text_evidence: TextEvidence | None
     weight_map: WeightMap
     files: TensorFiles
 
@@ -68,9 +72,12 @@ class CheckpointDescription(NamedTuple):
         """Open the tokenizer of the checkpoint, or another one by name, and prepare texts as the model was trained.
 
         What is done to texts is logged in one line; `canonicalize`, one of `CANONICALIZATIONS`, overrides it. Raises
-        `ValueError` for a tokenizer whose ids exceed the vocabulary of the text tower.
+        `ValueError` for a tokenizer whose ids exceed the vocabulary of the text tower, and for a checkpoint that has
+        none.
         """
         text = self.settings.text
+        if text is None or self.text_evidence is None:
+            raise ValueError(images_only(self.name))
         if name is None:
             try:
                 hf_tokenizer = load_hf_tokenizer(self.folder)
@@ -117,7 +124,12 @@ class CheckpointDescription(NamedTuple):
         return self.weight_map.scalars.get("logit_bias") in self.files
 
     def scalars(self) -> dict[str, float]:
-        """Return `logit_scale` (a logarithm) and `logit_bias`, which is 0 for a checkpoint without bias."""
+        """Return `logit_scale` (a logarithm) and `logit_bias`, which is 0 for a checkpoint without bias.
+
+        Without a text tower there are none.
+        """
+        if self.settings.text is None:
+            return {}
         scalars = read_scalars(self.files, self.weight_map)
         if "logit_scale" not in scalars:
             raise ValueError(
@@ -133,8 +145,9 @@ def describe_checkpoint(
 ) -> CheckpointDescription:
     """Find a checkpoint and read its config files and the names and shapes of its tensors, but no weights.
 
-    `name` is a folder as transformers or open_clip writes it, an `.npz` file of big_vision or a folder with one, or a
-    Hub ID. With `image_size`, position embeddings are resampled for images of that size, which is logged.
+    `name` is a folder as transformers or open_clip writes it, an `.npz` file of big_vision or a folder with one, a
+    folder with an EfficientNet-Lite, or a Hub ID. With `image_size`, position embeddings are resampled for images of
+    that size, which is logged.
 
     Raises `FileNotFoundError`, `OSError` or `ValueError`, with a one-line message, if there is no checkpoint or its
     files are invalid.
@@ -163,13 +176,16 @@ def _describe(name: str, location: Location) -> CheckpointDescription:
     folder, file = location
     archive = file if file is not None and file.suffix == ".npz" else None
     if archive is None:
+        if find_model_type(folder) == efficientnet.MODEL_TYPE:
+            return _describe_efficientnet(name, folder, file)
         if is_huggingface(folder, file):
             return _describe_huggingface(name, folder, file)
         if (folder / open_clip.CONFIG_FILE).is_file():
             return _describe_open_clip(name, folder, file)
         config = folder / huggingface.CONFIG_FILE
         if config.is_file():
-            raise huggingface.unsupported_model_type(config, read_json(config).get("model_type"))
+            found = read_json(config).get("model_type")
+            raise huggingface.unsupported_model_type(config, found, supported=MODEL_TYPES)
         archive = next(iter(sorted(folder.glob("*.npz"))), None)
     if archive is None:
         raise FileNotFoundError(
@@ -206,6 +222,27 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
             names=read_names(name, folder),
         ),
         weight_map=huggingface.weight_map_for(settings, model_type),
+        files=files,
+    )
+
+
+def _describe_efficientnet(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:
+    weights = weights or find_huggingface_weights(folder)
+    if weights is None:
+        raise missing_weights(folder, huggingface.WEIGHTS_FILE)
+    files = open_tensors(weights)
+    settings = efficientnet.read_config(folder / huggingface.CONFIG_FILE, tensors=len(files))
+    preprocessing = load_preprocessing(folder)
+    check_image_size(preprocessing, settings, name=str(folder))
+    return CheckpointDescription(
+        name=name,
+        format="efficientnet",
+        folder=folder,
+        settings=settings,
+        trained_settings=settings,
+        preprocessing=preprocessing,
+        text_evidence=None,
+        weight_map=efficientnet.weight_map_for(settings),
         files=files,
     )
 
@@ -284,26 +321,10 @@ def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
     )
 
 
-def check_vocabulary(tokenizer: Tokenizer, *, vocab_size: int, name: str) -> None:
-    """Raise `ValueError` if a tokenizer produces ids that the text tower has no embeddings for."""
-    if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"the tokenizer of {name} produces ids up to {tokenizer.vocab_size - 1:,}, but the text tower embeds only "
-            f"{vocab_size:,}. Use the tokenizer that the checkpoint was trained with."
-        )
-
-
-def check_image_size(preprocessing: Preprocessing, settings: ModelSettings, *, name: str) -> None:
-    """Raise `ValueError` if the preprocessed images do not have the size that the image tower takes."""
-    if preprocessing.shape != settings.vision.image_shape:
-        given, taken = (" × ".join(map(str, shape)) for shape in (preprocessing.shape, settings.vision.image_shape))
-        raise ValueError(f"{name}: preprocessing gives images of {given} pixels, but the image tower takes {taken}")
-
-
 def _with_image_size(description: CheckpointDescription, image_size: int | tuple[int, int]) -> CheckpointDescription:
     old = description.settings.vision
     new = dataclasses.replace(old, image_size=image_size)
-    if new.grid != old.grid:
+    if isinstance(old, VisionSettings) and new.grid != old.grid:
         grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
         logger.info(f"{description.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
     return description._replace(

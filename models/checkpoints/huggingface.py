@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ _FAMILY_TRAITS = {
 def family_of(settings: ModelSettings) -> str:
     """Return "siglip" or "clip"; raise `ValueError` for towers that neither `SiglipModel` nor `CLIPModel` can hold."""
     vision, text = settings.vision, settings.text
+    if text is None or not isinstance(vision, VisionSettings):
+        raise ValueError(
+            "the model embeds images only, so neither SiglipModel, CLIPModel nor an .npz of big_vision can hold it. "
+            "`launch.py convert` copies it to a folder."
+        )
     traits = (
         (vision.pooling, vision.pre_norm, vision.patch_bias, vision.projection is not None),
         (text.pooling, text.causal, text.projection_bias),
@@ -135,9 +140,11 @@ class ModelConfig(NamedTuple):
     settings: ModelSettings
 
 
-def unsupported_model_type(path: pathlib.Path, model_type: Any) -> ValueError:
+def unsupported_model_type(
+    path: pathlib.Path, model_type: Any, *, supported: Collection[str] = MODEL_TYPES
+) -> ValueError:
     """Return the error for a `config.json` of another kind of model."""
-    return ValueError(f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(MODEL_TYPES)}.")
+    return ValueError(f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(supported)}.")
 
 
 def read_config(path: pathlib.Path) -> ModelConfig:

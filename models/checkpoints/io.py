@@ -11,11 +11,12 @@ import numpy as np
 
 from foundation.files.atomic import atomic_folder, write_json, write_text
 from foundation.files.checksum_file import SUMS_FILE, write_checksums
-from models.checkpoints import huggingface
-from models.checkpoints.describe import check_image_size, check_vocabulary, describe_checkpoint
+from models.checkpoints import efficientnet, huggingface
+from models.checkpoints.consistency import check_image_size, check_vocabulary
+from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.model_card import CARD_FILE
-from models.checkpoints.weight_map import PlaceArray, to_tensors
-from models.config import ModelSettings
+from models.checkpoints.weight_map import PlaceArray, WeightMap, to_tensors
+from models.config import EfficientNetSettings, ModelSettings
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
 from models.text.hf_tokenizer import HUB_FILES
 from models.text.tokenizer import Tokenizer
@@ -24,14 +25,15 @@ from models.text.tokenizer import Tokenizer
 class Checkpoint(NamedTuple):
     """Everything a checkpoint holds. `scalars` are `logit_scale` (a logarithm) and `logit_bias` of the base loss.
 
-    `dtype` is the dtype of the weights in the file; the parameters here may have another.
+    A checkpoint that embeds images only has neither scalars nor a tokenizer. `dtype` is the dtype of the weights in the
+    file; the parameters here may have another.
     """
 
     settings: ModelSettings
     parameters: Mapping[str, Any]
     scalars: Mapping[str, float]
     preprocessing: Preprocessing
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     dtype: str = "float32"
 
 
@@ -48,15 +50,16 @@ def open_checkpoint(
 
     Parameters are in `dtype`; `place(path, array)` puts each array on devices, by default on the default device.
     `tokenizer` names a tokenizer to use instead of the checkpoint's, `canonicalize` overrides how its texts are
-    prepared (`CheckpointDescription.open_tokenizer`). Raises as `describe_checkpoint` does, and
-    `ValueError` if tensors do not match the config.
+    prepared (`CheckpointDescription.open_tokenizer`). Without a text tower, both raise `ValueError`. Raises as
+    `describe_checkpoint` does, and `ValueError` if tensors do not match the config.
     """
     description = describe_checkpoint(name, image_size=image_size)
+    with_texts = description.settings.text is not None or tokenizer is not None or canonicalize is not None
     return Checkpoint(
         settings=description.settings,
         scalars=description.scalars(),
         preprocessing=description.preprocessing,
-        tokenizer=description.open_tokenizer(tokenizer, canonicalize=canonicalize),
+        tokenizer=description.open_tokenizer(tokenizer, canonicalize=canonicalize) if with_texts else None,
         parameters=description.read(dtype=dtype, place=place),
         dtype=description.files.float_dtype,
     )
@@ -67,6 +70,7 @@ def save_checkpoint(
 ) -> pathlib.Path:
     """Write a directory that `SiglipModel` or `CLIPModel` of transformers, its processor and tokenizer open; return it.
 
+    A tower of convolutions is written in the format of `models.checkpoints.efficientnet` instead.
     `SHA256SUMS` has the checksums of all files but the card, which are checked when the directory is opened.
     Weights are written in `dtype`, by default that of the checkpoint. `card` is the text of the README.md. The
     directory appears under its final name when it is complete; an existing checkpoint is replaced. Raises `ValueError`
@@ -77,21 +81,15 @@ def save_checkpoint(
 
     folder, tokenizer = pathlib.Path(folder), checkpoint.tokenizer
     _check_replaceable(folder)
-    check_vocabulary(tokenizer, vocab_size=checkpoint.settings.text.vocab_size, name=str(folder))
     check_image_size(checkpoint.preprocessing, checkpoint.settings, name=str(folder))
     dtype = dtype or checkpoint.dtype
-    config = huggingface.to_config(
-        checkpoint.settings,
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-        pad_id=tokenizer.pad_id,
-        dtype=dtype,
-    )
-    tensors = _to_tensors(checkpoint, model_type=config["model_type"], dtype=dtype)
+    config, weight_map = _describe(checkpoint, name=str(folder), dtype=dtype)
+    tensors = _to_tensors(checkpoint, weight_map, dtype=dtype)
     with atomic_folder(folder) as temporary:
         write_json(temporary / huggingface.CONFIG_FILE, config)
         write_json(temporary / PREPROCESSOR_FILE, checkpoint.preprocessing.to_json())
-        tokenizer.save(temporary)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
         weights = temporary / huggingface.WEIGHTS_FILE
         save_file(tensors, weights, metadata={"format": "pt"})
         # safetensors creates files that only their owner can read.
@@ -102,8 +100,18 @@ def save_checkpoint(
     return folder
 
 
-def _to_tensors(checkpoint: Checkpoint, *, model_type: str, dtype: str) -> dict[str, np.ndarray]:
-    weight_map = huggingface.weight_map_for(checkpoint.settings, model_type)
+def _describe(checkpoint: Checkpoint, *, name: str, dtype: str) -> tuple[dict[str, Any], WeightMap]:
+    """Return the `config.json` of a checkpoint, and where its tensors are."""
+    settings, tokenizer = checkpoint.settings, checkpoint.tokenizer
+    if isinstance(settings.vision, EfficientNetSettings):
+        return efficientnet.to_config(settings.vision, dtype=dtype), efficientnet.weight_map_for(settings)
+    check_vocabulary(tokenizer, vocab_size=settings.text.vocab_size, name=name)
+    ids = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
+    config = huggingface.to_config(settings, **ids, dtype=dtype)
+    return config, huggingface.weight_map_for(settings, config["model_type"])
+
+
+def _to_tensors(checkpoint: Checkpoint, weight_map: WeightMap, *, dtype: str) -> dict[str, np.ndarray]:
     with np.errstate(over="ignore"):
         tensors = to_tensors(weight_map, checkpoint.parameters, scalars=checkpoint.scalars, dtype=dtype)
     overflowing = [name for name, tensor in tensors.items() if dtype == "float16" and np.isinf(tensor).any()]
@@ -118,7 +126,7 @@ def _check_replaceable(folder: pathlib.Path) -> None:
         return
     if not (folder / huggingface.CONFIG_FILE).is_file():
         raise FileExistsError(f"{folder} exists and is not a checkpoint. It was not changed; choose another path.")
-    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, SUMS_FILE, *HUB_FILES)
+    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, "LICENSE", SUMS_FILE, *HUB_FILES)
     other = next((path for path in folder.iterdir() if path.is_dir() or not any(map(path.match, usual))), None)
     if other is not None:
         raise FileExistsError(

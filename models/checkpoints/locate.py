@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
-from models.checkpoints import huggingface, open_clip
+from models.checkpoints import efficientnet, huggingface, open_clip
 from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
 from models.text.hf_tokenizer import HUB_FILES
 
 RUN_FILE = "pretrain.json"  # in the workdir of a run
+MODEL_TYPES = (*huggingface.MODEL_TYPES, efficientnet.MODEL_TYPE)
 
 
 class Location(NamedTuple):
@@ -75,7 +76,7 @@ def find_model_type(folder: pathlib.Path) -> str | None:
     """Return the model type in the `config.json` of a folder, or None if there is no supported one."""
     path = folder / huggingface.CONFIG_FILE
     found = read_json(path).get("model_type") if path.is_file() else None
-    return next((known for known in huggingface.MODEL_TYPES if known == found), None)
+    return next((known for known in MODEL_TYPES if known == found), None)
 
 
 def find_huggingface_weights(folder: pathlib.Path) -> pathlib.Path | None:
@@ -85,7 +86,7 @@ def find_huggingface_weights(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def is_huggingface(folder: pathlib.Path, weights: pathlib.Path | None) -> bool:
-    """Return whether to open a folder as transformers would; some folders hold files of open_clip, too."""
+    """Return whether to open a folder by its `config.json`; some folders hold files of open_clip, too."""
     if find_model_type(folder) is None:
         return False
     if weights is not None:

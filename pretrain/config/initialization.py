@@ -58,6 +58,11 @@ def _checkpoint_start(name: str, *, image_size: Any) -> dict[str, Any]:
     """Return the settings that a checkpoint determines."""
     with silenced("models"):
         checkpoint: CheckpointDescription = describe_checkpoint(name, image_size=image_size)
+    if checkpoint.settings.text is None:
+        raise ValueError(
+            f"initial_checkpoint {name} embeds images only, but pretrain trains an image tower and a text tower. Use a "
+            "checkpoint with both, such as google/siglip-base-patch16-224."
+        )
     scalars = checkpoint.scalars()
     objective = {"logit_scale": math.exp(scalars["logit_scale"])}
     if checkpoint.has_logit_bias:

@@ -20,6 +20,7 @@ from benchmarks.peers import (
     embedding,
     loss,
     overheads,
+    photos,
     train_step,
     train_step_cpu,
 )
@@ -106,7 +107,7 @@ def test_help_names_the_command(name, capsys):
 
 
 def test_all_benchmarks_are_found():
-    assert len(MODULES) == 19 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
+    assert len(MODULES) == 20 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
 
 
 def test_faults_prints_a_row_per_fault_and_fails_with_them(monkeypatch, capsys):
@@ -355,3 +356,9 @@ def test_train_step_cpu_prints_the_table_of_all_rows(config, monkeypatch, capsys
     out = capsys.readouterr().out
     assert "16 [16–16]" in out and "1.00" in out and "limit: " in out and "PyTorch eager, SigLIP loss *" in out
     assert train_step_cpu.main(["--config=nowhere.py"]) == 1
+
+
+def test_photos_names_the_missing_peers(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.peers.installed.find_spec", lambda name: None)
+    assert photos.main([]) == 1
+    assert "PyTorch and efficientnet-lite-pytorch are not installed" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 from models.checkpoints.huggingface import read_config, weight_map_for
 from models.checkpoints.io import Checkpoint
 from models.checkpoints.weight_map import parameter_shapes, read_parameters
-from models.config import ModelSettings, TextSettings, VisionSettings
+from models.config import EfficientNetSettings, ModelSettings, StageSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import open_tensors
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import train_tokenizer
@@ -50,6 +50,24 @@ def tiny_checkpoint(family: str, *, seed: int = 0, mean: tuple = (0.5, 0.5, 0.5)
     scalars = {"logit_scale": 2.5, "logit_bias": -3.5}
     preprocessing = Preprocessing(**shape, mean=mean)
     return Checkpoint(settings, random_parameters(settings, seed=seed), scalars, preprocessing, tokenizer)
+
+
+def tiny_images_only(*, image_size: int = 15, width: int = 12) -> ModelSettings:
+    """Return settings of a tower of convolutions: every kernel size, stride and expansion, and odd widths."""
+    stages = (
+        StageSettings(kernel_size=3, stride=1, expansion=1, width=5, repeats=1),
+        StageSettings(kernel_size=5, stride=2, expansion=2, width=7, repeats=2),
+        StageSettings(kernel_size=3, stride=2, expansion=3, width=6, repeats=2),
+    )
+    vision = EfficientNetSettings(image_size=image_size, stem_width=4, stages=stages, width=width)
+    return ModelSettings(vision=vision, text=None)
+
+
+def images_only_checkpoint(*, seed: int = 0, **changes) -> Checkpoint:
+    """Return a checkpoint of `tiny_images_only` with random weights; `changes` are its arguments."""
+    settings = tiny_images_only(**changes)
+    pixels = settings.vision.image_shape
+    return Checkpoint(settings, random_parameters(settings, seed=seed), {}, Preprocessing(size=pixels), None)
 
 
 def random_parameters(settings: ModelSettings, *, seed: int = 0, scale: float = 0.3) -> dict:
