@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.pipeline.image_ops import as_rgb, decode
+from data.pipeline.image_ops import decode
+from data.pipeline.opened_images import as_rgb
 from data.pipeline.value_range import to_8_bits
 
 _CHANNELS = (1, 3, 4)
@@ -60,7 +61,7 @@ def open_picture(picture: Any, number: int) -> Image.Image:
     if isinstance(picture, bytes):
         return decode(picture, f"image {number}")
     if isinstance(picture, Image.Image):
-        return as_rgb(picture)
+        return as_rgb(picture, f"image {number}")
     if hasattr(picture, "shape"):
         return as_rgb(_from_array(np.asarray(picture), number))
     raise ValueError(
