@@ -21,6 +21,8 @@ def as_rgb(image: Image.Image, key: str = "image") -> Image.Image:
     A PNG or TIFF that was not loaded is decoded from its file. Of one that was, Pillow may have lost the low bytes and
     the depth; what is taken then is logged once. Raises `BadRecord` as `decode`.
     """
+    if not all(image.size):
+        raise BadRecord("empty image", key, "the image has no pixels. Remove it.")
     with _one_opened_image:  # which may be several times in a list
         encoded = _unloaded_file(image)
         try:

@@ -1,4 +1,4 @@
-"""What the tags of a TIFF tell about its channels."""
+"""Tags of a TIFF that describe its channels."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def find_range(values: np.ndarray, *, bits: int = 16) -> ValueRange:
 
 
 def warn_once(what: tuple[str, ...], message: str) -> None:
-    """Log how the pixels of an image were taken, for the first image of which `what` is true."""
+    """Log how the pixels of an image were taken, for the first image that `what` describes."""
     if what not in _told:
         _told.add(what)
         logger.warning(f"{message} Further ones are not reported.")

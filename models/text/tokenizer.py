@@ -85,6 +85,9 @@ class Tokenizer:
         if isinstance(texts, str):  # its letters would be taken for texts
             raise ValueError(f"the tokenizer takes a list of texts, not the single text {texts!r}. Write [{texts!r}].")
         texts = list(texts)
+        wrong = next((text for text in texts if isinstance(text, str) and not is_valid_text(text)), None)
+        if wrong is not None:
+            raise ValueError(f"the text {wrong!r} contains an unpaired surrogate. Remove it.")
         with _tokenizing():
             if self._fast is not None:
                 ids = [encoding.ids for encoding in self._fast.encode_batch(texts)]
@@ -122,6 +125,14 @@ class Tokenizer:
                     self._fast.save(str(path))
                 else:
                     path.write_bytes(self._files[name])
+
+
+def is_valid_text(text: str) -> bool:
+    """Return whether a text can be encoded: whether it has no unpaired surrogate."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def train_tokenizer(
