@@ -119,27 +119,30 @@ class Encoder:
         rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
         return devices * min(2 ** int(np.log2(max(rows, 1))), _MAX_DEVICE_ROWS)
 
-    def embed_images(
-        self, images: Iterable[Any] | Callable[[int], Image.Image], count: int | None = None
-    ) -> np.ndarray:
+    def embed_images(self, images: Iterable[Any] | Callable[[int], Any], count: int | None = None) -> np.ndarray:
         """Return the embeddings of images, `[images, dim]` float32.
 
-        `images` are Pillow images, arrays `[height, width, 3]`, encoded bytes or paths, or with `count` a function:
-        then RGB images `images(0)` … `images(count − 1)` are embedded. Raises `ValueError` for a single path or image
-        and for arrays of another kind (`adapt.embedding.pictures`), and `BadRecord` for a damaged image.
+        `images` are Pillow images, arrays `[height, width, 3]`, encoded bytes, open files or paths, or with `count` a
+        function that returns such: then `images(0)` … `images(count − 1)` are embedded. Raises `ValueError` for a
+        single path or image and for arrays of another kind (`adapt.embedding.pictures`), and `BadRecord` for a damaged
+        image.
         """
         if callable(images):
             if count is None:
                 raise ValueError("embed_images needs the number of images if it gets a function. Pass count.")
-            return _concatenate(self.iterate_images(images, range(count)), self.dim)
-        pictures = list_pictures(images)
-        if count not in (None, len(pictures)):
-            raise ValueError(f"count is {count}, but the list has {len(pictures)} images. Omit count.")
+            if not isinstance(count, int | np.integer) or count < 0:
+                raise ValueError(f"count is {count!r}; it must be the number of images, an integer from 0.")
+            give, count = images, int(count)
+        else:
+            pictures = list_pictures(images)
+            if count not in (None, len(pictures)):
+                raise ValueError(f"count is {count}, but the list has {len(pictures)} images. Omit count.")
+            give, count = pictures.__getitem__, len(pictures)
 
         def picture(number: int) -> Image.Image:
-            return open_picture(pictures[number], number)
+            return open_picture(give(number), number)
 
-        return _concatenate(self.iterate_images(picture, range(len(pictures))), self.dim)
+        return _concatenate(self.iterate_images(picture, range(count)), self.dim)
 
     def embed_pixels(self, pixels: np.ndarray) -> jax.Array:
         """Return the embeddings of a batch of pixels `[rows, height, width, 3]` uint8, computed asynchronously."""
@@ -154,8 +157,8 @@ class Encoder:
     ) -> Iterator[np.ndarray]:
         """Yield the embeddings of `image(number)` for `numbers` batch by batch, `[rows, dim]` float32.
 
-        `image` is called in threads ahead of time. If it raises `BadRecord`, the error is stored in `bad` and the row
-        is the embedding of a black image; without `bad`, the error is raised.
+        `image` returns RGB images and is called in threads ahead of time. If it raises `BadRecord`, the error is stored
+        in `bad` and the row is the embedding of a black image; without `bad`, the error is raised.
         """
 
         def pixels(number: int) -> np.ndarray:

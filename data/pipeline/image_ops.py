@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import io
 import math
-import sys
 import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.pipeline.value_range import has_wide_values, to_8_bits, to_gray
+from data.pipeline.tiff_tags import has_separate_planes, is_misread, report_extra_samples
+from data.pipeline.value_range import has_wide_values, to_gray
+from data.pipeline.wide_colours import needs_low_bytes, raw_mode, read_wide_colours
 from data.sources.base import BadRecord
 
-DECODING = 2  # version of the pixels that decoding gives, part of the names of cached embeddings
+DECODING = 3  # version of the pixels that decoding gives, part of the names of cached embeddings
 BICUBIC = int(Image.Resampling.BICUBIC)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow's own warning threshold
 _ORIENTATION = 0x0112
-_BITS, _COMPRESSION, _PLANES = 258, 259, 284  # TIFF tags
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
-_GRAY_STEPS = {"L;2": 85, "L;4": 17}  # between the gray levels of a PNG with 2 or 4 bits
-# Of 16-bit colours, Pillow reads the high bytes; each layout's counterpart in the other byte order has the low bytes.
-_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_WIDE_COLOURS = tuple(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in _OTHER_ORDER)
+GRAY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # of the gray levels, which Pillow scales, but not the transparent one
 _SIDEWAYS = (5, 6, 7, 8)
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -69,13 +66,12 @@ class EncodedImage:
                 key,
                 f"the image has {width} × {height} pixels, more than max_pixels {max_pixels:,}",
             )
-        if _is_misread(self._image):
-            detail = "the image is a TIFF with 16 bits in separate planes, which Pillow misreads. Convert it to 8 bits."
-            raise BadRecord("not an image", key, detail)
-        self._raw_mode = _raw_mode(self._image)
-        orientation = _orientation(self._image, encoded)
+        if is_misread(self._image):
+            raise self._separate_planes()
+        self._raw_mode = raw_mode(self._image)
+        orientation = find_orientation(self._image, encoded)
         self._sideways = orientation in _SIDEWAYS
-        self._turn = _UPRIGHT.get(orientation)
+        self._turn = UPRIGHT.get(orientation)
         swapped = self._sideways
         if self._image.format == "TIFF":  # Pillow rotates the image when it is decoded, but knows only one place
             self._turn = None
@@ -94,47 +90,34 @@ class EncodedImage:
             self._image.load()
             image = self._to_rgb()
             return image if self._turn is None else image.transpose(self._turn)
+        except BadRecord:
+            raise
         except Exception as error:  # damaged data fails in many ways
             raise self._corrupt(error) from error
 
     def _to_rgb(self) -> Image.Image:
         image = self._image
-        if self._raw_mode in _WIDE_COLOURS and max(high for _, high in image.getextrema()[:3]) < 16:
-            return to_rgb(self._of_12_bits(), self._key)
+        report_extra_samples(image, self._key)
         transparent = image.info.get("transparency")
-        if image.format == "PNG" and transparent is not None:  # Pillow scales the pixels, not the transparent value
-            if self._raw_mode in _GRAY_STEPS:
-                image.info["transparency"] = transparent * _GRAY_STEPS[self._raw_mode]
-            elif self._raw_mode == "RGB;16B":
-                image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        if needs_low_bytes(image, self._raw_mode):
+            if has_separate_planes(image):
+                raise self._separate_planes()
+            wide = read_wide_colours(self._encoded, self._raw_mode, self._key, transparent=transparent)
+            return to_rgb(wide, self._key)
+        if image.format == "PNG" and transparent is not None and self._raw_mode in GRAY_STEPS:
+            image.info["transparency"] = transparent * GRAY_STEPS[self._raw_mode][1]
         return to_rgb(image, self._key)
 
-    def _of_12_bits(self) -> Image.Image:
-        """Return an image of 16-bit colours that use 12 bits at most, in 8 bits."""
-        low_bytes = Image.open(io.BytesIO(self._encoded), formats=FORMATS)
-        layout = self._raw_mode[:-1] + _OTHER_ORDER[self._raw_mode[-1]]
-        low_bytes.tile = [
-            tile._replace(args=layout if isinstance(tile.args, str) else (layout, *tile.args[1:]))
-            for tile in low_bytes.tile
-        ]
-        low_bytes.load()
-        values = np.asarray(self._image).astype(np.uint16) << 8 | np.asarray(low_bytes)
-        colours, alpha = to_8_bits(values[..., :3], self._key), values[..., 3:]
-        bits = max(8, int(alpha.max(initial=0)).bit_length())
-        alpha = (alpha >> (bits - 8)).astype(np.uint8)
-        return Image.fromarray(np.concatenate([colours, alpha], axis=-1))
+    def _separate_planes(self) -> BadRecord:
+        detail = "the image is a TIFF with 16 bits in separate planes, which Pillow misreads. Convert it to 8 bits."
+        return BadRecord("not an image", self._key, detail)
 
     def _corrupt(self, error: Exception) -> BadRecord:
         return BadRecord("corrupt image", self._key, f"the image cannot be decoded ({error}). Replace or remove it.")
 
 
-def _is_misread(image: Image.Image) -> bool:
-    """Return whether an image is an uncompressed TIFF of 16 bits whose colours are in separate planes."""
-    tags = getattr(image, "tag_v2", {})
-    return tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1 and max(tags.get(_BITS, (1,))) > 8
-
-
-def _orientation(image: Image.Image, encoded: bytes) -> int | None:
+def find_orientation(image: Image.Image, encoded: bytes = b"") -> int | None:
+    """Return the orientation of an image, one of `UPRIGHT`, or None; `encoded` is its file if it is not decoded."""
     try:
         # PNG's own getexif would decode the image and hide its damage.
         found = Image.Image.getexif(image).get(_ORIENTATION)
@@ -158,23 +141,9 @@ def _late_exif(encoded: bytes) -> bytes:
     return b""
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name of the layout of an undecoded image's pixels."""
-    arguments = image.tile[0].args if image.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
 def decode(encoded: bytes, key: str) -> Image.Image:
     """Return an image as RGB, upright, transparency on white; raises `BadRecord` with `key` for a corrupt one."""
     return EncodedImage(encoded, key).decode()
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Return an image that Pillow opened as RGB, upright, transparency on white, as `decode` does."""
-    image.load()  # rotates a TIFF and removes its orientation
-    turn = _UPRIGHT.get(_orientation(image, b""))
-    rgb = to_rgb(image)
-    return rgb if turn is None else rgb.transpose(turn)
 
 
 def to_rgb(image: Image.Image, key: str = "image") -> Image.Image:

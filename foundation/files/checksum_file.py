@@ -12,7 +12,7 @@ from foundation.files.atomic import write_text
 
 SUMS_FILE = "SHA256SUMS"
 _MAX_BYTES = 1 << 20
-_LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/]+)")
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -30,7 +30,7 @@ def write_checksums(folder: str | os.PathLike, names: Iterable[str]) -> None:
 def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
     """Return the checksums in the `SHA256SUMS` of a folder by file name; empty without one.
 
-    Raises `ValueError` for a damaged `SHA256SUMS`.
+    Files in folders below it, as other programs list them, are left out. Raises `ValueError` for a damaged file.
     """
     path = pathlib.Path(folder) / SUMS_FILE
     if not path.is_file():
@@ -40,7 +40,7 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
     matches = [_LINE.fullmatch(line.removesuffix("\r")) for line in lines]
     if None in matches:
         raise ValueError(f"{path} is damaged. Restore it from a copy, or remove it to skip the check of the files.")
-    return {match.group(2): match.group(1) for match in matches}
+    return {match.group(2): match.group(1).lower() for match in matches if "/" not in match.group(2)}
 
 
 def changed_files(folder: str | os.PathLike, names: Iterable[str] | None = None) -> list[str]:

@@ -93,6 +93,7 @@ class CheckpointDescription(NamedTuple):
             length=text.length,
             canonicalize=preparation.canonicalize,
             generic=preparation.changed,
+            repair=preparation.repair,
         )
         logger.log(
             logging.DEBUG if preparation.stored else logging.INFO,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
+from foundation.files.checksum_file import SUMS_FILE
 from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
 from models.checkpoints import efficientnet, huggingface, open_clip
@@ -59,7 +60,7 @@ def _missing(name: str) -> FileNotFoundError:
 
 
 def _fetch(name: str) -> pathlib.Path:
-    folder = hub.fetch(name, ("*.json", *HUB_FILES), what="checkpoint")
+    folder = hub.fetch(name, ("*.json", *HUB_FILES, SUMS_FILE), what="checkpoint")
     if find_model_type(folder) is not None:
         hub.fetch(name, ("model*.safetensors",), what="checkpoint")
     if find_huggingface_weights(folder) is None:

@@ -101,8 +101,8 @@ class TensorFiles(Mapping[str, Tensor]):
             elif changed_files(path.parent, [path.name]):
                 raise ValueError(
                     f"{path} does not have the checksum in {SUMS_FILE}: it is damaged or was changed. Restore it from "
-                    f"a copy, or export it again. If it was changed on purpose, remove {path.parent / SUMS_FILE} to "
-                    "skip the check."
+                    "a copy, or export or download it again. If it was changed on purpose, remove "
+                    f"{path.parent / SUMS_FILE} to skip the check."
                 )
 
     @property

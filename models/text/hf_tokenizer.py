@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 RECORD = "canonicalize"  # our field of tokenizer_config.json: the canonicalization in tokenizer.json
+REPAIR = "repair_text"  # another one: whether texts are repaired before tokenizer.json, as by open_clip
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.*", "*.model", "*.tiktoken")
 _MAX_BYTES = 256 << 20  # of one file; the vocabulary of Gemma, with 256,000 tokens, has 34 MB
 HUB_FILES = (*_VOCABULARIES, CONFIG_FILE, "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")

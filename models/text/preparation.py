@@ -7,7 +7,7 @@ The sources are the owners' own preprocessing:
 - SigLIP: `SiglipTokenizer` of transformers: lower case, no punctuation, padding with the end token `</s>`.
 - CLIP, MetaCLIP and DFN: `CLIPTokenizer` of transformers, which equals open_clip's `clean="lower"`: lower case,
   whitespace collapsed.
-- open_clip: `tokenizer_kwargs` of its config.
+- open_clip: `tokenizer_kwargs` of its config; before that, broken Unicode and HTML entities are repaired.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CANONICALIZE = {SIGLIP2: "lower", SIGLIP: "siglip", CLIP: "whitespace_lower"}
 _KEEP_CASE = ("whitespace", "whitespace_underscore")
+_REPAIR = "broken Unicode and HTML entities are repaired, as by open_clip"
 _OPEN_CLIP_SIGLIP = "open_clip"  # `clean="canonicalize"`, which every SigLIP config of open_clip has
 
 
@@ -31,13 +32,14 @@ class Preparation(NamedTuple):
     """The canonicalization to put before a tokenizer, one of `CANONICALIZATIONS`, and why.
 
     `changed` is whether the tokenizer's special tokens or padding were changed, `stored` whether the tokenizer itself
-    tells how texts are prepared.
+    tells how texts are prepared, and `repair` whether they are repaired first (`repair_text`).
     """
 
     canonicalize: str
     reason: str
     changed: bool = False
     stored: bool = False
+    repair: bool = False
 
 
 def prepare_texts(
@@ -56,10 +58,13 @@ def prepare_texts(
         changed = _set_special_tokens(hf_tokenizer, evidence, family)
         reason = f"{family.name}, known by its {family.reason}" if family else "the family is unknown"
         reason += "; --canonicalize changes it"
-        found = Preparation(_canonicalization_of(family, evidence), reason, changed)
-    if canonicalize is None:
-        return found
-    return found._replace(canonicalize=canonicalize, reason=f"canonicalize is {canonicalize!r}", stored=False)
+        repair = evidence.format == "open_clip"
+        found = Preparation(_canonicalization_of(family, evidence), reason, changed, repair=repair)
+    if canonicalize is not None:
+        repair = found.repair and canonicalize != "none"
+        reason = f"canonicalize is {canonicalize!r}"
+        found = found._replace(canonicalize=canonicalize, reason=reason, stored=False, repair=repair)
+    return found._replace(reason=f"{found.reason}; {_REPAIR}") if found.repair else found
 
 
 def _canonicalization_of(family: Family | None, evidence: TextEvidence) -> str:

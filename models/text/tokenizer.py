@@ -17,7 +17,15 @@ from foundation.error_text import first_line
 from foundation.files.atomic import atomic_files
 from foundation.rust_panics import is_panic
 from models.text.canonicalize import canonicalization
-from models.text.hf_tokenizer import CONFIG_FILE, RECORD, TOKENIZER_FILE, load_hf_tokenizer, open_hf_tokenizer
+from models.text.hf_tokenizer import (
+    CONFIG_FILE,
+    RECORD,
+    REPAIR,
+    TOKENIZER_FILE,
+    load_hf_tokenizer,
+    open_hf_tokenizer,
+)
+from models.text.repair import repair_text
 
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
@@ -26,12 +34,13 @@ if TYPE_CHECKING:
 # SigLIP pads with the end token; its text tower reads the last position (arXiv 2303.15343).
 END = "</s>"
 UNKNOWN = "<unk>"
-# Texts on which a canonicalization is tried, without letters whose lower case depends on the implementation.
+# Texts on which a canonicalization is tried, without the letter whose lower case depends on the implementation.
 _PROBES = (
     "THE QUICK BROWN FOX JUMPS OVER A LAZY DOG, the quick brown fox jumps over a lazy dog!",
     "a_b: (c) 'd' \"e\" f-g h.i/j;k?",
     " \ta\t  b\n",
 )
+_SIGMA = "ΟΔΟΣ"  # whose lower case ends in ς, for open_clip, or σ, for CLIPTokenizer of transformers
 # Fields that transformers adds while loading and later reads from tokenizer.json.
 _TRANSIENT = ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 
@@ -39,15 +48,24 @@ _TRANSIENT = ("is_local", "local_files_only", "max_length", "stride", "truncatio
 class Tokenizer:
     """Maps texts to padded token ids `[texts, length]` int32, the same as its `transformers` tokenizer.
 
+    If `repairs` is set, as for checkpoints of open_clip, texts go through `repair_text` first, which transformers does
+    not do.
     Longer texts are truncated before their end token. `start_id` and `end_id` are the special tokens around a text, or
     None; `pad_id` fills the rest; every id is below `vocab_size`. Instances can be pickled.
     """
 
     def __init__(
-        self, hf_tokenizer: PreTrainedTokenizerBase, *, length: int, canonicalize: str = "none", generic: bool = False
+        self,
+        hf_tokenizer: PreTrainedTokenizerBase,
+        *,
+        length: int,
+        canonicalize: str = "none",
+        generic: bool = False,
+        repair: bool = False,
     ):
         """Wrap `hf_tokenizer`, which is modified, and apply a canonicalization of `CANONICALIZATIONS` before it.
 
+        With `repair`, texts are repaired before that; `save` stores it, and a stored tokenizer repairs in any case.
         A canonicalization that the tokenizer already does itself is not added. With `generic`, `save` names the class
         that uses `tokenizer.json` unchanged, as after a canonicalization was added. Raises `ValueError` for a length
         without room for text between the special tokens, for a tokenizer with neither a pad nor an end token, and for
@@ -66,11 +84,15 @@ class Tokenizer:
         self._slow = None if hf_tokenizer.is_fast else hf_tokenizer
         self._fast = hf_tokenizer.backend_tokenizer if hf_tokenizer.is_fast else None
         self._splits_special_tokens = hf_tokenizer.split_special_tokens
-        normalizers = _missing_normalizers(hf_tokenizer, canonicalize)
+        probes = (*_PROBES, _SIGMA) if repair else _PROBES
+        normalizers = _missing_normalizers(hf_tokenizer, canonicalize, probes)
         if normalizers:
             _prepend_normalizers(hf_tokenizer, normalizers)
         if canonicalize != "none" or RECORD not in hf_tokenizer.init_kwargs:
             hf_tokenizer.init_kwargs[RECORD] = canonicalize
+        self.repairs = repair or hf_tokenizer.init_kwargs.get(REPAIR) is True
+        if repair:
+            hf_tokenizer.init_kwargs[REPAIR] = True
         hf_tokenizer.model_max_length = length
         hf_tokenizer("", **_pad_to(length))  # sets truncation and padding of the fast tokenizer
         self._files = _files(hf_tokenizer, generic=generic or bool(normalizers))
@@ -85,6 +107,11 @@ class Tokenizer:
         if isinstance(texts, str):  # its letters would be taken for texts
             raise ValueError(f"the tokenizer takes a list of texts, not the single text {texts!r}. Write [{texts!r}].")
         texts = list(texts)
+        wrong = next((text for text in texts if isinstance(text, str) and not is_valid_text(text)), None)
+        if wrong is not None:
+            raise ValueError(f"the text {wrong!r} contains an unpaired surrogate. Remove it.")
+        if self.repairs:
+            texts = [repair_text(text) for text in texts]
         with _tokenizing():
             if self._fast is not None:
                 ids = [encoding.ids for encoding in self._fast.encode_batch(texts)]
@@ -96,6 +123,7 @@ class Tokenizer:
         """Return the token ids of one text, `[length]` int32."""
         if self._fast is None:
             return self([text])[0]
+        text = repair_text(text) if self.repairs else text
         with _tokenizing():
             return np.array(self._fast.encode(text).ids, np.int32)
 
@@ -122,6 +150,14 @@ class Tokenizer:
                     self._fast.save(str(path))
                 else:
                     path.write_bytes(self._files[name])
+
+
+def is_valid_text(text: str) -> bool:
+    """Return whether a text can be encoded: whether it has no unpaired surrogate."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def train_tokenizer(
@@ -210,17 +246,19 @@ def _set_pad_token(hf_tokenizer: PreTrainedTokenizerBase, end_id: int | None) ->
     return hf_tokenizer.pad_token_id
 
 
-def _missing_normalizers(hf_tokenizer: PreTrainedTokenizerBase, canonicalize: str) -> list[Normalizer]:
+def _missing_normalizers(
+    hf_tokenizer: PreTrainedTokenizerBase, canonicalize: str, probes: Sequence[str]
+) -> list[Normalizer]:
     """Return the normalizers of a canonicalization, or none if the tokenizer already does the same to the probes."""
     normalizers = canonicalization(canonicalize)
     if not normalizers:
         return []
     from tokenizers.normalizers import Sequence
 
-    canonical = [Sequence(normalizers).normalize_str(text) for text in _PROBES]
+    canonical = [Sequence(normalizers).normalize_str(text) for text in probes]
     done = all(
         hf_tokenizer(text, verbose=False)["input_ids"] == hf_tokenizer(other, verbose=False)["input_ids"]
-        for text, other in zip(_PROBES, canonical, strict=True)
+        for text, other in zip(probes, canonical, strict=True)
     )
     return [] if done else normalizers
 

@@ -30,6 +30,13 @@ def test_line_ends_of_windows_are_read(folder):
     assert changed_files(folder) == ["a.bin"]
 
 
+def test_lists_of_other_programs_are_read(folder):
+    lines = (folder / SUMS_FILE).read_text().splitlines()
+    other = [f"{lines[0][:64].upper()} *./a.bin", lines[1], f"{'0' * 64}  onnx/a.bin", f"{'0' * 64}  ./x/b c.json"]
+    (folder / SUMS_FILE).write_text("\n".join(other) + "\n")
+    assert list(read_checksums(folder)) == ["a.bin", "b c.json"] and changed_files(folder) == []
+
+
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
 def test_sha256sum_reads_the_file(folder):
     assert subprocess.run(["sha256sum", "--check", "--status", SUMS_FILE], cwd=folder).returncode == 0

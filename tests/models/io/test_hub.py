@@ -100,6 +100,7 @@ def test_hub_id_is_downloaded_once_without_pickles_and_then_opens_offline(hub, t
     first = open_here(hub, tmp_path / "cache", "someone/siglip")
     assert first.stdout.strip() == "24", first.stderr
     names = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    names.add("SHA256SUMS")
     assert set(hub.fetched) == names and len(hub.fetched) == len(names)
     assert open_here(hub, tmp_path / "cache", "hf-hub:someone/siglip").stdout.strip() == "24"
     assert len(hub.fetched) == len(names)
@@ -110,6 +111,21 @@ def test_hub_id_is_downloaded_once_without_pickles_and_then_opens_offline(hub, t
         "checkpoint 'someone/else' does not exist locally, is not cached, and the Hub cannot be reached"
         in unknown.stderr
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["on the Hub", "in the cache"])
+def test_damaged_weights_of_a_hub_id_are_not_opened(hub, tmp_path, where):
+    published = hub.repositories["someone/siglip"] / "model.safetensors"
+    if where == "in the cache":
+        assert open_here(hub, tmp_path / "cache", "someone/siglip").returncode == 0
+        published = next((tmp_path / "cache").rglob("snapshots/*/model.safetensors")).resolve()
+    content = bytearray(published.read_bytes())
+    content[-5] ^= 1
+    published.write_bytes(content)
+    for name in ("someone/siglip", "hf-hub:someone/siglip"):
+        found = open_here(hub, tmp_path / "cache", name)
+        assert found.returncode == 1 and "does not have the checksum in SHA256SUMS" in found.stderr
 
 
 def test_unknown_repository_is_not_reported_as_a_network_problem(monkeypatch):

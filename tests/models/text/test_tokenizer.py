@@ -64,3 +64,9 @@ def test_saved_config_is_compatible_with_transformers_4(tokenizer, tmp_path):
 def test_the_order_of_captions_does_not_matter(tokenizer):
     other = train_tokenizer(CAPTIONS[::-1] * 2, vocab_size=90, length=8)
     np.testing.assert_array_equal(other(CAPTIONS), tokenizer(CAPTIONS))
+
+
+def test_an_unpaired_surrogate_is_one_sentence():
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=120, length=8)
+    with pytest.raises(ValueError, match=r"the text '\\ud800' contains an unpaired surrogate"):
+        tokenizer(["red apple", "\ud800"])
