@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from adapt.adapters.ops import normalize_numpy
-from adapt.embedding.array_files import save_array
 from adapt.evaluation.results import PREDICTIONS
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
 from data.pipeline.thumbnails import data_uri
+from foundation.files.array_files import save_array
 from foundation.files.atomic import write_text
 
 CLASSES = "classes"

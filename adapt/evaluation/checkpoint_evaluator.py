@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
-from adapt.embedding.array_files import save_array
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.artifacts import write_classes, write_distances
@@ -31,6 +30,7 @@ from adapt.evaluation.tasks import EvaluationTask, SupportSet, build_task, count
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
+from foundation.files.array_files import save_array
 from foundation.files.atomic import write_text
 
 logger = logging.getLogger(__name__)

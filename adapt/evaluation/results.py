@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.array_files import save_array
 from data.io.fingerprint import fingerprint
+from foundation.files.array_files import save_array
 from foundation.files.json_lines import append_json_line, read_json_lines, write_json_lines
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"

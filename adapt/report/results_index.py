@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.array_files import load_array
 from adapt.evaluation.artifacts import CLASSES
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
 from adapt.evaluation.retrieval import EXAMPLES
@@ -26,6 +25,7 @@ from adapt.report.statistics import (
     mean_interval,
     paired_bootstrap,
 )
+from foundation.files.array_files import load_array
 from foundation.files.json_lines import read_json_lines
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import filesystem, is_remote, read_file, size_and_mtime
-from data.sources.base import BadRecord, Record
+from data.sources.base import BadRecord, ContentDigest, Record
+from data.sources.content import SAMPLES, evenly_spaced, record_digests
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
@@ -55,6 +56,11 @@ class ImageFiles:
         paths = (os.path.join(self._root, self._name(index)) for index in range(len(self)))
         stats = np.array([size_and_mtime(path) for path in paths], np.int64)
         return fingerprint(self.fingerprint, stats)
+
+    def content_digests(self) -> list[ContentDigest]:
+        """Return digests of the images' paths within the folder, and of the content of some images."""
+        names = ContentDigest(readable(self._root), self.fingerprint)
+        return [names, *record_digests(self, evenly_spaced(len(self), SAMPLES))]
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return no texts."""
