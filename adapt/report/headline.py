@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from adapt.report.formatting import count, format_difference, format_interval, run_suffix
-from adapt.report.results_index import ResultsIndex, TaskKey
+from adapt.report.results_index import ResultsIndex, TaskKey, interval_of
 from adapt.report.statistics import AccuracyInterval, Difference, mean_difference
 
 _FIRST = 3  # datasets that the first lines name
@@ -22,8 +22,8 @@ def headline(index: ResultsIndex) -> list[str]:
         sentences = [sentence for run in index.runs for sentence in _best_methods(index, run.name)]
     for run in index.runs:
         sentences += [
-            f"{row['dataset']}{run_suffix(index, run.name)}: {row['metric']} is {row['value']:.1%} over "
-            f"{row['queries']:,} queries."
+            f"{row['dataset']}{run_suffix(index, run.name)}: {row['metric']} is "
+            f"{format_interval(interval_of([row]))} % over {row['queries']:,} queries."
             for row in run.results
             if row["task"] == "retrieval" and row["k"] == 10
         ]
