@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 
@@ -77,6 +78,10 @@ class ImageFiles:
             raise BadRecord("missing file", self.key(index), f"{error}") from error
         except PermissionError as error:
             raise BadRecord("no permission", self.key(index), f"{error}") from error
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise BadRecord("missing file", self.key(index), "its link leads back to itself") from error
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):
@@ -122,6 +127,11 @@ class ClassFolders(ImageFiles):
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is ignored: a hidden one, or what macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def is_folder_entry(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link that leads back to itself is not."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _list_images(root: str) -> list[str]:

@@ -73,8 +73,11 @@ def test_the_enumeration_has_every_file(evaluated):
     assert written - not_read == {find(evaluated, name) for name in FILES}
 
 
+OFTEN = ("cut in half", "zeroed in the middle", "emptied")
+
+
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", [how if how in OFTEN else pytest.param(how, marks=pytest.mark.slow) for how in DAMAGES])
 def test_a_damaged_file_is_named_with_the_way_out(evaluated, tmp_path, capsys, name, how):
     workdir = shutil.copytree(evaluated, tmp_path / "run")
     path = find(workdir, name)
@@ -105,7 +108,7 @@ def test_a_damaged_file_is_named_with_the_way_out(evaluated, tmp_path, capsys, n
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in HISTORY])
-@pytest.mark.parametrize("how", ["zeroed in the middle", "removed"])
+@pytest.mark.parametrize("how", ["zeroed in the middle", pytest.param("removed", marks=pytest.mark.slow)])
 def test_the_same_command_of_evaluate_mends_the_file(evaluated, arguments, tmp_path, capsys, name, how):
     workdir = shutil.copytree(evaluated, tmp_path / "run")
     path = find(workdir, name)
