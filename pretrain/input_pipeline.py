@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import json
 import logging
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
 from data.sources.image_folders import ClassFolders
 from data.sources.open import ConcatenatedSource, open_sources
-from foundation.files.atomic import atomic_file
+from foundation.files.array_files import load_array, save_array
 from foundation.progress import track
 from models.checkpoints.describe import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
@@ -29,7 +27,7 @@ from pretrain.config.run import PretrainSettings
 
 logger = logging.getLogger(__name__)
 
-DATA_FILE, ORDER_FILE = "data.json", "groups.npy"
+ORDER_FILE = "groups.npy"
 _CAPTION_SAMPLES = 200_000
 _CHECKED_CAPTIONS = 64
 _READERS = 16  # threads
@@ -127,16 +125,16 @@ def _create_tokenizer(source: Source, settings: PretrainSettings, length: int) -
 def prepare_order(path: pathlib.Path, source: Source, settings: PretrainSettings) -> np.ndarray | None:
     """Return the order of samples in which those of a group are neighbours; None if the settings use no groups.
 
-    The order is read from `path`; if it is not there yet, it is computed from the captions and saved there. Raises
-    `ValueError` for a file made for another number of samples.
+    The order is read from `path`; if it is not there yet or damaged, it is computed from the captions and saved there.
+    Raises `ValueError` for a file made for another number of samples.
     """
     if settings.data.group_size == 1:
         return None
-    if not path.is_file():
+    order = load_array(path)
+    if order is None:
         texts = [" ".join(texts) for texts in _read_texts(source, len(source))]
-        with atomic_file(path) as temporary:
-            np.save(temporary, group_by_texts(texts, settings.data.group_size))
-    order = np.load(path, allow_pickle=False)
+        order = group_by_texts(texts, settings.data.group_size)
+        save_array(path, order)
     if len(order) != len(source):
         raise ValueError(
             f"{path} was made for {len(order):,} samples, but the data has {len(source):,}. Remove the file."
@@ -162,31 +160,3 @@ def _texts_of(source: Source, index: int) -> tuple[str, ...]:
         return source.texts(index)
     except BadRecord:
         return ()
-
-
-def describe_data(settings: PretrainSettings, source: ConcatenatedSource) -> list[dict[str, Any]]:
-    """Return name, size and fingerprint of each source, as `data.json` stores them."""
-    return [
-        {"source": name, "samples": len(part), "fingerprint": part.fingerprint}
-        for name, part in zip(settings.data.sources, source.sources, strict=True)
-    ]
-
-
-def compare_data(workdir: pathlib.Path, current: list[dict[str, Any]], *, moved: bool) -> None:
-    """Compare the sources with those in `workdir/data.json`, if the run has begun; if they `moved`, without names.
-
-    Raises `ValueError` naming the first source that has changed: the run would see other batches from here on.
-    """
-    path = workdir / DATA_FILE
-    if not path.exists():
-        return
-    for before, now in zip(json.loads(path.read_text(encoding="utf-8")), current, strict=True):
-        if before != (now | {"source": before["source"]} if moved else now):
-            raise ValueError(_describe_change(before, now))
-
-
-def _describe_change(before: dict[str, Any], now: dict[str, Any]) -> str:
-    return (
-        f"{now['source']} had {before['samples']:,} samples (fingerprint {before['fingerprint']}) when this run "
-        f"began, but has {now['samples']:,} ({now['fingerprint']}) now. Restore the data, or use another --workdir."
-    )

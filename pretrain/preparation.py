@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.loader import BatchIterator, BatchLoader
 from data.sources.open import ConcatenatedSource
-from foundation.files.atomic import write_json
 from models.text.tokenizer import Tokenizer, load_tokenizer
 from models.towers import count_parameters
 from pretrain.checkpointing.best import BestCheckpoints
@@ -25,12 +24,10 @@ from pretrain.checkpointing.manager import Checkpoints
 from pretrain.checkpointing.warm_start import start_from_checkpoint
 from pretrain.config.resume import ResumeOptions, compare_settings, write_settings
 from pretrain.config.run import SETTINGS_FILE, PretrainSettings
+from pretrain.data_identity import compare_data, write_data
 from pretrain.distributed import sharding
 from pretrain.input_pipeline import (
-    DATA_FILE,
     ORDER_FILE,
-    compare_data,
-    describe_data,
     prepare_order,
     prepare_tokenizer,
 )
@@ -97,13 +94,12 @@ def claim(
     tokenizer = None
     if jax.process_index() == 0:
         changes = compare_settings(workdir, settings, num_samples=len(source), options=options)
-        data = describe_data(settings, source)
-        compare_data(workdir, data, moved=options.data_moved)
+        data = compare_data(workdir, settings.data.sources, source.sources, moved=options.data_moved)
         for change in changes:
             logger.warning(f"resuming with a change: {change}")
             record(change)
         write_settings(workdir, settings)
-        write_json(workdir / DATA_FILE, data)
+        write_data(workdir, data)
         tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
         prepare_order(workdir / ORDER_FILE, source, settings)
     wait_for_all_processes("workdir claimed")

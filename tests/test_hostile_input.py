@@ -14,7 +14,6 @@ from PIL import EpsImagePlugin, Image
 
 import adapt
 from adapt.adapters.classifier_files import ARRAYS_FILE, JSON_FILE
-from adapt.embedding.array_files import load_array
 from adapt.embedding.collection_files import Piece
 from adapt.embedding.encoder import Encoder
 from adapt.photos.folders import embed_folder
@@ -23,6 +22,7 @@ from data.fewshot.labelled import read_labels
 from data.pipeline.image_ops import FORMATS, EncodedImage
 from data.sources.base import BadRecord
 from data.sources.open import open_source
+from foundation.files.array_files import load_array
 from models.checkpoints.io import open_checkpoint, save_checkpoint
 from tests.data.shard_files import labelled, png, write_shard
 from tests.models.tiny_models import tiny_checkpoint

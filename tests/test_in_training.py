@@ -181,7 +181,7 @@ def test_results_equal_those_of_a_later_evaluation(shard, plain, given, tmp_path
         (
             "evaluate_in_training.shotz=1",
             "unknown config key 'evaluate_in_training.shotz': no setting is named 'shotz'. Did you mean 'shots'? "
-            "Known: canonicalize, caption",
+            "Known: baselines, canonicalize, caption",
         ),
     ],
 )

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from adapt.embedding.array_files import load_array, save_array
 from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
+from foundation.files.array_files import load_array, save_array
 
 VERSION = 3  # of the cache; part of the names of its folders
 PIECE_ROWS = 2048

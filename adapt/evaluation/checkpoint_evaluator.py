@@ -18,21 +18,21 @@ import numpy as np
 
 from adapt.adapters.base import settings_of
 from adapt.adapters.registry import find
-from adapt.embedding.array_files import save_array
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
-from adapt.evaluation.artifacts import write_classes, write_distances
+from adapt.evaluation.artifacts import EXAMPLES, has_all_files, write_classes, write_distances
 from adapt.evaluation.baselines.evaluate import Baseline
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.features import TaskEmbedder, TaskEmbeddings
 from adapt.evaluation.fewshot import run_grid
 from adapt.evaluation.results import PREDICTIONS, Unit, append_cost
-from adapt.evaluation.retrieval import EXAMPLES, CaptionedImages
+from adapt.evaluation.retrieval import CaptionedImages
 from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
 from adapt.evaluation.tasks import NEED_TEXT, EvaluationTask, SupportSet, build_task, counted_queries
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
+from foundation.files.array_files import save_array
 from foundation.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class CheckpointEvaluator:
         for task in self.tasks(dataset, source):
             by_method = {method: self._unit(task, dataset, method) for method in self._methods(task)}
             units += by_method.values()
-            unfinished = {method: unit for method, unit in by_method.items() if compute and unit.read(self.out) is None}
+            unfinished = {method: unit for method, unit in by_method.items() if compute and not self._is_finished(unit)}
             if unfinished:
                 self._compute_units(unfinished, task, dataset)
             if task.name == "few_shot":
@@ -146,13 +146,18 @@ class CheckpointEvaluator:
             return []
         depends_on = (self.encoder.fingerprint, captioned.fingerprint, captioned.caption)
         unit = Unit.create(self.name, captioned.name, "retrieval", depends_on=depends_on)
-        if compute and unit.read(self.out) is None:
+        if compute and not self._is_finished(unit):
             result = captioned.evaluate(self.encoder, **self.embedder.options)
             write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(result.examples, ensure_ascii=False))
             unit.write(self.out, [row | self._provenance() | {"examples": unit.key} for row in result.rows])
             recalls = ", ".join(f"{row['metric']} {row['value']:.1%}" for row in result.rows if row["k"] == 10)
             logger.info(f"{captioned.name}: {recalls}")
         return [unit]
+
+    def _is_finished(self, unit: Unit) -> bool:
+        """Return whether a unit has its rows and the files that they name; otherwise, it is computed again."""
+        rows = unit.read(self.out)
+        return rows is not None and all(has_all_files(self.out, row) for row in rows[:1])
 
     def _methods(self, task: EvaluationTask) -> Sequence[str]:
         if task.name == "zero_shot":

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.array_files import save_array
 from data.io.fingerprint import fingerprint
-from foundation.files.json_lines import append_json_line, read_json_lines, write_json_lines
+from foundation.files.array_files import save_array
+from foundation.files.checksum_file import SUMS_FILE, changed_files, write_checksums
+from foundation.files.json_lines import append_json_line, parse_json_lines, read_json_lines, write_json_lines
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"
 UNITS, PREDICTIONS = "units", "predictions"
@@ -67,12 +68,16 @@ class MergedRows(NamedTuple):
 
 
 def merge(out: pathlib.Path, units: Sequence[Unit]) -> MergedRows:
-    """Return the rows in the order of the units; write them to `results.jsonl` if every unit is finished."""
+    """Return the rows in the order of the units; write them to `results.jsonl` if every unit is finished.
+
+    `SHA256SUMS` has its checksum.
+    """
     rows_of_units = [unit.read(out) for unit in units]
     missing = sum(rows is None for rows in rows_of_units)
     rows = [row for rows in rows_of_units if rows is not None for row in rows]
     if not missing:
         write_json_lines(out / RESULTS_FILE, rows)
+        write_checksums(out, [RESULTS_FILE])
     return MergedRows(rows, missing)
 
 
@@ -82,7 +87,11 @@ def append_cost(out: pathlib.Path, **cost: Any) -> None:
 
 
 def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the rows that `evaluate` wrote to `folder`; raise `FileNotFoundError` where it has not finished."""
+    """Return the rows that `evaluate` wrote to `folder`.
+
+    Raises `FileNotFoundError` where it has not finished, and `ValueError` for rows that are damaged or do not have the
+    checksum in `SHA256SUMS`.
+    """
     folder = pathlib.Path(folder)
     path = folder / RESULTS_FILE
     if not path.is_file():
@@ -93,9 +102,13 @@ def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
                 "the same `launch.py evaluate` command to resume it."
             )
         raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}. Run `launch.py evaluate` to write it.")
-    rows = read_json_lines(path, appended=False)
-    if not rows:
+    again = "Run the same `launch.py evaluate` command to write it again"
+    if path.stat().st_size and changed_files(folder, [RESULTS_FILE]):
         raise ValueError(
-            f"{path} is empty. Remove it, and run the same `launch.py evaluate` command to write it again."
+            f"{path} is damaged or edited: it does not have the checksum in {SUMS_FILE}. {again}, or remove "
+            f"{folder / SUMS_FILE} to use it as it is."
         )
+    rows, damaged = parse_json_lines(path)
+    if damaged or not rows:
+        raise ValueError(f"{f'line {damaged[0]} of {path} is damaged' if damaged else f'{path} is empty'}. {again}.")
     return rows

@@ -18,7 +18,6 @@ from data.pipeline.image_ops import decode
 from data.pipeline.thumbnails import data_uri
 from data.sources.open import open_source
 
-EXAMPLES = "examples"
 _SHOWN, _NEAREST = 12, 6
 
 
@@ -67,7 +66,7 @@ class CaptionedImages(NamedTuple):
         recall = retrieval_recall(embeddings.images, embeddings.texts, image_of_text=self.image_of_text)
         return RetrievalResult(self._rows(recall), self._examples(recall.nearest_images))
 
-    def _rows(self, recall: RetrievalRecall) -> list[dict[str, Any]]:
+    def _rows(self, found: RetrievalRecall) -> list[dict[str, Any]]:
         queries = {"text→image": len(self.texts), "image→text": len(np.unique(self.image_of_text))}
         return [
             {
@@ -80,15 +79,19 @@ class CaptionedImages(NamedTuple):
                 "seed": None,
                 "metric": f"{direction} recall@{k}",
                 "k": k,
-                "value": value,
+                "value": recall.value,
+                "query_error": recall.query_error,
                 "settings": {"caption": self.caption},
                 "selection": "none",
                 "logit_scale": None,
                 "classes": len(self.images) if direction == "text→image" else len(self.texts),
                 "queries": queries[direction],
             }
-            for direction, recall_at in (("text→image", recall.text_to_image), ("image→text", recall.image_to_text))
-            for k, value in recall_at.items()
+            for direction, recall_at in (
+                ("text→image", found.text_to_image),
+                ("image→text", found.image_to_text),
+            )
+            for k, recall in recall_at.items()
         ]
 
     def _examples(self, nearest: np.ndarray) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
-from data.sources.image_folders import SUFFIXES, ImageFiles, is_hidden
+from data.sources.image_folders import SUFFIXES, ImageFiles, is_folder_entry, is_hidden
 from foundation.files.json_lines import read_json_lines
 
 
@@ -93,7 +93,7 @@ def in_class_folders(support: EmbeddedFolder, split: str = "") -> EmbeddedFolder
 
 def class_folders(root: str, *, out: pathlib.Path) -> list[str]:
     """Return the names of the folders in `root`, with or without images, except for the folder `out`."""
-    found = [entry for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)]
+    found = [entry for entry in os.scandir(root) if is_folder_entry(entry) and not is_hidden(entry.name)]
     return [entry.name for entry in found if not os.path.exists(out) or not os.path.samefile(entry.path, out)]
 
 

@@ -134,6 +134,7 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str
         f"{len(support.paths)} support images of {len(class_names)} classes, {len(query.paths)} images to classify; "
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
+    _report_identical_support(support, labels)
     _report_identical(support, query)
     result = _classify(encoder, task, class_names=class_names, support=support, labels=labels, query=query)
     write_text(task.out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
@@ -143,6 +144,26 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str
         f"support image; overview in {page}"
     )
     return result
+
+
+def _report_identical_support(support: EmbeddedFolder, labels: np.ndarray) -> None:
+    """Log how many support images are copies of others: of another class, whose label must be wrong, or of their own.
+
+    Leave-one-out leaves the other copy in the support set, so that its accuracy is too low or too high.
+    """
+    rows = np.arange(len(labels))
+    found = find_identical(support.features, support.features, support.image, support.image, own_rows=rows)
+    copies = found >= 0
+    for what, members in (
+        ("in another class: remove the wrong ones", copies & (labels[found] != labels)),
+        ("in their class, which makes the accuracy on held-out images too high", copies & (labels[found] == labels)),
+    ):
+        if members.any():
+            first = int(np.flatnonzero(members)[0])
+            logger.warning(
+                f"{int(members.sum())} support images have an identical image {what}; the first is "
+                f"{readable(support.paths[first])}, identical to {readable(support.paths[found[first]])}"
+            )
 
 
 def _report_identical(support: EmbeddedFolder, query: EmbeddedFolder) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapt.report.baselines import baseline_curves
 from adapt.report.formatting import format_interval
-from adapt.report.results_index import ResultsIndex, Run
+from adapt.report.results_index import ResultsIndex, Run, interval_of
 from adapt.report.statistics import MIN_DRAWS
 from models.checkpoints.model_card import MeasuredResult
 
@@ -15,7 +15,12 @@ from models.checkpoints.model_card import MeasuredResult
 def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
     """Return the lines of a model card: recall at 10, zero-shot, and every method at the most shots."""
     results = [
-        MeasuredResult(row["dataset"], row["metric"], f"{row['value']:.1%}", f"among {row['classes']:,}")
+        MeasuredResult(
+            row["dataset"],
+            row["metric"],
+            f"{format_interval(interval_of([row]))} %",
+            f"among {row['classes']:,}, 95% interval",
+        )
         for row in rows
         if row["task"] == "retrieval" and row["k"] == 10
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from adapt.report.baselines import baseline_sentences
 from adapt.report.formatting import count, format_difference, format_interval, run_suffix
-from adapt.report.results_index import ResultsIndex, TaskKey
+from adapt.report.results_index import ResultsIndex, TaskKey, interval_of
 from adapt.report.statistics import AccuracyInterval, Difference, mean_difference
 
 _FIRST = 3  # datasets that the first lines name
@@ -24,8 +24,8 @@ def headline(index: ResultsIndex) -> list[str]:
     sentences += baseline_sentences(index, datasets=_FIRST)
     for run in index.runs:
         sentences += [
-            f"{row['dataset']}{run_suffix(index, run.name)}: {row['metric']} is {row['value']:.1%} over "
-            f"{row['queries']:,} queries."
+            f"{row['dataset']}{run_suffix(index, run.name)}: {row['metric']} is "
+            f"{format_interval(interval_of([row]))} % over {row['queries']:,} queries."
             for row in run.results
             if row["task"] == "retrieval" and row["k"] == 10
         ]

@@ -13,9 +13,10 @@ from typing import Any
 from adapt.report import detail_sections as details
 from adapt.report import sections as parts
 from adapt.report.charts import Line, line_chart
+from adapt.report.formatting import format_interval
 from adapt.report.headline import best_method, headline
 from adapt.report.protocol import protocol
-from adapt.report.results_index import ResultsIndex, Run
+from adapt.report.results_index import ResultsIndex, Run, interval_of
 from adapt.report.tables import ReportTable
 from foundation.files.atomic import write_text
 from foundation.files.csv_text import csv_text
@@ -32,6 +33,7 @@ CSV_FIELDS = (
     "seed",
     "metric",
     "value",
+    "query_error",
     "settings",
     "selection",
     "short",
@@ -108,7 +110,7 @@ def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "run": run.name,
             "dataset": row["dataset"],
             "metric": row["metric"],
-            "value": f"{row['value']:.1%}",
+            "value": format_interval(interval_of([row])),
             "chance": f"{min(1, row['k'] / row['classes']):.1%}",
             "queries": f"{row['queries']:,}",
         }

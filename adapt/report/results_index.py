@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import os
@@ -13,10 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapt.embedding.array_files import load_array
-from adapt.evaluation.artifacts import CLASSES
+from adapt.evaluation.artifacts import CLASSES, EXAMPLES, read_classes, read_examples, read_predictions
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
-from adapt.evaluation.retrieval import EXAMPLES
 from adapt.evaluation.scoring import query_error
 from adapt.report.statistics import (
     MIN_DRAWS,
@@ -120,9 +117,8 @@ def _read_examples(results: Sequence[Mapping[str, Any]], folder: pathlib.Path) -
     examples = {}
     for row in results:
         if row["task"] == "retrieval" and row["dataset"] not in examples:
-            path = folder / EXAMPLES / f"{row['examples']}.json"
-            examples[row["dataset"]] = json.loads(path.read_text(encoding="utf-8"))
-    return examples
+            examples[row["dataset"]] = read_examples(folder / EXAMPLES / f"{row['examples']}.json")
+    return {dataset: found for dataset, found in examples.items() if found is not None}
 
 
 class ResultsIndex:
@@ -206,12 +202,11 @@ class ResultsIndex:
         return Predictions(predicted[[row["case"] for row in rows], start:stop], labels[start:stop])
 
     def classes(self, run: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[str | None]] | None:
-        """Return `names` and `pictures` of the classes, or None where their file is missing."""
+        """Return `names` and `pictures` of the classes, or None where their file is missing or damaged."""
         folder = self._folders[run]
         if folder is None or not rows or "classes_file" not in rows[0]:
             return None
-        path = folder / CLASSES / rows[0]["classes_file"]
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return _read_classes(folder / CLASSES / rows[0]["classes_file"])
 
     def distances(self, run: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
         """Return 1 − cosine of each query and its nearest support image at the most shots, `[seeds, queries]`."""
@@ -247,4 +242,9 @@ def key_of(row: Mapping[str, Any]) -> TaskKey:
 @functools.lru_cache(maxsize=64)
 def read_array(path: pathlib.Path) -> np.ndarray | None:
     """Return the array of a file, or None where it is missing or damaged; each file is read, and logged, once."""
-    return load_array(path)
+    return read_predictions(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_classes(path: pathlib.Path) -> Mapping[str, Any] | None:
+    return read_classes(path)

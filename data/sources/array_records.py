@@ -8,7 +8,8 @@ from typing import Any
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote
-from data.sources.base import BadRecord, Record, find_texts, parse_class
+from data.sources.base import BadRecord, ContentDigest, Record, find_texts, parse_class
+from data.sources.content import SAMPLES, evenly_spaced, record_digests
 
 
 class ArrayRecords:
@@ -35,6 +36,7 @@ class ArrayRecords:
             raise ValueError(f"no record in {len(files)} file(s) such as {self._paths[0]}")
         sizes = (f"{file.name} {file.size}" for file in files)
         self.fingerprint = fingerprint(*sizes, *image_keys, *text_keys)
+        self._sizes = [ContentDigest(file.name, str(file.size)) for file in files]
         self._stamps = [file.stamp for file in files]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,6 +73,10 @@ class ArrayRecords:
     def content_fingerprint(self) -> str:
         """Return a hash of the files' names, sizes and modification times."""
         return fingerprint(self.fingerprint, *self._stamps)
+
+    def content_digests(self) -> list[ContentDigest]:
+        """Return digests of the files' sizes, and of the content of some records."""
+        return [*self._sizes, *record_digests(self, evenly_spaced(len(self), SAMPLES))]
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the texts of a sample; reads the whole record."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 REASONS = (
     "no image",
@@ -42,6 +42,13 @@ class Record:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class ContentDigest(NamedTuple):
+    """A hash of the content of a file or sample; the name is for messages."""
+
+    name: str
+    digest: str
+
+
 @runtime_checkable
 class Source(Protocol):
     """A random-access collection of records; compatible with Grain's random-access data sources.
@@ -49,7 +56,8 @@ class Source(Protocol):
     `source[i]` raises `BadRecord` for an unusable sample and `OSError` if the storage fails. `texts(i)` returns only
     the texts, which reads less. `key(i)` returns the sample's key without reading it. `fingerprint` changes if the
     samples or their order may have changed. `content_fingerprint()` also changes if a file was rewritten; it is None
-    if that cannot be detected.
+    if that cannot be detected. `content_digests()` reads parts of the content, the same ones each time: its digests
+    do not depend on the names of the files but on their order.
     """
 
     fingerprint: str
@@ -63,6 +71,8 @@ class Source(Protocol):
     def key(self, index: int) -> str: ...
 
     def content_fingerprint(self) -> str | None: ...
+
+    def content_digests(self) -> list[ContentDigest]: ...
 
 
 class BadRecord(ValueError):

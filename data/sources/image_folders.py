@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import filesystem, is_remote, read_file, size_and_mtime
-from data.sources.base import BadRecord, Record
+from data.sources.base import BadRecord, ContentDigest, Record
+from data.sources.content import SAMPLES, evenly_spaced, record_digests
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
@@ -56,6 +58,11 @@ class ImageFiles:
         stats = np.array([size_and_mtime(path) for path in paths], np.int64)
         return fingerprint(self.fingerprint, stats)
 
+    def content_digests(self) -> list[ContentDigest]:
+        """Return digests of the images' paths within the folder, and of the content of some images."""
+        names = ContentDigest(readable(self._root), self.fingerprint)
+        return [names, *record_digests(self, evenly_spaced(len(self), SAMPLES))]
+
     def texts(self, index: int) -> tuple[str, ...]:
         """Return no texts."""
         return ()
@@ -71,6 +78,10 @@ class ImageFiles:
             raise BadRecord("missing file", self.key(index), f"{error}") from error
         except PermissionError as error:
             raise BadRecord("no permission", self.key(index), f"{error}") from error
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise BadRecord("missing file", self.key(index), "its link leads back to itself") from error
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self):
@@ -120,6 +131,11 @@ class ClassFolders(ImageFiles):
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is ignored: a hidden one, or what macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def is_folder_entry(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link that leads back to itself is not."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _list_images(root: str) -> list[str]:

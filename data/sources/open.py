@@ -13,7 +13,7 @@ from data import emoji
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, filesystem, find_files, is_remote
 from data.sources.array_records import ArrayRecords
-from data.sources.base import Record, Source
+from data.sources.base import ContentDigest, Record, Source
 from data.sources.coop import PREFIX as COOP_PREFIX
 from data.sources.coop import CoopSplit
 from data.sources.fgvc_aircraft import PREFIX as AIRCRAFT_PREFIX
@@ -67,6 +67,10 @@ class ConcatenatedSource:
         """Return the hash of the sources' content fingerprints, None if one of them is None."""
         fingerprints = [source.content_fingerprint() for source in self.sources]
         return None if None in fingerprints else fingerprint(*fingerprints)
+
+    def content_digests(self) -> list[ContentDigest]:
+        """Return the digests of all sources."""
+        return [digest for source in self.sources for digest in source.content_digests()]
 
     def key(self, index: int) -> str:
         """Return the key of a sample."""

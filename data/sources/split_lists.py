@@ -10,7 +10,8 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import is_remote, read_file, size_and_mtime
-from data.sources.base import BadRecord, Record
+from data.sources.base import BadRecord, ContentDigest, Record
+from data.sources.content import SAMPLES, evenly_spaced, record_digests
 
 
 class ListedImage(NamedTuple):
@@ -66,6 +67,10 @@ class ImageList:
             return None
         stats = np.array([size_and_mtime(self._path(path)) for path, _ in self._images], np.int64)
         return fingerprint(self.fingerprint, stats)
+
+    def content_digests(self) -> list[ContentDigest]:
+        """Return digests of the list, and of the content of some images."""
+        return [ContentDigest("the list", self.fingerprint), *record_digests(self, evenly_spaced(len(self), SAMPLES))]
 
     def _listed(self, index: int) -> ListedImage:
         if not 0 <= index < len(self):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import logging
 import mmap
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from data.sources.tar_headers import iter_members
 from data.sources.tar_samples import NameNotes, ShardIndex, index_members
 from foundation.files.atomic import atomic_file
 from foundation.progress import ProgressBar
+
+logger = logging.getLogger(__name__)
 
 VERSION = 4
 FOLDER = ".tar-index"
@@ -82,23 +86,43 @@ def index_path(file: File, cache_dir: str | os.PathLike) -> pathlib.Path:
     if not is_remote(path):
         own = pathlib.Path(path).parent / FOLDER
         is_cache = os.path.abspath(folder) == os.path.abspath(own)
-        if own.is_dir() and not is_cache and (read_summary(own / name, file) or os.access(own, os.W_OK)):
+        if own.is_dir() and not is_cache and (os.access(own, os.W_OK) or read_summary(own / name, file)):
             return own / name
     return folder / fingerprint(path.rpartition("/")[0]) / name
 
 
 def read_summary(path: pathlib.Path, file: File) -> IndexSummary | None:
-    """Return the header of the index at `path`, or None if it is missing, damaged, or older than the shard."""
+    """Return the header of the index at `path`, or None if it is missing, damaged, or older than the shard.
+
+    Damage is logged. The arrays are not read; whoever maps them checks them with `checksum`.
+    """
     try:
         with open(path, "rb", buffering=0) as opened:
             length = int.from_bytes(opened.read(8), "little")
             metadata = json.loads(opened.read(min(length, MAX_HEADER_BYTES)))["__metadata__"]
+            if "header" in metadata and metadata["header"] != _header_checksum(metadata):
+                raise ValueError("its header does not have its checksum")
             if metadata["shard"] == f"{VERSION} {file.size} {file.stamp}" and int(metadata["samples"]) >= 0:
                 notes = NameNotes(**json.loads(metadata["notes"]))
                 return IndexSummary(int(metadata["samples"]), str(metadata["problem"]), str(metadata["digest"]), notes)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except OSError:
         pass
+    except (ValueError, KeyError, TypeError, RecursionError):
+        logger.warning(f"the index {path} of {file.path} is damaged and built again")
     return None
+
+
+def checksum(spans: np.ndarray, names: np.ndarray | bytes, name_ends: np.ndarray) -> str:
+    """Return the CRC-32 of the arrays of an index, which its header has as `arrays`."""
+    found = 0
+    for array in (spans, names, name_ends):
+        found = zlib.crc32(array, found)
+    return f"{found:08x}"
+
+
+def _header_checksum(metadata: Mapping[str, str]) -> str:
+    fields = {name: value for name, value in metadata.items() if name != "header"}
+    return f"{zlib.crc32(json.dumps(fields, sort_keys=True).encode()):08x}"
 
 
 def write_index(path: pathlib.Path, index: ShardIndex, *, file: File) -> None:
@@ -107,6 +131,8 @@ def write_index(path: pathlib.Path, index: ShardIndex, *, file: File) -> None:
 
     metadata = {"shard": f"{VERSION} {file.size} {file.stamp}", "samples": str(len(index.spans))}
     metadata |= {"problem": index.problem, "digest": index.digest, "notes": json.dumps(index.notes._asdict())}
+    metadata["arrays"] = checksum(index.spans, index.names, index.name_ends)
+    metadata["header"] = _header_checksum(metadata)
     arrays = {
         "spans": index.spans,
         "name_ends": index.name_ends,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import functools
 import json
 import logging
@@ -15,15 +17,27 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, read_range
-from data.sources.base import MAX_PART_BYTES, BadRecord, Record, find_texts, parse_class
+from data.sources.base import (
+    MAX_PART_BYTES,
+    BadRecord,
+    ContentDigest,
+    Record,
+    find_texts,
+    parse_class,
+)
+from data.sources.content import evenly_spaced
 from data.sources.folders.text_files import RETRIEVAL, dataset_type
-from data.sources.tar_index import MAX_HEADER_BYTES, ensure_indexes
+from data.sources.tar_index import MAX_HEADER_BYTES, build_index, checksum, ensure_indexes, write_index
 from data.sources.tar_samples import PARTS, NameNotes
+from foundation.files.lines import split_lines
+from foundation.progress import track
 
 logger = logging.getLogger(__name__)
 
 _OPEN_INDEXES = 256
 _MAX_GAP = 1 << 16  # bytes between the parts of a sample; larger gaps are skipped by separate reads
+_WHOLE_SAMPLES, _TEXTS = 2048, 32768  # that `content_digests` reads of all shards
+_READERS = 32  # threads
 _MAX_LISTED = 5  # damaged shards in a message
 
 
@@ -70,7 +84,8 @@ class TarShards:
             logger.warning(note)
         if self._lines:
             logger.info(f"{self._folder}: each line of a .txt is a caption, as dataset_type.txt says {RETRIEVAL}")
-        digests = (f"{file.name} {summary.digest}" for file, (_, summary) in zip(self._files, indexes, strict=True))
+        self._digests = [summary.digest for _, summary in indexes]
+        digests = (f"{file.name} {digest}" for file, digest in zip(self._files, self._digests, strict=True))
         self.fingerprint = fingerprint(*digests, *text_keys, *(["lines"] if self._lines else []))
 
     def __len__(self) -> int:
@@ -101,6 +116,29 @@ class TarShards:
         """Return a hash of the shards' names, sizes and modification times (or the server's equivalent)."""
         return fingerprint(self.fingerprint, *(file.stamp for file in self._files))
 
+    def content_digests(self) -> list[ContentDigest]:
+        """Return a digest of each shard: names and positions of all its samples, and the content of some of them.
+
+        At most 32,768 texts and 2,048 whole samples are read, but at least one of each per shard.
+        """
+        numbers = range(len(self._files))
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as threads:
+            digests = threads.map(self._content_digest, numbers)
+            return list(track(digests, total=len(numbers), description="reading samples of shards"))
+
+    def _content_digest(self, number: int) -> ContentDigest:
+        start = int(self._ends[number - 1]) if number else 0
+        length, files = int(self._ends[number]) - start, len(self._files)
+        whole = set(evenly_spaced(length, max(1, _WHOLE_SAMPLES // files)))
+        contents = []
+        for row in sorted(whole.union(evenly_spaced(length, max(1, _TEXTS // files)))):
+            try:
+                parts = _read_parts(self._locate(start + row), PARTS if row in whole else PARTS[1:])
+                contents += [part for pair in sorted(parts.items()) for part in pair]
+            except BadRecord as error:
+                contents.append(error.reason)
+        return ContentDigest(self._files[number].name, fingerprint(self._digests[number], *contents))
+
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the texts of a sample without reading its image."""
         sample = self._locate(index)
@@ -110,7 +148,7 @@ class TarShards:
 
     def _find_texts(self, fields: Mapping[str, Any], txt: bytes | None, key: str) -> tuple[str, ...]:
         if txt is not None and txt.strip():
-            fields = {**fields, "txt": txt.splitlines() if self._lines else txt}
+            fields = {**fields, "txt": split_lines(txt.decode("utf-8", "replace")) if self._lines else txt}
         return find_texts(fields, self._text_keys, key=key)
 
     def _locate(self, index: int) -> _SampleSpans:
@@ -179,7 +217,12 @@ class _OpenIndex(NamedTuple):
     name_ends: np.ndarray
 
 
+class _DamagedIndex(ValueError):
+    """An index file with unusable content."""
+
+
 _lock = threading.Lock()
+_checked: set[pathlib.Path] = set()  # indexes that this process has compared with their checksum
 
 
 def _open_index(path: pathlib.Path, file: File) -> _OpenIndex:
@@ -189,7 +232,21 @@ def _open_index(path: pathlib.Path, file: File) -> _OpenIndex:
 
 @functools.lru_cache(maxsize=_OPEN_INDEXES)
 def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
-    """Map the arrays of an index file into memory; `file` is a cache key, so that a rebuilt index is opened again."""
+    """Map the arrays of an index file into memory; `file` is a cache key, so that a rebuilt index is opened again.
+
+    The arrays are compared with their checksum when this process first maps them. A damaged index is built again.
+    """
+    try:
+        return _read_index(path)
+    except _DamagedIndex as damage:
+        logger.warning(f"the index {path} of {file.path} is damaged and built again ({damage})")
+    index = build_index(file)
+    with contextlib.suppress(OSError):  # on a read-only file system, it is built again by the next process
+        write_index(path, index, file=file)
+    return _OpenIndex(index.spans, np.frombuffer(index.names, np.uint8), index.name_ends)
+
+
+def _read_index(path: pathlib.Path) -> _OpenIndex:
     try:
         with open(path, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
@@ -203,10 +260,12 @@ def _map_index(path: pathlib.Path, file: File) -> _OpenIndex:
         samples = int(header["__metadata__"]["samples"])
         if shapes != ((samples, len(PARTS), 2), (samples,)):
             raise ValueError(f"arrays of shapes {shapes} for {samples} samples")
+        expected = header["__metadata__"].get("arrays")  # indexes of earlier versions have none
+        if path not in _checked and expected is not None and expected != checksum(**arrays):
+            raise ValueError("it does not have its checksum")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OSError(
-            f"the index {path} of {file.path} is damaged ({error}). Remove it; it will be rebuilt."
-        ) from error
+        raise _DamagedIndex(f"{error}") from error
+    _checked.add(path)
     return _OpenIndex(**arrays)
 
 

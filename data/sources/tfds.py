@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.io.fingerprint import fingerprint
-from data.sources.base import BadRecord, Record, find_texts
+from data.sources.base import BadRecord, ContentDigest, Record, find_texts
+from data.sources.content import SAMPLES, evenly_spaced, record_digests
 
 PREFIX = "tfds:"
 NAME = re.compile(r"(?P<builder>[\w./-]+(?::\d+\.\d+\.\d+)?):(?P<split>[A-Za-z_].*)")
@@ -75,6 +76,11 @@ class TfdsSource:
         files = [(file.name, file.stat()) for file in os.scandir(self._folder)]
         stamps = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files)
         return fingerprint(self.fingerprint, *stamps)
+
+    def content_digests(self) -> list[ContentDigest]:
+        """Return digests of the dataset's name and version, and of the content of some samples."""
+        name = ContentDigest(f"{PREFIX}{self._name}", self.fingerprint)
+        return [name, *record_digests(self, evenly_spaced(len(self), SAMPLES))]
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the texts of a sample; reads the whole sample."""

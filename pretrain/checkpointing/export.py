@@ -17,7 +17,7 @@ from models.checkpoints.model_card import keep_results, model_card, read_card, s
 from models.text.tokenizer import load_tokenizer
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.config.run import PretrainSettings, load_settings
-from pretrain.input_pipeline import DATA_FILE
+from pretrain.data_identity import DATA_FILE
 from pretrain.losses.context_objective import Objective
 from pretrain.monitoring.metric_writer import read_metrics
 

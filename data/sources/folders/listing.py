@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from data.io.storage import filesystem, is_remote
-from data.sources.image_folders import SUFFIXES, is_hidden, readable
+from data.sources.image_folders import SUFFIXES, is_folder_entry, is_hidden, readable
 
 _SHOWN = 5
 
@@ -74,7 +74,7 @@ def _list(path: str) -> tuple[list[str], list[str]]:
         real = os.path.join(os.path.realpath(path), "")
         with os.scandir(path) as found:
             entries = [
-                (entry.name, entry.is_dir())
+                (entry.name, is_folder_entry(entry))
                 for entry in found
                 if not entry.is_symlink() or not real.startswith(os.path.join(os.path.realpath(entry.path), ""))
             ]

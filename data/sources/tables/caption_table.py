@@ -14,7 +14,8 @@ from typing import Any
 
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, is_remote, read_file, read_range
-from data.sources.base import BadRecord, Record, find_texts, parse_class
+from data.sources.base import BadRecord, ContentDigest, Record, find_texts, parse_class
+from data.sources.content import SAMPLES, evenly_spaced, record_digests
 from data.sources.tables.dialect import SAMPLE_BYTES, recognise
 from data.sources.tables.json_rows import has_json_lines
 from data.sources.tables.row_index import index_objects, index_rows
@@ -133,6 +134,19 @@ class CaptionTable:
 
     def content_fingerprint(self) -> None:
         """Return None: the images are separate files."""
+
+    def content_digests(self) -> list[ContentDigest]:
+        """Return digests of the table's rows, and of some of the images if they are local files."""
+        rows = ContentDigest(self._file.name, self.index.content)
+        local = [index for index in evenly_spaced(len(self), SAMPLES) if self._has_local_image(index)]
+        return [rows, *record_digests(self, local)]
+
+    def _has_local_image(self, index: int) -> bool:
+        try:
+            path = self._fields(index).get(self._image_key)
+        except BadRecord:
+            return False
+        return isinstance(path, str) and bool(path) and not is_remote(self._resolve(path))
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the captions of a row."""

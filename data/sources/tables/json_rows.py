@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -18,11 +19,15 @@ _SCAN = json.JSONDecoder().raw_decode
 
 
 class JsonObjects(NamedTuple):
-    """The byte offsets of the objects in a file and the end of the last, and their lines from 1, `[objects + 1]`."""
+    """The byte offsets of the objects in a file and the end of the last, and their lines from 1, `[objects + 1]`.
+
+    digest: SHA-256 of the file.
+    """
 
     starts: np.ndarray
     lines: np.ndarray
     num_lines: int
+    digest: bytes
 
 
 def has_json_lines(sample: bytes, path: str) -> bool:
@@ -58,6 +63,7 @@ def find_objects(file: File) -> JsonObjects:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.path} is not UTF-8 ({error.reason} at byte {error.start:,}). Convert it.") from error
     offset = 3 if content.startswith(b"\xef\xbb\xbf") else 0
+    digest = hashlib.sha256(content).digest()
     del content
     position = _BLANKS.match(text).end()
     is_array = text[position : position + 1] == "["
@@ -72,7 +78,8 @@ def find_objects(file: File) -> JsonObjects:
     if is_array and (position >= len(text) or _BLANKS.fullmatch(text, position + 1) is None):
         raise ValueError(_not_json(file.path, text, min(position, len(text) - 1), "the array does not end the file"))
     edges = np.array([*starts, position], np.int64)
-    return JsonObjects(_bytes_before(text, edges) + offset, _lines_before(text, edges) + 1, text.count("\n") + 1)
+    lines = _lines_before(text, edges) + 1
+    return JsonObjects(_bytes_before(text, edges) + offset, lines, text.count("\n") + 1, digest)
 
 
 def _end(text: str, position: int, path: str) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import pathlib
+import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -14,15 +17,19 @@ from data.sources.tables.json_rows import find_objects
 from data.sources.tables.rows import MAX_FIELD, Dialect, Incomplete, RowReader
 from foundation.files.atomic import atomic_file
 
+logger = logging.getLogger(__name__)
+
 _FOLDER = ".table-index"
 _CHUNK = 1 << 23  # bytes
+_VERSION = 2
+_HEAD = 3  # numbers before the counts: version, checksum of everything after it, hash of the table
 
 
 class RowIndex(NamedTuple):
     """The `starts` of the rows and the end of the last, and the line of each from 1, `[rows + 1]` int64.
 
     lines: number of lines in the file. blank: lines without content. spanning: rows of several lines. odd_quotes: rows
-    with quotes that are read as text, and `first_odd` the line of the first.
+    with quotes that are read as text, and `first_odd` the line of the first. content: a hash of the rows, with header.
     """
 
     starts: np.ndarray
@@ -32,6 +39,7 @@ class RowIndex(NamedTuple):
     spanning: int
     odd_quotes: int
     first_odd: int
+    content: str
 
 
 class _Part(NamedTuple):
@@ -42,54 +50,82 @@ class _Part(NamedTuple):
     counts: np.ndarray
 
 
-_COUNTS = len(RowIndex._fields) - 2
+_COUNTS = len(RowIndex._fields) - 3
 _NONE = np.iinfo(np.int64).max  # `first_odd` without odd quotes
 
 
 def index_rows(file: File, cache_dir: pathlib.Path, dialect: Dialect, reader: RowReader | None, key: str) -> RowIndex:
     """Return the rows of a table, memory-mapped from the cache; without a reader, every line is a row.
 
-    `key` states what the reader depends on.
+    `key` states what the reader depends on. A damaged index is built again, which is logged.
     """
     name = fingerprint(file.path, str(file.size), file.stamp, str(dialect), key)
     path = cache_dir / _FOLDER / f"{name}.npy"
-    if _load(path) is None:
-        parts = list(_find_rows(file, dialect, reader))
-        counts = np.sum([part.counts for part in parts], axis=0, dtype=np.int64)
-        counts[-1] = min(part.counts[-1] for part in parts)
-        starts = np.concatenate([part.starts for part in parts] + [[file.size]])
-        row_lines = np.concatenate([part.row_lines for part in parts] + [[counts[0] + 1]])
-        _save(path, counts, starts, row_lines)
-    return _load(path)
+    index = _load(path)
+    if index is None:
+        _save(path, _build(file, dialect, reader))
+        index = _load(path)
+    return index
+
+
+def _build(file: File, dialect: Dialect, reader: RowReader | None) -> np.ndarray:
+    """Return the index of a table as it is stored."""
+    digest = hashlib.sha256()
+    parts = list(_find_rows(file, dialect, reader, digest))
+    counts = np.sum([part.counts for part in parts], axis=0, dtype=np.int64)
+    counts[-1] = min(part.counts[-1] for part in parts)
+    starts = np.concatenate([part.starts for part in parts] + [[file.size]])
+    row_lines = np.concatenate([part.row_lines for part in parts] + [[counts[0] + 1]])
+    return _stored(digest.digest(), counts, starts, row_lines)
 
 
 def index_objects(file: File, cache_dir: pathlib.Path) -> RowIndex:
     """Return the objects of a JSON file that are not one per line, as `index_rows`; raises as `find_objects`."""
     path = cache_dir / _FOLDER / f"{fingerprint(file.path, str(file.size), file.stamp, 'objects')}.npy"
-    if _load(path) is None:
+    index = _load(path)
+    if index is None:
         found = find_objects(file)
-        _save(path, np.array([found.num_lines, 0, 0, 0, _NONE]), found.starts, found.lines)
-    return _load(path)
+        counts = np.array([found.num_lines, 0, 0, 0, _NONE])
+        _save(path, _stored(found.digest, counts, found.starts, found.lines))
+        index = _load(path)
+    return index
 
 
-def _save(path: pathlib.Path, counts: np.ndarray, starts: np.ndarray, lines: np.ndarray) -> None:
+def _stored(digest: bytes, counts: np.ndarray, starts: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Return an index as it is stored, int64: the head, the counts, and both arrays of `RowIndex`."""
+    content = np.frombuffer(digest[:8], np.int64)
+    stored = np.concatenate([[_VERSION, 0], content, counts, starts, lines]).astype(np.int64)
+    stored[1] = zlib.crc32(stored[2:])
+    return stored
+
+
+def _save(path: pathlib.Path, stored: np.ndarray) -> None:
     with atomic_file(path) as temporary:
-        np.save(temporary, np.concatenate([counts, starts, lines]).astype(np.int64))
+        np.save(temporary, stored)
 
 
 def _load(path: pathlib.Path) -> RowIndex | None:
-    """Return the stored index, or None if there is no valid one."""
+    """Return the stored index, or None if there is none, or none of this version; damage is logged."""
     try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        stored = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # faster than a memmap, still on disk
+    except FileNotFoundError:
         return None
-    if stored.ndim != 1 or stored.dtype != np.int64 or len(stored) < _COUNTS + 2 or (len(stored) - _COUNTS) % 2:
-        return None
-    starts, row_lines = np.split(np.asarray(stored)[_COUNTS:], 2)  # faster than a memmap, still on disk
-    return RowIndex(starts, row_lines, *map(int, stored[:_COUNTS]))
+    except Exception:  # damaged headers raise many kinds of errors
+        stored = np.empty(0, np.int64)
+    first = _HEAD + _COUNTS
+    if stored.ndim == 1 and stored.dtype == np.int64 and len(stored) >= first:
+        if stored[0] != _VERSION:
+            return None
+        if stored[1] == zlib.crc32(stored[2:]):
+            starts, row_lines = np.split(stored[first:], 2)
+            content = stored[2:_HEAD].tobytes().hex()
+            return RowIndex(starts, row_lines, *map(int, stored[_HEAD:first]), content)
+    logger.warning(f"the index {path} is damaged and built again")
+    return None
 
 
-def _find_rows(file: File, dialect: Dialect, reader: RowReader | None) -> Iterator[_Part]:
+def _find_rows(file: File, dialect: Dialect, reader: RowReader | None, digest: Any) -> Iterator[_Part]:
+    """Yield the rows of a file part by part; `digest` is updated with its content."""
     position, line = dialect.start, 1 + (dialect.start > 3)  # after a byte order mark, or after a line "sep=;"
     text, size = b"", _CHUNK
     yield _Part(np.empty(0, np.int64), np.empty(0, np.int64), np.array([line - 1, 0, 0, 0, _NONE]))
@@ -97,6 +133,7 @@ def _find_rows(file: File, dialect: Dialect, reader: RowReader | None) -> Iterat
         opened.seek(position)
         while True:
             added = opened.read(size)
+            digest.update(added)
             text += added
             complete = len(added) < size
             if complete and text and not text.endswith(dialect.line_end):

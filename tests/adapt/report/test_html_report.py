@@ -134,9 +134,16 @@ def test_the_best_of_each_column_is_marked(page):
     assert cells == ["40.2", "48.2", "68.2"]  # zero_shot 0.38, knn 0.26 + 0.1 · shots, both plus 0.013 · 5 / 3
 
 
-def test_retrieval_is_listed_with_chance_at_most_one(page, runs):
+def test_retrieval_is_listed_with_its_interval_and_chance_at_most_one(page, runs):
     lines = next(table for table in tables(page) if table[0][2] == "metric")[1:]
-    assert [line[3:5] for line in lines] == [["5.0%", "12.5%"], ["50.0%", "100.0%"]] * 2
+    expected = []
+    for row in (row for row in runs[0].results if row["task"] == "retrieval"):
+        share = (row["queries"] * row["value"] + 2) / (row["queries"] + 4)  # Agresti and Coull
+        half_width = 1.96 * (share * (1 - share) / (row["queries"] + 4)) ** 0.5
+        expected.append(f"{100 * row['value']:.1f} ± {100 * half_width:.1f}")
+    assert expected[0].startswith("5.0 ± ") and expected[1].startswith("50.0 ± ")
+    assert [line[3:5] for line in lines] == [[expected[0], "12.5%"], [expected[1], "100.0%"]] * 2
+    assert "recall@10 is " + expected[1] + " % over" in html.unescape(page)
 
 
 def test_the_csv_has_every_row_and_field(written, runs):
@@ -181,7 +188,7 @@ def test_a_run_with_partial_results_is_still_shown(tmp_path, left):
     assert ("<h2>Retrieval" in page) == (left == "retrieval")
     assert ("Learning curves" in page) == (left not in ("retrieval", "nothing"))
     assert ("±" in "".join(cell for table in tables(page) for line in table for cell in line)) == (
-        left in ("few_shot", "zero_shot")
+        left in ("retrieval", "few_shot", "zero_shot")
     )
     if left == "zero_shot":
         assert tables_of(page, "Few-shot classification")[0][1] == ["zero_shot", "38.0 ± 13.0"]

@@ -11,11 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from adapt.embedding.array_files import save_array
 from adapt.report.headline import headline
 from adapt.report.html_report import write_report
 from adapt.report.results_index import ResultsIndex, TaskKey, read_runs
 from adapt.report.statistics import mean_difference
+from foundation.files.array_files import save_array
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
 DATASETS = ("birds", "<script>alert('x')</script> \"שלום\" 👩‍🚀 $x$")

@@ -27,10 +27,11 @@ def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
             file.write(_MARK + checksum.to_bytes(8, "little"))
 
 
-def load_array(path: str | os.PathLike) -> np.ndarray | None:
+def load_array(path: str | os.PathLike, *, advice: str = "") -> np.ndarray | None:
     """Return the array of a file, or None if it is missing or damaged, which is logged; nothing is unpickled.
 
-    A file without a checksum, as `numpy.save` and earlier versions wrote it, is read unchecked.
+    A file without a checksum, as `numpy.save` and earlier versions wrote it, is read unchecked. `advice` is a sentence
+    for the log.
     """
     path = pathlib.Path(path)
     try:
@@ -44,7 +45,8 @@ def load_array(path: str | os.PathLike) -> np.ndarray | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # damaged headers raise many kinds of errors
-        logger.warning(f"{path} is damaged and not used ({one_line(error)})")
-        return None
-    logger.warning(f"{path} is damaged and not used (it does not have its checksum)")
+        problem = one_line(error)
+    else:
+        problem = "it does not have its checksum"
+    logger.warning(f"{path} is damaged and not used ({problem}){'. ' + advice if advice else ''}")
     return None

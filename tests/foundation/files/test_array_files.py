@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adapt.embedding.array_files import load_array, save_array
+from foundation.files.array_files import load_array, save_array
 from tests.logged import logged
 
 ARRAYS = {
