@@ -29,7 +29,6 @@ from data.sources.content import evenly_spaced
 from data.sources.folders.text_files import RETRIEVAL, dataset_type
 from data.sources.tar_index import MAX_HEADER_BYTES, build_index, checksum, ensure_indexes, write_index
 from data.sources.tar_samples import PARTS, NameNotes
-from foundation.files.lines import split_lines
 from foundation.progress import track
 
 logger = logging.getLogger(__name__)
@@ -148,7 +147,7 @@ class TarShards:
 
     def _find_texts(self, fields: Mapping[str, Any], txt: bytes | None, key: str) -> tuple[str, ...]:
         if txt is not None and txt.strip():
-            fields = {**fields, "txt": split_lines(txt.decode("utf-8", "replace")) if self._lines else txt}
+            fields = {**fields, "txt": _lines_of(txt) if self._lines else txt}
         return find_texts(fields, self._text_keys, key=key)
 
     def _locate(self, index: int) -> _SampleSpans:
@@ -161,6 +160,10 @@ class TarShards:
         name = bytes(opened.names[start : int(opened.name_ends[row])]).decode("utf-8")
         shard = file.path[len(self._folder) :].lstrip("/") if file.path.startswith(self._folder) else file.name
         return _SampleSpans(file, f"{shard}/{name}", opened.spans[row].tolist())
+
+
+def _lines_of(text: bytes) -> list[bytes]:
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
 
 
 def _describe_notes(files: Sequence[File], notes: Sequence[NameNotes]) -> list[str]:
