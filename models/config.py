@@ -20,7 +20,9 @@ class VisionSettings:
 
     image_size: side of the square images in pixels, or (height, width).
     patch_size: side of the square patches in pixels.
-    pooling: "attention" (a learned query) or "class" (a class token, as in CLIP).
+    pooling: "attention" (a learned query), "class" (a class token, as in CLIP) or "average" (the mean of the patches
+        next to a class token, as in CLIPA).
+    norm_after_pooling: whether the last norm follows the average instead of preceding it.
     pre_norm: whether a norm precedes the first layer.
     patch_bias: whether the patch embedding has a bias.
     projection: dimensions of the embedding; None if it is the pooled token itself.
@@ -34,7 +36,8 @@ class VisionSettings:
     depth: PositiveInt
     heads: PositiveInt
     mlp_width: PositiveInt
-    pooling: Literal["attention", "class"] = "attention"
+    pooling: Literal["attention", "class", "average"] = "attention"
+    norm_after_pooling: bool = False
     pre_norm: bool = False
     patch_bias: bool = True
     activation: Activation = "gelu_tanh"
@@ -44,6 +47,8 @@ class VisionSettings:
     def __post_init__(self) -> None:
         check(self, "vision")
         _check_heads("vision", self)
+        if self.norm_after_pooling and self.pooling != "average":
+            raise ValueError(f"vision.norm_after_pooling needs pooling 'average', not {self.pooling!r}")
         if min(self.image_shape) < self.patch_size:
             raise ValueError(f"vision.patch_size {self.patch_size} does not fit image_size {self.image_size}")
 
@@ -76,8 +81,8 @@ class VisionSettings:
 
     @property
     def class_tokens(self) -> int:
-        """Number of tokens before the patches: 1 if the tower pools by a class token, else 0."""
-        return int(self.pooling == "class")
+        """Number of tokens before the patches: 0 if the tower pools by attention, else 1, the class token."""
+        return int(self.pooling != "attention")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

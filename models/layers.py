@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -115,7 +116,8 @@ class TransformerLayer(nnx.Module):
 class TransformerEncoder(nnx.Module):
     """`depth` transformer layers and a final layer norm.
 
-    The layers are one module whose parameters have a leading layer axis, and `jax.lax.scan` runs over that axis.
+    The layers are one module whose parameters have a leading layer axis, and `jax.lax.scan` runs over that axis. If
+    `pool` is given, it is applied to the output of the layers, before the norm.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class TransformerEncoder(nnx.Module):
         self.layers = create_stacked(rngs.split(tower.depth))
         self.norm = create_layer_norm(tower, dtype=jnp.dtype(model.dtype), rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
         definition, stacked_parameters = nnx.split(self.layers)
         layer = functools.partial(_apply_layer, definition, self.sharding)
         policy = _REMAT_POLICIES.get(self.remat)
@@ -141,7 +143,7 @@ class TransformerEncoder(nnx.Module):
         if policy is not None:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         x, _ = jax.lax.scan(layer, x, stacked_parameters, unroll=self.scan_unroll)
-        return self.norm(x)
+        return self.norm(x if pool is None else pool(x))
 
 
 def _apply_layer(

@@ -1,4 +1,4 @@
-"""The image and text towers of SigLIP (arXiv 2303.15343) and CLIP (arXiv 2103.00020).
+"""The image and text towers of SigLIP (arXiv 2303.15343), CLIP (arXiv 2103.00020) and CLIPA (arXiv 2305.07017).
 
 The image tower is a Vision Transformer or that of `models.efficientnet`, the text tower a transformer. Parameters are a
 nested dict of float32 arrays; the embedding functions are pure functions of it.
@@ -41,6 +41,7 @@ class VisionTower(nnx.Module):
     def __init__(self, settings: VisionSettings, model: ModelSettings, *, rngs: nnx.Rngs, sharding: ActivationSharding):
         self.patch_size, self.dtype = settings.patch_size, jnp.dtype(model.dtype)
         self.pooling, self.class_tokens = settings.pooling, settings.class_tokens
+        self.norm_after_pooling = settings.norm_after_pooling
         patch_values = settings.patch_size**2 * 3
         self.patch_embedding = nnx.Linear(
             patch_values, settings.width, use_bias=settings.patch_bias, dtype=self.dtype, rngs=rngs
@@ -48,7 +49,7 @@ class VisionTower(nnx.Module):
         init = nnx.initializers.normal(settings.width**-0.5)
         positions = settings.class_tokens + settings.num_patches
         self.position_embedding = nnx.Param(init(rngs.params(), (positions, settings.width)))
-        if self.pooling == "class":
+        if self.class_tokens:
             self.class_embedding = nnx.Param(init(rngs.params(), (settings.width,)))
         if settings.pre_norm:
             self.pre_norm = create_layer_norm(settings, dtype=self.dtype, rngs=rngs)
@@ -68,14 +69,19 @@ class VisionTower(nnx.Module):
             patches = jnp.take_along_axis(patches, kept_patches[..., None], axis=1)
             positions = positions[kept_patches]
         x = self.patch_embedding(patches) + positions
-        if self.pooling == "class":
+        if self.class_tokens:
             token = self.class_embedding[...].astype(self.dtype) + class_position
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape)), x], axis=1)
         if hasattr(self, "pre_norm"):
             x = self.pre_norm(x)
-        x = self.encoder(x)
-        x = x[:, 0] if self.pooling == "class" else self.head(x)
+        x = self.encoder(x, pool=self._pool) if self.norm_after_pooling else self._pool(self.encoder(x))
         return self.projection(x) if hasattr(self, "projection") else x
+
+    def _pool(self, tokens: jax.Array) -> jax.Array:
+        """Return one vector per image `[batch, width]` from its tokens `[batch, tokens, width]`."""
+        if self.pooling == "average":
+            return jnp.mean(tokens[:, self.class_tokens :], axis=1)
+        return tokens[:, 0] if self.pooling == "class" else self.head(tokens)
 
 
 class TextTower(nnx.Module):

@@ -54,8 +54,8 @@ def family_of(settings: ModelSettings) -> str:
         if traits == family_traits:
             return family
     raise ValueError(
-        "the towers mix settings of SiglipModel and CLIPModel (pooling, pre_norm, biases, projection, causal), and "
-        "neither class can hold them. Use the settings of one family."
+        "the towers mix settings of SiglipModel and CLIPModel (pooling, pre_norm, biases, projection, causal) or pool "
+        "by the average, as CLIPA and OpenVision, and neither class can hold them. Use the settings of one family."
     )
 
 

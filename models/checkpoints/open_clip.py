@@ -46,7 +46,9 @@ _VISION_KEYS = ("image_size", "layers", "width", "head_width", "mlp_ratio", "pat
 _VISION_KEYS += ("act_kwargs", "timm_model_name", "timm_model_pretrained", "patch_dropout", "timm_drop")
 _TEXT_KEYS = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "pool_type")
 _TEXT_KEYS += ("proj_bias", "norm_kwargs", "act_kwargs", "pad_id", "eos_id", "hf_tokenizer_name", "tokenizer_kwargs")
-_VISION_DEFAULTS = {"timm_pool": ("map",), "timm_proj": ("none", "", None), "pool_type": ("tok",)}
+_VISION_KEYS += ("pool_type", "final_ln_after_pool")
+_VISION_DEFAULTS = {"timm_pool": ("map",), "timm_proj": ("none", "", None)}
+_VISION_DEFAULTS |= {"pos_embed_type": ("learnable", "sin_cos_2d")}  # both are tensors of the file
 _VISION_DEFAULTS |= {"timm_proj_bias": (False,), "timm_drop_path": (None,)}
 _TEXT_DEFAULTS = {"proj_type": ("linear",), "tokenizer_mode": (None,)}
 
@@ -147,6 +149,9 @@ def _activation(fields: Mapping[str, Any], default: str) -> str:
 
 def _vision(fields: Mapping[str, Any], embed_dim: int, activation: str) -> VisionSettings:
     width, size = fields.get("width", 768), fields.get("image_size", 224)
+    poolings, pool = {"tok": "class", "avg": "average"}, fields.get("pool_type") or "tok"
+    if pool not in poolings:
+        raise ValueError(f"vision_cfg.pool_type {pool!r} is not supported. Supported: {', '.join(poolings)}.")
     return VisionSettings(
         image_size=tuple(size) if isinstance(size, list) else size,
         patch_size=fields.get("patch_size", 16),
@@ -154,7 +159,8 @@ def _vision(fields: Mapping[str, Any], embed_dim: int, activation: str) -> Visio
         depth=fields.get("layers", 12),
         heads=width // fields.get("head_width", 64),
         mlp_width=int(width * fields.get("mlp_ratio", 4.0)),
-        pooling="class",
+        pooling=poolings[pool],
+        norm_after_pooling=pool == "avg" and bool(fields.get("final_ln_after_pool")),
         pre_norm=not fields.get("no_ln_pre", False),
         patch_bias=False,
         projection=embed_dim,

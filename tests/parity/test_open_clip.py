@@ -49,6 +49,28 @@ CLIPS = {
     "no mask": {**TINY, "text_cfg": {**TEXT, "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}},
     "no pre-norm": {**TINY, "vision_cfg": {**TINY["vision_cfg"], "no_ln_pre": True, "norm_kwargs": {"eps": 1e-3}}},
 }
+AVERAGE = {**TINY["vision_cfg"], "no_ln_pre": True, "pool_type": "avg"}
+CLIPS |= {
+    "CLIPA": {
+        **TINY,
+        "vision_cfg": {**AVERAGE, "final_ln_after_pool": True},
+        "text_cfg": {**TEXT, "pool_type": "last", "no_causal_mask": True},
+    },
+    "OpenVision": {
+        **TINY,
+        "vision_cfg": {**AVERAGE, "final_ln_after_pool": True, "norm_kwargs": {"eps": 1e-6}},
+        "text_cfg": {
+            **TEXT,
+            "pool_type": "last",
+            "no_causal_mask": True,
+            "norm_kwargs": {"eps": 1e-6},
+            "act_kwargs": {"approximate": "tanh"},
+        },
+    },
+    "average after the norm": {**TINY, "vision_cfg": AVERAGE},
+    "fixed positions": {**TINY, "vision_cfg": {**AVERAGE, "image_size": 21, "pos_embed_type": "sin_cos_2d"}},
+    "class token, norm after pooling": {**TINY, "vision_cfg": {**TINY["vision_cfg"], "final_ln_after_pool": True}},
+}
 SIGLIP = {
     "embed_dim": 768,
     "init_logit_bias": -10,

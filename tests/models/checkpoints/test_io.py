@@ -157,6 +157,11 @@ def test_towers_that_a_format_cannot_hold_are_rejected(tmp_path):
     mixed = tiny_checkpoint("siglip", text={"causal": True})
     with pytest.raises(ValueError, match=r"the towers mix settings of SiglipModel and CLIPModel"):
         save_checkpoint(tmp_path / "mixed", mixed)
+    average = tiny_checkpoint("clip", vision={"pooling": "average"})
+    with pytest.raises(
+        ValueError, match=r"or pool by the average, as CLIPA and OpenVision, and neither class can hold"
+    ):
+        save_checkpoint(tmp_path / "average", average)
     other = tiny_checkpoint("siglip", vision={"activation": "gelu"})
     with logged() as messages:
         save_big_vision(tmp_path / "x.npz", other.settings, parameters=other.parameters, scalars=SCALARS)
@@ -211,7 +216,7 @@ def test_embeddings_equal_those_of_open_clip_in_pytorch():
     [
         ("vision_cfg", {"ls_init_value": 0.1}, r"vision_cfg.ls_init_value 0.1 is not supported"),
         ("vision_cfg", {"timm_model_name": "convnext_base"}, r"timm_model_name 'convnext_base' is not supported"),
-        ("vision_cfg", {"pool_type": "avg"}, r"vision_cfg.pool_type 'avg' is not supported"),
+        ("vision_cfg", {"pool_type": "none"}, r"vision_cfg.pool_type 'none' is not supported\. Supported: tok, avg"),
         ("vision_cfg", {"layers": [3, 4, 6, 3]}, r"vision.depth is \[3, 4, 6, 3\]; it must be a positive whole"),
         ("vision_cfg", {"head_width": 0}, r"a field does not have the type that open_clip writes"),
         ("text_cfg", {"pool_type": "first"}, r"text_cfg.pool_type 'first' is not supported"),
