@@ -47,6 +47,11 @@ class VisionSettings:
             raise ValueError(f"vision.patch_size {self.patch_size} does not fit image_size {self.image_size}")
 
     @property
+    def dim(self) -> int:
+        """Number of dimensions of an embedding."""
+        return self.projection or self.width
+
+    @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
@@ -101,8 +106,40 @@ class TextSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureHeadSettings:
+    """Settings of a head, which maps stored features to embeddings in the place of a tower.
+
+    input_dim: dimensions of the features.
+    dim: dimensions of the embedding.
+    kind: "linear", or "mlp": a linear layer (none where the dimensions agree) plus an MLP that is zero at first.
+    bias: whether the linear layer has a bias.
+    mlp_width: hidden units of the MLP (default: twice the larger of both dimensions).
+    normalize: whether features are scaled to length 1 first.
+    standardize: whether features then have their mean over the training features removed, and are divided by their
+        standard deviation; both are stored with the head and not trained.
+    """
+
+    input_dim: PositiveInt
+    dim: PositiveInt
+    kind: Literal["linear", "mlp"] = "linear"
+    bias: bool = True
+    mlp_width: PositiveInt | None = None
+    activation: Activation = "gelu_tanh"
+    normalize: bool = False
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        check(self, "head")
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden units of the MLP."""
+        return self.mlp_width or 2 * max(self.input_dim, self.dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Settings of both towers and of how they are computed.
+    """Settings of both towers and of how they are computed; a head on stored features may take the place of a tower.
 
     dtype: dtype of the computation, whatever that of the parameters.
     remat: what the backward pass keeps of each layer instead of recomputing it.
@@ -110,8 +147,8 @@ class ModelSettings:
     scan_unroll: layers per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
     """
 
-    vision: VisionSettings
-    text: TextSettings
+    vision: VisionSettings | FeatureHeadSettings
+    text: TextSettings | FeatureHeadSettings
     dtype: Dtype = "float32"
     remat: Remat = "none"
     attention: AttentionKernel = "auto"
@@ -120,10 +157,17 @@ class ModelSettings:
     @property
     def dim(self) -> int:
         """Number of dimensions of an embedding."""
-        return self.vision.projection or self.vision.width
+        return self.vision.dim
+
+    @property
+    def towers(self) -> tuple[VisionSettings | TextSettings, ...]:
+        """The towers, without heads."""
+        return tuple(each for each in (self.vision, self.text) if not isinstance(each, FeatureHeadSettings))
 
     def __post_init__(self) -> None:
         check(self, "model")
+        if isinstance(self.text, FeatureHeadSettings) and self.text.dim != self.dim:
+            raise ValueError(f"text embeddings have {self.text.dim} dimensions, but image embeddings have {self.dim}")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError(
                 f"attention 'cudnn' computes in bfloat16 only, but dtype is {self.dtype}. Change one of them."

@@ -1,4 +1,4 @@
-"""The image and text towers of SigLIP (arXiv 2303.15343) and CLIP (arXiv 2103.00020).
+"""The image and text towers of SigLIP (arXiv 2303.15343) and CLIP (arXiv 2103.00020), or heads in their place.
 
 The image tower is a Vision Transformer, the text tower a transformer. Parameters are a nested dict of float32 arrays;
 the embedding functions are pure functions of it.
@@ -17,7 +17,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.activation_sharding import ActivationSharding
-from models.config import ModelSettings, TextSettings, VisionSettings
+from models.config import FeatureHeadSettings, ModelSettings, TextSettings, VisionSettings
+from models.heads import FeatureHead
 from models.layers import AttentionPooling, TransformerEncoder, create_layer_norm, create_linear
 
 Parameters = Mapping[str, Any]
@@ -101,11 +102,18 @@ class TextTower(nnx.Module):
 
 
 class TwoTowers(nnx.Module):
-    """An image tower and a text tower that embed into the same space."""
+    """An image tower and a text tower that embed into the same space; each may be a head on features instead."""
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs, sharding: ActivationSharding):
-        self.vision = VisionTower(settings.vision, settings, rngs=rngs, sharding=sharding)
-        self.text = TextTower(settings.text, settings, rngs=rngs, sharding=sharding)
+        vision, text = settings.vision, settings.text
+        if isinstance(vision, FeatureHeadSettings):
+            self.vision = FeatureHead(vision, settings, rngs=rngs)
+        else:
+            self.vision = VisionTower(vision, settings, rngs=rngs, sharding=sharding)
+        if isinstance(text, FeatureHeadSettings):
+            self.text = FeatureHead(text, settings, rngs=rngs)
+        else:
+            self.text = TextTower(text, settings, rngs=rngs, sharding=sharding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Model:
     """The pure functions of a two-tower model; `create_model` returns one. It holds no parameters.
 
     Methods that take images also take `kept_patches` `[batch, kept]`, the numbers of the patches to process, by default
-    all.
+    all. Where a head takes the place of a tower, its features `[batch, input_dim]` take that of images or tokens.
     """
 
     settings: ModelSettings
@@ -130,6 +138,8 @@ class Model:
         self, parameters: Parameters, images: jax.Array, kept_patches: jax.Array | None = None
     ) -> jax.Array:
         """Return the embeddings `[batch, dim]` of normalized images `[batch, height, width, 3]`."""
+        if isinstance(self.settings.vision, FeatureHeadSettings):
+            return self.sharding.split_rows(self._towers(parameters).vision(images))
         images = self.sharding.split_rows(images.astype(self.settings.dtype))
         return self.sharding.split_rows(self._towers(parameters).vision(images, kept_patches))
 
@@ -166,7 +176,7 @@ def _choose_attention(settings: ModelSettings, platform: str) -> str:
         return settings.attention
     if platform == "cpu":
         return "cpu"
-    heads = {tower.width // tower.heads for tower in (settings.vision, settings.text)}
+    heads = {tower.width // tower.heads for tower in settings.towers}
     fused = platform != "tpu" and settings.dtype == "bfloat16" and all(h % 8 == 0 and h <= 128 for h in heads)
     return "cudnn" if fused else "xla"
 

@@ -22,6 +22,7 @@ from pretrain.losses.context_objective import Loss, Objective
 from pretrain.losses.grad_cache import BatchGradients, two_pass_gradients
 from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, frozen_parameters
 
+IMAGE_FEATURES, TEXT_FEATURES = "image_features", "text_features"  # of a batch, for heads
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -52,7 +53,8 @@ class TrainStep(NamedTuple):
     donates `state`. `abstract_state` describes the state (shapes, dtypes, shardings) without allocating it.
 
     A batch has `images` `[batch, height, width, 3]` uint8, `tokens` `[batch, length]` int32 and, when patches are
-    dropped, `kept_patches` `[batch, kept]` int32.
+    dropped, `kept_patches` `[batch, kept]` int32. For a head in the place of a tower it has `image_features` or
+    `text_features` `[batch, input_dim]` float32 instead.
     """
 
     init: Callable[[], TrainState]
@@ -92,7 +94,7 @@ def create_train_step(
     *,
     steps: int,
     dim: int,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     mesh: Mesh,
     seed: int,
     microbatches: int = 1,
@@ -100,8 +102,9 @@ def create_train_step(
 ) -> TrainStep:
     """Return the training step of a run of `steps` steps; arrays are created where the sharding rules place them.
 
-    `dim` is the embedding width. With `microbatches` above 1 the towers process the batch in that many parts, which
-    gives the same gradient with less memory. Raises `ValueError` for a rule that matches no parameter.
+    `dim` is the embedding width; a model without image tower needs no `preprocessing`. With `microbatches` above 1 the
+    towers process the batch in that many parts, which gives the same gradient with less memory. Raises `ValueError` for
+    a rule that matches no parameter.
     """
     initialize = functools.partial(init_parameters, model, objective, dim=dim, seed=seed)
     shapes = jax.eval_shape(initialize)
@@ -190,7 +193,7 @@ class StepParts:
     model: Model
     objective: Objective
     optimizer: optax.GradientTransformation
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     mesh: Mesh
     frozen: Any
     shardings: Any
@@ -231,8 +234,10 @@ def batch_loss(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Lo
 def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddings:
     """Return the image and text embeddings of a batch; no gradient flows into frozen parameters."""
     parameters = _stop_gradients(parameters, parts.frozen["model"])
-    images = parts.preprocessing.normalize(batch["images"])
-    return parts.model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
+    features = batch.get(IMAGE_FEATURES)
+    images = parts.preprocessing.normalize(batch["images"]) if features is None else features
+    texts = batch["tokens"] if TEXT_FEATURES not in batch else batch[TEXT_FEATURES]
+    return parts.model.embed(parameters, images, texts, batch.get("kept_patches"))
 
 
 def embedding_loss(parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings) -> Loss:

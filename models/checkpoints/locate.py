@@ -5,14 +5,13 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
+from foundation.files.output_folder import is_run
 from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
 from models.checkpoints import huggingface, open_clip
 from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
 from models.text.hf_tokenizer import HUB_FILES
-
-RUN_FILE = "pretrain.json"  # in the workdir of a run
 
 
 class Location(NamedTuple):
@@ -45,9 +44,9 @@ def _missing(name: str) -> FileNotFoundError:
     path = pathlib.Path(name).expanduser()
     problem = f"{name} is not a checkpoint: there is no such file or folder"
     exported = path.parent / "export"
-    if (path.parent / RUN_FILE).is_file() and exported.is_dir():
+    if is_run(path.parent) and exported.is_dir():
         return FileNotFoundError(f"{problem}. Did you mean {str(exported)!r}?")
-    if (path.parent / RUN_FILE).is_file():
+    if is_run(path.parent):
         return FileNotFoundError(f"{problem}. Run `launch.py export --workdir={path.parent}` first.")
     hint = nearest_path(path)
     if hint:
@@ -99,7 +98,7 @@ def missing_weights(folder: pathlib.Path, name: str) -> Exception:
     if pickle is not None:
         return pickle_error(pickle)
     problem = f"{folder} is not a checkpoint: it has no {name}"
-    run = next((each for each in (folder, folder.parent) if (each / RUN_FILE).is_file()), None)
+    run = next((each for each in (folder, folder.parent) if is_run(each)), None)
     if run is None:
         return FileNotFoundError(f"{problem}. `launch.py export` writes a checkpoint.")
     if (run / "export").is_dir():
