@@ -106,11 +106,9 @@ class TextSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureHeadSettings:
+class HeadOptions:
     """Settings of a head, which maps stored features to embeddings in the place of a tower.
 
-    input_dim: dimensions of the features.
-    dim: dimensions of the embedding.
     kind: "linear", or "mlp": a linear layer (none where the dimensions agree) plus an MLP that is zero at first.
     bias: whether the linear layer has a bias.
     mlp_width: hidden units of the MLP (default: twice the larger of both dimensions).
@@ -119,14 +117,20 @@ class FeatureHeadSettings:
         standard deviation; both are stored with the head and not trained.
     """
 
-    input_dim: PositiveInt
-    dim: PositiveInt
-    kind: Literal["linear", "mlp"] = "linear"
+    kind: Literal["linear", "mlp"] = "mlp"
     bias: bool = True
     mlp_width: PositiveInt | None = None
     activation: Activation = "gelu_tanh"
     normalize: bool = False
     standardize: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureHeadSettings(HeadOptions):
+    """Settings of a head from features of `input_dim` dimensions to embeddings of `dim` dimensions."""
+
+    input_dim: PositiveInt
+    dim: PositiveInt
 
     def __post_init__(self) -> None:
         check(self, "head")

@@ -17,6 +17,7 @@ from models.config import ModelSettings
 from models.preprocessing import Preprocessing
 from models.towers import Embeddings, Model, create_model
 from pretrain.config.run import PretrainSettings
+from pretrain.config.training import RunSettings
 from pretrain.distributed.sharding import Rules, batch_sharding, parameter_shardings, state_shardings
 from pretrain.losses.context_objective import Loss, Objective
 from pretrain.losses.grad_cache import BatchGradients, two_pass_gradients
@@ -64,9 +65,9 @@ class TrainStep(NamedTuple):
 
 
 def build_train_step(
-    settings: PretrainSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
+    settings: RunSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
 ) -> TrainStep:
-    """Return the training step that `settings` describe, for the towers of `model` on `mesh`.
+    """Return the training step that `settings` describe, for `model` on `mesh`.
 
     `num_samples` is the size of the training data. It is needed only to train a run whose length is given in epochs,
     not to check or to measure one. Raises `ValueError` for a batch size, rule or schedule that does not fit.

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from foundation.error_text import one_line
 from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.files.safe_json import read_json
 from models.checkpoints import big_vision, huggingface, open_clip
+from models.checkpoints.aligned import RecordedEncoder, aligned_weight_map, is_aligned, read_aligned_config
 from models.checkpoints.locate import (
     Location,
     find_huggingface_weights,
@@ -32,7 +34,7 @@ from models.checkpoints.weight_map import (
     read_parameters,
     read_scalars,
 )
-from models.config import ModelSettings
+from models.config import ModelSettings, TextSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
 from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
 from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
@@ -50,8 +52,10 @@ DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 class CheckpointDescription(NamedTuple):
     """A checkpoint whose files were found and checked, but whose weights were not read.
 
-    `format` is "huggingface", "open_clip" or "big_vision". `text_evidence` is what the files tell about the preparation
-    of texts. `trained_settings` are those of the files, `settings` those for the requested image size.
+    `format` is "huggingface", "open_clip", "big_vision" or "aligned". `text_evidence` is what the files tell about the
+    preparation of texts. `trained_settings` are those of the files, `settings` those for the requested image size.
+    Aligned features have heads in the place of towers, the `encoders` of these features by side, and no `preprocessing`
+    of their own.
     """
 
     name: str
@@ -59,10 +63,19 @@ class CheckpointDescription(NamedTuple):
     folder: pathlib.Path
     settings: ModelSettings
     trained_settings: ModelSettings
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     text_evidence: TextEvidence
     weight_map: WeightMap
     files: TensorFiles
+    encoders: Mapping[str, RecordedEncoder] = {}
+
+    def check_towers(self) -> None:
+        """Raise `ValueError` for aligned features, which are no complete model."""
+        if self.format == "aligned":
+            raise ValueError(
+                f"{self.name} holds heads on the features of other encoders, not both towers. "
+                "`launch.py export --format=huggingface` folds linear heads on a CLIP into a complete checkpoint."
+            )
 
     def open_tokenizer(self, name: str | None = None, *, canonicalize: str | None = None) -> Tokenizer:
         """Open the tokenizer of the checkpoint, or another one by name, and prepare texts as the model was trained.
@@ -148,6 +161,8 @@ def describe_checkpoint(
             f"{name}: the config files are invalid ({one_line(error)}). Download or export the checkpoint again."
         ) from error
     check_tensors(description.files, description.weight_map, shapes=parameter_shapes(description.settings))
+    if image_size is not None and description.format == "aligned":
+        raise ValueError(f"{name} maps features, and the image size is that of their encoder. Omit --image_size.")
     return description if image_size is None else _with_image_size(description, image_size)
 
 
@@ -161,6 +176,8 @@ def _report_changes(folder: pathlib.Path) -> None:
 
 def _describe(name: str, location: Location) -> CheckpointDescription:
     folder, file = location
+    if is_aligned(folder) and file is None:
+        return _describe_aligned(name, folder)
     archive = file if file is not None and file.suffix == ".npz" else None
     if archive is None:
         if is_huggingface(folder, file):
@@ -207,6 +224,32 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
         ),
         weight_map=huggingface.weight_map_for(settings, model_type),
         files=files,
+    )
+
+
+def _describe_aligned(name: str, folder: pathlib.Path) -> CheckpointDescription:
+    config = read_aligned_config(folder / huggingface.CONFIG_FILE)
+    weights = folder / huggingface.WEIGHTS_FILE
+    if not weights.is_file():
+        raise missing_weights(folder, huggingface.WEIGHTS_FILE)
+    settings = config.settings
+    has_tower = isinstance(settings.text, TextSettings)
+    return CheckpointDescription(
+        name=name,
+        format="aligned",
+        folder=folder,
+        settings=settings,
+        trained_settings=settings,
+        preprocessing=None,
+        text_evidence=TextEvidence(
+            format="huggingface",
+            siglip=True,
+            vocab_size=settings.text.vocab_size if has_tower else 0,
+            names=read_names(name, folder),
+        ),
+        weight_map=aligned_weight_map(settings),
+        files=open_tensors(weights),
+        encoders=config.encoders,
     )
 
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foundation.files.atomic import atomic_folder, write_json, write_text
-from foundation.files.checksum_file import SUMS_FILE, write_checksums
+from foundation.files.checksum_file import write_checksums
 from models.checkpoints import huggingface
 from models.checkpoints.describe import check_image_size, check_vocabulary, describe_checkpoint
 from models.checkpoints.model_card import CARD_FILE
+from models.checkpoints.replacing import check_replaceable
 from models.checkpoints.weight_map import PlaceArray, to_tensors
 from models.config import ModelSettings
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
-from models.text.hf_tokenizer import HUB_FILES
 from models.text.tokenizer import Tokenizer
 
 
@@ -52,6 +52,7 @@ def open_checkpoint(
     `ValueError` if tensors do not match the config.
     """
     description = describe_checkpoint(name, image_size=image_size)
+    description.check_towers()
     return Checkpoint(
         settings=description.settings,
         scalars=description.scalars(),
@@ -76,7 +77,7 @@ def save_checkpoint(
     from safetensors.numpy import save_file
 
     folder, tokenizer = pathlib.Path(folder), checkpoint.tokenizer
-    _check_replaceable(folder)
+    check_replaceable(folder)
     check_vocabulary(tokenizer, vocab_size=checkpoint.settings.text.vocab_size, name=str(folder))
     check_image_size(checkpoint.preprocessing, checkpoint.settings, name=str(folder))
     dtype = dtype or checkpoint.dtype
@@ -110,18 +111,3 @@ def _to_tensors(checkpoint: Checkpoint, *, model_type: str, dtype: str) -> dict[
     if overflowing:
         raise ValueError(f"{overflowing[0]} has values above 65,504, the largest of float16. Use dtype bfloat16.")
     return tensors
-
-
-def _check_replaceable(folder: pathlib.Path) -> None:
-    """Raise `FileExistsError` if `folder` exists, is not empty, and holds anything but a checkpoint."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / huggingface.CONFIG_FILE).is_file():
-        raise FileExistsError(f"{folder} exists and is not a checkpoint. It was not changed; choose another path.")
-    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, SUMS_FILE, *HUB_FILES)
-    other = next((path for path in folder.iterdir() if path.is_dir() or not any(map(path.match, usual))), None)
-    if other is not None:
-        raise FileExistsError(
-            f"{folder} contains {other.name}, which is not part of a checkpoint. It was not changed; choose another "
-            "path."
-        )

@@ -9,6 +9,7 @@ from foundation.files.output_folder import is_run
 from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
 from models.checkpoints import huggingface, open_clip
+from models.checkpoints.aligned import is_aligned
 from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
 from models.text.hf_tokenizer import HUB_FILES
@@ -58,7 +59,7 @@ def _missing(name: str) -> FileNotFoundError:
 
 def _fetch(name: str) -> pathlib.Path:
     folder = hub.fetch(name, ("*.json", *HUB_FILES), what="checkpoint")
-    if find_model_type(folder) is not None:
+    if find_model_type(folder) is not None or is_aligned(folder):
         hub.fetch(name, ("model*.safetensors",), what="checkpoint")
     if find_huggingface_weights(folder) is None:
         hub.fetch(name, open_clip.WEIGHTS_FILES, what="checkpoint")

@@ -58,6 +58,7 @@ def _checkpoint_start(name: str, *, image_size: Any) -> dict[str, Any]:
     """Return the settings that a checkpoint determines."""
     with silenced("models"):
         checkpoint: CheckpointDescription = describe_checkpoint(name, image_size=image_size)
+    checkpoint.check_towers()
     scalars = checkpoint.scalars()
     objective = {"logit_scale": math.exp(scalars["logit_scale"])}
     if checkpoint.has_logit_bias:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, Seed, build
 from models.config import AttentionKernel, Dtype, Remat
+from models.preprocessing import Preprocessing
 from pretrain.config.monitor import MonitorSettings
 from pretrain.distributed.sharding import check_batch_size
 from pretrain.loss_rollback import RecoverySettings
@@ -108,6 +109,10 @@ class RunSettings:
     def microbatches(self) -> int:
         """Number of microbatches per batch."""
         return 1 if self.microbatch_size is None else self.batch_size // self.microbatch_size
+
+    def image_preprocessing(self) -> Preprocessing | None:
+        """Return the preprocessing of images, or None for a run on features."""
+        return None
 
     def check_mesh(self, mesh: Mesh) -> None:
         """Raise `ValueError`, naming sizes that fit, if the batch does not fit the devices of the mesh."""
