@@ -28,7 +28,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class RecordedEncoder(NamedTuple):
-    """What is known of the encoder of stored features.
+    """A record of the encoder of stored features, as far as it is known.
 
     name: path or Hub id of its checkpoint, or None.
     fingerprint: of everything that determines its embeddings, or None if `embed` did not compute them.

@@ -86,7 +86,8 @@ class CheckpointDescription(NamedTuple):
         text = self.settings.text
         if name is None:
             try:
-                hf_tokenizer = load_hf_tokenizer(self.folder)
+                with huggingface.quiet_transformers():  # it does not know the model type of aligned features
+                    hf_tokenizer = load_hf_tokenizer(self.folder)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{error}. Pass the tokenizer of {self.name} with --tokenizer=FOLDER."

@@ -1,4 +1,4 @@
-"""Which folder an export may replace."""
+"""The check that an export replaces nothing but a checkpoint."""
 
 from __future__ import annotations
 
