@@ -19,6 +19,7 @@ from foundation.suggestions import nearest_path
 
 logger = logging.getLogger(__name__)
 
+_KINDS = ("images", "texts")  # names of the files that `embed` writes
 _CHUNK_BYTES = 64 << 20  # of float64, while features are measured
 _UNIT = 1e-2  # deviation from length 1 of features that are normalised
 
@@ -106,7 +107,7 @@ class Features:
 def open_features(names: Sequence[str | os.PathLike], *, kind: str) -> Features:
     """Open the features in `names` as one collection; `kind` is "images" or "texts".
 
-    A name is a `.npy` or `.safetensors` file, or a folder that `embed` has written. Ids are read from `NAME.ids.jsonl`
+    A name is a `.npy` or `.safetensors` file, or a folder that `embed` has written or that has one such file. Ids are read from `NAME.ids.jsonl`
     and the encoder from `NAME.json` next to a file. Raises `FileNotFoundError` and `ValueError`, with one sentence, for
     files that are missing, damaged, or do not fit together.
     """
@@ -154,7 +155,7 @@ def _find(path: pathlib.Path, kind: str) -> pathlib.Path:
     own = next((path / (kind + suffix) for suffix in SUFFIXES if (path / (kind + suffix)).is_file()), None)
     if own is not None:
         return own
-    found = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES)
+    found = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.stem not in _KINDS)
     if len(found) == 1:
         return found[0]
     listed = f" It has {', '.join(each.name for each in found[:5])}; name one of them." if found else ""

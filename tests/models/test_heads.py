@@ -49,7 +49,7 @@ def test_a_head_normalises_then_standardises(normalize):
     np.testing.assert_allclose(made.embed_images(parameters, FEATURES), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_constant_feature_is_no_division_by_zero():
+def test_a_constant_feature_stays_finite():
     made, parameters = model(head(standardize=True))
     parameters["vision"] |= {"mean": FEATURES[0], "deviation": np.zeros(8, np.float32)}
     assert np.isfinite(made.embed_images(parameters, FEATURES[:1])).all()
