@@ -14,6 +14,7 @@ import numpy as np
 
 from data.features.arrays import SUFFIXES, open_array
 from foundation.files.checksum_file import sha256_of
+from foundation.files.lines import split_lines
 from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
 
@@ -107,9 +108,9 @@ class Features:
 def open_features(names: Sequence[str | os.PathLike], *, kind: str) -> Features:
     """Open the features in `names` as one collection; `kind` is "images" or "texts".
 
-    A name is a `.npy` or `.safetensors` file, or a folder that `embed` has written or that has one such file. Ids are read from `NAME.ids.jsonl`
-    and the encoder from `NAME.json` next to a file. Raises `FileNotFoundError` and `ValueError`, with one sentence, for
-    files that are missing, damaged, or do not fit together.
+    A name is a `.npy` or `.safetensors` file, or a folder that `embed` has written or that has one such file. Ids are
+    read from `NAME.ids.jsonl` and the encoder from `NAME.json` next to a file. Raises `FileNotFoundError` and
+    `ValueError`, with one sentence, for files that are missing, damaged, or do not fit together.
     """
     paths = [_find(pathlib.Path(name).expanduser(), kind) for name in names]
     arrays = [open_array(path) for path in paths]
@@ -185,7 +186,7 @@ def _read_ids(path: pathlib.Path, rows: int) -> list[str] | None:
     if not file.is_file():
         return None
     try:
-        values = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+        values = [json.loads(line) for line in split_lines(file.read_text(encoding="utf-8")) if line]
     except ValueError as error:
         raise ValueError(f"{file} is not a file of ids, one JSON value per line") from error
     if len(values) != rows:
