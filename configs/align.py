@@ -8,8 +8,8 @@
 Features of any encoder work: `.safetensors` or `.npy` files of DINO, timm or sentence-transformers. docs/ALIGN.md shows
 ids, several captions per image, and captions with a text tower that is trained from scratch.
 
-Hardware: any; 25,000 pairs of 1,280 and 384 dimensions take one gigabyte. Time: a minute or two on two cores. Expected
-result: depends on the encoders; docs/ALIGN.md has what was measured.
+Hardware: any; 25,000 pairs of 1,280 and 384 dimensions take one gigabyte. Time: a minute on two cores. Expected
+result: depends on the encoders; docs/ALIGN.md has what was measured on random ones.
 """
 
 from ml_collections import ConfigDict

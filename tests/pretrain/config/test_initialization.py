@@ -212,7 +212,7 @@ import sys
 import numpy as np
 import jax
 from models.checkpoints.weight_map import flatten
-from pretrain import train as loop
+from pretrain import loop
 from tests.pretrain.config.test_initialization import eight
 saved = loop.Checkpoints.save
 def save(self, state):
