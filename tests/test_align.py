@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import launch
+from cluster.job_array import plan_tasks
+from jobs import check_command
 from models.checkpoints.io import save_checkpoint
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard
@@ -80,3 +82,12 @@ def test_a_config_without_the_section_of_a_job_is_refused(tmp_path, capsys):
     given = [f"--config={ROOT / 'configs/quickstart.py'}", f"--workdir={tmp_path}"]
     assert launch.main(["align", *given]) == 1
     assert "the config has no section align" in capsys.readouterr().err
+
+
+def test_align_is_a_job_of_all_processes_of_a_submitted_task(tmp_path):
+    check_command(["align", f"--config={ROOT / 'configs/align.py'}", f"--workdir={tmp_path}"], remote=False)
+    with pytest.raises(ValueError, match=r"align.epochs is -1"):
+        given = [f"--config={ROOT / 'configs/align.py'}", f"--workdir={tmp_path}", "--config.align.epochs=-1"]
+        check_command(["align", *given], remote=False)
+    [task] = plan_tasks(["align", "export"], config="c.py", workdir=tmp_path)
+    assert [command.collective for command in task.commands] == [True, False]

@@ -24,6 +24,11 @@ def describe_encoders(settings: AlignSettings, data: AlignData) -> dict[str, Rec
     encoders = {}
     for side, statistics in data.statistics.items():
         found: Mapping[str, Any] = (data.images if side == "vision" else data.texts).encoder
+        if given[side] and found.get("name") not in (None, given[side]):
+            name = {"vision": "image_encoder", "text": "text_encoder"}[side]
+            raise ValueError(
+                f"align.{name} is {given[side]}, but the features were computed by {found['name']}. Remove the setting."
+            )
         encoders[side] = RecordedEncoder(
             name=found.get("name") or given[side],
             fingerprint=found.get("fingerprint"),

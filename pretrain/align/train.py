@@ -57,11 +57,12 @@ def align(
     check_settings(settings, evaluate=evaluate)
     data = open_align_data(settings, data_dir)
     check_model(settings, mesh, data, workdir=workdir)
+    encoders = describe_encoders(settings, data)
 
     with hold(workdir) as preemption:
 
         def prepare() -> None:
-            write_encoders(workdir, describe_encoders(settings, data))
+            write_encoders(workdir, encoders)
             if settings.captions and not (workdir / "tokenizer").is_dir():
                 tokenizer = create_tokenizer(settings.tokenizer, settings.text_length, captions=data.texts.texts)
                 save_tokenizer(tokenizer, workdir / "tokenizer")

@@ -110,6 +110,11 @@ def test_an_encoder_that_has_changed_is_refused(features, clip, tmp_path):
         Encoder(exported).embed_images(PICTURES[:1])
 
 
+def test_a_config_cannot_name_another_encoder_than_embed_recorded(features, tmp_path):
+    with pytest.raises(ValueError, match=r"align.text_encoder is minilm, but the features were computed by .*/clip"):
+        run_and_export(features, tmp_path, text_encoder="minilm")
+
+
 def test_heads_on_an_unknown_encoder_take_features_only(tmp_path):
     features = write_features(tmp_path)
     exported = run_and_export(features, tmp_path, image_encoder="facebook/dinov2-base")
