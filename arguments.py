@@ -31,6 +31,7 @@ Pretrain vision-language encoders with the context objective, export them, and a
 A run has one workdir. Each job reads the files that earlier jobs wrote there:
 
   pretrain    trains the towers            writes  checkpoints/ metrics.jsonl tensorboard/ tokenizer/ evaluations/
+  align       heads on stored features     writes  the same; or a text tower against stored image features
   export      the newest checkpoint        writes  export/ (a transformers directory), or export.npz for big_vision
   evaluate    the exported directory       writes  evaluation/results.jsonl
   report      metrics and results          writes  report.html report.csv
@@ -83,6 +84,7 @@ WITHOUT_CONFIG = {
 
 JOBS = {
     "pretrain": "Train the towers described by the config's pretrain section, or resume the run in the workdir.",
+    "align": "Train heads on stored features, or a text tower against them (the align section), or resume the run.",
     "export": "Write the newest checkpoint as a Hugging Face directory, or as an .npz for big_vision.",
     "evaluate": "Evaluate WORKDIR/export or --checkpoint on few-shot and retrieval tasks (the evaluate section).",
     "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
@@ -235,7 +237,7 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
     parser.add_argument(
         "--workdir", type=remote_output if job == "submit" else output, required=True, help="folder of the run"
     )
-    if job == "pretrain":
+    if job in ("pretrain", "align"):
         parser.add_argument(
             "--extend",
             action="store_true",
@@ -292,6 +294,12 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         parser.add_argument(
             "--texts", type=input_name, help="file with one text per line, or .jsonl with strings or {id, text}"
         )
+        for side in ("image", "text"):
+            parser.add_argument(
+                f"--{side}_features",
+                type=input_name,
+                help=f"stored {side} features, for a checkpoint of `align`: .safetensors, .npy or a folder of `embed`",
+            )
         parser.add_argument(
             "--data_dir", type=input_name, default="runs/data", help="folder of source indexes (default: runs/data)"
         )
@@ -314,8 +322,12 @@ def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=count, help="step of the checkpoint (default: the newest)")
-    formats = ("huggingface", "big_vision")
-    parser.add_argument("--format", choices=formats, default=formats[0], help=f"format (default: {formats[0]})")
+    formats = ("huggingface", "big_vision", "aligned")
+    parser.add_argument(
+        "--format",
+        choices=formats,
+        help="format (default: huggingface; for a run of align: aligned, which huggingface folds into its CLIP)",
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the weights (default: float32)"
     )
@@ -358,12 +370,15 @@ def known_settings() -> dict[tuple[str, ...], type]:
     """Return the dataclass of each section of a config."""
     from adapt.evaluation.run import EvaluateSettings
     from models.config import TextSettings
+    from pretrain.align.config import SECTIONS as ALIGN_SECTIONS
+    from pretrain.align.config import AlignSettings
     from pretrain.config.run import SECTIONS, PretrainSettings
 
     sections = {("pretrain", name): settings for name, settings in (SECTIONS | {"text": TextSettings}).items()}
+    sections |= {("align", name): settings for name, settings in (ALIGN_SECTIONS | {"text": TextSettings}).items()}
     evaluations = dict.fromkeys([("evaluate",), ("evaluate_in_training",)], EvaluateSettings)
     submit = {("submit",): SubmitSettings} | {("submit", name): settings for name, settings in SUBMIT_SECTIONS.items()}
-    return {("pretrain",): PretrainSettings} | evaluations | sections | submit
+    return {("pretrain",): PretrainSettings, ("align",): AlignSettings} | evaluations | sections | submit
 
 
 def evaluate_overrides(args: argparse.Namespace) -> list[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
     from adapt.evaluation.online import EvaluationInTraining
     from adapt.evaluation.run import EvaluateSettings
+    from pretrain.loop import TrainResult
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +52,53 @@ def pretrain(
     """
     join(find_processes(os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id))
 
-    from pretrain.config.resume import ResumeOptions
     from pretrain.train import pretrain as train
 
-    def record(change: str) -> None:
-        append_json_line(workdir / JOBS_FILE, {"job": "pretrain", "what": f"resumed: {change}", "seconds": 0.0})
+    return _train("pretrain", train, config, workdir, extend=extend, data_moved=data_moved)
 
-    with record_job(workdir, "pretrain") as describe:
-        evaluate = evaluation_in_training(config)
+
+def align(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    extend: bool = False,
+    data_moved: bool = False,
+) -> int:
+    """Train heads on stored features, as `pretrain` trains towers."""
+    join(find_processes(os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id))
+
+    from pretrain.align.train import align as train
+
+    return _train("align", train, config, workdir, extend=extend, data_moved=data_moved)
+
+
+def _train(
+    job: str,
+    train: Callable[..., TrainResult],
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    extend: bool,
+    data_moved: bool,
+) -> int:
+    """Train the run that the config's section of a job describes; return the exit code."""
+    from pretrain.config.resume import ResumeOptions
+
+    if job not in config:
+        raise ValueError(f"the config has no section {job}. Use a config for this job, such as those in configs/.")
+
+    def record(change: str) -> None:
+        append_json_line(workdir / JOBS_FILE, {"job": job, "what": f"resumed: {change}", "seconds": 0.0})
+
+    with record_job(workdir, job) as describe:
         result = train(
-            config.pretrain,
+            config[job],
             workdir,
             data_dir=config.data_dir,
-            evaluate=evaluate,
+            evaluate=evaluation_in_training(config, job),
             options=ResumeOptions(extend=extend, data_moved=data_moved),
             record=record,
         )
@@ -71,25 +106,25 @@ def pretrain(
     return EXIT_PREEMPTED if result.preempted else 0
 
 
-def evaluation_in_training(config: ConfigDict) -> EvaluationInTraining | None:
+def evaluation_in_training(config: ConfigDict, job: str = "pretrain") -> EvaluationInTraining | None:
     """Return the evaluation of a run while it trains, or None if the config asks for none."""
     from adapt.evaluation.online import EvaluationInTraining
 
-    settings = evaluation_settings(config)
+    settings = evaluation_settings(config, job)
     return settings and EvaluationInTraining(settings, config.data_dir)
 
 
-def evaluation_settings(config: ConfigDict) -> EvaluateSettings | None:
+def evaluation_settings(config: ConfigDict, job: str = "pretrain") -> EvaluateSettings | None:
     """Return the settings of the evaluation while a run trains, or None if the config asks for none."""
     from adapt.evaluation.run import EvaluateSettings
 
-    every = config.pretrain.get("evaluate_every")
+    every = config[job].get("evaluate_every")
     if not every:
         return None
     sections = [name for name in ("evaluate", "evaluate_in_training") if name in config]
     if not sections:
         raise ValueError(
-            f"pretrain.evaluate_every is {every}, but the config has no section evaluate. Add one that names datasets."
+            f"{job}.evaluate_every is {every}, but the config has no section evaluate. Add one that names datasets."
         )
     values = {name: value for section in sections for name, value in config[section].items()}
     return typed(EvaluateSettings, sections[-1], values)
@@ -100,13 +135,17 @@ def export(
     *,
     out: pathlib.Path | None = None,
     step: int | None = None,
-    format: str = "huggingface",
+    format: str | None = None,
     dtype: str | None = None,
     license: str | None = None,
 ) -> None:
-    """Export a checkpoint of the run."""
-    from pretrain.checkpointing.export import export as write
+    """Export a checkpoint of the run; `format` is by default the first of those of its job."""
+    from pretrain.align.config import SETTINGS_FILE as ALIGN_FILE
+    from pretrain.align.export import export_aligned
+    from pretrain.checkpointing.export import export as export_towers
 
+    aligned = (workdir / ALIGN_FILE).is_file()
+    write, format = export_aligned if aligned else export_towers, format or ("aligned" if aligned else "huggingface")
     target = out or workdir / ("export.npz" if format == "big_vision" else "export")
     with record_job(workdir, "export") as describe:
         path = write(workdir, target, step=step, format=format, dtype=dtype, license=license)
@@ -238,6 +277,8 @@ def embed(
     out: pathlib.Path,
     images: str | None = None,
     texts: str | None = None,
+    image_features: str | None = None,
+    text_features: str | None = None,
     data_dir: str = "runs/data",
     dtype: str | None = None,
     image_size: int | None = None,
@@ -248,12 +289,15 @@ def embed(
     from adapt.embedding.export import check_inputs, embed_collections
     from foundation.progress import ProgressBars
 
-    check_inputs(out, images, texts, data_dir)
+    features = {"image_features": image_features, "text_features": text_features}
+    check_inputs(out, images, texts, data_dir, **features)
     encoder = open_encoder(
         checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
     )
     progress = ProgressBars().show
-    written = embed_collections(encoder, out, images=images, texts=texts, data_dir=data_dir, progress=progress)
+    written = embed_collections(
+        encoder, out, images=images, texts=texts, **features, data_dir=data_dir, progress=progress
+    )
     for name, found in written.items():
         skipped = f", {found.bad} skipped, see {found.files['bad']}" if found.bad else ""
         logger.info(f"{found.rows} {name} in {found.files['safetensors']}{skipped}")
@@ -306,6 +350,7 @@ def convert(
         raise ValueError(f"{option} cannot be written: an .npz contains no tokenizer. Omit the option.")
     else:
         found = describe_checkpoint(checkpoint, image_size=image_size)
+        found.check_towers()
         save_big_vision(out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars())
         logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={checkpoint}")
     print_path(out)
@@ -353,10 +398,14 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
     The initial checkpoint of a `remote` run may exist on the machines of the cluster only.
     """
     from adapt.evaluation.run import EvaluateSettings
+    from pretrain.align.config import read_settings as read_align_settings
     from pretrain.config.run import read_settings
 
     args, overrides = parse(arguments)
     config = load_config(args.config, [*overrides, *evaluate_overrides(args)]) if args.config else None
+    if args.job == "align":
+        read_align_settings(config.align)
+        evaluation_settings(config, args.job)
     if args.job == "pretrain":
         try:
             read_settings(config.pretrain, args.workdir)

@@ -137,6 +137,11 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
         args.workdir,
         **options(args, "coordinator", "num_processes", "process_id", "extend", "data_moved"),
     ),
+    "align": lambda args, config: jobs.align(
+        config,
+        args.workdir,
+        **options(args, "coordinator", "num_processes", "process_id", "extend", "data_moved"),
+    ),
     "export": lambda args, config: jobs.export(
         args.workdir, **options(args, "out", "step", "format", "dtype", "license")
     ),
@@ -162,7 +167,8 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,
-        **options(args, "out", "images", "texts", "data_dir", "dtype", "image_size", "tokenizer", "canonicalize"),
+        **options(args, "out", "images", "texts", "image_features", "text_features", "data_dir"),
+        **options(args, "dtype", "image_size", "tokenizer", "canonicalize"),
     ),
     "convert": lambda args, config: jobs.convert(
         args.checkpoint, **options(args, "out", "image_size", "tokenizer", "canonicalize")

@@ -11,9 +11,9 @@ from typing import Any
 
 from foundation.suggestions import unknown_name
 
-JOBS = ("pretrain", "export", "evaluate", "report")
+JOBS = ("pretrain", "align", "export", "evaluate", "report")
 _LONGEST_NAME = 150  # characters of a folder name; file systems allow up to 255
-_COLLECTIVE_JOBS = ("pretrain",)  # run by all processes of a task together; the other jobs run in one process
+_COLLECTIVE_JOBS = ("pretrain", "align")  # run by all processes of a task together; the other jobs run in one process
 
 
 @dataclasses.dataclass(frozen=True)

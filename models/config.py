@@ -201,8 +201,46 @@ class TextSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Settings of a head, which maps stored features to embeddings in the place of a tower.
+
+    kind: "linear", or "mlp": a linear layer (none where the dimensions agree) plus an MLP that is zero at first.
+    bias: whether the linear layer has a bias.
+    mlp_width: hidden units of the MLP (default: twice the larger of both dimensions).
+    normalize: whether features are scaled to length 1 first.
+    standardize: whether features then have their mean over the training features removed, and are divided by their
+        standard deviation; both are stored with the head and not trained.
+    """
+
+    kind: Literal["linear", "mlp"] = "mlp"
+    bias: bool = True
+    mlp_width: PositiveInt | None = None
+    activation: Activation = "gelu_tanh"
+    normalize: bool = False
+    standardize: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureHeadSettings(HeadOptions):
+    """Settings of a head from features of `input_dim` dimensions to embeddings of `dim` dimensions."""
+
+    input_dim: PositiveInt
+    dim: PositiveInt
+
+    def __post_init__(self) -> None:
+        check(self, "head")
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden units of the MLP."""
+        return self.mlp_width or 2 * max(self.input_dim, self.dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """Settings of both towers and of how they are computed; `text` is None for a model that embeds images only.
+
+    A head on stored features may take the place of a tower.
 
     dtype: dtype of the computation, whatever that of the parameters.
     remat: what the backward pass keeps of each layer instead of recomputing it.
@@ -210,8 +248,8 @@ class ModelSettings:
     scan_unroll: layers per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
     """
 
-    vision: VisionSettings | EfficientNetSettings
-    text: TextSettings | None
+    vision: VisionSettings | EfficientNetSettings | FeatureHeadSettings
+    text: TextSettings | FeatureHeadSettings | None
     dtype: Dtype = "float32"
     remat: Remat = "none"
     attention: AttentionKernel = "auto"
@@ -229,6 +267,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check(self, "model")
+        if isinstance(self.text, FeatureHeadSettings) and self.text.dim != self.dim:
+            raise ValueError(f"text embeddings have {self.text.dim} dimensions, but image embeddings have {self.dim}")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError(
                 f"attention 'cudnn' computes in bfloat16 only, but dtype is {self.dtype}. Change one of them."

@@ -6,7 +6,7 @@ counts as a single layer there; these functions count every layer.
 
 from __future__ import annotations
 
-from models.config import ModelSettings, TextSettings, VisionSettings
+from models.config import FeatureHeadSettings, ModelSettings, TextSettings, VisionSettings
 
 
 def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = None) -> int:
@@ -15,6 +15,8 @@ def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = N
     `kept_patches` is the number of patches that the image tower processes, by default all.
     """
     text = settings.text
+    if isinstance(text, FeatureHeadSettings):
+        return count_image_flops(settings, kept_patches=kept_patches) + _head_flops(text)
     text_flops = _layer_flops(text, text.length) + 2 * text.width * settings.dim
     return count_image_flops(settings, kept_patches=kept_patches) + text_flops
 
@@ -22,11 +24,19 @@ def count_forward_flops(settings: ModelSettings, *, kept_patches: int | None = N
 def count_image_flops(settings: ModelSettings, *, kept_patches: int | None = None) -> int:
     """Return the operations to embed one image."""
     vision = settings.vision
+    if isinstance(vision, FeatureHeadSettings):
+        return _head_flops(vision)
     patches = vision.num_patches if kept_patches is None else kept_patches
     tokens = patches + vision.class_tokens
     flops = 2 * patches * vision.patch_size**2 * 3 * vision.width + _layer_flops(vision, tokens)
     flops += _attention_pooling_flops(vision, tokens) if vision.pooling == "attention" else 0
     return flops + 2 * vision.width * (vision.projection or 0)
+
+
+def _head_flops(head: FeatureHeadSettings) -> int:
+    has_linear = head.kind == "linear" or head.input_dim != head.dim
+    mlp = head.hidden * (head.input_dim + head.dim) if head.kind == "mlp" else 0
+    return 2 * (has_linear * head.input_dim * head.dim + mlp)
 
 
 def _layer_flops(tower: VisionSettings | TextSettings, tokens: int) -> int:

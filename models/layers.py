@@ -20,7 +20,7 @@ _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu_tanh": lambda x: nnx.gelu(x, approximate=True),
     "gelu": lambda x: nnx.gelu(x, approximate=False),
     "quick_gelu": lambda x: x * nnx.sigmoid(1.702 * x),
@@ -94,7 +94,7 @@ class Mlp(nnx.Module):
         self.down = create_linear(tower.mlp_width, tower.width, dtype=dtype, rngs=rngs, bias_init=bias_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
 
 
 class TransformerLayer(nnx.Module):

@@ -1,7 +1,8 @@
 """The image and text towers of SigLIP (arXiv 2303.15343), CLIP (arXiv 2103.00020) and CLIPA (arXiv 2305.07017).
 
-The image tower is a Vision Transformer or that of `models.efficientnet`, the text tower a transformer. Parameters are a
-nested dict of float32 arrays; the embedding functions are pure functions of it.
+The image tower is a Vision Transformer or that of `models.efficientnet`, the text tower a transformer; heads on stored
+features may take their place. Parameters are a nested dict of float32 arrays; the embedding functions are pure
+functions of it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.activation_sharding import ActivationSharding
-from models.config import EfficientNetSettings, ModelSettings, TextSettings, VisionSettings
+from models.config import EfficientNetSettings, FeatureHeadSettings, ModelSettings, TextSettings, VisionSettings
 from models.efficientnet import EfficientNetTower
+from models.heads import FeatureHead
 from models.layers import AttentionPooling, TransformerEncoder, create_layer_norm, create_linear
 
 Parameters = Mapping[str, Any]
@@ -108,15 +110,23 @@ class TextTower(nnx.Module):
 
 
 class TwoTowers(nnx.Module):
-    """An image tower and, unless the model embeds images only, a text tower that embeds into the same space."""
+    """An image tower and, unless the model embeds images only, a text tower that embeds into the same space.
+
+    Each may be a head on features instead.
+    """
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs, sharding: ActivationSharding):
-        if isinstance(settings.vision, EfficientNetSettings):
-            self.vision = EfficientNetTower(settings.vision, settings, rngs=rngs)
+        vision, text = settings.vision, settings.text
+        if isinstance(vision, FeatureHeadSettings):
+            self.vision = FeatureHead(vision, settings, rngs=rngs)
+        elif isinstance(vision, EfficientNetSettings):
+            self.vision = EfficientNetTower(vision, settings, rngs=rngs)
         else:
-            self.vision = VisionTower(settings.vision, settings, rngs=rngs, sharding=sharding)
-        if settings.text is not None:
-            self.text = TextTower(settings.text, settings, rngs=rngs, sharding=sharding)
+            self.vision = VisionTower(vision, settings, rngs=rngs, sharding=sharding)
+        if isinstance(text, FeatureHeadSettings):
+            self.text = FeatureHead(text, settings, rngs=rngs)
+        elif text is not None:
+            self.text = TextTower(text, settings, rngs=rngs, sharding=sharding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +134,8 @@ class Model:
     """The pure functions of a two-tower model; `create_model` returns one. It holds no parameters.
 
     Methods that take images also take `kept_patches` `[batch, kept]`, the numbers of the patches to process, by default
-    all; only a Vision Transformer can leave out patches. Without a text tower, texts raise `ValueError`.
+    all; only a Vision Transformer can leave out patches. Where a head takes the place of a tower, its features
+    `[batch, input_dim]` take that of images or tokens. Without a text tower, texts raise `ValueError`.
     """
 
     settings: ModelSettings
@@ -141,6 +152,8 @@ class Model:
         self, parameters: Parameters, images: jax.Array, kept_patches: jax.Array | None = None
     ) -> jax.Array:
         """Return the embeddings `[batch, dim]` of normalized images `[batch, height, width, 3]`."""
+        if isinstance(self.settings.vision, FeatureHeadSettings):
+            return self.sharding.split_rows(self._towers(parameters).vision(images))
         images = self.sharding.split_rows(images.astype(self.settings.dtype))
         kept = () if kept_patches is None else (kept_patches,)
         return self.sharding.split_rows(self._towers(parameters).vision(images, *kept))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
+import functools
 import itertools
 import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 
+from data.pipeline.bad_records import BadRecordTracker
 from data.pipeline.caption_groups import group_by_texts
-from data.pipeline.loader import BatchLoader
+from data.pipeline.loader import BatchIterator, BatchLoader
 from data.pipeline.sampler import BatchSampler
 from data.sources.base import BadRecord, Source
 from data.sources.image_folders import ClassFolders
@@ -22,8 +26,11 @@ from foundation.files.array_files import load_array, save_array
 from foundation.progress import track
 from models.checkpoints.describe import describe_checkpoint
 from models.text.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
+from pretrain.config.data import TokenizerSettings
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
 from pretrain.config.run import PretrainSettings
+from pretrain.distributed import sharding
+from pretrain.loss_rollback import read_skipped
 
 logger = logging.getLogger(__name__)
 
@@ -98,28 +105,33 @@ def prepare_tokenizer(folder: pathlib.Path, source: Source, settings: PretrainSe
     """
     length = settings.text["length"]
     if not folder.is_dir():
-        tokenizer = _create_tokenizer(source, settings, length)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            partial = pathlib.Path(temporary) / "new"
-            tokenizer.save(partial)
-            try:
-                os.replace(partial, folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another process of the run has saved the same tokenizer
-                    raise
+        chosen = settings.tokenizer
+        if chosen.name == CHECKPOINT_TOKENIZER:
+            checkpoint = describe_checkpoint(settings.initial_checkpoint)
+            save_tokenizer(checkpoint.open_tokenizer(canonicalize=chosen.canonicalize), folder)
+        else:
+            save_tokenizer(create_tokenizer(chosen, length, captions=read_captions(source)), folder)
     return load_tokenizer(folder, length=length)
 
 
-def _create_tokenizer(source: Source, settings: PretrainSettings, length: int) -> Tokenizer:
-    chosen = settings.tokenizer
-    if chosen.name == CHECKPOINT_TOKENIZER:
-        return describe_checkpoint(settings.initial_checkpoint).open_tokenizer(canonicalize=chosen.canonicalize)
+def create_tokenizer(chosen: TokenizerSettings, length: int, *, captions: Iterable[str]) -> Tokenizer:
+    """Return a tokenizer that is trained on captions, or the existing one that the settings name."""
     if chosen.trained_size:
         canonicalize = chosen.canonicalize or "siglip"
-        return train_tokenizer(
-            read_captions(source), length=length, vocab_size=chosen.trained_size, canonicalize=canonicalize
-        )
+        return train_tokenizer(captions, length=length, vocab_size=chosen.trained_size, canonicalize=canonicalize)
     return open_tokenizer(chosen.name, length=length, canonicalize=chosen.canonicalize or "none")
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path) -> None:
+    """Save a tokenizer in `folder`, unless another process of the run has done so meanwhile."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        partial = pathlib.Path(temporary) / "new"
+        tokenizer.save(partial)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 def prepare_order(path: pathlib.Path, source: Source, settings: PretrainSettings) -> np.ndarray | None:
@@ -160,3 +172,41 @@ def _texts_of(source: Source, index: int) -> tuple[str, ...]:
         return source.texts(index)
     except BadRecord:
         return ()
+
+
+def open_batches_after(
+    step: int,
+    *,
+    loader: BatchLoader,
+    settings: PretrainSettings,
+    mesh: Mesh,
+    workdir: pathlib.Path,
+    bad_records: BadRecordTracker,
+) -> BatchIterator:
+    """Return the batches that follow `step` on the devices, without those that rollbacks have skipped."""
+    sampler = dataclasses.replace(loader.sampler, skipped=read_skipped(workdir))
+    return dataclasses.replace(loader, sampler=sampler).batches(
+        step,
+        rows=sharding.local_rows(settings.batch_size),
+        threads=settings.data.threads,
+        workers=settings.data.workers,
+        bad_records=bad_records,
+        place=functools.partial(sharding.place_batch, mesh=mesh),
+    )
+
+
+def warn_of_repeated_samples(settings: PretrainSettings, lengths: Sequence[int]) -> None:
+    """Log a warning if a batch is larger than the data, so that it contains samples more than once."""
+    distinct, weights = settings.batch_size // settings.data.views, settings.data.weights
+    for name, length, weight in zip(settings.data.sources, lengths, weights, strict=bool(weights)):
+        share = distinct * weight / sum(weights)
+        if share > length:
+            logger.warning(
+                f"a batch has about {share:.0f} samples of {name}, which has {length:,}: a batch contains samples more "
+                "than once"
+            )
+    if not weights and distinct > sum(lengths):
+        logger.warning(
+            f"a batch has {distinct:,} samples, but the data has {sum(lengths):,}: a batch contains samples more than "
+            "once, as if they did not match. Reduce batch_size."
+        )

@@ -19,8 +19,7 @@ from jax.experimental import multihost_utils
 from foundation.error_text import first_line
 from foundation.files.atomic import write_json
 from foundation.progress import format_duration
-from pretrain.checkpointing.export import export_parameters
-from pretrain.config.run import PretrainSettings
+from pretrain.config.training import RunSettings
 from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -35,6 +34,9 @@ Evaluate = Callable[[int, pathlib.Path], Finish]
 The function that it returns is called on the first host only, in a background thread. It returns scalars by name and
 must not use devices or communicate with other hosts.
 """
+
+Export = Callable[..., Any]
+"""Called as `export(folder, step=step, parameters=parameters)` on the first host, with arrays of NumPy."""
 
 
 class _Progress(enum.IntEnum):
@@ -61,12 +63,14 @@ class Evaluations:
     def __init__(
         self,
         workdir: pathlib.Path,
-        settings: PretrainSettings,
+        settings: RunSettings,
         evaluate: Evaluate | None,
         *,
+        export: Export,
         writer: MetricsWriter | None,
     ):
         self._workdir, self._evaluate, self._writer = workdir, evaluate, writer
+        self._write_export = export
         self._every, self._keep_exports = settings.evaluate_every, settings.keep_evaluated_exports
         self._background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="evaluation")
         self._running: _Running | None = None
@@ -157,7 +161,7 @@ class Evaluations:
     def _export(self, step: int, parameters: Any) -> None:
         gathered = jax.tree.map(_gather, parameters)
         if jax.process_index() == 0:
-            export_parameters(self._workdir, self.folder(step) / EXPORT, step=step, parameters=gathered)
+            self._write_export(self.folder(step) / EXPORT, step=step, parameters=gathered)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"exported step {step}")
 

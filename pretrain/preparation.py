@@ -1,55 +1,49 @@
-"""Preparation of a run: checks, the claim on the workdir, the compiled step, the initial state and the batches."""
+"""Preparation of a run: checks, the claim on the workdir, the initial state and the logs."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import dataclasses
-import functools
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from data.pipeline.bad_records import BadRecordTracker
-from data.pipeline.loader import BatchIterator, BatchLoader
-from data.sources.open import ConcatenatedSource
-from models.text.tokenizer import Tokenizer, load_tokenizer
+from foundation.files.folder_lock import lock_folder
+from foundation.files.output_folder import RUN_FILES
 from models.towers import count_parameters
 from pretrain.checkpointing.best import BestCheckpoints
-from pretrain.checkpointing.manager import Checkpoints
 from pretrain.checkpointing.warm_start import start_from_checkpoint
 from pretrain.config.resume import ResumeOptions, compare_settings, write_settings
-from pretrain.config.run import SETTINGS_FILE, PretrainSettings
-from pretrain.data_identity import compare_data, write_data
-from pretrain.distributed import sharding
-from pretrain.input_pipeline import (
-    ORDER_FILE,
-    prepare_order,
-    prepare_tokenizer,
-)
-from pretrain.loss_rollback import read_skipped
+from pretrain.config.run import PretrainSettings
+from pretrain.config.training import RunSettings
+from pretrain.data_identity import DataIdentity, write_data
+from pretrain.distributed.preemption import Preemption
 from pretrain.monitoring.metric_writer import METRICS_FILE, MetricsWriter
 from pretrain.monitoring.wandb_writer import WandbRun
 from pretrain.monitoring.watchdog import Watchdog
 from pretrain.online_evaluation import Evaluate
-from pretrain.train_step import StepResult, TrainState, TrainStep, abstract_batch, build_train_step
+from pretrain.train_step import TrainState, TrainStep, build_train_step
 
 logger = logging.getLogger(__name__)
 
 BAD_RECORDS_FILE = "bad_records.jsonl"
 
 
-def check_settings(settings: PretrainSettings, mesh: Mesh, *, workdir: pathlib.Path, evaluate: Evaluate | None) -> None:
-    """Raise `ValueError` for settings that do not fit together; nothing is traced or written."""
+def check_model(settings: PretrainSettings, mesh: Mesh, *, workdir: pathlib.Path) -> None:
+    """Raise `ValueError` for towers, a batch or rules that do not fit together; nothing is traced or written."""
     has_tokenizer = (workdir / "tokenizer").is_dir()
     build_train_step(settings, mesh, model=settings.model(1 if has_tokenizer else settings.max_vocab_size()))
+
+
+def check_settings(settings: RunSettings, *, evaluate: Evaluate | None) -> None:
+    """Raise `ValueError` for a missing evaluation, and warn of a scale that is clamped."""
     if settings.evaluate_every and evaluate is None:
         raise ValueError(
-            f"evaluate_every is {settings.evaluate_every}, but no evaluation was passed to pretrain(evaluate=...). "
+            f"evaluate_every is {settings.evaluate_every}, but no evaluation was passed as evaluate=.... "
             "Pass one, or set evaluate_every to 0."
         )
     objective = settings.objective
@@ -60,78 +54,60 @@ def check_settings(settings: PretrainSettings, mesh: Mesh, *, workdir: pathlib.P
         )
 
 
-def warn_of_repeated_samples(settings: PretrainSettings, lengths: Sequence[int]) -> None:
-    """Log a warning if a batch is larger than the data, so that it contains samples more than once."""
-    distinct, weights = settings.batch_size // settings.data.views, settings.data.weights
-    for name, length, weight in zip(settings.data.sources, lengths, weights, strict=bool(weights)):
-        share = distinct * weight / sum(weights)
-        if share > length:
-            logger.warning(
-                f"a batch has about {share:.0f} samples of {name}, which has {length:,}: a batch contains samples more "
-                "than once"
-            )
-    if not weights and distinct > sum(lengths):
-        logger.warning(
-            f"a batch has {distinct:,} samples, but the data has {sum(lengths):,}: a batch contains samples more than "
-            "once, as if they did not match. Reduce batch_size."
-        )
+@contextmanager
+def hold(workdir: pathlib.Path) -> Iterator[Preemption]:
+    """Keep other processes out of `workdir`, and watch for the scheduler's signal."""
+    with ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        if jax.process_index() == 0:
+            stack.enter_context(lock_folder(workdir, "run.lock", job="run", option="--workdir"))
+        yield preemption
 
 
 def claim(
-    workdir: pathlib.Path,
-    settings: PretrainSettings,
-    source: ConcatenatedSource,
+    file: pathlib.Path,
+    settings: RunSettings,
     *,
+    load: Callable[[pathlib.Path], RunSettings],
+    num_samples: int,
+    compare_data: Callable[[], DataIdentity],
     options: ResumeOptions,
     record: Callable[[str], None],
-) -> Tokenizer:
-    """Prepare `workdir` for the run on the first process, or check that it contains the same run.
+    prepare: Callable[[], None],
+) -> None:
+    """Prepare a workdir for the run on the first process, or check that it contains the same run.
 
-    Changes that `options` or their nature allow are logged and passed to `record`. Returns the tokenizer on all
-    processes. Raises `ValueError` if settings or data have changed, and
-    `FileNotFoundError` if a process does not see the workdir of the first.
+    `file` in the workdir holds the settings, which `load` reads. `compare_data` returns the identity of the data after a
+    comparison with that in the workdir, and `prepare` makes what else all processes read. Changes that `options` or
+    their nature allow are logged and passed to `record`. Raises `ValueError` if settings or data have changed or the
+    run is that of another job, and `FileNotFoundError` if a process does not see the workdir of the first.
     """
-    tokenizer = None
+    workdir = file.parent
     if jax.process_index() == 0:
-        changes = compare_settings(workdir, settings, num_samples=len(source), options=options)
-        data = compare_data(workdir, settings.data.sources, source.sources, moved=options.data_moved)
+        check_job(file)
+        kept = load(workdir) if file.is_file() else None
+        changes = compare_settings(workdir, settings, kept=kept, num_samples=num_samples, options=options)
+        data = compare_data()
         for change in changes:
             logger.warning(f"resuming with a change: {change}")
             record(change)
-        write_settings(workdir, settings)
+        write_settings(file, settings)
         write_data(workdir, data)
-        tokenizer = prepare_tokenizer(workdir / "tokenizer", source, settings)
-        prepare_order(workdir / ORDER_FILE, source, settings)
+        prepare()
     wait_for_all_processes("workdir claimed")
-    if not (workdir / SETTINGS_FILE).is_file():
+    if not file.is_file():
         raise FileNotFoundError(
-            f"process {jax.process_index()} does not see {workdir / SETTINGS_FILE}, which process 0 has written. "
+            f"process {jax.process_index()} does not see {file}, which process 0 has written. "
             "Use a --workdir on a file system that all hosts share."
         )
-    return tokenizer or load_tokenizer(workdir / "tokenizer", length=settings.text["length"])
 
 
-def compile_in_background(
-    train_step: TrainStep, settings: PretrainSettings, mesh: Mesh
-) -> concurrent.futures.Future[Callable[[TrainState, Any], StepResult]]:
-    """Compile the step in a thread; return the future of the compiled step."""
-    executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compilation")
-    future = executor.submit(_compile, train_step, settings, mesh)
-    executor.shutdown(wait=False)
-    return future
-
-
-def _compile(train_step: TrainStep, settings: PretrainSettings, mesh: Mesh) -> Callable[[TrainState, Any], StepResult]:
-    return train_step.step.lower(train_step.abstract_state, abstract_batch(settings, mesh)).compile()
-
-
-def restore(checkpoints: Checkpoints, settings: PretrainSettings, train_step: TrainStep) -> TrainState:
-    """Return the state of the newest checkpoint, or the initial state if there is none."""
-    if checkpoints.latest_step() is None:
-        return initialize(settings, train_step)
-    state = checkpoints.restore(train_step.abstract_state)
-    logger.info(f"resuming at step {int(state.step)}")
-    return state
+def check_job(file: pathlib.Path) -> None:
+    """Raise `ValueError` if the workdir of a settings file holds a run of another job."""
+    other = next((name for name in RUN_FILES if name != file.name and file.with_name(name).is_file()), None)
+    if other is not None:
+        job, own = (pathlib.PurePath(name).stem for name in (other, file.name))
+        raise ValueError(f"{file.parent} contains a run of `{job}`. Use another --workdir for `{own}`.")
 
 
 def initialize(settings: PretrainSettings, train_step: TrainStep) -> TrainState:
@@ -141,28 +117,7 @@ def initialize(settings: PretrainSettings, train_step: TrainStep) -> TrainState:
     return start_from_checkpoint(settings, train_step)
 
 
-def open_batches_after(
-    step: int,
-    *,
-    loader: BatchLoader,
-    settings: PretrainSettings,
-    mesh: Mesh,
-    workdir: pathlib.Path,
-    bad_records: BadRecordTracker,
-) -> BatchIterator:
-    """Return the batches that follow `step` on the devices, without those that rollbacks have skipped."""
-    sampler = dataclasses.replace(loader.sampler, skipped=read_skipped(workdir))
-    return dataclasses.replace(loader, sampler=sampler).batches(
-        step,
-        rows=sharding.local_rows(settings.batch_size),
-        threads=settings.data.threads,
-        workers=settings.data.workers,
-        bad_records=bad_records,
-        place=functools.partial(sharding.place_batch, mesh=mesh),
-    )
-
-
-def create_best(settings: PretrainSettings, workdir: pathlib.Path) -> BestCheckpoints | None:
+def create_best(settings: RunSettings, workdir: pathlib.Path) -> BestCheckpoints | None:
     """Return the choice of the best checkpoint by `keep_best`, or None if that is not set."""
     if settings.keep_best is None:
         return None
@@ -170,19 +125,20 @@ def create_best(settings: PretrainSettings, workdir: pathlib.Path) -> BestCheckp
 
 
 def log_size(
-    settings: PretrainSettings, mesh: Mesh, train_step: TrainStep, *, tokenizer: Tokenizer, num_samples: int
+    settings: RunSettings, mesh: Mesh, train_step: TrainStep, *, vocab_size: int | None, num_samples: int
 ) -> None:
     """Log the size of the model, the data and the hardware."""
     parameters = count_parameters(train_step.abstract_state.parameters)
     epochs = settings.num_steps(num_samples) * settings.batch_size / num_samples
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    tokens = "" if vocab_size is None else f", {vocab_size:,} tokens"
     logger.info(
-        f"model: {parameters:,} parameters, {tokenizer.vocab_size:,} tokens; {num_samples:,} samples, "
+        f"model: {parameters:,} parameters{tokens}; {num_samples:,} samples, "
         f"{epochs:.3g} epochs; {mesh.size} device(s){processes}"
     )
 
 
-def open_writer(workdir: pathlib.Path, settings: PretrainSettings, *, start_step: int) -> MetricsWriter | None:
+def open_writer(workdir: pathlib.Path, settings: RunSettings, *, start_step: int) -> MetricsWriter | None:
     """Return the writer of metrics, with Weights & Biases if the settings ask for it; None on other processes."""
     if jax.process_index() > 0:
         return None
@@ -190,13 +146,13 @@ def open_writer(workdir: pathlib.Path, settings: PretrainSettings, *, start_step
     return MetricsWriter(workdir, start_step=start_step, log_every=settings.log_every, mirror=mirror)
 
 
-def open_bad_records(workdir: pathlib.Path, settings: PretrainSettings) -> BadRecordTracker:
+def open_bad_records(workdir: pathlib.Path, max_share: float, *, window: int) -> BadRecordTracker:
     """Return the tracker of unusable records, with a file per process."""
     name = BAD_RECORDS_FILE if jax.process_index() == 0 else f"bad_records.host-{jax.process_index()}.jsonl"
-    return BadRecordTracker(max_share=settings.data.max_bad_share, window=settings.data.bad_window, path=workdir / name)
+    return BadRecordTracker(max_share=max_share, window=window, path=workdir / name)
 
 
-def open_watchdog(workdir: pathlib.Path, settings: PretrainSettings) -> Watchdog:
+def open_watchdog(workdir: pathlib.Path, settings: RunSettings) -> Watchdog:
     """Return the watchdog of this process."""
     path = workdir / "stalls" / f"host-{jax.process_index()}.txt"
     return Watchdog(path, seconds=settings.monitor.stall_seconds, end=settings.monitor.end_when_stalled)

@@ -17,11 +17,13 @@ from models.config import ModelSettings
 from models.preprocessing import Preprocessing
 from models.towers import Embeddings, Model, create_model
 from pretrain.config.run import PretrainSettings
+from pretrain.config.training import RunSettings
 from pretrain.distributed.sharding import Rules, batch_sharding, parameter_shardings, state_shardings
 from pretrain.losses.context_objective import Loss, Objective
 from pretrain.losses.grad_cache import BatchGradients, two_pass_gradients
 from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, frozen_parameters
 
+IMAGE_FEATURES, TEXT_FEATURES = "image_features", "text_features"  # of a batch, for heads
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -52,7 +54,8 @@ class TrainStep(NamedTuple):
     donates `state`. `abstract_state` describes the state (shapes, dtypes, shardings) without allocating it.
 
     A batch has `images` `[batch, height, width, 3]` uint8, `tokens` `[batch, length]` int32 and, when patches are
-    dropped, `kept_patches` `[batch, kept]` int32.
+    dropped, `kept_patches` `[batch, kept]` int32. For a head in the place of a tower it has `image_features` or
+    `text_features` `[batch, input_dim]` float32 instead.
     """
 
     init: Callable[[], TrainState]
@@ -62,9 +65,9 @@ class TrainStep(NamedTuple):
 
 
 def build_train_step(
-    settings: PretrainSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
+    settings: RunSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
 ) -> TrainStep:
-    """Return the training step that `settings` describe, for the towers of `model` on `mesh`.
+    """Return the training step that `settings` describe, for `model` on `mesh`.
 
     `num_samples` is the size of the training data. It is needed only to train a run whose length is given in epochs,
     not to check or to measure one. Raises `ValueError` for a batch size, rule or schedule that does not fit.
@@ -92,7 +95,7 @@ def create_train_step(
     *,
     steps: int,
     dim: int,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     mesh: Mesh,
     seed: int,
     microbatches: int = 1,
@@ -100,8 +103,9 @@ def create_train_step(
 ) -> TrainStep:
     """Return the training step of a run of `steps` steps; arrays are created where the sharding rules place them.
 
-    `dim` is the embedding width. With `microbatches` above 1 the towers process the batch in that many parts, which
-    gives the same gradient with less memory. Raises `ValueError` for a rule that matches no parameter.
+    `dim` is the embedding width; a model without image tower needs no `preprocessing`. With `microbatches` above 1 the
+    towers process the batch in that many parts, which gives the same gradient with less memory. Raises `ValueError` for
+    a rule that matches no parameter.
     """
     initialize = functools.partial(init_parameters, model, objective, dim=dim, seed=seed)
     shapes = jax.eval_shape(initialize)
@@ -190,7 +194,7 @@ class StepParts:
     model: Model
     objective: Objective
     optimizer: optax.GradientTransformation
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     mesh: Mesh
     frozen: Any
     shardings: Any
@@ -214,7 +218,7 @@ def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch
         return BatchGradients(gradients, metrics)
     return two_pass_gradients(
         functools.partial(embed, parts),
-        functools.partial(embedding_loss, parts, tokens=batch["tokens"]),
+        functools.partial(embedding_loss, parts, tokens=text_identities(batch)),
         parameters,
         batch,
         microbatches=parts.microbatches,
@@ -226,14 +230,21 @@ def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch
 def batch_loss(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Loss:
     """Return the loss of a batch and its metrics."""
     embeddings = embed(parts, parameters["model"], batch)
-    return embedding_loss(parts, parameters["objective"], embeddings, tokens=batch["tokens"])
+    return embedding_loss(parts, parameters["objective"], embeddings, tokens=text_identities(batch))
+
+
+def text_identities(batch: Batch) -> jax.Array:
+    """Return integers `[batch, columns]` whose rows are equal where texts are: tokens, or numbers of text features."""
+    return batch["tokens"] if "tokens" in batch else batch["text_ids"]
 
 
 def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddings:
     """Return the image and text embeddings of a batch; no gradient flows into frozen parameters."""
     parameters = _stop_gradients(parameters, parts.frozen["model"])
-    images = parts.preprocessing.normalize(batch["images"])
-    return parts.model.embed(parameters, images, batch["tokens"], batch.get("kept_patches"))
+    features = batch.get(IMAGE_FEATURES)
+    images = parts.preprocessing.normalize(batch["images"]) if features is None else features
+    texts = batch["tokens"] if TEXT_FEATURES not in batch else batch[TEXT_FEATURES]
+    return parts.model.embed(parameters, images, texts, batch.get("kept_patches"))
 
 
 def embedding_loss(

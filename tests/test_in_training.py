@@ -1,6 +1,7 @@
 """Evaluation during training gives the results of a later evaluation and does not change the training."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -104,7 +105,7 @@ def test_a_resumed_run_repeats_failed_and_missing_evaluations_only(shard, plain,
             raise OSError("the disk is full\nand more")
 
     with monkeypatch.context() as broken:
-        broken.setattr("pretrain.train.check_loss", fail_at(8))
+        broken.setattr("pretrain.loop.check_loss", fail_at(8))
         with pytest.raises(OSError, match="it broke"):
             train(shard, tmp_path, Stub(fails))  # an evaluation that fails in the background does not stop the training
     expected = "warning: the evaluation at step 3 failed (the disk is full). It is repeated when the run is resumed.\n"
@@ -200,6 +201,7 @@ def evaluate_in_process(process: int, port: int, workdir: str, shard: str) -> No
     import adapt.evaluation.checkpoint_evaluator
     from adapt.evaluation.config import EvaluateSettings
     from adapt.evaluation.online import EvaluationInTraining
+    from pretrain.checkpointing.export import export_parameters
     from pretrain.config.run import load_settings
     from pretrain.distributed import sharding
     from pretrain.monitoring.metric_writer import MetricsWriter
@@ -231,6 +233,7 @@ def evaluate_in_process(process: int, port: int, workdir: str, shard: str) -> No
         workdir,
         dataclasses.replace(load_settings(workdir), evaluate_every=9),
         EvaluationInTraining(settings, own),
+        export=functools.partial(export_parameters, workdir),
         writer=writer,
     )
     evaluations.after(9, parameters)

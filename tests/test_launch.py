@@ -147,7 +147,7 @@ def test_piped_progress_is_plain_lines(project, tmp_path):
     [
         (
             ["pretrain", "--config=nowhere.py"],
-            "/configs has evaluate.py, one_gpu.py, post_train_clip.py",
+            "/configs has align.py, evaluate.py, one_gpu.py, post_train_clip.py",
         ),
         (
             ["pretrain", "--config.pretrain.stepz=3"],

@@ -18,12 +18,13 @@ from PIL import Image
 
 from adapt.adapters.ops import normalize_numpy
 from adapt.embedding.pictures import list_pictures, list_texts, open_picture
+from adapt.embedding.recorded import check_features, check_recorded, open_recorded
 from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import DECODING, resize_and_crop
 from data.sources.base import BadRecord
 from models.checkpoints.consistency import images_only
 from models.checkpoints.describe import describe_checkpoint
-from models.config import ModelSettings
+from models.config import FeatureHeadSettings, ModelSettings
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import Tokenizer
 from models.towers import create_model
@@ -32,6 +33,7 @@ _MAX_DEVICE_ROWS = 256  # rows per device, for any number of devices: another sh
 _ACTIVATION_BYTES = {"cpu": 25e6}  # of one layer per device, so that they fit into the caches of a processor
 _ACTIVATION_BYTES_ELSEWHERE = 2e9
 _BATCHES_AHEAD = 2  # prepared while the devices compute
+_HEAD_ROWS = 64  # rows per device of a head, for any number of rows
 _THREADS = max(2, os.cpu_count() or 1)
 
 
@@ -45,9 +47,12 @@ class Encoder:
     canonicalize: how texts are prepared, one of `models.text.canonicalize.CANONICALIZATIONS` (default: as the
         checkpoint was trained, which is logged).
 
+    A checkpoint of aligned features has heads that map the features of other encoders. Images and texts then go through
+    the recorded encoder, which is opened at first use and must be the same as in training, and through the head.
+
     Weights are read at the first embedding, so with a complete cache never. Raises as
-    `models.checkpoints.describe.describe_checkpoint` does. A checkpoint without a text tower embeds images only: see
-    `embeds_texts`.
+    `models.checkpoints.describe.describe_checkpoint` does, and `ValueError` for options without effect. A checkpoint
+    without a text tower embeds images only: see `embeds_texts`.
     """
 
     def __init__(
@@ -61,14 +66,46 @@ class Encoder:
     ):
         checkpoint = describe_checkpoint(name, image_size=image_size)
         self.name, self.settings = os.fspath(name), dataclasses.replace(checkpoint.settings, dtype=dtype)
+        given = {"image_size": image_size, "tokenizer": tokenizer, "canonicalize": canonicalize}
+        self.options = {"dtype": dtype} | {option: value for option, value in given.items() if value is not None}
         self._checkpoint = checkpoint
+        self._has_image_head, self._has_text_head = (
+            isinstance(side, FeatureHeadSettings) for side in (checkpoint.settings.vision, checkpoint.settings.text)
+        )
+        if self._has_text_head and (tokenizer or canonicalize):
+            option = "--tokenizer" if tokenizer else "--canonicalize"
+            raise ValueError(f"{name} maps text features, whose encoder has its own tokenizer. Omit {option}.")
         self._open_tokenizer = functools.partial(checkpoint.open_tokenizer, tokenizer, canonicalize=canonicalize)
-        self._preprocessing = checkpoint.preprocessing
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
         self._replicated, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._programs = _compiled_programs(self.settings, self._preprocessing, mesh)
+        self._programs = _compiled_programs(self.settings, checkpoint.preprocessing, mesh)
         self.batch_size = self._choose_batch_size(devices.size)
+
+    @functools.cached_property
+    def image_encoder(self) -> Encoder:
+        """The encoder of the images: this one, or the recorded one whose features the image head maps.
+
+        Raises `ValueError` if the recorded encoder is unknown, cannot be opened or has changed.
+        """
+        if not self._has_image_head:
+            return self
+        inner = open_recorded(self._checkpoint, "vision", Encoder)
+        check_recorded(self._checkpoint, "vision", inner.image_fingerprint)
+        return inner
+
+    @functools.cached_property
+    def text_encoder(self) -> Encoder:
+        """The encoder of the texts: this one, or the recorded one whose features the text head maps."""
+        if not self._has_text_head:
+            return self
+        inner = open_recorded(self._checkpoint, "text", Encoder)
+        check_recorded(self._checkpoint, "text", inner.fingerprint)
+        return inner
+
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        return self.image_encoder._checkpoint.preprocessing
 
     @functools.cached_property
     def _parameters(self) -> dict[str, Any]:
@@ -79,24 +116,46 @@ class Encoder:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, opened at first use; raises as `CheckpointDescription.open_tokenizer` does."""
-        return self._open_tokenizer()
+        return self.text_encoder.tokenizer if self._has_text_head else self._open_tokenizer()
 
     @functools.cached_property
     def image_fingerprint(self) -> str:
         """A hash of everything that determines image embeddings: weights, settings, decoding and preprocessing."""
-        return fingerprint(fingerprint_files(self._checkpoint.files.paths), *self._described())
+        return fingerprint(self.weights, *self._described())
 
     def _described(self) -> tuple[str, str]:
         """Return in words what determines image embeddings, apart from the weights."""
-        settings = dataclasses.replace(self.settings, remat="none", scan_unroll=1)
-        return repr(settings), f"{DECODING} {self._preprocessing!r}"
+        if self._has_image_head:
+            return self._settings_text, self.image_encoder.image_fingerprint
+        return self._settings_text, f"{DECODING} {self._preprocessing!r}"
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of everything that determines embeddings: `image_fingerprint` and the tokenizer, if there is one."""
+        """A hash of everything that determines embeddings: `image_fingerprint` and the tokenizer, if there is one.
+
+        With an image head it does not depend on the images' encoder, which texts do not need.
+        """
         if not self.embeds_texts:
             return self.image_fingerprint
+        if self._has_text_head:
+            return fingerprint(self.weights, self._settings_text, self.text_encoder.fingerprint)
+        if self._has_image_head:
+            return fingerprint(self.weights, self._settings_text, self.tokenizer.fingerprint)
         return fingerprint(self.image_fingerprint, self.tokenizer.fingerprint)
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """A hash of the files with the weights."""
+        return fingerprint_files(self._checkpoint.files.paths)
+
+    @property
+    def head_fingerprint(self) -> str:
+        """A hash of everything that determines embeddings of stored features."""
+        return fingerprint(self.weights, self._settings_text)
+
+    @property
+    def _settings_text(self) -> str:
+        return repr(dataclasses.replace(self.settings, remat="none", scan_unroll=1))
 
     @property
     def embeds_texts(self) -> bool:
@@ -114,6 +173,8 @@ class Encoder:
         return self.settings.dim
 
     def _choose_batch_size(self, devices: int) -> int:
+        if self._has_image_head:  # of the text tower, if there is one
+            return devices * _MAX_DEVICE_ROWS
         value_bytes = np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
         row_bytes = self.settings.vision.largest_activation * value_bytes
         rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
@@ -146,11 +207,40 @@ class Encoder:
 
     def embed_pixels(self, pixels: np.ndarray) -> jax.Array:
         """Return the embeddings of a batch of pixels `[rows, height, width, 3]` uint8, computed asynchronously."""
+        if self._has_image_head:
+            raise ValueError(f"{self.name} maps features of pixels. Use embed_images.")
         return self._programs.images(self._parameters, jax.device_put(pixels, self._rows))
 
     def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
         """Return the embeddings of a batch of token ids `[rows, length]`, computed asynchronously."""
+        if self._has_text_head:
+            raise ValueError(f"{self.name} maps features of texts. Use embed_texts.")
         return self._programs.texts(self._parameters, jax.device_put(tokens, self._rows))
+
+    def embed_features(self, *, images: np.ndarray | None = None, texts: np.ndarray | None = None) -> np.ndarray:
+        """Return the embeddings `[rows, dim]` float32 of stored features `[rows, input_dim]`, of images or of texts.
+
+        Raises `ValueError` unless one is given and has the dimensions and lengths that its head was trained on.
+        """
+        if (images is None) == (texts is None):
+            raise ValueError("embed_features takes the features of images or those of texts. Pass one of them.")
+        side, features = ("text", texts) if images is None else ("vision", images)
+        features = np.asarray(features)
+        check_features(self._checkpoint, side, features)
+        return self._apply_head(side, features)
+
+    def _apply_head(self, side: str, features: np.ndarray) -> np.ndarray:
+        """Return the embeddings of features, in batches of one shape."""
+        program = self._programs.images if side == "vision" else self._programs.texts
+
+        def embed(rows: np.ndarray) -> jax.Array:
+            return program(self._parameters, jax.device_put(rows, self._rows))
+
+        def prepare(batch: range) -> Callable[[], np.ndarray]:
+            return lambda: np.asarray(features[batch.start : batch.stop], np.float32)
+
+        size = self._rows.mesh.size * _HEAD_ROWS
+        return _concatenate(self._in_batches(embed, prepare, range(len(features)), size=size), self.dim)
 
     def iterate_images(
         self, image: Callable[[int], Image.Image], numbers: range, *, bad: dict[int, BadRecord] | None = None
@@ -160,6 +250,10 @@ class Encoder:
         `image` returns RGB images and is called in threads ahead of time. If it raises `BadRecord`, the error is stored
         in `bad` and the row is the embedding of a black image; without `bad`, the error is raised.
         """
+        if self._has_image_head:
+            for features in self.image_encoder.iterate_images(image, numbers, bad=bad):
+                yield self._apply_head("vision", features)
+            return
 
         def pixels(number: int) -> np.ndarray:
             try:
@@ -192,6 +286,10 @@ class Encoder:
 
         Raises `ValueError` if the tokenizer does not match the text tower.
         """
+        if self._has_text_head:
+            for features in self.text_encoder.iterate_texts(texts, numbers):
+                yield self._apply_head("text", features)
+            return
 
         def prepare(batch: range) -> Callable[[], np.ndarray]:
             return lambda: self._tokens([texts[number] for number in batch])
@@ -225,18 +323,20 @@ class Encoder:
         embed: Callable[[np.ndarray], jax.Array],
         prepare: Callable[[range], Callable[[], np.ndarray]],
         numbers: range,
+        *,
+        size: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield embeddings in batches of one shape; the last is padded, so that only one shape is compiled.
 
         `prepare(batch)` starts the preparation of a batch and returns a function that waits for it. A device embeds at
-        most as many rows as the power of two that holds all `numbers`. The shape on a device, and so the bits of an
-        embedding, do not depend on the number of devices.
+        most as many rows as the power of two that holds all `numbers`, unless `size` sets the rows of a batch. The
+        shape on a device, and so the bits of an embedding, do not depend on the number of devices.
         """
         devices = self._rows.mesh.size
         device_rows = self.batch_size // devices
         while device_rows % 2 == 0 and device_rows // 2 >= max(len(numbers), 1):
             device_rows //= 2
-        size = device_rows * devices
+        size = size or device_rows * devices
         batches = (numbers[start : start + size] for start in range(0, len(numbers), size))
         prepared = deque(prepare(batch) for batch in itertools.islice(batches, _BATCHES_AHEAD))
         running: deque[tuple[jax.Array, int]] = deque()
@@ -274,13 +374,16 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled_programs(settings: ModelSettings, preprocessing: Preprocessing, mesh: Mesh) -> _Programs:
+def _compiled_programs(settings: ModelSettings, preprocessing: Preprocessing | None, mesh: Mesh) -> _Programs:
     """Return the compiled functions; checkpoints of one architecture share them."""
     model = create_model(settings, mesh=mesh if mesh.size > 1 else None)
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def images(parameters: dict[str, Any], pixels: jax.Array) -> jax.Array:
-        return model.embed_images(parameters, preprocessing.normalize(pixels)).astype("float32")
+        inputs = (
+            pixels if preprocessing is None else preprocessing.normalize(pixels)
+        )  # features of a head are no pixels
+        return model.embed_images(parameters, inputs).astype("float32")
 
     def texts(parameters: dict[str, Any], tokens: jax.Array) -> jax.Array:
         return model.embed_texts(parameters, tokens).astype("float32")

@@ -24,6 +24,7 @@ from adapt.embedding.collection_files import (
 )
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.text_file import read_texts
+from data.features.open import open_features
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import decode
 from data.sources.base import BadRecord, Source
@@ -37,7 +38,7 @@ from foundation.files.output_folder import check_output_folder
 
 logger = logging.getLogger(__name__)
 
-_NOTHING = "nothing to embed. Pass --images, --texts or both."
+_NOTHING = "nothing to embed. Pass --images, --texts or both, or --image_features and --text_features for heads."
 _KEYS = {  # of the description that must match, and their names in messages
     "checkpoint": "checkpoint, dtype, image size or tokenizer",
     "collection": "collection",
@@ -55,6 +56,8 @@ def embed_collections(
     *,
     images: str | None = None,
     texts: str | os.PathLike | None = None,
+    image_features: str | None = None,
+    text_features: str | None = None,
     data_dir: str | os.PathLike,
     progress: Progress = _no_progress,
 ) -> dict[str, EmbeddedCollection]:
@@ -62,6 +65,7 @@ def embed_collections(
 
     images: a folder of images, or another source for `data.sources.open.open_source`.
     texts: a file with one text per line, or with JSON lines, see `read_texts`.
+    image_features, text_features: stored features, for a checkpoint of heads (`data.features.open_features`).
     data_dir: folder of the data that sources keep.
     progress: called with (name, done, total) after every batch.
 
@@ -75,12 +79,14 @@ def embed_collections(
     embeddings that are not finite, and for texts if the checkpoint embeds images only.
     """
     out = pathlib.Path(out)
-    if images is None and texts is None:
-        raise ValueError(_NOTHING)
+    _check_given(images, texts, image_features, text_features)
     if texts is not None:
         encoder.check_embeds_texts()  # before hours are spent on the images
     check_output_folder(out)
     written = {}
+    for kind, name in (("images", image_features), ("texts", text_features)):
+        if name is not None:
+            written[kind] = _feature_collection(encoder, name, kind).write(out, kind, progress)
     if images is not None:
         written["images"] = _image_collection(encoder, images, data_dir).write(out, "images", progress)
     if texts is not None:
@@ -89,16 +95,35 @@ def embed_collections(
 
 
 def check_inputs(
-    out: str | os.PathLike, images: str | None, texts: str | os.PathLike | None, data_dir: str | os.PathLike
+    out: str | os.PathLike,
+    images: str | None,
+    texts: str | os.PathLike | None,
+    data_dir: str | os.PathLike,
+    *,
+    image_features: str | None = None,
+    text_features: str | None = None,
 ) -> None:
     """Raise what `embed_collections` would raise for these inputs, without opening a checkpoint."""
     check_output_folder(out)
-    if images is None and texts is None:
-        raise ValueError(_NOTHING)
+    _check_given(images, texts, image_features, text_features)
+    for kind, name in (("images", image_features), ("texts", text_features)):
+        if name is not None:
+            open_features([name], kind=kind)
     if texts is not None:
         read_texts(texts)
     if images is not None:
         _open_images(images, data_dir)
+
+
+def _check_given(
+    images: str | None, texts: str | os.PathLike | None, image_features: str | None, text_features: str | None
+) -> None:
+    """Raise `ValueError` if there is nothing to embed, or a collection is given twice."""
+    if images is None and texts is None and image_features is None and text_features is None:
+        raise ValueError(_NOTHING)
+    for name, one, other in (("image", images, image_features), ("text", texts, text_features)):
+        if one is not None and other is not None:
+            raise ValueError(f"--{name}s and --{name}_features would write the same files. Pass one of them.")
 
 
 class _CollectionExport(NamedTuple):
@@ -164,6 +189,8 @@ class _CollectionExport(NamedTuple):
         return {
             "checkpoint": self.checkpoint,
             "checkpoint_name": self.encoder.name,
+            "weights": self.encoder.weights,
+            "options": self.encoder.options,
             "collection": self.fingerprint,
             "count": self.count,
         }
@@ -247,6 +274,19 @@ def _text_collection(encoder: Encoder, path: str | os.PathLike) -> _CollectionEx
         count=len(texts),
         id_of=ids.__getitem__,
         embed=lambda rows: encoder.iterate_texts(texts, rows),
+        bad={},
+    )
+
+
+def _feature_collection(encoder: Encoder, name: str, kind: str) -> _CollectionExport:
+    features = open_features([name], kind=kind)
+    return _CollectionExport(
+        encoder,
+        checkpoint=encoder.head_fingerprint,
+        fingerprint=fingerprint(*(source["fingerprint"] for source in features.sources)),
+        count=len(features),
+        id_of=lambda row: row if features.ids is None else features.ids[row],
+        embed=lambda rows: iter([encoder.embed_features(**{kind: features.gather(np.asarray(rows))})]),
         bad={},
     )
 

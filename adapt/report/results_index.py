@@ -24,6 +24,7 @@ from adapt.report.statistics import (
     paired_bootstrap,
 )
 from foundation.files.json_lines import read_json_lines
+from foundation.files.output_folder import RUN_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def read_all_runs(workdir: str | os.PathLike, *, expected: Sequence[str] = ()) -
     `FileNotFoundError` where no run was evaluated.
     """
     workdir = pathlib.Path(workdir)
-    found = {path.parent.name for path in workdir.glob("*/pretrain.json")}
+    found = {path.parent.name for name in RUN_FILES for path in workdir.glob(f"*/{name}")}
     found |= {path.parent.name for path in workdir.glob("*/evaluation")}
     if (workdir / "evaluation").exists() or not found:
         return read_runs(workdir)

@@ -93,9 +93,10 @@ class BatchSampler:
         """Return the position of batch `step` in the sequence without skips."""
         return step + sum(count for since, count in self.skipped if since <= step)
 
-    def sample_ids(self, step: int) -> np.ndarray:
-        """Return the samples of the global batch of step `step`, `[batch]` int64."""
-        return np.array([self.sample_id(step, row) for row in range(self.batch_size)], np.int64)
+    def sample_ids(self, step: int, rows: range | None = None) -> np.ndarray:
+        """Return the samples of the global batch of step `step`, or of some of its rows, `[rows]` int64."""
+        rows = range(self.batch_size) if rows is None else rows
+        return np.array([self.sample_id(step, row) for row in rows], np.int64)
 
     @property
     def cycle(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-RUN_FILE = "pretrain.json"  # in the workdir of every run
+RUN_FILES = ("pretrain.json", "align.json")  # the settings in the workdir of a run, by job
 _RUN_FOLDERS = (
     "checkpoints",
     "damaged_checkpoints",
@@ -30,9 +30,14 @@ def check_output_folder(out: str | os.PathLike, *, option: str = "--out") -> Non
     out = pathlib.Path(out).expanduser().resolve()
     for folder in (out, *out.parents):
         within = out.relative_to(folder).parts
-        if (folder / RUN_FILE).is_file() and (not within or within[0] in _RUN_FOLDERS):
+        if is_run(folder) and (not within or within[0] in _RUN_FOLDERS):
             raise ValueError(
                 f"{option}={out} belongs to the run in {folder}. Use another folder, such as {folder}-out."
             )
         if all((folder / name).is_file() for name in _CHECKPOINT_FILES):
             raise ValueError(f"{option}={out} belongs to the checkpoint {folder}. Use another folder.")
+
+
+def is_run(folder: pathlib.Path) -> bool:
+    """Return whether a folder is the workdir of a run."""
+    return any((folder / name).is_file() for name in RUN_FILES)

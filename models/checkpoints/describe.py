@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from foundation.error_text import one_line
 from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.files.safe_json import read_json
 from models.checkpoints import big_vision, efficientnet, huggingface, open_clip
+from models.checkpoints.aligned import RecordedEncoder, aligned_weight_map, is_aligned, read_aligned_config
 from models.checkpoints.consistency import check_image_size, check_vocabulary, images_only
 from models.checkpoints.locate import (
     MODEL_TYPES,
@@ -35,7 +37,7 @@ from models.checkpoints.weight_map import (
     read_parameters,
     read_scalars,
 )
-from models.config import ModelSettings, VisionSettings
+from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
 from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
 from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
@@ -53,9 +55,10 @@ DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 class CheckpointDescription(NamedTuple):
     """A checkpoint whose files were found and checked, but whose weights were not read.
 
-    `format` is "huggingface", "open_clip", "big_vision" or "efficientnet". `text_evidence` is what the files tell about
-    the preparation of texts, None for a checkpoint that embeds images only. `trained_settings` are those of the files,
-    `settings` those for the requested image size.
+    `format` is "huggingface", "open_clip", "big_vision", "efficientnet" or "aligned". `text_evidence` is what the files
+    tell about the preparation of texts, None for a checkpoint that embeds images only. `trained_settings` are those of
+    the files, `settings` those for the requested image size. Aligned features have heads in the place of towers, the
+    `encoders` of these features by side, and no `preprocessing` of their own.
     """
 
     name: str
@@ -63,10 +66,19 @@ class CheckpointDescription(NamedTuple):
     folder: pathlib.Path
     settings: ModelSettings
     trained_settings: ModelSettings
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     text_evidence: TextEvidence | None
     weight_map: WeightMap
     files: TensorFiles
+    encoders: Mapping[str, RecordedEncoder] = {}
+
+    def check_towers(self) -> None:
+        """Raise `ValueError` for aligned features, which are no complete model."""
+        if self.format == "aligned":
+            raise ValueError(
+                f"{self.name} holds heads on the features of other encoders, not both towers. "
+                "`launch.py export --format=huggingface` folds linear heads on a CLIP into a complete checkpoint."
+            )
 
     def open_tokenizer(self, name: str | None = None, *, canonicalize: str | None = None) -> Tokenizer:
         """Open the tokenizer of the checkpoint, or another one by name, and prepare texts as the model was trained.
@@ -80,7 +92,8 @@ class CheckpointDescription(NamedTuple):
             raise ValueError(images_only(self.name))
         if name is None:
             try:
-                hf_tokenizer = load_hf_tokenizer(self.folder)
+                with huggingface.quiet_transformers():  # it does not know the model type of aligned features
+                    hf_tokenizer = load_hf_tokenizer(self.folder)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{error}. Pass the tokenizer of {self.name} with --tokenizer=FOLDER."
@@ -162,6 +175,8 @@ def describe_checkpoint(
             f"{name}: the config files are invalid ({one_line(error)}). Download or export the checkpoint again."
         ) from error
     check_tensors(description.files, description.weight_map, shapes=parameter_shapes(description.settings))
+    if image_size is not None and description.format == "aligned":
+        raise ValueError(f"{name} maps features, and the image size is that of their encoder. Omit --image_size.")
     return description if image_size is None else _with_image_size(description, image_size)
 
 
@@ -175,6 +190,8 @@ def _report_changes(folder: pathlib.Path) -> None:
 
 def _describe(name: str, location: Location) -> CheckpointDescription:
     folder, file = location
+    if is_aligned(folder) and file is None:
+        return _describe_aligned(name, folder)
     archive = file if file is not None and file.suffix == ".npz" else None
     if archive is None:
         if find_model_type(folder) == efficientnet.MODEL_TYPE:
@@ -245,6 +262,32 @@ def _describe_efficientnet(name: str, folder: pathlib.Path, weights: pathlib.Pat
         text_evidence=None,
         weight_map=efficientnet.weight_map_for(settings),
         files=files,
+    )
+
+
+def _describe_aligned(name: str, folder: pathlib.Path) -> CheckpointDescription:
+    config = read_aligned_config(folder / huggingface.CONFIG_FILE)
+    weights = folder / huggingface.WEIGHTS_FILE
+    if not weights.is_file():
+        raise missing_weights(folder, huggingface.WEIGHTS_FILE)
+    settings = config.settings
+    has_tower = isinstance(settings.text, TextSettings)
+    return CheckpointDescription(
+        name=name,
+        format="aligned",
+        folder=folder,
+        settings=settings,
+        trained_settings=settings,
+        preprocessing=None,
+        text_evidence=TextEvidence(
+            format="huggingface",
+            siglip=True,
+            vocab_size=settings.text.vocab_size if has_tower else 0,
+            names=read_names(name, folder),
+        ),
+        weight_map=aligned_weight_map(settings),
+        files=open_tensors(weights),
+        encoders=config.encoders,
     )
 
 

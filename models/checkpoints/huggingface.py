@@ -160,7 +160,7 @@ def read_config(path: pathlib.Path) -> ModelConfig:
     if model_type not in MODEL_TYPES:
         raise unsupported_model_type(path, model_type)
     try:
-        with _quiet_transformers():  # it warns about token ids outside of the default vocabulary
+        with quiet_transformers():  # it warns about token ids outside of the default vocabulary
             config = classes[model_type].from_dict(fields)
         settings = _clip_settings(config) if model_type == CLIP else _siglip_settings(config, model_type)
     except Exception as error:  # the config classes of transformers raise many kinds of errors
@@ -169,7 +169,8 @@ def read_config(path: pathlib.Path) -> ModelConfig:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from logging warnings."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foundation.files.atomic import atomic_folder, write_json, write_text
-from foundation.files.checksum_file import SUMS_FILE, write_checksums
+from foundation.files.checksum_file import write_checksums
 from models.checkpoints import efficientnet, huggingface
 from models.checkpoints.consistency import check_image_size, check_vocabulary
 from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.model_card import CARD_FILE
+from models.checkpoints.replacing import check_replaceable
 from models.checkpoints.weight_map import PlaceArray, WeightMap, to_tensors
 from models.config import EfficientNetSettings, ModelSettings
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
-from models.text.hf_tokenizer import HUB_FILES
 from models.text.tokenizer import Tokenizer
 
 
@@ -54,6 +54,7 @@ def open_checkpoint(
     `describe_checkpoint` does, and `ValueError` if tensors do not match the config.
     """
     description = describe_checkpoint(name, image_size=image_size)
+    description.check_towers()
     with_texts = description.settings.text is not None or tokenizer is not None or canonicalize is not None
     return Checkpoint(
         settings=description.settings,
@@ -80,7 +81,7 @@ def save_checkpoint(
     from safetensors.numpy import save_file
 
     folder, tokenizer = pathlib.Path(folder), checkpoint.tokenizer
-    _check_replaceable(folder)
+    check_replaceable(folder)
     check_image_size(checkpoint.preprocessing, checkpoint.settings, name=str(folder))
     dtype = dtype or checkpoint.dtype
     config, weight_map = _describe(checkpoint, name=str(folder), dtype=dtype)
@@ -118,18 +119,3 @@ def _to_tensors(checkpoint: Checkpoint, weight_map: WeightMap, *, dtype: str) ->
     if overflowing:
         raise ValueError(f"{overflowing[0]} has values above 65,504, the largest of float16. Use dtype bfloat16.")
     return tensors
-
-
-def _check_replaceable(folder: pathlib.Path) -> None:
-    """Raise `FileExistsError` if `folder` exists, is not empty, and holds anything but a checkpoint."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / huggingface.CONFIG_FILE).is_file():
-        raise FileExistsError(f"{folder} exists and is not a checkpoint. It was not changed; choose another path.")
-    usual = ("*.json", huggingface.WEIGHTS_FILE, CARD_FILE, "LICENSE", SUMS_FILE, *HUB_FILES)
-    other = next((path for path in folder.iterdir() if path.is_dir() or not any(map(path.match, usual))), None)
-    if other is not None:
-        raise FileExistsError(
-            f"{folder} contains {other.name}, which is not part of a checkpoint. It was not changed; choose another "
-            "path."
-        )

@@ -6,14 +6,15 @@ import pathlib
 from typing import NamedTuple
 
 from foundation.files.checksum_file import SUMS_FILE
+from foundation.files.output_folder import is_run
 from foundation.files.safe_json import read_json
 from foundation.suggestions import nearest_path
 from models.checkpoints import efficientnet, huggingface, open_clip
+from models.checkpoints.aligned import is_aligned
 from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
 from models.text.hf_tokenizer import HUB_FILES
 
-RUN_FILE = "pretrain.json"  # in the workdir of a run
 MODEL_TYPES = (*huggingface.MODEL_TYPES, efficientnet.MODEL_TYPE)
 
 
@@ -47,9 +48,9 @@ def _missing(name: str) -> FileNotFoundError:
     path = pathlib.Path(name).expanduser()
     problem = f"{name} is not a checkpoint: there is no such file or folder"
     exported = path.parent / "export"
-    if (path.parent / RUN_FILE).is_file() and exported.is_dir():
+    if is_run(path.parent) and exported.is_dir():
         return FileNotFoundError(f"{problem}. Did you mean {str(exported)!r}?")
-    if (path.parent / RUN_FILE).is_file():
+    if is_run(path.parent):
         return FileNotFoundError(f"{problem}. Run `launch.py export --workdir={path.parent}` first.")
     hint = nearest_path(path)
     if hint:
@@ -61,7 +62,7 @@ def _missing(name: str) -> FileNotFoundError:
 
 def _fetch(name: str) -> pathlib.Path:
     folder = hub.fetch(name, ("*.json", *HUB_FILES, SUMS_FILE), what="checkpoint")
-    if find_model_type(folder) is not None:
+    if find_model_type(folder) is not None or is_aligned(folder):
         hub.fetch(name, ("model*.safetensors",), what="checkpoint")
     if find_huggingface_weights(folder) is None:
         hub.fetch(name, open_clip.WEIGHTS_FILES, what="checkpoint")
@@ -101,7 +102,7 @@ def missing_weights(folder: pathlib.Path, name: str) -> Exception:
     if pickle is not None:
         return pickle_error(pickle)
     problem = f"{folder} is not a checkpoint: it has no {name}"
-    run = next((each for each in (folder, folder.parent) if (each / RUN_FILE).is_file()), None)
+    run = next((each for each in (folder, folder.parent) if is_run(each)), None)
     if run is None:
         return FileNotFoundError(f"{problem}. `launch.py export` writes a checkpoint.")
     if (run / "export").is_dir():

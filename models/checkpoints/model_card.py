@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.files.atomic import write_text
 from models.config import ModelSettings
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
 CARD_FILE = "README.md"
 _BEGIN, _END = "<!-- measured results -->", "<!-- end of measured results -->"
 _NO_LICENSE = "No license was given at export. The training data may restrict the use of the weights."
+_USES = "for zero-shot classification, retrieval and few-shot\nadaptation."
+_TOWERS = f"An image tower and a text tower that embed into one space, {_USES}"
+_HEADS = f"Maps the features of frozen encoders into one space, {_USES} The encoders are not part of this folder."
 _NO_RESULTS = "Nothing has been measured yet. `launch.py evaluate` writes its results here."
 
 
@@ -58,27 +64,59 @@ def model_card(
         f"{text.depth} layers, {text.heads} heads",
         "embedding": f"{settings.dim} dimensions",
     }
+    code = f"""from transformers import AutoImageProcessor, AutoTokenizer, {architecture}
+
+model = {architecture}.from_pretrained(folder)
+pixels = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")
+tokens = AutoTokenizer.from_pretrained(folder)(texts{padding}, truncation=True, return_tensors="pt")
+logits = model(**pixels, **tokens).logits_per_image"""
+    return card_text(data, name=name, intro=_TOWERS, code=code, model=towers, training=training, license=license)
+
+
+def aligned_card(
+    *, name: str, license: str | None, model: Mapping[str, str], training: Mapping[str, str], opens_images: bool
+) -> str:
+    """Return the text of the card of aligned features; `model` and `training` are the lines of its tables.
+
+    `opens_images` is whether the encoder of images can be opened, so that the code of the card embeds images.
+    """
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(license=license or "unknown", tags=["vision", "contrastive", "aligned-features"])
+    use = "embed_images(images)" if opens_images else "embed_features(images=features)"
+    code = f"""import adapt
+
+encoder = adapt.Encoder(folder)
+embeddings = encoder.{use}"""
+    return card_text(data, name=name, intro=_HEADS, code=code, model=model, training=training, license=license)
+
+
+def card_text(
+    data: ModelCardData,
+    *,
+    name: str,
+    intro: str,
+    code: str,
+    model: Mapping[str, str],
+    training: Mapping[str, str],
+    license: str | None,
+) -> str:
+    """Return the text of a card with its metadata; `model` and `training` are the lines of its tables."""
     return f"""---
 {data.to_yaml()}
 ---
 
 # {_cell(name)}
 
-An image tower and a text tower that embed into one space, for zero-shot classification, retrieval and few-shot
-adaptation.
+{intro}
 
 ```python
-from transformers import AutoImageProcessor, AutoTokenizer, {architecture}
-
-model = {architecture}.from_pretrained(folder)
-pixels = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")
-tokens = AutoTokenizer.from_pretrained(folder)(texts{padding}, truncation=True, return_tensors="pt")
-logits = model(**pixels, **tokens).logits_per_image
+{code}
 ```
 
 ## Model
 
-{_table(towers)}
+{_table(model)}
 
 ## Training
 

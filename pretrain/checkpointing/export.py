@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,11 +14,9 @@ from models.checkpoints.huggingface import CLIP, WEIGHTS_FILE, family_of
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.checkpoints.model_card import keep_results, model_card, read_card, shortened
 from models.text.tokenizer import load_tokenizer
+from pretrain.checkpointing.card_lines import describe_training
 from pretrain.checkpointing.manager import restore_parameters
 from pretrain.config.run import PretrainSettings, load_settings
-from pretrain.data_identity import DATA_FILE
-from pretrain.losses.context_objective import Objective
-from pretrain.monitoring.metric_writer import read_metrics
 
 FORMATS = ("huggingface", "big_vision")
 
@@ -102,40 +99,9 @@ def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> d
     lines = {}
     if settings.initial_checkpoint is not None:
         lines["initial checkpoint"] = shortened(settings.initial_checkpoint)
-    lines["data"] = "; ".join(
-        f"{shortened(part['source'])}: {part['samples']:,} samples (fingerprint {part['fingerprint']})"
-        for part in _read_data_file(workdir)
-    )
-    lines["steps"] = f"{step:,} of {settings.batch_size:,} pairs, {step * settings.batch_size:,} pairs in all"
-    lines["objective"] = _describe(settings.objective)
-    optimizer = settings.optimizer
-    lines["optimizer"] = (
-        f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}, "
-        f"weight decay {optimizer.weight_decay:g}"
-        + (f", layer decay {optimizer.layer_decay:g}" if optimizer.layer_decay < 1 else "")
-        + (f", frozen: {', '.join(optimizer.frozen)}" if optimizer.frozen else "")
-    )
-    lines["computed in"] = settings.dtype
-    lines["seed"] = str(settings.seed)
-    measured = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step and "loss" in line]
-    if measured:
-        lines["final loss"] = f"{measured[-1]['loss']:.4g}"
-    return lines
-
-
-def _describe(objective: Objective) -> str:
-    names = {"sigmoid": "sigmoid loss (SigLIP)", "softmax": "softmax loss (CLIP)"}
-    base = names.get(objective.base, f"{objective.base} loss")
-    if not objective.context:
-        return base
-    return f"{base} with the context objective (LIxP, arXiv 2411.15099), alpha {objective.alpha:g}"
+    return lines | describe_training(workdir, settings, step)
 
 
 def _hub_id(name: str | None) -> str | None:
     """Return the name of an initial checkpoint if it is a hub id rather than a local path."""
     return None if name is None or pathlib.Path(name).exists() or name.count("/") != 1 else name
-
-
-def _read_data_file(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    path = workdir / DATA_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

@@ -63,6 +63,7 @@ def _checkpoint_start(name: str, *, image_size: Any) -> dict[str, Any]:
             f"initial_checkpoint {name} embeds images only, but pretrain trains an image tower and a text tower. Use a "
             "checkpoint with both, such as google/siglip-base-patch16-224."
         )
+    checkpoint.check_towers()
     scalars = checkpoint.scalars()
     objective = {"logit_scale": math.exp(scalars["logit_scale"])}
     if checkpoint.has_logit_bias:

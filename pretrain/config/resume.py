@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from foundation.files.atomic import write_json
-from pretrain.config.run import SETTINGS_FILE, PretrainSettings, load_settings
+from pretrain.config.training import RunSettings
 
 # Settings that may change: the parameters do not depend on them, or by rounding at most.
 _WITHOUT_EFFECT = (
@@ -22,6 +22,7 @@ _ROUNDING = (
     *("mesh.fsdp", "mesh.rules", "microbatch_size", "remat", "attention", "scan_unroll"),
     *("objective.block_size", "objective.gather_limit"),
 )
+_SOURCES = ("data.sources", "image_features", "text_features", "captions")
 _LENGTH = ("steps", "examples", "epochs")
 
 
@@ -46,15 +47,19 @@ class SettingChange(NamedTuple):
 
 
 def compare_settings(
-    workdir: pathlib.Path, settings: PretrainSettings, *, num_samples: int, options: ResumeOptions
+    workdir: pathlib.Path,
+    settings: RunSettings,
+    *,
+    kept: RunSettings | None,
+    num_samples: int,
+    options: ResumeOptions,
 ) -> list[str]:
-    """Return a sentence for each setting that differs from that of the run in `workdir`; empty if there is no run.
+    """Return a sentence for each setting that differs from those `kept` in `workdir`; empty if there is no run.
 
     Raises `ValueError` naming the first setting that differs and must not change when a run is resumed.
     """
-    if not (workdir / SETTINGS_FILE).exists():
+    if kept is None:
         return []
-    kept = load_settings(workdir)
     changes = _differences(_as_json(kept), _as_json(settings))
     sentences = [_describe(workdir, change, options) for change in changes if change.name not in _LENGTH]
     lengths = [change for change in changes if change.name in _LENGTH]
@@ -72,9 +77,9 @@ def compare_settings(
     return sentences
 
 
-def write_settings(workdir: pathlib.Path, settings: PretrainSettings) -> None:
-    """Write the settings to `workdir/pretrain.json`."""
-    write_json(workdir / SETTINGS_FILE, _as_json(settings))
+def write_settings(path: pathlib.Path, settings: RunSettings) -> None:
+    """Write the settings to a file in the workdir."""
+    write_json(path, _as_json(settings))
 
 
 def _describe(workdir: pathlib.Path, change: SettingChange, options: ResumeOptions) -> str:
@@ -84,7 +89,7 @@ def _describe(workdir: pathlib.Path, change: SettingChange, options: ResumeOptio
         return sentence
     if name in _ROUNDING:
         return f"{sentence}; results differ by rounding from those of an unchanged run"
-    if name == "data.sources" and len(before) == len(now):
+    if name in _SOURCES and len(before) == len(now):
         if options.data_moved:
             return f"{sentence}, with the same samples"
         raise _refused(workdir, change, "add --data_moved if it is the same data at another path, ")
@@ -98,8 +103,8 @@ def _refused(workdir: pathlib.Path, change: SettingChange, way_out: str = "") ->
     )
 
 
-def _as_json(settings: PretrainSettings) -> dict[str, Any]:
-    """Return the settings as `pretrain.json` stores them."""
+def _as_json(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings as their file stores them."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 

@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import jax
 
 from data.pipeline.augmentation import count_kept_patches
+from models.config import ModelSettings
 from models.flops import count_forward_flops
+from pretrain.config.monitor import MonitorSettings
 from pretrain.config.run import PretrainSettings
+from pretrain.config.training import RunSettings
 from pretrain.losses.contrastive import PAIRWISE_LOSSES
 from pretrain.monitoring.device_peaks import peak_tflops
 
@@ -44,9 +47,14 @@ def count_pair_flops(settings: PretrainSettings) -> PairFlops:
     """
     kept = count_kept_patches(settings.vision.num_patches, settings.augmentation.keep_patches)
     model = settings.model(vocab_size=1)  # token embeddings are looked up, which takes no product
+    return count_flops(settings, model, kept_patches=kept)
+
+
+def count_flops(settings: RunSettings, model: ModelSettings, *, kept_patches: int | None = None) -> PairFlops:
+    """Return the operations that a training step of a model needs per pair, counted as in `count_pair_flops`."""
     products = count_products(settings.objective.base, context=settings.objective.context)
     return PairFlops(
-        towers=3 * count_forward_flops(model, kept_patches=kept),
+        towers=3 * count_forward_flops(model, kept_patches=kept_patches),
         objective=products * 2 * settings.batch_size * model.dim,
     )
 
@@ -91,12 +99,12 @@ class Stopwatch:
 class Throughput:
     """Metrics of hardware use: rate per device, MFU, memory, time and cost.
 
-    `spent` is the time of the run's earlier sessions in seconds.
+    `pair_flops` are the operations of a training step per pair, `spent` is the time of the
+    run's earlier sessions in seconds.
     """
 
-    def __init__(self, settings: PretrainSettings, devices: Sequence[jax.Device], *, spent: float = 0.0):
-        monitor = settings.monitor
-        self._flops, self._devices = sum(count_pair_flops(settings)), len(devices)
+    def __init__(self, monitor: MonitorSettings, devices: Sequence[jax.Device], *, pair_flops: int, spent: float = 0.0):
+        self._flops, self._devices = pair_flops, len(devices)
         self._local = [device for device in devices if device.process_index == jax.process_index()]
         self._peak = monitor.peak_tflops or peak_tflops(devices[0].device_kind)
         self._price = monitor.price_per_hour

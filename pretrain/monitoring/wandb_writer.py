@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 
 from foundation.files.atomic import write_json
-from pretrain.config.run import PretrainSettings
+from pretrain.config.training import RunSettings
 
 RUN_FILE = "wandb.json"
 
@@ -21,7 +21,7 @@ class WandbRun:
     installed.
     """
 
-    def __init__(self, workdir: pathlib.Path, settings: PretrainSettings):
+    def __init__(self, workdir: pathlib.Path, settings: RunSettings):
         try:
             import wandb
         except ImportError as error:

@@ -160,7 +160,7 @@ def test_invalid_submissions_raise(tmp_path):
     ):
         prepare("tpu-vm", tasks_of("pretrain", "export"), SETTINGS, workdir=tmp_path)
     with pytest.raises(
-        ValueError, match=r"unknown job in --jobs 'quickstart'\. Known: pretrain, export, evaluate, report"
+        ValueError, match=r"unknown job in --jobs 'quickstart'\. Known: pretrain, align, export, evaluate, report"
     ):
         tasks_of("quickstart")
     with pytest.raises(ValueError, match="--num_shards=2 splits an evaluation only, and --jobs is pretrain"):

@@ -44,7 +44,7 @@ def poison(monkeypatch, positions):
         check(values, step, settings)
 
     monkeypatch.setattr(BatchLoader, "batches", remember_sampler)
-    monkeypatch.setattr("pretrain.train.check_loss", check_poisoned)
+    monkeypatch.setattr("pretrain.loop.check_loss", check_poisoned)
 
 
 @pytest.mark.slow

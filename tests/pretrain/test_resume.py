@@ -7,7 +7,7 @@ import pytest
 
 import jobs
 from pretrain.config.resume import ResumeOptions, compare_settings, write_settings
-from pretrain.config.run import read_settings
+from pretrain.config.run import SETTINGS_FILE, load_settings, read_settings
 from pretrain.train import pretrain
 from tests.data.shard_files import labelled, write_shard
 from tests.pretrain.tiny import config, same_parameters
@@ -17,9 +17,9 @@ CONSTANT = {"learning_rate": 1e-2, "schedule": "rsqrt"}  # does not depend on th
 
 def compare(tmp_path, before, now, **options):
     """Return the sentences about a run with the settings `before` that is resumed with the settings `now`."""
-    write_settings(tmp_path, read_settings(config("s.tar", **before)))
-    settings = read_settings(config("s.tar", **now))
-    return compare_settings(tmp_path, settings, num_samples=16, options=ResumeOptions(**options))
+    write_settings(tmp_path / SETTINGS_FILE, read_settings(config("s.tar", **before)))
+    settings, kept = read_settings(config("s.tar", **now)), load_settings(tmp_path)
+    return compare_settings(tmp_path, settings, kept=kept, num_samples=16, options=ResumeOptions(**options))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_corrupt_image_is_replaced_and_logged_and_the_run_resumes_to_the_same_
     [line] = [json.loads(line) for line in (tmp_path / "whole" / "bad_records.jsonl").read_text().splitlines()]
     assert (line["key"], line["reason"]) == ("s.tar/0005", "corrupt image")
     with monkeypatch.context() as broken:
-        broken.setattr("pretrain.train.check_loss", fail_at(6))
+        broken.setattr("pretrain.loop.check_loss", fail_at(6))
         with pytest.raises(OSError, match="it broke"):
             pretrain(config("", data=data), tmp_path / "broken", data_dir=tmp_path)
     data["workers"] = 2  # the run had none

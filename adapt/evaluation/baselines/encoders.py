@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from adapt.embedding.encoder import Encoder, to_pixels
+from adapt.embedding.recorded import open_recorded
 from data.io.fingerprint import fingerprint
 from data.pipeline.image_ops import DECODING
 from models.preprocessing import Preprocessing
@@ -54,9 +55,14 @@ class PixelEncoder:
 class UntrainedEncoder(Encoder):
     """The towers of a checkpoint with random weights, the same at every call; the checkpoint's own are not read."""
 
-    def __init__(self, name: str | os.PathLike):
-        super().__init__(name)
+    def __init__(self, name: str | os.PathLike, **options: Any):
+        super().__init__(name, **options)
         self.name = f"{self.name} untrained"
+
+    @functools.cached_property
+    def image_encoder(self) -> Encoder:
+        """The encoder of the images: this one, or that whose features the image head maps, untrained as well."""
+        return open_recorded(self._checkpoint, "vision", UntrainedEncoder) if self._has_image_head else self
 
     @functools.cached_property
     def _parameters(self) -> dict[str, Any]:

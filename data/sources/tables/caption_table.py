@@ -81,7 +81,7 @@ class CaptionTable:
         names: dict[str, None] = {}
         for index in range(min(len(self), _NAMING_ROWS)):
             with contextlib.suppress(BadRecord):
-                names |= dict.fromkeys(self._fields(index))
+                names |= dict.fromkeys(self.fields(index))
         return list(names)
 
     def _check_no_lists(self) -> None:
@@ -104,7 +104,7 @@ class CaptionTable:
 
     def __getitem__(self, index: int) -> Record:
         key = self.key(index)
-        fields = self._fields(index)
+        fields = self.fields(index)
         path = fields.get(self._image_key)
         if not isinstance(path, str) or not path:
             raise self._bad("no image", index, f"its {self._image_key} is {path!r:.80}")
@@ -150,7 +150,7 @@ class CaptionTable:
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the captions of a row."""
-        return find_texts(self._fields(index), self._text_keys, key=self.key(index))
+        return find_texts(self.fields(index), self._text_keys, key=self.key(index))
 
     def key(self, index: int) -> str:
         """Return `TABLE:ROW`, with rows counted from 1 after the header line."""
@@ -158,7 +158,8 @@ class CaptionTable:
             raise IndexError(f"sample {index} of {len(self)}")
         return f"{self._file.name}:{index + 1}"
 
-    def _fields(self, index: int) -> dict[str, Any]:
+    def fields(self, index: int) -> dict[str, Any]:
+        """Return the fields of a row by column; raises `BadRecord` for a row that cannot be read."""
         number = index + self._first
         start, stop = (int(self.index.starts[each]) for each in (number, number + 1))
         text = read_range(self._file, start, stop)

@@ -212,7 +212,8 @@ import sys
 import numpy as np
 import jax
 from models.checkpoints.weight_map import flatten
-from pretrain import train as loop
+from pretrain import loop
+from pretrain.train import pretrain
 from tests.pretrain.config.test_initialization import eight
 saved = loop.Checkpoints.save
 def save(self, state):
@@ -220,7 +221,7 @@ def save(self, state):
     saved(self, state)
 loop.Checkpoints.save = save
 assert jax.device_count() == 8
-loop.pretrain(eight(sys.argv[1]), sys.argv[2], data_dir=sys.argv[2])
+pretrain(eight(sys.argv[1]), sys.argv[2], data_dir=sys.argv[2])
 """
 
 

@@ -19,8 +19,8 @@ class Device:
 
 def test_rates_become_mfu_memory_and_cost():
     settings = read_settings(config("none.tar", monitor={"price_per_hour": 60.0}))
-    found = Throughput(settings, [Device()] * 4, spent=3600.0).read(8000.0)
     flops = sum(count_pair_flops(settings))
+    found = Throughput(settings.monitor, [Device()] * 4, pair_flops=flops, spent=3600.0).read(8000.0)
     assert found["mfu"] == pytest.approx(2000 * flops / 989e12)
     assert found["pairs_per_second_per_device"] == 2000 and found["device_memory_gb"] == 61
     assert found["run_seconds"] == pytest.approx(3600, abs=5) and found["cost"] == pytest.approx(60, abs=0.1)
@@ -30,7 +30,7 @@ def test_rates_become_mfu_memory_and_cost():
 
 def test_the_peak_of_an_unknown_device_can_be_set():
     unknown = read_settings(config("none.tar", monitor={"peak_tflops": 0.5}))
-    assert peak_tflops("cpu") is None and "mfu" in Throughput(unknown, [Device()]).read(1.0)
+    assert peak_tflops("cpu") is None and "mfu" in Throughput(unknown.monitor, [Device()], pair_flops=1).read(1.0)
 
 
 @pytest.mark.parametrize(

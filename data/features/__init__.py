@@ -1,0 +1,1 @@
+"""Features of any encoder, computed once and stored in files."""
