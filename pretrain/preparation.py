@@ -77,8 +77,8 @@ def claim(
 ) -> None:
     """Prepare a workdir for the run on the first process, or check that it contains the same run.
 
-    `file` in the workdir holds the settings, which `load` reads. `compare_data` returns the identity of the data after a
-    comparison with that in the workdir, and `prepare` makes what else all processes read. Changes that `options` or
+    `file` in the workdir holds the settings, which `load` reads. `compare_data` returns the identity of the data, which
+    it compares with that in the workdir, and `prepare` makes what else all processes read. Changes that `options` or
     their nature allow are logged and passed to `record`. Raises `ValueError` if settings or data have changed or the
     run is that of another job, and `FileNotFoundError` if a process does not see the workdir of the first.
     """
