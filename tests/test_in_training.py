@@ -159,13 +159,13 @@ def test_results_equal_those_of_a_later_evaluation(shard, plain, given, tmp_path
     assert output.count("evaluation at step ") == 3 and "s.tar/zero_shot " in output
     assert same_parameters(plain, tmp_path)
     assert launch.main(["export", *given]) == 0
-    assert launch.main(["evaluate", *given, f"--datasets={shard},"]) == 0
+    assert launch.main(["evaluate", *given, f"--datasets={shard},", "--config.evaluate.baselines="]) == 0
     folders = [tmp_path / "evaluations" / f"step-{step:08d}" for step in (3, 6, 9)]
     assert {row["dataset"] for row in rows_of(folders[0])} == {"s.tar", shard}  # not digits
     assert rows_of(folders[2]) == rows_of(tmp_path / "evaluation")
     assert not (folders[0] / "embeddings").exists()
     arguments = [f"--workdir={tmp_path / 'again'}", f"--checkpoint={folders[0] / 'export'}", f"--datasets={shard},"]
-    assert launch.main(["evaluate", *given, *arguments]) == 0
+    assert launch.main(["evaluate", *given, *arguments, "--config.evaluate.baselines="]) == 0
     assert rows_of(folders[0]) == rows_of(tmp_path / "again" / "evaluation") != rows_of(folders[2])
     rows = [row for row in rows_of(folders[0]) if row["method"] == "knn" and row["shots"] == 2]
     [line] = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["step"] == 3]
