@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # job → function, and an option list that parses
 FUNCTIONS = {
     "pretrain": (jobs.pretrain, ["--config=c", "--workdir=w"]),
+    "align": (jobs.align, ["--config=c", "--workdir=w"]),
     "export": (jobs.export, ["--config=c", "--workdir=w"]),
     "evaluate": (jobs.evaluate, ["--workdir=w"]),
     "report": (jobs.report, ["--workdir=w"]),

@@ -87,7 +87,7 @@ class CaptionTable:
     def _check_no_lists(self) -> None:
         """Raise `ValueError` for a single object with lists of objects, such as COCO's annotations."""
         with contextlib.suppress(BadRecord):
-            lists = [name for name, value in self._fields(0).items() if isinstance(value, list)]
+            lists = [name for name, value in self.fields(0).items() if isinstance(value, list)]
             if lists:
                 raise ValueError(
                     f"{self.path} is one object with the lists {', '.join(lists)}. Write an array of objects, each "
@@ -143,7 +143,7 @@ class CaptionTable:
 
     def _has_local_image(self, index: int) -> bool:
         try:
-            path = self._fields(index).get(self._image_key)
+            path = self.fields(index).get(self._image_key)
         except BadRecord:
             return False
         return isinstance(path, str) and bool(path) and not is_remote(self._resolve(path))
