@@ -374,7 +374,7 @@ def test_invalid_arguments_are_one_line_errors(checkpoint, tmp_path):
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     for arguments, message in (
-        ((), "nothing to embed. Pass --images, --texts or both."),
+        ((), "nothing to embed. Pass --images, --texts or both, or --image_features"),
         (("--images=nowhere",), "no file matches 'nowhere'"),
         ((f"--texts={tmp_path / 'none.txt'}",), "No such file or directory"),
         ((f"--images={tmp_path}",), "contains no images"),
