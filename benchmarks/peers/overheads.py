@@ -85,7 +85,7 @@ def print_overheads(args: argparse.Namespace) -> None:
     from pretrain.distributed import sharding
     from pretrain.loss_rollback import WATCHED_METRICS, check_loss
     from pretrain.monitoring.metric_writer import MetricsWriter
-    from pretrain.monitoring.throughput import Throughput
+    from pretrain.monitoring.throughput import Throughput, count_pair_flops
     from pretrain.monitoring.watchdog import Watchdog
     from pretrain.train_step import abstract_batch, build_train_step
 
@@ -101,7 +101,7 @@ def print_overheads(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder)
         checkpoints, writer = Checkpoints(workdir / "checkpoints"), MetricsWriter(workdir)
-        throughput = Throughput(settings, mesh.devices.flatten())
+        throughput = Throughput(settings.monitor, mesh.devices.flatten(), pair_flops=sum(count_pair_flops(settings)))
         for turn in range(2 * args.turns + 2):
             watched = turn % 2 == 1
             watchdog = Watchdog(workdir / "stall", seconds=1800 if watched else 0, end=False)
