@@ -38,7 +38,7 @@ A run has one workdir. Each job reads the files that earlier jobs wrote there:
   inspect     a config                     writes  inspect/ (images and captions of a batch, as the model gets them)
   compile     a config and a topology      prints  memory, arithmetic and traffic of a step, compiled ahead of time
   submit      jobs, to a cluster           writes  submit/ (scripts), shows the commands and runs them
-  quickstart  pretrain to report           trains on the sample emoji, in about six minutes on two cores
+  quickstart  embed to report              aligns the included encoder with icons, in ten minutes on two cores
 
 These need no run, only a checkpoint: exported here, public, or one of checkpoints/; a folder or a Hub id.
 
@@ -53,7 +53,7 @@ CONFIG_HELP = """\
 A config is a Python file that defines get_config(); configs/ contains examples. Every setting can be overridden on the
 command line, whether the file sets it or not:
 
-  python launch.py {job} --config=configs/quickstart.py --config.pretrain.steps=500 --workdir=runs/mine
+  python launch.py {job} --config=configs/emoji.py --config.pretrain.steps=500 --workdir=runs/mine
 """
 
 CHECKPOINT_HELP = """\
@@ -94,7 +94,7 @@ JOBS = {
     "convert": "Write any checkpoint as a Hugging Face directory, or a SigLIP checkpoint as an .npz for big_vision.",
     "compile": "Compile the config's training step ahead of time for a described topology, and check that it fits.",
     "submit": "Submit jobs to SLURM, GKE, TPU VMs or SkyPilot: write and show the commands, then run them.",
-    "quickstart": "Pretrain, export, evaluate and report on the sample emoji. Downloads nothing.",
+    "quickstart": "Align, export, evaluate and report on the included icons, with and without context.",
 }
 
 RENAMED_OPTIONS = {"--processes": "--num_processes", "--process": "--process_id", "--parts": "--num_shards"}
@@ -228,9 +228,6 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
             type=output,
             default="runs/quickstart",
             help="folder of the run (default: runs/quickstart)",
-        )
-        parser.add_argument(
-            "--compare", action="store_true", help="also train without the context objective, and report both runs"
         )
         return
     # a submitted workdir may be on other machines, where ~ is another folder

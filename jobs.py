@@ -202,25 +202,38 @@ def report(workdir: pathlib.Path, *, config_path: str | None = None) -> None:
     print_path(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}"))
 
 
-def quickstart(config: ConfigDict, workdir: pathlib.Path, *, compare: bool = False) -> int:
-    """Pretrain, export, evaluate and report; `compare` adds a run without the context objective."""
+def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
+    """Align a frozen encoder with and without the context objective, and report both next to the encoder alone."""
     from adapt.report.html_report import write_report
     from adapt.report.results_index import read_runs
 
-    workdirs = {"with context": workdir / "context"}
-    if compare:
-        workdirs["plain"] = workdir / "plain"
-    for name, folder in workdirs.items():
-        with config.unlocked():
-            config.pretrain.objective.context = name == "with context"
-        logger.info(f"\n{config.pretrain.objective.base} loss, {name}, in {folder}")
-        code = pretrain(config, folder)
+    encoder, features = config.embed.checkpoint, workdir / "features"
+    logger.info(f"\nfeatures of {encoder}, in {features}")
+    embed(
+        encoder,
+        out=features,
+        images=config.embed.images,
+        image_size=config.embed.image_size,
+        data_dir=config.data_dir,
+    )
+    runs = {"with context": {}, "plain": config.plain}
+    for name, changes in runs.items():
+        run = config.copy_and_resolve_references()
+        with run.unlocked():
+            run.align.update(changes)
+            run.align.image_features = (os.fspath(features),)
+        folder = workdir / name.replace(" ", "_")
+        logger.info(f"\n{run.align.objective.base} loss, {name}, in {folder}")
+        code = align(run, folder)
         if code:
             return code
         export(folder)
-        evaluate(config, folder)
-    results = [run for name, folder in workdirs.items() for run in read_runs(folder, name=name)]
-    print_path(write_report(results, workdir, title="Quickstart: emoji"))
+        evaluate(run, folder)
+    logger.info(f"\nthe encoder alone, {encoder}")
+    evaluate(config, workdir / "encoder", checkpoint=f"encoder={encoder}")
+    folders = {name: workdir / name.replace(" ", "_") for name in (*runs, "encoder")}
+    results = [run for name, folder in folders.items() for run in read_runs(folder, name=name)]
+    print_path(write_report(results, workdir, title="Quickstart: icons"))
     return 0
 
 

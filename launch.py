@@ -149,7 +149,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
         config, args.workdir, **options(args, "checkpoint", "shard", "cache")
     ),
     "report": lambda args, config: jobs.report(args.workdir, config_path=args.config),
-    "quickstart": lambda args, config: jobs.quickstart(config, args.workdir, compare=args.compare),
+    "quickstart": lambda args, config: jobs.quickstart(config, args.workdir),
     "inspect": lambda args, config: jobs.inspect_data(config, args.workdir, **options(args, "step", "steps", "rows")),
     "compile": lambda args, config: jobs.compile_step(config, args.topology),
     "submit": lambda args, config: jobs.submit(
