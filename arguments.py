@@ -87,7 +87,7 @@ JOBS = {
     "pretrain": "Train the towers described by the config's pretrain section, or resume the run in the workdir.",
     "align": "Train heads on stored features, or a text tower against them (the align section), or resume the run.",
     "export": "Write the newest checkpoint as a Hugging Face directory, or as an .npz for big_vision.",
-    "evaluate": "Evaluate WORKDIR/export, --checkpoint or --features on few-shot and retrieval tasks (section evaluate).",
+    "evaluate": "Evaluate WORKDIR/export, --checkpoint or --features on few-shot and retrieval tasks.",
     "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
     "inspect": "Show the exact batch of a step, and count sources, caption lengths and unusable records.",
     "adapt": "Sort images, or stored features, into classes, given a few labelled examples of each class.",

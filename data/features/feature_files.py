@@ -137,8 +137,9 @@ class FeatureArchive:
             raise ValueError(f"{path} cannot be read as an .npz ({one_line(error)}). Write the file again.") from error
 
     def names(self) -> list[str]:
-        """Return the names of the arrays that are not labels or names of classes."""
-        return sorted(name for name in self._names if not _is_values(name))
+        """Return the names of the arrays `[rows, dim]`, and of parts of `LAYOUTS` whatever their shapes are."""
+        known = {part for layout in LAYOUTS for part in layout}
+        return sorted(name for name in self._names if name in known or (not _is_values(name) and self._ndim(name) == 2))
 
     def features(self, name: str, *, kind: str) -> Features:
         """Read the features of a part; ids are the array `NAME_ids`, if there is one."""
@@ -158,6 +159,16 @@ class FeatureArchive:
     def label_names(self, part: str) -> list[str]:
         """Return the names of arrays."""
         return _label_names(part)
+
+    def _ndim(self, name: str) -> int | None:
+        """Return the number of dimensions of an array, without reading it, or None for a damaged one."""
+        try:
+            with self._arrays.zip.open(f"{name}.npy") as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+                return len(read(file)[0])
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._names:

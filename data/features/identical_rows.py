@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+
 import numpy as np
+
+_BLOCK = 4096  # rows
 
 
 def find_identical_rows(support: np.ndarray, queries: np.ndarray, *, own_rows: np.ndarray | None = None) -> np.ndarray:
@@ -23,5 +28,8 @@ def find_identical_rows(support: np.ndarray, queries: np.ndarray, *, own_rows: n
     return found
 
 
-def _contents(features: np.ndarray) -> list[bytes]:
-    return [row.tobytes() for row in np.ascontiguousarray(features) + 0.0]  # −0.0 equals 0.0
+def _contents(features: np.ndarray) -> Iterator[bytes]:
+    """Yield a hash of each row."""
+    for start in range(0, len(features), _BLOCK):
+        for row in features[start : start + _BLOCK] + 0.0:  # −0.0 equals 0.0
+            yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()

@@ -16,20 +16,22 @@ logger = logging.getLogger(__name__)
 class FeatureRows:
     """Rows of a part of a data set: `features` `[n, dim]` float32 as stored, and `labels` `[n]`, class numbers.
 
-    `ids` are those of the files, or else the numbers of the rows in the file. `labels` are empty for query rows that
-    are opened without labels.
+    `ids` are those of the files, or else (`numbered`) the numbers of the rows in the file. `labels` are empty for query
+    rows that are opened without labels.
     """
 
     features: np.ndarray
     labels: np.ndarray
     ids: tuple[str, ...]
+    numbered: bool
 
     def __len__(self) -> int:
         return len(self.features)
 
     def take(self, rows: np.ndarray, labels: np.ndarray) -> FeatureRows:
         """Return some of the rows with new labels."""
-        return FeatureRows(features=self.features[rows], labels=labels, ids=tuple(self.ids[row] for row in rows))
+        ids = tuple(self.ids[row] for row in rows)
+        return FeatureRows(features=self.features[rows], labels=labels, ids=ids, numbered=self.numbered)
 
 
 def read_rows(where: str, features: Features) -> FeatureRows:
@@ -45,4 +47,4 @@ def read_rows(where: str, features: Features) -> FeatureRows:
     scaled = "" if statistics.unit_length else "; rows are scaled to length 1"
     logger.info(describe(features, statistics, kind=where) + scaled)
     ids = features.ids if features.ids is not None else tuple(map(str, range(len(features))))
-    return FeatureRows(features=content, labels=np.zeros(0, np.int64), ids=ids)
+    return FeatureRows(features=content, labels=np.zeros(0, np.int64), ids=ids, numbered=features.ids is None)

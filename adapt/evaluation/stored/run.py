@@ -38,6 +38,7 @@ def evaluate_features(
     names = [name for name in names if name in (settings.datasets or names)]
     _report_lacking(datasets, names)
     _report_differences(datasets)
+    _report_pairing(opened)
     if settings.baselines and "few_shot" in settings.tasks:
         logger.info("note: stored features have no pictures: raw pixels and untrained towers are not evaluated")
     notes = NoteLog()
@@ -114,6 +115,15 @@ def _report_differences(datasets: Mapping[str, Mapping[str, Dataset]]) -> None:
                     f"{name}: {first[name]} and {encoder} have different {_difference(other, dataset)}, so the report "
                     "does not compare them."
                 )
+
+
+def _report_pairing(opened: Mapping[str, Mapping[str, FeatureDataset]]) -> None:
+    """Log the data sets whose rows have no ids: those of several encoders are compared by their numbers."""
+    for name in dict.fromkeys(name for own in opened.values() for name in own):
+        encoders = [encoder for encoder, own in opened.items() if name in own]
+        if len(encoders) > 1 and all(opened[encoder][name].known.numbered for encoder in encoders):
+            first, others = encoders[0], " and ".join(encoders[1:])
+            logger.info(f"{name}: rows have no ids, so row i of {first} is taken to be row i of {others}")
 
 
 def _difference(one: Dataset, other: Dataset) -> str:

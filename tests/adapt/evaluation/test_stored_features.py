@@ -110,6 +110,7 @@ def test_encoders_are_compared_on_the_same_rows_in_one_report(images, texts, tmp
     workdir = tmp_path / "run"
     command = ["evaluate", f"--features={tmp_path / 'one'},second={tmp_path / 'two'}", f"--workdir={workdir}"]
     assert launch.main([*command, "--shots=1,2", "--seeds=4", "--methods=prototypes,zero_shot"]) == 0
+    assert "things: rows have no ids, so row i of one is taken to be row i of second" in capsys.readouterr().out
     runs = read_runs(workdir)
     index = ResultsIndex(runs)
     assert [run.name for run in runs] == ["one", "second"]

@@ -93,6 +93,16 @@ def test_parts_can_be_named(tmp_path):
         opened(tmp_path / "x.npz", parts=("support_4", "test"))
 
 
+def test_other_arrays_of_an_archive_are_no_parts(tmp_path):
+    np.savez(tmp_path / "x.npz", features=SUPPORT, labels=LABELS, paths=np.array(list("abcdefg")), scale=np.float32(1))
+    assert opened(tmp_path / "x.npz").query is None
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:-200])
+    (tmp_path / "other.npz").write_bytes(b"features")
+    for name in ("cut", "other"):
+        with pytest.raises(ValueError, match=rf"{name}.npz cannot be read as an .npz"):
+            opened(tmp_path / f"{name}.npz")
+
+
 def test_one_set_without_query_is_one_pool_which_is_logged(tmp_path):
     with logged() as messages:
         dataset = opened(write(tmp_path / "x", query=None, query_labels=None))
