@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,6 +54,17 @@ def warn_identical(name: str, support: FeatureRows | None, query: FeatureRows | 
             f"{name}: {len(copies):,} of {len(query):,} query rows are identical to a support row, the first "
             f"is query row {query.ids[copies[0]]}, identical to support row {support.ids[found[copies[0]]]}."
             + (" They are counted as queries, which makes accuracies too high." if len(query.labels) else "")
+        )
+
+
+def warn_labels(where: str, labels: np.ndarray, ids: Sequence[str] | None) -> None:
+    """Log if labels `[rows]` are mixed over the folders in the ids, as many as there are classes."""
+    folders = [each.rpartition("/")[0] for each in ids or ()]
+    pairs = set(zip(labels.tolist(), folders, strict=False))
+    if len(set(folders)) == len(set(labels.tolist())) > 1 and len(pairs) > len(set(folders)):
+        logger.warning(
+            f"{where}: the labels do not follow the {len(set(folders)):,} folders in the ids of the rows. Are they in "
+            "the order of the rows?"
         )
 
 

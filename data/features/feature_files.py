@@ -212,11 +212,16 @@ def as_integers(values: np.ndarray) -> np.ndarray:
 
 def _check_values(array: np.ndarray, *, name: str) -> np.ndarray:
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} has bytes that are not UTF-8. {_STORE}") from error
     if array.ndim != 1 or not len(array):
         raise ValueError(f"{name} has shape {list(array.shape)}; labels and names are [rows], one value per row.")
     if array.dtype.kind == "U":
         return as_integers(array)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} has dtype {array.dtype}. {_STORE}")
+    if array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} has the value {array.max()}, which is too large. Number the classes from 0.")
     return array.astype(np.int64)

@@ -51,5 +51,10 @@ def labels_from_ids(where: str, ids: Sequence[str] | None) -> IdLabels:
         labels = np.array([own[depth + 1] for own in folders])
         labels[~np.isin(splits, [by_role["train"], query])] = ""
         return IdLabels(labels, np.flatnonzero(splits == query))
+    if {"test", "validation"} & set(by_role):
+        raise ValueError(
+            f"{where}: the ids begin with {', '.join(sorted(first)[:5])}, which are neither classes nor a training "
+            "and a test split with a folder per class. Write the labels as a .txt or .npy file (docs/EVALUATION.md)."
+        )
     logger.info(f"{where}: labels are the folders in the ids, such as {folders[0][depth]!r}")
     return IdLabels(np.array([own[depth] for own in folders]), None)

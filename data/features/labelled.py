@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.features.class_numbers import number_classes
-from data.features.dataset_checks import check_encoders, warn_identical, warn_texts
+from data.features.dataset_checks import check_encoders, warn_identical, warn_labels, warn_texts
 from data.features.feature_files import (
     CLASSES,
     LAYOUTS,
@@ -141,6 +141,8 @@ def _choose_parts(files: FeatureFiles, given: Sequence[str], *, query: str | os.
                 raise ValueError(f"{files.path} has no features {part!r}. It has: {', '.join(known) or 'none'}.")
         support, *rest = given
         return {"support": support} | ({"query": rest[0]} if rest and rest[0] != support else {})
+    if not known:
+        raise ValueError(f"{files.path} has no features. Add support.npy and query.npy (docs/EVALUATION.md).")
     layouts = [layout for layout in LAYOUTS if set(layout) & set(known)]
     if len(layouts) != 1:
         found = f"It has: {', '.join(known) or 'none'}."
@@ -194,6 +196,7 @@ def _read_labels(
                     f"{name}: {own} has {len(parts[part]):,} rows, but {len(found):,} labels. Write both again."
                 )
             labels[part] = found
+            warn_labels(f"{name}: {own}", found, opened[part].ids)
     if labelled_query and "query" not in parts:
         logger.info(f"{files.path} has no other query features: {_pooled(names['support'])}")
     return labels, parts

@@ -53,6 +53,8 @@ def _sets_of(item: str) -> list[FeatureSet]:
     name, equals, rest = item.partition("=")
     if not equals or os.sep in name or os.path.exists(item):
         name, rest = "", item
+    if not rest.strip():
+        raise ValueError(f"evaluate.features {item!r} has no path. Write PATH or NAME=PATH.")
     path, parts = split_parts(os.path.expanduser(rest))
     if not os.path.exists(path):
         raise FileNotFoundError(f"there are no features at {path}.{nearest_path(path)}")

@@ -148,6 +148,25 @@ def test_splits_in_the_ids_are_support_and_query(tmp_path):
     assert any("support rows are drawn from train, queries are those of test" in line for line in messages)
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["train/a/1", "train/b/2", "test/a/3", "test/b/4", "a/5", "b/6", "b/7"],
+        ["train/1", "train/2", "train/3", "train/4", "test/1", "test/2", "test/3"],
+        ["val/a/1", "val/b/2", "test/a/3", "test/b/4", "test/b/5", "val/b/6", "val/b/7"],
+    ],
+    ids=["classes", "flat", "no train"],
+)
+def test_ids_that_name_splits_and_something_else_are_refused(tmp_path, ids):
+    with pytest.raises(ValueError, match="which are neither classes nor a training and a test split"):
+        opened(embedded(tmp_path / "x", SUPPORT, ids))
+
+
+def test_ids_of_a_training_split_alone_have_classes_below(tmp_path):
+    dataset = opened(embedded(tmp_path / "x", SUPPORT, [f"train/{name}/1.jpg" for name in NAMES[0]]))
+    assert names_of(dataset, "support") == NAMES[0]
+
+
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
 def test_texts_with_class_names_as_ids_are_put_in_the_order_of_the_classes(tmp_path, order):
     write(tmp_path / "x", texts=TEXTS[order])
@@ -192,6 +211,8 @@ NOT_FINITE[2, 3], ZERO[4] = np.nan, 0
             {"support_labels": ["wern", *NAMES[0][1:]], "query_labels": NAMES[1]},
             "1 labels of support are not among the 3 class names, such as 'wern'. Did you mean 'wren'",
         ),
+        ({"support_labels": np.array([b"\xe9"] * 7)}, "has bytes that are not UTF-8"),
+        ({"support_labels": LABELS.astype(np.uint64) + 2**63}, "has the value 9223372036854775810, which is too large"),
         ({"support_labels": ["", *NAMES[0][1:]]}, "line 1 of .*support_labels.txt is empty"),
         ({"classes": ["2", "0", "1"]}, "can be numbers of the classes or their names"),
         ({"classes": [*CLASSES, "jay"]}, "has 3 rows of texts, but 4 class names"),
@@ -249,6 +270,15 @@ def test_suspicious_features_are_reported(tmp_path, changes, message):
     with logged() as messages:
         opened(write(tmp_path / "x", **changes))
     assert sum(line.startswith("warning: birds: ") and message in line for line in messages) == 1
+
+
+@pytest.mark.parametrize(("labels", "count"), [(LABELS, 0), (np.sort(LABELS), 1)], ids=["rows", "sorted"])
+def test_labels_in_another_order_than_the_folders_of_the_ids_are_reported(tmp_path, labels, count):
+    folder = write(tmp_path / "x", support_labels=labels)
+    (folder / "support.ids.jsonl").write_text("".join(f'"{name}/{row}.jpg"\n' for row, name in enumerate(NAMES[0])))
+    with logged() as messages:
+        opened(folder)
+    assert sum("the labels do not follow the 3 folders in the ids" in line for line in messages) == count
 
 
 @pytest.mark.parametrize("changes", [{}, MANY])
