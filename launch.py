@@ -161,9 +161,8 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "adapt": lambda args, config: jobs.sort_photos(
         args.checkpoint,
-        **options(
-            args, "support", "query", "out", "method", "template", "dtype", "image_size", "tokenizer", "canonicalize"
-        ),
+        **options(args, "support", "query", "features", "out", "method", "template", "dtype", "image_size"),
+        **options(args, "tokenizer", "canonicalize"),
     ),
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,
