@@ -34,9 +34,9 @@ def get_config() -> ConfigDict:
     image_head.mlp_width = 256
 
     align.text = text = ConfigDict()
-    text.length = 12  # tokens
+    text.length = 8  # tokens
     text.width = 128
-    text.depth = 2  # layers
+    text.depth = 1  # layers
     text.heads = 4
     text.mlp_width = 512
 
