@@ -144,3 +144,13 @@ def test_a_folder_named_like_an_embedded_dataset_opens_by_its_path(tmp_path, mon
         assert len(open_dataset("trashnet", tmp_path / "data").class_names) == 6
     assert "Write ./trashnet for the folder of that name." in caplog.text
     assert len(open_dataset("./trashnet", tmp_path / "data").class_names) == 3
+
+
+@pytest.mark.parametrize(
+    ("split", "seen", "count"), [("novel_query", "novel_support", 148), ("seen_query", "train", 187)]
+)
+def test_the_documented_number_of_queries_equals_an_icon_by_a_seen_artist(samples, split, seen, count):
+    copies = {(sample.record["class"], sample.image.tobytes()) for sample in samples[seen]}
+    copied = [each.record for each in samples[split] if (each.record["class"], each.image.tobytes()) in copies]
+    sets = collections.Counter(record["set"] for record in copied)
+    assert len(copied) == count and sets["famicons"] > 0.85 * count
