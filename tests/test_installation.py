@@ -10,6 +10,8 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 
+from data.embedded.sets import SETS
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"})
 
@@ -27,6 +29,10 @@ def test_every_module_and_data_file_is_in_a_package():
         for path in (ROOT / package).rglob("*"):
             if path.suffix == ".py":
                 assert (path.parent / "__init__.py").exists(), path
+    for name in SETS:
+        patterns = (*settings["package-data"][f"data.{name}"], "*.py")
+        for path in (ROOT / "data" / name).glob("*.*"):
+            assert any(path.match(pattern) for pattern in patterns), path
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from data.icons.make_sheets import LEVELS, attribution
 from data.pipeline.image_ops import decode
 from data.sources.open import open_source
 from foundation.files.json_lines import read_json_lines
+from tests.data.shard_files import labelled, write_shard
 
 EMOJI = {"noto": 1906, "twemoji": 1906, "fluent3d": 1607}
 ICONS = {"train": 16630, "seen_query": 1829, "novel_support": 9488, "novel_query": 1212}
@@ -133,3 +134,23 @@ def test_emoji_have_their_texts_and_classes(tmp_path):
 @pytest.mark.parametrize(("dataset", "limit"), [(emoji, 4_000_000), (icons, 3_000_000), (photos, 1_900_000)])
 def test_embedded_datasets_stay_small(dataset, limit):
     assert sum(path.stat().st_size for path in dataset.FOLDER.iterdir() if path.is_file()) < limit
+
+
+def test_a_folder_named_like_an_embedded_dataset_opens_by_its_path(tmp_path, monkeypatch, caplog):
+    (tmp_path / "trashnet").mkdir()
+    write_shard(tmp_path / "trashnet" / "a.tar", labelled(12))
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        assert len(open_dataset("trashnet", tmp_path / "data").class_names) == 6
+    assert "Write ./trashnet for the folder of that name." in caplog.text
+    assert len(open_dataset("./trashnet", tmp_path / "data").class_names) == 3
+
+
+@pytest.mark.parametrize(
+    ("split", "seen", "count"), [("novel_query", "novel_support", 148), ("seen_query", "train", 187)]
+)
+def test_the_documented_number_of_queries_equals_an_icon_by_a_seen_artist(samples, split, seen, count):
+    copies = {(sample.record["class"], sample.image.tobytes()) for sample in samples[seen]}
+    copied = [each.record for each in samples[split] if (each.record["class"], each.image.tobytes()) in copies]
+    sets = collections.Counter(record["set"] for record in copied)
+    assert len(copied) == count and sets["famicons"] > 0.85 * count

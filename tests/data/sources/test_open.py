@@ -256,6 +256,8 @@ def test_sources_of_several_kinds_are_concatenated(tmp_path):
         ("{}/*.tar", "no file matches .*Known names: emoji:noto"),
         ("{}/none.csv", "none.csv"),
         ("emoji:apple", "unknown emoji artist 'apple'.* Known: noto, twemoji, fluent3d"),
+        ("icons:test", "unknown split of icons 'test'.* Known: train, seen_query, novel_support, novel_query"),
+        ("photos:trashnet", "unknown split of photos 'trashnet'. Did you mean 'trashnet:t"),
         ("{}/thing.xyz", "A source is .tar shards, .csv"),
         ("nothere://bucket/x.tar", "nothere://bucket/x.tar cannot be opened"),
     ],
