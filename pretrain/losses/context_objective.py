@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from foundation.settings import FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat, check
 from foundation.suggestions import unknown_name
+from pretrain.losses.companions import measure_companions
 from pretrain.losses.contextual_attention import Context, ContextualAttention, contextualize
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
 from pretrain.losses.equal_texts import Treatment, treat_equal_texts
@@ -93,6 +94,16 @@ class Objective:
         return {name: jnp.asarray(value, jnp.float32) for name, value in scalars.items()}
 
     @property
+    def attention(self) -> ContextualAttention:
+        """The options of the context's attention."""
+        return ContextualAttention(
+            self_mask=self.self_mask,
+            stop_gradient=self.stop_gradient,
+            normalized_values=self.normalized_values,
+            buffer=self.buffer,
+        )
+
+    @property
     def logit_scale_limit(self) -> float | None:
         """The limit of the logit scales, or None."""
         limit = self.max_logit_scale
@@ -140,10 +151,15 @@ class Objective:
         if self.context:
             temperature = scalars["context_temperature"]
             context = self.contextualize(image_embeddings, text_embeddings, temperature, layout)
+            companions = measure_companions(
+                image_embeddings, text_embeddings, temperature, attention=self.attention, layout=layout
+            )
             views, weights = (image_embeddings, context.embeddings), (self.alpha, 1 - self.alpha)
             names = ("", "" if self.shared_logit_scale else "context_")
             metrics["context_temperature"] = jnp.exp(temperature)
             metrics["effective_items"] = jnp.mean(context.effective_items)
+            metrics["companion_attention"] = companions.attention_share
+            metrics["companions_per_row"] = companions.per_row
         scales = Scales(*(jnp.stack([scalars[name + part] for name in names]) for part in Scales._fields))
         equal = treat_equal_texts(self.equal_texts, tokens, mesh)
         value, terms = base_loss(
@@ -163,13 +179,7 @@ class Objective:
         self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: BlockLayout
     ) -> Context:
         """Return the image embeddings of the context loss: mixtures by the similarities of the images."""
-        attention = ContextualAttention(
-            self_mask=self.self_mask,
-            stop_gradient=self.stop_gradient,
-            normalized_values=self.normalized_values,
-            buffer=self.buffer,
-        )
-        return contextualize(image_embeddings, temperature, attention=attention, layout=layout)
+        return contextualize(image_embeddings, temperature, attention=self.attention, layout=layout)
 
 
 class MeanCosines(NamedTuple):
