@@ -15,8 +15,9 @@ enter this choice. There
   are at most as many as those with a weak sign, which is what the bracket estimates, and 8 % of those with any sign
   (chosen and checked on the sets in docs/OWN_DATA.md). Partial captions give weak signs and widen the range.
 
-Both ends are extended by 1.64 standard errors. If high is near 1, either no image has companions or almost all
-captions are wrong. The data does not show which of the two.
+Both ends are extended by 3 standard errors of independent captions: images share neighbours, and the estimates of
+simulated sets varied 1.6 times as much. If high is near 1, either no image has companions or almost all captions are
+wrong. The data does not show which of the two.
 
 **Companions** are images with similar texts. Wrong captions leave their number as it is, but the observed share of
 attention on them becomes chance + (1 − p)² (share − chance), because both captions of a pair must be right.
@@ -34,7 +35,7 @@ _AGREEING = 0.25  # share of the images, those whose neighbours agree best, that
 _CLEAR = 0.05  # p-values up to which a caption clearly agrees
 _UNSEEN = 0.08  # right captions without a sign, as a share of the captions with one
 _SIGNAL = 0.1  # least share of captions with a sign of being right, below which the range is unknown
-_QUANTILE = 1.64  # of the normal distribution: 95 % on one side
+_ERRORS = 3.0  # standard errors
 _REFERENCES = 2048  # captions that p-values are computed from
 _ROWS = 2048  # rows of a block
 _MEASURED = 4096  # rows whose attention is measured per batch size
@@ -91,7 +92,7 @@ def estimate_noise(images: np.ndarray, texts: np.ndarray, *, seed: int = 0) -> N
     agreeing = np.argsort(-agreement, kind="stable")[: int(_AGREEING * len(images))]
     p = p_values(consensus[agreeing], texts[agreeing], texts, seed=seed)
     upper = float(np.mean(p > 0.5))
-    error = _QUANTILE * 2 * np.sqrt(max(upper * (1 - upper), 1 / len(p)) / len(p))
+    error = _ERRORS * 2 * np.sqrt(max(upper * (1 - upper), 1 / len(p)) / len(p))
     high = min(2 * upper, 1.0)
     weak = max(float(np.mean((p > _CLEAR) & (p <= 0.5))) - (0.5 - _CLEAR) * high, 0.0)
     if 1 - high < max(_SIGNAL, error):

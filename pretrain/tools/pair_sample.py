@@ -14,7 +14,7 @@ import numpy as np
 
 from data.features.open import Features
 from data.pipeline.caption_groups import lsa_embeddings, tfidf_vectors
-from data.pipeline.image_ops import decode, resize_and_crop
+from data.pipeline.image_ops import EncodedImage, resize_and_crop
 from data.pipeline.loader import choose_caption
 from data.pipeline.sampler import generator
 from data.sources.base import BadRecord, Source
@@ -28,7 +28,7 @@ from pretrain.tools.caption_noise import standardize, unit
 ENCODER = pathlib.Path(__file__).parents[2] / "checkpoints" / "photos"
 _IMAGE_SIZE = 128  # pixels; 224, as the encoder was trained, takes three times as long
 _SECONDS = 40.0  # after which no more images are read
-_BATCH = 32
+_BATCH = 16
 _THREADS = 4
 _SIMILAR_WORDS, _SIMILAR_FEATURES = 0.3, 0.5  # least cosines of similar texts
 
@@ -95,14 +95,16 @@ def _read_pair(source: Source, data: DataSettings, seed: int, index: int) -> tup
     try:
         record = source[index]
         caption = choose_caption(record, data.caption, rng=generator(seed, index))
-        image = decode(record.image, record.key, max_pixels=data.max_pixels)
+        encoded = EncodedImage(record.image, record.key, max_pixels=data.max_pixels)
+        scale = _IMAGE_SIZE / min(encoded.size)
+        image = encoded.decode(at_least=(scale * encoded.size[0], scale * encoded.size[1]))
         return resize_and_crop(image, size=_IMAGE_SIZE, crop=(_IMAGE_SIZE, _IMAGE_SIZE)), caption
     except BadRecord:
         return None
 
 
 def _open_encoder() -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that embeds up to 32 images of 128 pixels, `[images, 128, 128, 3]` uint8."""
+    """Return a function that embeds up to 16 images of 128 pixels, `[images, 128, 128, 3]` uint8."""
     checkpoint = describe_checkpoint(ENCODER, image_size=_IMAGE_SIZE)
     model, parameters = create_model(checkpoint.settings), checkpoint.read()
 
@@ -122,7 +124,7 @@ def sample_features(data: AlignData, *, pairs: int, seed: int) -> PairSample:
     samples = np.random.default_rng(seed).permutation(len(data.pairs))[:pairs]
     images = data.images.gather(data.pairs.image_rows[samples])
     rows = data.pairs.draw_texts(samples, np.zeros_like(samples), seed=seed)
-    encoder = str(data.images.encoder.get("name") or "the stored features")
+    encoder = str(data.images.encoder.get("name") or "an encoder without description")
     if not isinstance(data.texts, Features):
         captions = [data.texts.texts[row] for row in rows]
         return _of_captions(images, captions, requested=len(samples), encoder=encoder)
