@@ -28,7 +28,7 @@ class Rule(NamedTuple):
 
 # docs/STUDY.md. Right captions: heads on CLIP's features, where context paid from half of the attention on the same
 # class and cost below a third. Wrong captions: heads on the 25,000 pairs of the mixture, 50 to 80 % of the captions
-# swapped, where it paid in batches of 4,096 and not of 1,024; this estimate reads 26 and 19 % for them.
+# swapped, where it paid in batches of 4,096 and not of 1,024; this estimate reads 20 to 25 % and 16 to 19 % for them.
 RIGHT = Rule(wrong_from=0.0, attention_from=0.5, gain="up to 1.4 points zero-shot and 0.5 few-shot")
 WRONG = Rule(wrong_from=0.4, attention_from=0.2, gain="1 to 3 points zero-shot and 1 to 2 few-shot")
 COSTS_BELOW = 1 / 3  # share of attention, with right captions

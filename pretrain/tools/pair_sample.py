@@ -39,7 +39,6 @@ class PairSample(NamedTuple):
     images: standardised image features `[pairs, dim]` of length 1.
     texts: centred text vectors `[pairs, text_dim]` of length 1, for a consensus.
     comparable: vectors of length 1, dense or sparse, whose cosines tell similar texts, which have at least `similar`.
-    requested: number of pairs that were asked for; fewer were used if the time or the data did not suffice.
     encoder: name of the encoder of the image features.
     """
 
@@ -47,19 +46,31 @@ class PairSample(NamedTuple):
     texts: np.ndarray
     comparable: Any
     similar: float
-    requested: int
     encoder: str
 
 
-def sample_captions(source: Source, data: DataSettings, *, pairs: int, seed: int) -> PairSample:
-    """Read up to `pairs` random samples of a source, for up to 40 seconds; features are those of checkpoints/photos.
+class EmbeddedPairs(NamedTuple):
+    """Image features `[pairs, dim]` and the captions of the same samples."""
 
-    Unusable records are left out. Raises `FileNotFoundError` if the checkpoint is missing.
+    images: np.ndarray
+    captions: list[str]
+
+
+def sample_captions(source: Source, data: DataSettings, *, pairs: int, seed: int) -> PairSample:
+    """Return up to `pairs` random samples of a source, as many as are read in 40 seconds."""
+    embedded = embed_pairs(source, data, pairs=pairs, seed=seed, seconds=_SECONDS)
+    return compare_captions(*embedded, encoder="checkpoints/photos")
+
+
+def embed_pairs(source: Source, data: DataSettings, *, pairs: int, seed: int, seconds: float) -> EmbeddedPairs:
+    """Read up to `pairs` random samples of a source and embed their images by checkpoints/photos.
+
+    Stops after `seconds`. Unusable records are left out. Raises `FileNotFoundError` if the checkpoint is missing.
     """
     order = np.random.default_rng(seed).permutation(len(source))[:pairs].tolist()
     read = functools.partial(_read_pair, source, data, seed)
     features, captions = [], []
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     embed = _open_encoder()
     with (
         concurrent.futures.ThreadPoolExecutor(_THREADS) as threads,
@@ -74,7 +85,7 @@ def sample_captions(source: Source, data: DataSettings, *, pairs: int, seed: int
             if time.monotonic() > end:
                 break
     images = np.concatenate(features) if features else np.zeros((0, 1), np.float32)
-    return _of_captions(images, captions, requested=len(order), encoder="checkpoints/photos")
+    return EmbeddedPairs(images, captions)
 
 
 def _ahead(threads: concurrent.futures.Executor, read: Any, order: list[int]) -> Iterator[list]:
@@ -127,15 +138,16 @@ def sample_features(data: AlignData, *, pairs: int, seed: int) -> PairSample:
     encoder = str(data.images.encoder.get("name") or "an encoder without description")
     if not isinstance(data.texts, Features):
         captions = [data.texts.texts[row] for row in rows]
-        return _of_captions(images, captions, requested=len(samples), encoder=encoder)
+        return compare_captions(images, captions, encoder=encoder)
     texts = data.texts.gather(rows)
     texts = unit(texts - texts.mean(axis=0))
-    return PairSample(standardize(images), texts, texts, _SIMILAR_FEATURES, len(samples), encoder)
+    return PairSample(standardize(images), texts, texts, _SIMILAR_FEATURES, encoder)
 
 
-def _of_captions(images: np.ndarray, captions: list[str], *, requested: int, encoder: str) -> PairSample:
+def compare_captions(images: np.ndarray, captions: list[str], *, encoder: str) -> PairSample:
+    """Return the sample of image features `[pairs, dim]` and captions, which are compared by their words."""
     if not captions:
-        return PairSample(images, np.zeros((0, 1)), np.zeros((0, 1)), _SIMILAR_WORDS, requested, encoder)
+        return PairSample(images, np.zeros((0, 1)), np.zeros((0, 1)), _SIMILAR_WORDS, encoder)
     words = lsa_embeddings(captions, seed=0)
     texts = unit(words - words.mean(axis=0))
-    return PairSample(standardize(images), texts, tfidf_vectors(captions), _SIMILAR_WORDS, requested, encoder)
+    return PairSample(standardize(images), texts, tfidf_vectors(captions), _SIMILAR_WORDS, encoder)
