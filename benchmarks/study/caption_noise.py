@@ -2,7 +2,8 @@
 
     python -m benchmarks.study.caption_noise --data=FOLDER        # the table of docs/OWN_DATA.md
 
-FOLDER has pretrain/SET/train-*.tar; indexes of shards go to runs/data. The images of each set are embedded once. Captions are swapped among random samples, and one of several is drawn.
+FOLDER has pretrain/SET/train-*.tar; indexes of shards go to runs/data. The images of each set are embedded once.
+Captions are swapped among random samples, and one of several is drawn.
 """
 
 from __future__ import annotations
