@@ -1,11 +1,16 @@
 """The share of attention on companions equals a dense float64 reference."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pretrain.losses import reference
 from pretrain.losses.companions import measure_companions, measured_rows
@@ -21,12 +26,17 @@ def embeddings(batch, dim=24, concepts=6):
     return tuple(rng.normal(size=(concepts, dim))[concept] + 0.7 * rng.normal(size=(batch, dim)) + 2 for _ in range(2))
 
 
-def dense(u, v, temperature, *, self_mask):
-    """Return the share of attention on companions and their mean number, of the measured rows, in float64."""
+def dense(u, v, temperature, *, self_mask, devices=1):
+    """Return the share of attention on companions and their mean number, of the measured rows, in float64.
+
+    Images attend to those on their own one of `devices`.
+    """
     rows = measured_rows(len(u))
     with jax.enable_x64(True):
         x = reference.normalize(jnp.asarray(u))
         allowed = ~jnp.eye(len(u), dtype=bool) if self_mask else jnp.ones((len(u), len(u)), bool)
+        device = jnp.arange(len(u)) // (len(u) // devices)
+        allowed &= device[:, None] == device
         weights = np.asarray(reference.attention(x, x, temperature, allowed=allowed))
     t = v / np.linalg.norm(v, axis=1, keepdims=True)
     t = t - t.mean(axis=0)
@@ -72,3 +82,29 @@ def test_the_objective_logs_the_share_without_changing_its_gradient():
 @pytest.mark.parametrize(("batch", "rows"), [(2, 2), (256, 16), (1024, 32), (4096, 128), (32768, 32), (1 << 20, 16)])
 def test_few_rows_of_a_large_batch_are_measured(batch, rows):
     assert measured_rows(batch) == rows
+
+
+def shares_on_devices():
+    """Print the logged measure of a batch that is sharded over four devices, for both buffers."""
+    mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    u, v = (
+        jax.device_put(np.float32(rows), NamedSharding(mesh, PartitionSpec(mesh.axis_names))) for rows in embeddings(80)
+    )
+    for buffer in ("global", "device"):
+        objective = Objective(context_temperature=0.05, buffer=buffer)
+        metrics = jax.jit(lambda u, v, o=objective: o(o.init(24), u, v, mesh=mesh).metrics)(u, v)
+        print(json.dumps([buffer, float(metrics["companion_attention"]), float(metrics["companions_per_row"])]))
+
+
+@pytest.mark.slow
+def test_a_sharded_batch_has_the_same_shares():
+    program = "from tests.pretrain.losses.test_companions import shares_on_devices; shares_on_devices()"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
+    output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert output.returncode == 0, output.stderr
+    lines = [json.loads(line) for line in output.stdout.splitlines()]
+    assert [buffer for buffer, *_ in lines] == ["global", "device"]
+    for buffer, *found in lines:
+        devices = 4 if buffer == "device" else 1
+        expected = dense(*embeddings(80), 0.05 / math.sqrt(24), self_mask=True, devices=devices)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
