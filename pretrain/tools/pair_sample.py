@@ -23,11 +23,11 @@ from models.checkpoints.describe import describe_checkpoint
 from models.towers import create_model
 from pretrain.align.data import AlignData
 from pretrain.config.data import DataSettings
-from pretrain.tools.caption_noise import standardize, unit
+from pretrain.tools.caption_noise import LEAST_PAIRS, standardize, unit
 
 ENCODER = pathlib.Path(__file__).parents[2] / "checkpoints" / "photos"
 _IMAGE_SIZE = 128  # pixels; 224, as the encoder was trained, takes three times as long
-_SECONDS = 40.0  # after which no more images are read
+_SECONDS = 40.0  # after which no more images are read, if they suffice for an estimate
 _BATCH = 16
 _THREADS = 4
 _SIMILAR_WORDS, _SIMILAR_FEATURES = 0.3, 0.5  # least cosines of similar texts
@@ -57,7 +57,7 @@ class EmbeddedPairs(NamedTuple):
 
 
 def sample_captions(source: Source, data: DataSettings, *, pairs: int, seed: int) -> PairSample:
-    """Return up to `pairs` random samples of a source, as many as are read in 40 seconds."""
+    """Return up to `pairs` random samples of a source, as many as are read in 40 seconds but at least 512."""
     embedded = embed_pairs(source, data, pairs=pairs, seed=seed, seconds=_SECONDS)
     return compare_captions(*embedded, encoder="checkpoints/photos")
 
@@ -65,7 +65,7 @@ def sample_captions(source: Source, data: DataSettings, *, pairs: int, seed: int
 def embed_pairs(source: Source, data: DataSettings, *, pairs: int, seed: int, seconds: float) -> EmbeddedPairs:
     """Read up to `pairs` random samples of a source and embed their images by checkpoints/photos.
 
-    Stops after `seconds`. Unusable records are left out. Raises `FileNotFoundError` if the checkpoint is missing.
+    Stops after `seconds` if there are at least 512. Unusable records are left out. Raises `FileNotFoundError` if the checkpoint is missing.
     """
     order = np.random.default_rng(seed).permutation(len(source))[:pairs].tolist()
     read = functools.partial(_read_pair, source, data, seed)
@@ -82,7 +82,7 @@ def embed_pairs(source: Source, data: DataSettings, *, pairs: int, seed: int, se
                 features.append(embed(np.stack([pixels for pixels, _ in found])))
                 captions += [caption for _, caption in found]
             bar.update(len(numbers))
-            if time.monotonic() > end:
+            if time.monotonic() > end and len(captions) >= LEAST_PAIRS:
                 break
     images = np.concatenate(features) if features else np.zeros((0, 1), np.float32)
     return EmbeddedPairs(images, captions)
