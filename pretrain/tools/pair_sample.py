@@ -65,7 +65,8 @@ def sample_captions(source: Source, data: DataSettings, *, pairs: int, seed: int
 def embed_pairs(source: Source, data: DataSettings, *, pairs: int, seed: int, seconds: float) -> EmbeddedPairs:
     """Read up to `pairs` random samples of a source and embed their images by checkpoints/photos.
 
-    Stops after `seconds` if there are at least 512. Unusable records are left out. Raises `FileNotFoundError` if the checkpoint is missing.
+    Stops after `seconds` if there are at least 512. Unusable records are left out. Raises `FileNotFoundError` if the
+    checkpoint is missing.
     """
     order = np.random.default_rng(seed).permutation(len(source))[:pairs].tolist()
     read = functools.partial(_read_pair, source, data, seed)
