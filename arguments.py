@@ -38,7 +38,7 @@ A run has one workdir. Each job reads the files that earlier jobs wrote there:
   inspect     a config                     writes  inspect/ (images and captions of a batch, as the model gets them)
   compile     a config and a topology      prints  memory, arithmetic and traffic of a step, compiled ahead of time
   submit      jobs, to a cluster           writes  submit/ (scripts), shows the commands and runs them
-  quickstart  pretrain to report           trains on the sample emoji, in about six minutes on two cores
+  quickstart  embed to report              aligns the included encoder with icons, in ten minutes on two cores
 
 These need no run, only a checkpoint: exported here, public, or one of checkpoints/; a folder or a Hub id.
 
@@ -53,7 +53,7 @@ CONFIG_HELP = """\
 A config is a Python file that defines get_config(); configs/ contains examples. Every setting can be overridden on the
 command line, whether the file sets it or not:
 
-  python launch.py {job} --config=configs/quickstart.py --config.pretrain.steps=500 --workdir=runs/mine
+  python launch.py {job} --config=configs/emoji.py --config.pretrain.steps=500 --workdir=runs/mine
 """
 
 CHECKPOINT_HELP = """\
@@ -68,6 +68,7 @@ CANONICALIZE_HELP = (
 
 EVALUATE_ARGUMENTS = {
     "datasets": "comma-separated dataset names, folders or shards",
+    "features": "stored features instead of a checkpoint: a folder of data sets or one of them, or several as A,NAME=B",
     "shots": "comma-separated numbers of support images per class, such as 1,2,4,8,16",
     "seeds": "number of random draws of the support set",
     "methods": "comma-separated adapters, or training_free, or all",
@@ -86,15 +87,15 @@ JOBS = {
     "pretrain": "Train the towers described by the config's pretrain section, or resume the run in the workdir.",
     "align": "Train heads on stored features, or a text tower against them (the align section), or resume the run.",
     "export": "Write the newest checkpoint as a Hugging Face directory, or as an .npz for big_vision.",
-    "evaluate": "Evaluate WORKDIR/export or --checkpoint on few-shot and retrieval tasks (the evaluate section).",
+    "evaluate": "Evaluate WORKDIR/export, --checkpoint or --features on few-shot and retrieval tasks.",
     "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
     "inspect": "Show the exact batch of a step, count unusable records, and advise on the context objective.",
-    "adapt": "Sort a folder of images into classes, given a folder with a few example images of each class.",
+    "adapt": "Sort images, or stored features, into classes, given a few labelled examples of each class.",
     "embed": "Embed a folder or shards of images, a file of texts, or both, with any checkpoint.",
     "convert": "Write any checkpoint as a Hugging Face directory, or a SigLIP checkpoint as an .npz for big_vision.",
     "compile": "Compile the config's training step ahead of time for a described topology, and check that it fits.",
     "submit": "Submit jobs to SLURM, GKE, TPU VMs or SkyPilot: write and show the commands, then run them.",
-    "quickstart": "Pretrain, export, evaluate and report on the sample emoji. Downloads nothing.",
+    "quickstart": "Align, export, evaluate and report on the included icons, with and without context.",
 }
 
 RENAMED_OPTIONS = {"--processes": "--num_processes", "--process": "--process_id", "--parts": "--num_shards"}
@@ -115,12 +116,12 @@ def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argpars
     """Return the options of a job and the `--config.key=value` overrides; exit for unknown jobs and options."""
     parser = CommandParser(prog=prog, description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
     parsers = parser.add_subparsers(dest="job", metavar="JOB", required=True, help=", ".join(JOBS))
-    options = {}
+    options, job_parsers = {}, {}
     for job, summary in JOBS.items():
         epilog = CONFIG_HELP.format(job=job)
         if job in WITHOUT_CONFIG:
             epilog = CHECKPOINT_HELP.format(job=job, rest=WITHOUT_CONFIG[job])
-        job_parser = parsers.add_parser(
+        job_parser = job_parsers[job] = parsers.add_parser(
             job,
             description=summary,
             epilog=epilog,
@@ -131,6 +132,8 @@ def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argpars
         add_log_arguments(job_parser)
         options[job] = option_names(job_parser)
     args, rest = parser.parse_known_args([_current_spelling(argument) for argument in _join_values(arguments)])
+    if args.job == "adapt":
+        _check_adapt(job_parsers["adapt"], args)
     known, hint = options[args.job], ""
     if args.job == "submit":
         jobs = split_list(args.jobs)
@@ -143,6 +146,21 @@ def parse(arguments: Sequence[str], *, prog: str = "launch.py") -> tuple[argpars
         suggestion = did_you_mean(unknown[0], known)
         parser.error(f"unknown option {unknown[0]}.{suggestion} `launch.py {args.job} --help` lists all options.{hint}")
     return args, overrides
+
+
+def _check_adapt(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit unless `adapt` has a checkpoint with two folders of images, or features without options of a checkpoint."""
+    if args.features is None:
+        missing = [f"--{name}" for name in ("checkpoint", "support", "query") if getattr(args, name) is None]
+        if missing:
+            parser.error(f"the following arguments are required: {', '.join(missing)}; or --features")
+        return
+    names = ("checkpoint", "support", "dtype", "image_size", "tokenizer", "canonicalize")
+    given = next((f"--{name}={value}" for name in names if (value := getattr(args, name)) is not None), None)
+    if args.template not in (None, ["none"]):
+        given = f"--template={args.template[0]}"
+    if given:
+        parser.error(f"{given} cannot be used with --features, which need no checkpoint. Leave out one of them.")
 
 
 def _join_values(arguments: Sequence[str]) -> list[str]:
@@ -229,9 +247,6 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
             default="runs/quickstart",
             help="folder of the run (default: runs/quickstart)",
         )
-        parser.add_argument(
-            "--compare", action="store_true", help="also train without the context objective, and report both runs"
-        )
         return
     # a submitted workdir may be on other machines, where ~ is another folder
     parser.add_argument(
@@ -269,7 +284,9 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
 
 
 def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None:
-    parser.add_argument("--checkpoint", type=input_name, required=True, help="checkpoint folder, .npz file or Hub id")
+    parser.add_argument(
+        "--checkpoint", type=input_name, required=job != "adapt", help="checkpoint folder, .npz file or Hub id"
+    )
     parser.add_argument("--out", type=output, required=True, help="output folder or file")
     parser.add_argument(
         "--image_size",
@@ -281,10 +298,16 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
     )
     parser.add_argument("--canonicalize", help=CANONICALIZE_HELP)
     if job == "adapt":
+        parser.add_argument("--support", type=input_name, help="folder with one folder of example images per class")
         parser.add_argument(
-            "--support", type=input_name, required=True, help="folder with one folder of example images per class"
+            "--query", type=input_name, help="folder of images to sort; with --features, other features to sort"
         )
-        parser.add_argument("--query", type=input_name, required=True, help="folder of images to sort")
+        parser.add_argument(
+            "--features",
+            type=input_name,
+            help="stored features instead of --checkpoint and --support: a folder or .npz with support features and "
+            "labels, query features and, if there are any, text features",
+        )
         parser.add_argument(
             "--method", default="auto", help="adapter, or auto for the best by cross-validation (default: auto)"
         )

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from adapt.embedding.encoder import Encoder
+    from adapt.evaluation.config import EvaluateSettings, Shard
     from adapt.evaluation.online import EvaluationInTraining
-    from adapt.evaluation.run import EvaluateSettings
     from pretrain.loop import TrainResult
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def evaluate(
     shard: str = "0/1",
     cache: pathlib.Path | None = None,
 ) -> None:
-    """Evaluate the export of the run, or the given checkpoints instead."""
+    """Evaluate the export of the run, or the given checkpoints or stored features instead."""
     from adapt.evaluation.run import EvaluateSettings, Shard, checkpoint_names
     from adapt.evaluation.run import evaluate as run
     from adapt.report.card_results import card_results
@@ -177,6 +177,10 @@ def evaluate(
     index, slash, count = shard.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise ValueError(f"--shard={shard} is not a shard. Write --shard=i/n, such as 0/4.")
+    part = Shard(index=int(index), count=int(count))
+    if settings.features:
+        _evaluate_features(settings, workdir, checkpoint=checkpoint, cache=cache, shard=part)
+        return
     with record_job(workdir, "evaluate") as describe:
         rows = run(
             checkpoints,
@@ -184,12 +188,34 @@ def evaluate(
             out=workdir / "evaluation",
             data_dir=config.data_dir,
             cache=cache,
-            shard=Shard(index=int(index), count=int(count)),
+            shard=part,
             progress=ProgressBars().show,
         )
         describe(f"{len(rows)} results")
     if not checkpoint:
         write_results(workdir / "export", card_results(rows))
+
+
+def _evaluate_features(
+    settings: EvaluateSettings,
+    workdir: pathlib.Path,
+    *,
+    checkpoint: str | None,
+    cache: pathlib.Path | None,
+    shard: Shard,
+) -> None:
+    """Evaluate stored features; raise `ValueError` for options that only checkpoints have."""
+    from adapt.evaluation.stored.run import evaluate_features
+
+    for option, value in (("--checkpoint", checkpoint), ("--cache", cache)):
+        if value is not None:
+            raise ValueError(
+                f"{option}={value} cannot be used with --features, which are evaluated without a checkpoint. Leave out "
+                "one of them; `report` compares the workdirs in one folder."
+            )
+    with record_job(workdir, "evaluate") as describe:
+        rows = evaluate_features(settings, out=workdir / "evaluation", shard=shard)
+        describe(f"{len(rows)} results")
 
 
 def report(workdir: pathlib.Path, *, config_path: str | None = None) -> None:
@@ -202,25 +228,38 @@ def report(workdir: pathlib.Path, *, config_path: str | None = None) -> None:
     print_path(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}"))
 
 
-def quickstart(config: ConfigDict, workdir: pathlib.Path, *, compare: bool = False) -> int:
-    """Pretrain, export, evaluate and report; `compare` adds a run without the context objective."""
+def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
+    """Align a frozen encoder with and without the context objective, and report both next to the encoder alone."""
     from adapt.report.html_report import write_report
     from adapt.report.results_index import read_runs
 
-    workdirs = {"with context": workdir / "context"}
-    if compare:
-        workdirs["plain"] = workdir / "plain"
-    for name, folder in workdirs.items():
-        with config.unlocked():
-            config.pretrain.objective.context = name == "with context"
-        logger.info(f"\n{config.pretrain.objective.base} loss, {name}, in {folder}")
-        code = pretrain(config, folder)
+    encoder, features = config.embed.checkpoint, workdir / "features"
+    logger.info(f"\nfeatures of {encoder}, in {features}")
+    embed(
+        encoder,
+        out=features,
+        images=config.embed.images,
+        image_size=config.embed.image_size,
+        data_dir=config.data_dir,
+    )
+    runs = {"with context": {}, "plain": config.plain}
+    for name, changes in runs.items():
+        run = config.copy_and_resolve_references()
+        with run.unlocked():
+            run.align.update(changes)
+            run.align.image_features = (os.fspath(features),)
+        folder = workdir / name.replace(" ", "_")
+        logger.info(f"\n{run.align.objective.base} loss, {name}, in {folder}")
+        code = align(run, folder)
         if code:
             return code
         export(folder)
-        evaluate(config, folder)
-    results = [run for name, folder in workdirs.items() for run in read_runs(folder, name=name)]
-    print_path(write_report(results, workdir, title="Quickstart: emoji"))
+        evaluate(run, folder)
+    logger.info(f"\nthe encoder alone, {encoder}")
+    evaluate(config, workdir / "encoder", checkpoint=f"encoder={encoder}")
+    folders = {name: workdir / name.replace(" ", "_") for name in (*runs, "encoder")}
+    results = [run for name, folder in folders.items() for run in read_runs(folder, name=name)]
+    print_path(write_report(results, workdir, title="Quickstart: icons"))
     return 0
 
 
@@ -248,11 +287,12 @@ def compile_step(config: ConfigDict, topology: str) -> int:
 
 
 def sort_photos(
-    checkpoint: str,
+    checkpoint: str | None,
     *,
-    support: str,
-    query: str,
+    support: str | None,
+    query: str | None,
     out: pathlib.Path,
+    features: str | None = None,
     method: str = "auto",
     template: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -260,7 +300,10 @@ def sort_photos(
     tokenizer: str | None = None,
     canonicalize: str | None = None,
 ) -> None:
-    """Sort images into the classes of the example images."""
+    """Sort images into the classes of the example images, or stored features into those of labelled ones."""
+    if features is not None:
+        _sort_features(features, query=query, out=out, method=method, with_texts=template is None)
+        return
     from adapt.photos.pipeline import SortingTask
     from adapt.photos.pipeline import sort_photos as run
     from foundation.progress import ProgressBars
@@ -278,6 +321,12 @@ def sort_photos(
         checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
     )
     run(encoder, task, progress=ProgressBars().show)
+
+
+def _sort_features(features: str, *, query: str | None, out: pathlib.Path, method: str, with_texts: bool) -> None:
+    from adapt.photos.stored_features import FeatureSortingTask, sort_features
+
+    sort_features(FeatureSortingTask(features=features, query=query, out=out, method=method, with_texts=with_texts))
 
 
 def embed(

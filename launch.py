@@ -149,7 +149,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
         config, args.workdir, **options(args, "checkpoint", "shard", "cache")
     ),
     "report": lambda args, config: jobs.report(args.workdir, config_path=args.config),
-    "quickstart": lambda args, config: jobs.quickstart(config, args.workdir, compare=args.compare),
+    "quickstart": lambda args, config: jobs.quickstart(config, args.workdir),
     "inspect": lambda args, config: jobs.inspect_data(
         config, args.workdir, **options(args, "step", "steps", "rows", "pairs")
     ),
@@ -163,9 +163,8 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "adapt": lambda args, config: jobs.sort_photos(
         args.checkpoint,
-        **options(
-            args, "support", "query", "out", "method", "template", "dtype", "image_size", "tokenizer", "canonicalize"
-        ),
+        **options(args, "support", "query", "features", "out", "method", "template", "dtype", "image_size"),
+        **options(args, "tokenizer", "canonicalize"),
     ),
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,

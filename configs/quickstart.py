@@ -1,10 +1,12 @@
-"""The whole path on the sample emoji: pretrain, export, evaluate, report.
+"""Pretrain a text tower and an image head on a frozen image encoder, with and without the context objective.
 
     python launch.py quickstart
 
-Hardware: two CPU cores, 1.3 GB of memory. Time: about five minutes. Expected: the run trains on the emoji of two
-artists and is evaluated on those of a third, with text→image recall@10 of about 21 % on 1,607 images (chance 0.6 %) and
-16-shot accuracy of about 39 % on 29 classes (chance 3.4 %).
+The encoder is checkpoints/photos, and its features are computed once. The pairs are 16,630 icons with names. Half of
+the names belong to other icons, as captions of the web often describe something else. The aligned models are evaluated
+on concepts and artists that the training lacks, next to the encoder alone.
+
+Hardware: two CPU cores, 2 GB of memory. Time: less than ten minutes. README.md has the expected results.
 """
 
 from ml_collections import ConfigDict
@@ -12,65 +14,62 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.data_dir = "runs/data"  # downloads and shard indexes
+    config.data_dir = "runs/data"  # the embedded data as shards, and their indexes
 
-    config.pretrain = pretrain = ConfigDict()
-    pretrain.seed = 0  # of the weights, the sample order and the augmentation
-    pretrain.steps = 1400
-    pretrain.batch_size = 64  # image-text pairs per step, over all devices
+    config.embed = embed = ConfigDict()
+    embed.checkpoint = "checkpoints/photos"
+    embed.images = "icons:train"
+    embed.image_size = 112  # pixels; icons have 32
 
-    pretrain.vision = vision = ConfigDict()
-    vision.image_size = 32  # pixels
-    vision.patch_size = 4  # pixels
-    vision.width = 96
-    vision.depth = 4  # layers
-    vision.heads = 3
-    vision.mlp_width = 384
+    config.align = align = ConfigDict()
+    align.seed = 0  # of the weights, the sample order and the wrong texts
+    align.epochs = 20.0
+    align.batch_size = 2048  # pairs per step; an icon meets one or two of its concept
+    align.image_features = ("features",)  # replaced by those of the job
+    align.captions = ("icons:train",)
+    align.wrong_texts = 0.5  # share of the names that are replaced by those of other icons
 
-    pretrain.text = text = ConfigDict()
-    text.length = 20  # tokens
-    text.width = 96
+    align.image_head = image_head = ConfigDict()
+    image_head.kind = "mlp"  # a linear layer plus an MLP
+    image_head.mlp_width = 256
+
+    align.text = text = ConfigDict()
+    text.length = 12  # tokens
+    text.width = 128
     text.depth = 2  # layers
-    text.heads = 3
-    text.mlp_width = 384
+    text.heads = 4
+    text.mlp_width = 512
 
-    pretrain.tokenizer = tokenizer = ConfigDict()
-    tokenizer.name = "train:2048"  # train a tokenizer of 2,048 ids on the captions
+    align.tokenizer = tokenizer = ConfigDict()
+    tokenizer.name = "train:2048"  # train a tokenizer of 2,048 ids on the names
 
-    pretrain.data = data = ConfigDict()
-    data.sources = ("emoji:noto", "emoji:twemoji")  # two artists
-    data.caption = "all"  # join all captions of a sample
-    data.threads = 2  # decoding threads
-
-    pretrain.augmentation = augmentation = ConfigDict()
-    augmentation.crop_area = (0.9, 1.0)  # fraction of the image area
-    augmentation.crop_aspect = (0.9, 1.1)  # width over height
-    augmentation.keep_patches = 0.5  # fraction of patches that the image tower processes
-
-    pretrain.objective = objective = ConfigDict()
+    align.objective = objective = ConfigDict()
     objective.base = "sigmoid"  # SigLIP's loss
     objective.context = True  # add the context objective
-    objective.alpha = 0.9  # weight of the base loss; the context objective has 1 − alpha
-    objective.logit_bias = -4.0  # initial value, about −log(batch_size)
+    objective.alpha = 0.2  # weight of the base loss; the context objective has 1 − alpha
+    objective.context_temperature = 0.03  # initial
+    objective.logit_bias = -7.6  # initial value, about −log(batch_size)
 
-    pretrain.optimizer = optimizer = ConfigDict()
-    optimizer.learning_rate = 1e-3
-    optimizer.warmup_steps = 50
-    optimizer.weight_decay = 1e-4
+    align.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 3e-3
+    optimizer.warmup_steps = 20
+    optimizer.weight_decay = 1e-3
 
-    pretrain.dtype = "float32"
-    pretrain.scan_unroll = 4  # layers unrolled in one scan step; faster on CPUs
-    pretrain.log_every = 50  # steps
-    pretrain.checkpoint_every = 200  # steps
+    align.log_every = 20  # steps
+    align.checkpoint_every = 100  # steps
+
+    config.plain = plain = ConfigDict()  # what the run without the context objective changes in align
+    plain.epochs = 10.0  # each run has the length that is best for it
+    plain.objective = ConfigDict()
+    plain.objective.context = False
 
     config.evaluate = evaluate = ConfigDict()
-    evaluate.datasets = ("emoji", "digits")
-    evaluate.retrieval = ("emoji:fluent3d",)  # the third artist
-    evaluate.custom_datasets = dict(emoji=dict(support="emoji:fluent3d", template="{}"))  # the class name alone as text
-    evaluate.caption = "all"
-    evaluate.shots = (1, 2, 4, 8, 16)
+    evaluate.datasets = ("icons", "trashnet", "clothing", "signdigits")
+    evaluate.custom_datasets = dict(
+        icons=dict(support="icons:novel_support", query="icons:novel_query", template="{}")  # the name alone as text
+    )
+    evaluate.shots = (1, 2, 4)
     evaluate.seeds = 5  # random draws of the support set
     evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")
-    evaluate.min_examples = 20  # classes with fewer images are left out
-    evaluate.logit_scale = 100.0  # of text logits, whatever the checkpoint learned
+    evaluate.logit_scale = 100.0  # of text logits, whatever the runs learned
     return config

@@ -210,6 +210,8 @@ class HeadOptions:
     normalize: whether features are scaled to length 1 first.
     standardize: whether features then have their mean over the training features removed, and are divided by their
         standard deviation; both are stored with the head and not trained.
+    deviation: "shared", the root mean square of the deviations of all dimensions, or "each" dimension's own, which
+        raises dimensions that hardly vary.
     """
 
     kind: Literal["linear", "mlp"] = "mlp"
@@ -218,6 +220,7 @@ class HeadOptions:
     activation: Activation = "gelu_tanh"
     normalize: bool = False
     standardize: bool = True
+    deviation: Literal["shared", "each"] = "shared"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

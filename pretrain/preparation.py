@@ -136,6 +136,14 @@ def log_size(
         f"model: {parameters:,} parameters{tokens}; {num_samples:,} samples, "
         f"{epochs:.3g} epochs; {mesh.size} device(s){processes}"
     )
+    objective = settings.objective
+    if objective.context_start_step:
+        start, full = objective.context_start_step, objective.context_start_step + objective.context_ramp_steps + 1
+        passed = start * settings.batch_size / num_samples
+        logger.info(
+            f"context loss: starts after step {start:,} (epoch {passed:.3g}), with its full weight from step {full:,} "
+            f"of {settings.num_steps(num_samples):,}"
+        )
 
 
 def open_writer(workdir: pathlib.Path, settings: RunSettings, *, start_step: int) -> MetricsWriter | None:

@@ -75,6 +75,7 @@ def pretrain(
     logger.info(f"data: {', '.join(settings.data.sources)}")
     source = open_data(settings, data_dir)
     check_captions(source, settings.data.sources)
+    settings.check_schedules(len(source))
 
     # Claim the workdir: one run at a time, with the settings and the data that it started with.
     with hold(workdir) as preemption:

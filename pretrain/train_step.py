@@ -73,6 +73,7 @@ def build_train_step(
     not to check or to measure one. Raises `ValueError` for a batch size, rule or schedule that does not fit.
     """
     settings.check_mesh(mesh)
+    settings.check_schedules(num_samples)
     return create_train_step(
         create_model(model, mesh=mesh),
         settings.objective,
@@ -203,22 +204,24 @@ class StepParts:
 
 def train_step(parts: StepParts, state: TrainState, batch: Batch) -> StepResult:
     """Take one optimizer step on a batch."""
-    gradients, metrics = compute_gradients(parts, state.parameters, batch)
+    gradients, metrics = compute_gradients(parts, state.parameters, batch, step=state.step)
     updates, optimizer_state = parts.optimizer.update(gradients, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
-    parameters = parameters | {"objective": clamp_scalars(parts, parameters["objective"])}
+    scalars = update_scalars(parts, parameters["objective"], before=state.parameters["objective"], step=state.step)
+    parameters = parameters | {"objective": scalars}
     metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
     return StepResult(TrainState(state.step + 1, parameters, optimizer_state), metrics)
 
 
-def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> BatchGradients:
+def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch, *, step: jax.Array) -> BatchGradients:
     """Return the gradients of the loss of the whole batch, in one pass or microbatch by microbatch."""
     if parts.microbatches == 1:
-        gradients, metrics = jax.grad(functools.partial(batch_loss, parts), has_aux=True)(parameters, batch)
+        loss = functools.partial(batch_loss, parts, batch=batch, step=step)
+        gradients, metrics = jax.grad(loss, has_aux=True)(parameters)
         return BatchGradients(gradients, metrics)
     return two_pass_gradients(
         functools.partial(embed, parts),
-        functools.partial(embedding_loss, parts, tokens=text_identities(batch)),
+        functools.partial(embedding_loss, parts, tokens=text_identities(batch), step=step),
         parameters,
         batch,
         microbatches=parts.microbatches,
@@ -227,10 +230,10 @@ def compute_gradients(parts: StepParts, parameters: dict[str, Any], batch: Batch
     )
 
 
-def batch_loss(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Loss:
-    """Return the loss of a batch and its metrics."""
+def batch_loss(parts: StepParts, parameters: dict[str, Any], *, batch: Batch, step: jax.Array) -> Loss:
+    """Return the loss of a batch, after `step` steps, and its metrics."""
     embeddings = embed(parts, parameters["model"], batch)
-    return embedding_loss(parts, parameters["objective"], embeddings, tokens=text_identities(batch))
+    return embedding_loss(parts, parameters["objective"], embeddings, tokens=text_identities(batch), step=step)
 
 
 def text_identities(batch: Batch) -> jax.Array:
@@ -248,17 +251,25 @@ def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddi
 
 
 def embedding_loss(
-    parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings, *, tokens: jax.Array
+    parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings, *, tokens: jax.Array, step: jax.Array
 ) -> Loss:
-    """Return the objective of a batch of embeddings and its metrics; `tokens` are those of its texts."""
+    """Return the objective of a batch of embeddings, after `step` steps, and its metrics.
+
+    `tokens` are those of its texts.
+    """
     scalars = _stop_gradients(scalars, parts.frozen["objective"])
-    return parts.objective(scalars, *embeddings, tokens=tokens, mesh=parts.mesh)
+    return parts.objective(scalars, *embeddings, tokens=tokens, mesh=parts.mesh, step=step)
 
 
-def clamp_scalars(parts: StepParts, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Return the objective's scalars within their limits; those that are not trained are unchanged."""
-    clamped = parts.objective.clamp(scalars)
-    return {name: scalars[name] if parts.frozen["objective"][name] else clamped[name] for name in scalars}
+def update_scalars(
+    parts: StepParts, scalars: dict[str, jax.Array], *, before: dict[str, jax.Array], step: jax.Array
+) -> dict[str, jax.Array]:
+    """Return the objective's scalars after an optimizer update, as `Objective.update` does.
+
+    Those that are not trained are unchanged.
+    """
+    updated = parts.objective.update(scalars, before=before, step=step)
+    return {name: scalars[name] if parts.frozen["objective"][name] else updated[name] for name in scalars}
 
 
 def _constrain(tree: Any, *, shardings: Any) -> Any:

@@ -79,7 +79,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_workdir(tmp_path, capsys, chang
 
 
 def test_a_config_without_the_section_of_a_job_is_refused(tmp_path, capsys):
-    given = [f"--config={ROOT / 'configs/quickstart.py'}", f"--workdir={tmp_path}"]
+    given = [f"--config={ROOT / 'configs/emoji.py'}", f"--workdir={tmp_path}"]
     assert launch.main(["align", *given]) == 1
     assert "the config has no section align" in capsys.readouterr().err
 

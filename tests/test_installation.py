@@ -67,7 +67,7 @@ def test_console_command_runs_from_another_directory(python, tmp_path):
     program = python.with_name("lixp")
     ended = run(program, "--help", cwd=tmp_path)
     assert ended.returncode == 0 and ended.stdout.startswith("usage: lixp"), ended.stderr
-    given = ["--config=configs/quickstart.py", f"--workdir={tmp_path}", "--steps=1", "--rows=4"]
+    given = ["--config=configs/emoji.py", f"--workdir={tmp_path}", "--steps=1", "--rows=4"]
     ended = run(program, "inspect", *given, cwd=tmp_path)  # reads the project's config and sample emoji
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "inspect" / "step-00000000.html").is_file()

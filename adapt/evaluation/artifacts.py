@@ -28,13 +28,19 @@ _BLOCK = 4096  # queries
 
 
 def write_classes(out: pathlib.Path, class_names: Sequence[str], *, images: LabelledImages) -> str:
-    """Write the names and a thumbnail of each class, unless they are there; return the name of the file."""
+    """Write the names and a thumbnail of each class, unless they are there; return the name of the file.
+
+    There are no thumbnails of stored features.
+    """
     name = f"{fingerprint(images.fingerprint, *class_names)}.json"
     path = out / CLASSES / name
     if not path.is_file() or read_classes(path) is None:
         first = {int(label): row for row, label in reversed(list(enumerate(images.labels)))}
         rows = [first.get(label) if label < _MOST else None for label in range(len(class_names))]
-        pictures = [None if row is None else data_uri(images.image(row), _PIXELS, quality=80) for row in rows]
+        pictures = [
+            None if row is None or images.image is None else data_uri(images.image(row), _PIXELS, quality=80)
+            for row in rows
+        ]
         write_text(path, json.dumps({"names": list(class_names), "pictures": pictures}, ensure_ascii=False))
     return name
 

@@ -28,6 +28,7 @@ from adapt.evaluation.fewshot import run_grid
 from adapt.evaluation.results import PREDICTIONS, Unit, append_cost
 from adapt.evaluation.retrieval import CaptionedImages
 from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
+from adapt.evaluation.stored.embedder import STORED, StoredEmbedder, StoredEncoder
 from adapt.evaluation.tasks import NEED_TEXT, EvaluationTask, SupportSet, build_task, counted_queries
 from adapt.model_selection.hyperparameters import DEFAULTS, Grid
 from data.fewshot.open import Dataset
@@ -55,16 +56,21 @@ class NoteLog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointEvaluator:
-    """One opened checkpoint with the settings and folders of its evaluation."""
+    """One opened checkpoint, or the stored features of a data set, with the settings and folders of its evaluation.
+
+    `without_texts` says, after the name, why there are no class texts if the encoder does not embed texts.
+    """
 
     name: str
     path: str
     settings: EvaluateSettings
     out: pathlib.Path
-    encoder: Encoder
-    embedder: TaskEmbedder
+    encoder: Encoder | StoredEncoder
+    embedder: TaskEmbedder | StoredEmbedder
     notes: NoteLog
     baselines: tuple[Baseline, ...] = ()
+    without_texts: str = "embeds images only"
+    stored_features: bool = False
 
     @classmethod
     def open(
@@ -116,7 +122,7 @@ class CheckpointEvaluator:
         self.embedder.clear()
         for name in self.settings.tasks:
             if name in NEED_TEXT and not self.encoder.embeds_texts:
-                self.notes.note(f"{self.name} embeds images only: task {name}, which needs class texts, is left out")
+                self.notes.note(f"{self.name} {self.without_texts}: task {name}, which needs class texts, is left out")
                 continue
             task = build_task(
                 name,
@@ -169,7 +175,7 @@ class CheckpointEvaluator:
         )
         if left_out:
             self.notes.note(
-                f"{self.name} embeds images only: {', '.join(left_out)}, which need class texts, are left out"
+                f"{self.name} {self.without_texts}: {', '.join(left_out)}, which need class texts, are left out"
             )
         return [method for method in self.settings.methods if method not in left_out]
 
@@ -201,7 +207,7 @@ class CheckpointEvaluator:
         self._append_cost(task, "embedding", seconds=round(time.monotonic() - began, 3))
         embeddings = self.embedder.count_identical(task, embeddings)
         for name, number in embeddings.identical.items():
-            if number:
+            if number and not self.stored_features:  # which were reported when they were opened
                 self.notes.note(
                     f"{dataset.name} {name}".strip() + f": {number:,} query images are identical to images that "
                     "support sets are drawn from. They are counted as queries."
@@ -302,7 +308,7 @@ class CheckpointEvaluator:
             "dtype": self.encoder.settings.dtype,
             "platform": jax.default_backend(),
             "jax": importlib.metadata.version("jax"),
-        }
+        } | ({"stored_features": True} if self.stored_features else {})
 
     def _append_cost(self, task: EvaluationTask, work: str, **cost: float) -> None:
         append_cost(self.out, checkpoint=self.name, dataset=task.dataset, task=task.name, what=work, **cost)
@@ -336,6 +342,8 @@ def _text_settings(task: EvaluationTask, variant: str) -> dict[str, Any] | None:
     """Return the settings of a zero-shot row, None for other tasks."""
     if task.name != "zero_shot":
         return None
+    if variant == STORED:
+        return {"templates": variant}
     return {"templates": variant, "texts": len(task.templates[0]) if variant == "ensemble" else 1}
 
 

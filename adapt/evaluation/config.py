@@ -20,6 +20,9 @@ class EvaluateSettings:
     """Settings of an evaluation.
 
     datasets: labelled sets, as `data.fewshot.open.open_dataset` names them.
+    features: data sets of stored features, evaluated instead of checkpoints: folders of encoders, or data sets, as
+        `adapt.evaluation.stored.feature_sets.find_feature_sets` reads them. `datasets` then names those to evaluate
+        (default: all).
     custom_datasets: settings of the datasets that the config itself defines, by name.
     tasks: names in `TASKS`.
     retrieval: sources of captioned images, as `data.sources.open.open_source` names them.
@@ -40,6 +43,7 @@ class EvaluateSettings:
     RENAMED: ClassVar[dict[str, str]] = {"own": "custom_datasets"}
 
     datasets: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     custom_datasets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tasks: tuple[str, ...] = ("zero_shot", "few_shot")
     retrieval: tuple[str, ...] = ()
@@ -69,13 +73,15 @@ class EvaluateSettings:
             raise ValueError(unknown_name("evaluate.canonicalize", self.canonicalize, CANONICALIZATIONS))
         if not self.methods and set(self.tasks) - {"zero_shot"}:
             raise ValueError(f"evaluate.methods is empty, and evaluate.tasks {self.tasks} need methods.")
-        if self.datasets and not self.tasks:
+        if (self.datasets or self.features) and not self.tasks:
             raise ValueError(f"evaluate.tasks is empty. Choose from {', '.join(TASKS)}.")
         object.__setattr__(self, "custom_datasets", _dataset_settings(self.custom_datasets))
 
     def _check_datasets(self) -> None:
-        if not self.datasets and not self.retrieval:
-            raise ValueError("nothing to evaluate. Set evaluate.datasets, evaluate.retrieval or both.")
+        if self.features:
+            self._check_features()
+        elif not self.datasets and not self.retrieval:
+            raise ValueError("nothing to evaluate. Set evaluate.datasets, evaluate.retrieval or evaluate.features.")
         if len({*self.datasets}) < len(self.datasets):
             raise ValueError(f"evaluate.datasets {self.datasets} contains a dataset twice. Remove one of the two.")
         if not self.shots:
@@ -86,6 +92,15 @@ class EvaluateSettings:
             raise ValueError(
                 "evaluate.tasks contains transfer, but evaluate.transfer_from is empty. Set it to the dataset of the "
                 "support images."
+            )
+
+    def _check_features(self) -> None:
+        """Raise `ValueError` for settings that need images or texts themselves."""
+        if self.retrieval:
+            raise ValueError("evaluate.retrieval needs images and texts, not evaluate.features. Leave one of them out.")
+        if self.canonicalize is not None:
+            raise ValueError(
+                "evaluate.canonicalize prepares texts, but evaluate.features has the features of texts. Leave it out."
             )
 
 

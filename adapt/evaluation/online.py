@@ -28,6 +28,11 @@ class EvaluationInTraining:
     """
 
     def __init__(self, settings: EvaluateSettings, data_dir: str | os.PathLike):
+        if settings.features:
+            raise ValueError(
+                "evaluate.features cannot be evaluated in training: they are not by the checkpoint. Set it in a config "
+                "of its own."
+            )
         self.settings = dataclasses.replace(settings, baselines=())  # they are the same at every step
         self.data_dir = data_dir
         self._inputs = open_inputs(settings, data_dir)

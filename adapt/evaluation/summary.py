@@ -42,7 +42,7 @@ def _mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _parts(row: Mapping[str, Any]) -> tuple[str, ...]:
     parts = [row["dataset"]]
     if row["task"] == "zero_shot":
-        parts.append("zero_shot" if row["settings"]["templates"] == "ensemble" else "zero_shot_single_template")
+        parts.append("zero_shot_single_template" if row["settings"]["templates"] == "single" else "zero_shot")
     elif row["task"] == "retrieval":
         parts.append(row["metric"].replace("→", "_to_").replace(" ", "_"))
     else:

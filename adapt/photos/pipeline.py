@@ -6,17 +6,15 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from adapt.adapters.base import Classifier
 from adapt.adapters.registry import METHODS, TRAINING_FREE
 from adapt.embedding.cache import Progress, embed_classes
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.identical_images import find_identical
-from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
-from adapt.model_selection.methods import AUTO, Candidate, MethodChoice, check_method, choose_method
+from adapt.model_selection.methods import AUTO, check_method
+from adapt.photos.classification import PREDICTIONS_FILE, classify, report_identical_support
 from adapt.photos.folders import (
     EmbeddedFolder,
     check_finite,
@@ -25,12 +23,11 @@ from adapt.photos.folders import (
     in_class_folders,
     readable,
 )
-from adapt.photos.outliers import far_threshold, find_nearest
 from adapt.photos.page import write_page
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
 from data.sources.split_folders import class_pattern, training_folder
-from foundation.files.atomic import write_json, write_text
+from foundation.files.atomic import write_text
 from foundation.files.csv_text import csv_text
 from foundation.files.folder_lock import lock_folder
 from foundation.files.output_folder import check_output_folder
@@ -39,13 +36,7 @@ from foundation.suggestions import nearest_path
 logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATE = "a photo of a {}."
-PREDICTIONS_FILE, LEFT_OUT_FILE, PAGE_FILE, CLASSES_FILE = (
-    "predictions.csv",
-    "left_out.csv",
-    "predictions.html",
-    "classes.json",
-)
-PREDICTION_FIELDS = ("path", "class", "probability", "nearest", "cosine", "far")
+LEFT_OUT_FILE, PAGE_FILE = "left_out.csv", "predictions.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,36 +125,30 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str
         f"{len(support.paths)} support images of {len(class_names)} classes, {len(query.paths)} images to classify; "
         f"{len(left_out)} files left out, see {task.out / LEFT_OUT_FILE}"
     )
-    _report_identical_support(support, labels)
+    rows = np.arange(len(labels))
+    copies = find_identical(support.features, support.features, support.image, support.image, own_rows=rows)
+    report_identical_support(copies, support, labels)
     _report_identical(support, query)
-    result = _classify(encoder, task, class_names=class_names, support=support, labels=labels, query=query)
-    write_text(task.out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
+    result = classify(
+        task.method,
+        class_names=class_names,
+        support=support,
+        labels=labels,
+        query=query,
+        class_texts=_embed_class_names(encoder, task, class_names) if task.templates else None,
+        out=task.out,
+        described={
+            "templates": list(task.templates),
+            "checkpoint": encoder.name,
+            "checkpoint_fingerprint": encoder.fingerprint if task.templates else encoder.image_fingerprint,
+        },
+    )
     page = write_page(result, task.out / PAGE_FILE)
     logger.info(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(result.far.sum())} far from every "
         f"support image; overview in {page}"
     )
     return result
-
-
-def _report_identical_support(support: EmbeddedFolder, labels: np.ndarray) -> None:
-    """Log how many support images are copies of others: of another class, whose label must be wrong, or of their own.
-
-    Leave-one-out leaves the other copy in the support set, so that its accuracy is too low or too high.
-    """
-    rows = np.arange(len(labels))
-    found = find_identical(support.features, support.features, support.image, support.image, own_rows=rows)
-    copies = found >= 0
-    for what, members in (
-        ("in another class: remove the wrong ones", copies & (labels[found] != labels)),
-        ("in their class, which makes the accuracy on held-out images too high", copies & (labels[found] == labels)),
-    ):
-        if members.any():
-            first = int(np.flatnonzero(members)[0])
-            logger.warning(
-                f"{int(members.sum())} support images have an identical image {what}; the first is "
-                f"{readable(support.paths[first])}, identical to {readable(support.paths[found[first]])}"
-            )
 
 
 def _report_identical(support: EmbeddedFolder, query: EmbeddedFolder) -> None:
@@ -176,100 +161,6 @@ def _report_identical(support: EmbeddedFolder, query: EmbeddedFolder) -> None:
             f"note: {len(copies)} of {len(query.paths)} images to classify are identical to a support image, first "
             f"{readable(names[0])} to {readable(names[1])}"
         )
-
-
-def _classify(
-    encoder: Encoder,
-    task: SortingTask,
-    *,
-    class_names: list[str],
-    support: EmbeddedFolder,
-    labels: np.ndarray,
-    query: EmbeddedFolder,
-) -> SortingResult:
-    """Choose a method, fit and save the classifier, and classify the query images."""
-    class_texts = _embed_class_names(encoder, task, class_names) if task.templates else None
-    arguments = {"num_classes": len(class_names), "class_text_features": class_texts}
-    if np.bincount(labels).max() < 2:
-        logger.info(
-            "no class has two support images, so methods and settings cannot be compared on held-out images; defaults "
-            "are used"
-        )
-    choice = choose_method(
-        task.method,
-        support.features,
-        labels,
-        on_candidate=lambda candidate: logger.info(describe(candidate)),
-        **arguments,
-    )
-    chosen = choice.chosen
-    logger.info(f"selected: {chosen.method} ({chosen.selected_by})")
-    classifier = chosen.adapter.fit(support.features, labels, **arguments)
-    logits = np.asarray(classifier(query.features))
-    check_finite(logits, query.paths, f"rows of logits of {chosen.method}")
-    calibration = _calibrate(choice, classifier, labels)
-    nearest = find_nearest(query.features, support.features)
-    result = SortingResult(
-        class_names=[readable(name) for name in class_names],
-        support=support,
-        labels=labels,
-        query=query,
-        choice=choice,
-        calibration=calibration,
-        probabilities=probabilities(logits, calibration.factor),
-        nearest=nearest.rows,
-        cosines=nearest.cosines,
-        far_threshold=far_threshold(support.features),
-    )
-    classifier.save(task.out / "classifier")
-    _write_classes(encoder, task, result)
-    return result
-
-
-def _write_classes(encoder: Encoder, task: SortingTask, result: SortingResult) -> None:
-    """Write the class names, the checkpoint and the calibration next to the classifier."""
-    chosen = result.choice.chosen
-    write_json(
-        task.out / "classifier" / CLASSES_FILE,
-        {
-            "classes": result.class_names,
-            "templates": list(task.templates),
-            "method": chosen.method,
-            "selected_by": chosen.selected_by,
-            "left_out_accuracy": None if np.isnan(chosen.accuracy) else round(chosen.accuracy, 6),
-            "checkpoint": encoder.name,
-            "checkpoint_fingerprint": encoder.fingerprint if task.templates else encoder.image_fingerprint,
-            "calibration": result.calibration.factor,
-            "calibrated_on": result.calibration.source,
-            "far_below": result.far_threshold,
-        },
-    )
-
-
-def _calibrate(choice: MethodChoice, classifier: Classifier, labels: np.ndarray) -> Calibration:
-    """Return the factor τ of the logits.
-
-    It is fitted on held-out support images of classes with two or more: without its only image, a class is unknown to
-    the classifier. If nothing can be held out, τ is 1 for logits on the scale of text logits, and otherwise it is
-    fitted on the support images themselves.
-    """
-    several = np.bincount(labels)[labels] > 1
-    if choice.left_out_logits is not None:
-        factor = fit_on_left_out(choice.left_out_logits[several], labels[several])
-        return Calibration(factor, "held-out support images")
-    if classifier.support.class_text_features is not None and classifier.adapter.text_logits:
-        return Calibration(1.0, "the scale of the text logits")
-    factor = fit_on_support(np.asarray(classifier(classifier.support.features)), labels)
-    return Calibration(factor, "the support images themselves")
-
-
-def describe(candidate: Candidate) -> str:
-    """Return a line of the log that compares the methods."""
-    if candidate.error is not None:
-        return f"{candidate.method:<12}  cannot be used: {candidate.error}"
-    accuracy = " – " if np.isnan(candidate.accuracy) else f"{candidate.accuracy:.1%}"
-    how = f"{candidate.selected_by}, {candidate.tried} tried" if candidate.tried else candidate.selected_by
-    return f"{candidate.method:<12} {accuracy:>6} correct  {candidate.settings or 'no settings'}  ({how})"
 
 
 def _embed_class_names(encoder: Encoder, task: SortingTask, class_names: list[str]) -> np.ndarray:
@@ -328,17 +219,3 @@ def _check_tokenizer(encoder: Encoder) -> None:
             f"class names need a tokenizer ({reason}). Set --tokenizer=FOLDER, or classify by images alone with "
             "--template=none."
         ) from error
-
-
-def _predictions(result: SortingResult) -> Iterator[tuple[str, ...]]:
-    """Yield the `PREDICTION_FIELDS` of each query image."""
-    confidence, far = result.confidence, result.far
-    for row, (path, label) in enumerate(zip(result.query.paths, result.predicted, strict=True)):
-        yield (
-            readable(path),
-            result.class_names[label],
-            f"{confidence[row]:.6f}",
-            readable(result.support.paths[result.nearest[row]]),
-            f"{result.cosines[row]:.6f}",
-            "yes" if far[row] else "no",
-        )

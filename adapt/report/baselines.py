@@ -67,6 +67,17 @@ def grey_cell(interval: AccuracyInterval | None) -> Cell:
     return Cell(format_interval(interval), "grey")
 
 
+def missing_sentences(index: ResultsIndex) -> list[str]:
+    """Return a sentence on runs of stored features, which have no baselines."""
+    names = [run.name for run in index.runs if any(row.get("stored_features") for row in run.results)]
+    if not names:
+        return []
+    return [
+        f"{' and '.join(names)}: without baselines, because stored features have no pictures. Evaluate a "
+        "checkpoint on the images to see how far raw pixels get."
+    ]
+
+
 def baseline_sentences(index: ResultsIndex, *, datasets: int) -> list[str]:
     """Return a sentence for each of the first datasets: the best that needs no pretraining, at the most shots."""
     sentences = []

@@ -174,10 +174,8 @@ def worst_classes(index: ResultsIndex) -> list[Section]:
                 if found is None or classes is None:
                     continue
                 title = f"Worst-classified classes: {key.dataset}, {method_label(index, run.name, method)}"
-                text = (
-                    f"The lowest accuracies at {count(shots, 'shot')}, each with the most frequent wrong prediction. "
-                    "The pictures are examples of the classes."
-                )
+                text = f"The lowest accuracies at {count(shots, 'shot')}, each with the most frequent wrong prediction."
+                text += " The pictures are examples of the classes." if any(classes["pictures"]) else ""
                 pictures = _worst(found, classes)
                 sections.append(Section(title, text, dataset=key.dataset, method=method, pictures=pictures))
     return sections

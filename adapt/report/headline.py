@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from adapt.report.baselines import baseline_sentences
+from adapt.report.baselines import baseline_sentences, missing_sentences
 from adapt.report.formatting import count, format_difference, format_interval, run_suffix
 from adapt.report.results_index import ResultsIndex, TaskKey, interval_of
 from adapt.report.statistics import AccuracyInterval, Difference, mean_difference
@@ -21,7 +21,7 @@ def headline(index: ResultsIndex) -> list[str]:
         sentences.append(_shared_protocol(index))
     else:
         sentences = [sentence for run in index.runs for sentence in _best_methods(index, run.name)]
-    sentences += baseline_sentences(index, datasets=_FIRST)
+    sentences += baseline_sentences(index, datasets=_FIRST) + missing_sentences(index)
     for run in index.runs:
         sentences += [
             f"{row['dataset']}{run_suffix(index, run.name)}: {row['metric']} is "

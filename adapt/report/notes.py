@@ -14,7 +14,7 @@ def zero_shot_notes(index: ResultsIndex) -> list[str]:
             whole = [
                 row
                 for row in index.rows(run.name, key, method="zero_shot", shots=0)
-                if row["settings"]["templates"] == "ensemble"
+                if row["settings"]["templates"] != "single"
             ]
             counted = index.rows(run.name, TaskKey(key.dataset), method="zero_shot", shots=0)
             if not whole or not counted:

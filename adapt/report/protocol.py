@@ -66,9 +66,23 @@ def _retrieval(index: ResultsIndex) -> list[str]:
 def _checkpoints(index: ResultsIndex) -> list[str]:
     sentences = []
     for run in index.runs:
-        found = {(row.get("checkpoint_path"), row["checkpoint_fingerprint"], row.get("dtype")) for row in run.results}
+        found = {
+            (row.get("checkpoint_path"), row["checkpoint_fingerprint"], row.get("dtype"))
+            for row in run.results
+            if not row.get("stored_features")
+        }
         for path, fingerprint, dtype in sorted(found, key=str):
             where = f" at {path}" if path else ""
             computed = f", computed in {dtype}" if dtype else ""
             sentences.append(f"{run.name} is the checkpoint with fingerprint {fingerprint}{where}{computed}.")
+        stored = {
+            (row["dataset"], row["checkpoint_path"], row["dtype"], row["checkpoint_fingerprint"])
+            for row in run.results
+            if row.get("stored_features")
+        }
+        sentences += [
+            f"{dataset} of {run.name}: stored features at {path} ({dtype}), with fingerprint {fingerprint}. Rows are "
+            "scaled to length 1."
+            for dataset, path, dtype, fingerprint in sorted(stored)
+        ]
     return sentences

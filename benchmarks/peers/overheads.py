@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of a turn (default: 60)")
     parser.add_argument("--turns", type=int, default=3, help="turns of each kind (default: 3)")
     parser.add_argument(
-        "--config", default="configs/quickstart.py", help="config of the first command (default: the quickstart)"
+        "--config", default="configs/emoji.py", help="config of the first command (default: the quickstart)"
     )
     parser.add_argument("--start", action="store_true", help="measure the start of B/16 instead")
     args = parser.parse_args(arguments)

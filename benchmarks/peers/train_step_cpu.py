@@ -1,6 +1,6 @@
 """Training steps on CPUs, against PyTorch: the same architecture, batch, loss and number of threads.
 
-python -m benchmarks.peers.train_step_cpu [--config=configs/quickstart.py] [--steps=N] [--repeats=N]
+python -m benchmarks.peers.train_step_cpu [--config=configs/emoji.py] [--steps=N] [--repeats=N]
 
 Our side is the compiled step of a run, which also normalises pixels, clips gradients and computes metrics. The peer is
 transformers' SiglipModel with its own loss in eager mode on normalised pixels, updated by torch.optim.AdamW. All
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config",
         default=str(QUICKSTART_CONFIG),
-        help="config file (default: configs/quickstart.py)",
+        help="config file (default: configs/emoji.py)",
     )
     parser.add_argument("--steps", type=int, default=15, help="steps per round (default: 15)")
     parser.add_argument("--repeats", type=int, default=3, help="number of rounds (default: 3)")

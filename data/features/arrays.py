@@ -31,11 +31,16 @@ def open_array(path: str | os.PathLike) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else _map_safetensors(path)
     except (ValueError, OSError, KeyError, TypeError, EOFError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as features ({one_line(error)}). Write the file again.") from error
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"{path} has shape {list(array.shape)}; features are [rows, dim], with at least one row")
-    if array.dtype not in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
-        raise ValueError(f"{path} has dtype {array.dtype}. Store the features as float32 or float16.")
+    check_array(array, name=path)
     return array
+
+
+def check_array(array: np.ndarray, *, name: str | os.PathLike) -> None:
+    """Raise `ValueError` for an array that is not features `[rows, dim]` of floats; `name` is that in the message."""
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{name} has shape {list(array.shape)}; features are [rows, dim], with at least one row")
+    if array.dtype not in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
+        raise ValueError(f"{name} has dtype {array.dtype}. Store the features as float32 or float16.")
 
 
 def _map_safetensors(path: pathlib.Path) -> np.ndarray:

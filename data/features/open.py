@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 
 _KINDS = ("images", "texts")  # names of the files that `embed` writes
 _CHUNK_BYTES = 64 << 20  # of float64, while features are measured
+_SMALLEST = 1e-12  # length by which rows are divided
 _UNIT = 1e-2  # deviation from length 1 of features that are normalised
 
 
 class FeatureStatistics(NamedTuple):
-    """Mean and standard deviation `[dim]` of features, and the smallest and largest length of a row."""
+    """Mean and standard deviation `[dim]` of features, and the smallest and largest length of a row as it is stored."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -81,8 +82,11 @@ class Features:
             row -= len(part)
         raise IndexError(row)
 
-    def measure(self) -> FeatureStatistics:
-        """Return statistics of all rows; raise `ValueError` for a row with a value that is not finite."""
+    def measure(self, *, normalize: bool = False) -> FeatureStatistics:
+        """Return statistics of all rows; raise `ValueError` for a row with a value that is not finite.
+
+        With `normalize`, mean and deviation are those of the rows scaled to length 1.
+        """
         rows = max(_CHUNK_BYTES // (8 * self.dim), 1)
         total, squares, shift = np.zeros(self.dim), np.zeros(self.dim), None
         shortest, longest = np.inf, 0.0
@@ -96,6 +100,8 @@ class Features:
                 )
             lengths = np.linalg.norm(chunk, axis=1)
             shortest, longest = min(shortest, lengths.min()), max(longest, lengths.max())
+            if normalize:
+                chunk /= np.maximum(lengths, _SMALLEST)[:, None]
             shift = chunk.mean(axis=0) if shift is None else shift
             chunk -= shift  # close to the mean, so that the difference of squares keeps its digits
             total += chunk.sum(axis=0)

@@ -15,6 +15,7 @@ from data.pipeline.sampler import generator
 logger = logging.getLogger(__name__)
 
 _CAPTIONS = 1  # tells the draws of captions from other draws of an epoch
+_WRONG = 2  # tells the draw of wrong texts from the draws of epochs
 _SHOWN = 40  # characters of an id in messages
 
 
@@ -59,6 +60,28 @@ def group_texts(num_images: int, image_of_text: np.ndarray) -> Pairs:
     counts = np.bincount(image_of_text[kept], minlength=num_images)
     image_rows = np.flatnonzero(counts)
     return Pairs(image_rows, order, np.concatenate([[0], np.cumsum(counts[image_rows])]))
+
+
+def swap_texts(pairs: Pairs, share: float, *, seed: int) -> Pairs:
+    """Return the pairs with a share of the texts replaced by texts of other images, drawn once with a seed.
+
+    This imitates the captions of the web, to measure how an objective copes with them. It is logged as a warning.
+    """
+    if not share:
+        return pairs
+    if len(pairs) < 2:
+        raise ValueError(f"wrong texts need at least two images with texts, but there are {len(pairs)}")
+    owners = np.repeat(np.arange(len(pairs)), np.diff(pairs.starts))
+    random = generator(seed, _WRONG)
+    wrong = random.permutation(len(owners))[: round(share * len(owners))]
+    other_owners = (owners[wrong] + random.integers(1, len(pairs), size=len(wrong))) % len(pairs)
+    places = pairs.starts[other_owners] + (random.random(len(wrong)) * np.diff(pairs.starts)[other_owners]).astype(int)
+    text_rows = pairs.text_rows.copy()
+    text_rows[wrong] = pairs.text_rows[places]
+    logger.warning(
+        f"{len(wrong):,} of {len(owners):,} texts are replaced by texts of other images, as wrong_texts={share:g} asks"
+    )
+    return dataclasses.replace(pairs, text_rows=text_rows)
 
 
 def find_rows(ids: Sequence[str], *, what: str) -> dict[str, int]:

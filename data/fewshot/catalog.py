@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from data.fewshot.class_lists import read_class_names, read_templates
 from data.fewshot.coop_catalog import COOP, coop_datasets, coop_splits
+from data.fewshot.embedded_catalog import EMBEDDED
 from data.fewshot.labelled import DatasetSettings
 from data.fewshot.preparation import is_prepared, preparation_steps
 from foundation.suggestions import unknown_name
@@ -308,7 +309,7 @@ _DATASETS: dict[str, DatasetSettings] = {
 }
 
 
-CATALOGUE: dict[str, DatasetSettings] = {**_DATASETS, **coop_datasets(_DATASETS)}
+CATALOGUE: dict[str, DatasetSettings] = {**_DATASETS, **EMBEDDED, **coop_datasets(_DATASETS)}
 
 
 class MissingSource(NamedTuple):

@@ -75,12 +75,13 @@ class DatasetSettings:
 class LabelledImages:
     """Images with class labels `[n]`; −1 labels an image of an unknown class.
 
-    `image(i)` returns image i as RGB and `key(i)` its key. `fingerprint` changes with images and labels. A subset of
-    other images has them as `parent`, and its indices there as `rows`.
+    `image(i)` returns image i as RGB and `key(i)` its key; `image` is None where only features are stored.
+    `fingerprint` changes with images and labels. A subset of other images has them as `parent`, and its indices there
+    as `rows`.
     """
 
     labels: np.ndarray
-    image: Callable[[int], Image.Image]
+    image: Callable[[int], Image.Image] | None
     key: Callable[[int], str]
     fingerprint: str
     parent: LabelledImages | None = None
@@ -93,7 +94,7 @@ class LabelledImages:
         """Return a subset of the images with new labels."""
         return LabelledImages(
             labels=labels,
-            image=lambda index: self.image(int(rows[index])),
+            image=None if self.image is None else lambda index: self.image(int(rows[index])),
             key=lambda index: self.key(int(rows[index])),
             fingerprint=fingerprint(self.fingerprint, rows, labels),
             parent=self.parent or self,

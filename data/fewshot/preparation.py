@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from data.embedded.sets import is_embedded
 from data.io.storage import is_remote
 from data.sources import coop, fgvc_aircraft
 from data.sources import tfds as tfds_source
@@ -69,8 +70,10 @@ ARCHIVES = {
 def is_prepared(source: str, data_dir: str | os.PathLike) -> bool:
     """Return whether a source of the catalogue is in `data_dir`; for archives, whether their lists and folders are.
 
-    Remote paths count as prepared; they are checked when they are opened.
+    Embedded datasets are always prepared. Remote paths count as prepared; they are checked when they are opened.
     """
+    if is_embedded(source):
+        return True
     source = source.format(data_dir=os.fspath(data_dir))
     if source.startswith(tfds_source.PREFIX):
         return _is_prepared_tfds(source.removeprefix(tfds_source.PREFIX), data_dir)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import bisect
 import logging
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data import emoji
+from data.embedded.sets import embedded_names, embedded_shard, is_embedded
 from data.io.fingerprint import fingerprint
 from data.io.storage import File, filesystem, find_files, is_remote
 from data.sources.array_records import ArrayRecords
@@ -25,11 +24,10 @@ from data.sources.tables.caption_table import CaptionTable, log_rows
 from data.sources.tar_shards import TarShards
 from data.sources.tfds import PREFIX as TFDS_PREFIX
 from data.sources.tfds import TfdsSource
-from foundation.suggestions import did_you_mean, nearest_path, unknown_name
+from foundation.suggestions import did_you_mean, nearest_path
 
 logger = logging.getLogger(__name__)
 
-EMOJI_PREFIX = "emoji:"
 TEXT_KEYS = ("texts", "captions", "caption", "text", "txt", "title")
 IMAGE_KEYS = ("image", "image_path", "filepath", "path", "file", "url", "image/encoded", "jpg")
 
@@ -95,7 +93,7 @@ def open_source(
 ) -> Source:
     """Open a source; its name determines its kind.
 
-    - `emoji:ARTIST`: the embedded emoji set, written to `data_dir` on first use
+    - `emoji:ARTIST`, `icons:SPLIT`, `photos:DATASET:SPLIT`: an embedded dataset, written to `data_dir` on first use
     - `tfds:NAME:SPLIT`: a TFDS dataset prepared in `data_dir`
     - `coop:SPLIT_JSON:IMAGES_FOLDER:SPLIT`: a split of a list published by CoOp
     - `aircraft:FOLDER:SPLIT`: a split of FGVC Aircraft's archive
@@ -107,12 +105,9 @@ def open_source(
     Indexes are stored in `data_dir` if the folder of the data is read-only. Raises `FileNotFoundError` or `ValueError`
     if nothing is found, or if it is none of these; the error also lists `other_names` that the caller accepts.
     """
-    if name.startswith(EMOJI_PREFIX):
-        artist = name.removeprefix(EMOJI_PREFIX)
-        if artist not in emoji.ARTISTS:
-            raise ValueError(unknown_name("emoji artist", artist, emoji.ARTISTS))
-        path = emoji.write_shards(pathlib.Path(data_dir) / "emoji")[artist]
-        return TarShards(find_files(os.fspath(path)), cache_dir=data_dir, text_keys=text_keys)
+    if is_embedded(name):
+        shard = embedded_shard(name, data_dir)
+        return TarShards(find_files(os.fspath(shard)), cache_dir=data_dir, text_keys=text_keys)
     if name.startswith(TFDS_PREFIX):
         return TfdsSource(name.removeprefix(TFDS_PREFIX), data_dir=data_dir, text_keys=text_keys)
     if name.startswith(COOP_PREFIX):
@@ -182,7 +177,7 @@ def is_folder(name: str) -> bool:
 def known_names() -> list[str]:
     """Return the names and forms of sources other than paths and patterns."""
     lists = [f"{COOP_PREFIX}SPLIT_JSON:IMAGES_FOLDER:SPLIT", f"{AIRCRAFT_PREFIX}FOLDER:SPLIT"]
-    return [EMOJI_PREFIX + artist for artist in emoji.ARTISTS] + [f"{TFDS_PREFIX}NAME:SPLIT"] + lists
+    return [*embedded_names(), f"{TFDS_PREFIX}NAME:SPLIT", *lists]
 
 
 def open_sources(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from data.sources.open import TEXT_KEYS
-from foundation.settings import PositiveInt, build
+from foundation.settings import PositiveInt, UnitFloat, build
 from models.config import FeatureHeadSettings, HeadOptions, ModelSettings, TextSettings
 from pretrain.config.data import Names, TokenizerSettings
 from pretrain.config.initialization import CHECKPOINT_TOKENIZER
@@ -32,6 +32,7 @@ class AlignSettings(RunSettings):
     pairs: a table of image and text ids, where the ids differ or an image has several texts. Texts with the id of their
         image need none. One text of an image is drawn per epoch.
     pairing: "id", "row", or "auto": by id where both sides have ids.
+    wrong_texts: the share of texts to replace by those of other images, once, for studies of noisy captions.
     dim: dimensions of the embedding (default: those of the smaller features, or the width of the text tower).
     image_head, text_head: the heads (`models.config.HeadOptions`).
     text, tokenizer: text tower and tokenizer for captions, as in `pretrain`.
@@ -44,6 +45,7 @@ class AlignSettings(RunSettings):
     text_keys: Names = TEXT_KEYS
     pairs: str | None = None
     pairing: Literal["auto", "id", "row"] = "auto"
+    wrong_texts: UnitFloat = 0.0
     dim: PositiveInt | None = None
     image_head: HeadOptions = dataclasses.field(default_factory=HeadOptions)
     text_head: HeadOptions = dataclasses.field(default_factory=HeadOptions)

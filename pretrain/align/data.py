@@ -13,9 +13,10 @@ import numpy as np
 
 from data.features.captions import Captions, pair_captions, read_captions, read_pairs
 from data.features.open import Features, FeatureStatistics, describe, open_features
-from data.features.pairs import Pairs, pair_ids, pair_rows, pair_table
+from data.features.pairs import Pairs, pair_ids, pair_rows, pair_table, swap_texts
 from data.io.fingerprint import fingerprint_files
 from data.pipeline.sampler import BatchSampler
+from models.config import HeadOptions
 from models.text.tokenizer import Tokenizer
 from pretrain.align.batches import FeatureLoader, number_texts
 from pretrain.align.config import AlignSettings
@@ -27,7 +28,10 @@ _CHUNK = 4096  # captions that are tokenised together
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlignData:
-    """Image features, texts and their pairs. `statistics` are those of the features by side, "vision" and "text"."""
+    """Image features, texts and their pairs.
+
+    `statistics` are those by which heads standardise features, by side: "vision" and "text".
+    """
 
     images: Features
     texts: Features | Captions
@@ -39,27 +43,32 @@ class AlignData:
 def open_align_data(settings: AlignSettings, data_dir: str | os.PathLike) -> AlignData:
     """Open and check the data of a run, and log how each part was read; raises `ValueError` with one sentence."""
     images = open_features(settings.image_features, kind="images")
-    statistics = {"vision": _measure(images, "image features")}
+    statistics = {"vision": _measure(images, settings.image_head, "image features")}
     sources = list(images.sources)
     if settings.captions:
         texts = read_captions(settings.captions, data_dir, text_keys=settings.text_keys)
         pairs = pair_captions(images.ids, len(images), texts, pairing=settings.pairing)
     else:
         texts = open_features(settings.text_features, kind="texts")
-        statistics["text"] = _measure(texts, "text features")
+        statistics["text"] = _measure(texts, settings.text_head, "text features")
         pairs = pair_features(images, texts, settings, data_dir)
     sources += texts.sources
     if settings.pairs is not None:
         sources.append(
             {"source": settings.pairs, "samples": len(pairs.text_rows), "fingerprint": _hash(settings.pairs)}
         )
+    pairs = swap_texts(pairs, settings.wrong_texts, seed=settings.seed)
     return AlignData(images=images, texts=texts, pairs=pairs, statistics=statistics, sources=sources)
 
 
-def _measure(features: Features, kind: str) -> FeatureStatistics:
-    statistics = features.measure()
+def _measure(features: Features, head: HeadOptions, kind: str) -> FeatureStatistics:
+    """Return the statistics by which a head standardises features, after they are logged."""
+    statistics = features.measure(normalize=head.normalize)
     logger.info(describe(features, statistics, kind=kind))
-    return statistics
+    if head.deviation == "each":
+        return statistics
+    shared = np.sqrt(np.mean(np.square(statistics.deviation)))
+    return statistics._replace(deviation=np.full_like(statistics.deviation, shared))
 
 
 def _hash(path: str) -> str:

@@ -90,19 +90,29 @@ class RunSettings:
                 f"{', '.join(given) or 'none of them'}"
             )
         if self.epochs is None:
-            create_schedule(self.optimizer, self.num_steps())  # raises if its phases are longer than the run
+            self.check_schedules()
+
+    def check_schedules(self, num_samples: int | None = None) -> None:
+        """Raise `ValueError` if the schedules of learning rate or objective are longer than the run.
+
+        `num_samples` is needed for a run of `epochs`, as for `num_steps`.
+        """
+        steps = self.num_steps(num_samples)
+        create_schedule(self.optimizer, steps)
+        self.objective.check_steps(steps)
 
     def num_steps(self, num_samples: int | None = None) -> int:
         """Return the length of the run in steps; `num_samples` is needed for a run of `epochs`.
 
-        Without it, the result is the smallest number of steps that the schedule allows.
+        Without it, the result is the smallest number of steps that the schedules allow.
         """
         if self.steps is not None:
             return self.steps
         if self.examples is not None:
             return -(-self.examples // self.batch_size)
         if num_samples is None:
-            return max(1, self.optimizer.warmup_steps + self.optimizer.cooldown_steps)
+            context = self.objective.context_start_step + self.objective.context_ramp_steps
+            return max(self.optimizer.warmup_steps + self.optimizer.cooldown_steps, context + 1)
         return max(1, math.ceil(Fraction(str(self.epochs)) * num_samples / self.batch_size))
 
     @property

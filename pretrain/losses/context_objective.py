@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from foundation.settings import FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat, check
+from foundation.settings import (
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+    check,
+)
 from foundation.suggestions import unknown_name
 from pretrain.losses.companions import measure_companions
 from pretrain.losses.contextual_attention import Context, ContextualAttention, contextualize
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
-from pretrain.losses.equal_texts import Treatment, treat_equal_texts
+from pretrain.losses.equal_texts import EqualTexts, Treatment, treat_equal_texts
 from pretrain.losses.pairwise_blocks import BlockLayout, inverse_norms
 
 Scalars = Mapping[str, jax.Array]
@@ -39,6 +48,9 @@ class Objective:
 
     base: name of the base loss in `PAIRWISE_LOSSES`.
     alpha: weight of the base loss.
+    context_start_step: number of steps with the base loss alone, whose weight is 1, before the context loss starts; 0:
+        the context loss counts from the first step.
+    context_ramp_steps: number of steps after these in which the weight falls linearly from 1 to `alpha`.
     logit_scale, logit_bias: initial scale and bias of the logits; the scale is stored as its logarithm.
     context_temperature: initial divisor of the cosines in the attention. Trained and logged is this value divided by
         √dim, stored as its logarithm.
@@ -61,6 +73,8 @@ class Objective:
     base: str = "sigmoid"
     context: bool = True
     alpha: UnitFloat = 0.9
+    context_start_step: NonNegativeInt = 0
+    context_ramp_steps: NonNegativeInt = 0
     logit_scale: PositiveFloat = 10.0
     logit_bias: FiniteFloat = -10.0
     max_logit_scale: NonNegativeFloat | None = None
@@ -82,6 +96,21 @@ class Objective:
         if self.max_logit_scale and self.max_logit_scale < 1:
             raise ValueError(
                 f"objective.max_logit_scale is {self.max_logit_scale}; use at least 1, or 0 for no limit of the scale"
+            )
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        start, ramp = self.context_start_step, self.context_ramp_steps
+        if ramp and not start:
+            raise ValueError(
+                f"objective.context_ramp_steps is {ramp}, but context_start_step is 0: the context loss has its full "
+                "weight from the first step. Set context_start_step to the step at which the ramp begins."
+            )
+        without = "context is False" if not self.context else "alpha is 1" if self.alpha == 1 else None
+        if start and without:
+            raise ValueError(
+                f"objective.context_start_step is {start}, but {without}: no context loss starts there. Set "
+                "context_start_step to 0, or context to True and alpha below 1."
             )
 
     def init(self, dim: int) -> dict[str, jax.Array]:
@@ -111,6 +140,40 @@ class Objective:
             limit = PAIRWISE_LOSSES[self.base].max_logit_scale
         return limit or None
 
+    def check_steps(self, steps: int) -> None:
+        """Raise `ValueError` if a run of `steps` steps ends before the context loss has its full weight."""
+        start, ramp = self.context_start_step, self.context_ramp_steps
+        if start and start + ramp >= steps:
+            raise ValueError(
+                f"objective.context_start_step {start} and context_ramp_steps {ramp} together are not below the run's "
+                f"{steps} steps: the context loss would never have its full weight. Reduce them or make the run longer."
+            )
+
+    def alpha_at(self, step: jax.typing.ArrayLike | None) -> jax.typing.ArrayLike:
+        """Return the weight of the base loss in the step that is taken after `step` steps."""
+        if not self.context_start_step:
+            return self.alpha
+        if step is None:
+            raise ValueError(f"objective.context_start_step is {self.context_start_step}; pass step= for the weights")
+        progress = (step + 1 - self.context_start_step) / (self.context_ramp_steps + 1)
+        return 1 - (1 - self.alpha) * jnp.clip(progress, 0.0, 1.0)
+
+    def update(self, scalars: Scalars, *, before: Scalars, step: jax.Array) -> dict[str, jax.Array]:
+        """Return the scalars with which a run continues after the step that it has taken after `step` steps.
+
+        `scalars` are those that the optimizer has made of `before`. They are clamped. Until the context loss starts,
+        its scale and bias are those of the base loss, and the temperature stays as it was.
+        """
+        scalars = self.clamp(dict(scalars))
+        if not self.context_start_step:
+            return scalars
+        waiting = {"context_temperature": before["context_temperature"]}
+        waiting |= {
+            name: scalars[name.removeprefix("context_")] for name in scalars if name.startswith("context_logit_")
+        }
+        started = step >= self.context_start_step
+        return scalars | {name: jnp.where(started, scalars[name], value) for name, value in waiting.items()}
+
     def clamp(self, scalars: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Return the scalars with the logit scales, which are logarithms, clamped to their limits."""
         if self.logit_scale_limit is None:
@@ -138,42 +201,97 @@ class Objective:
         *,
         tokens: jax.Array | None = None,
         mesh: Mesh | None = None,
+        step: jax.typing.ArrayLike | None = None,
     ) -> Loss:
         """Return the loss of raw embeddings `[batch, dim]`, sharded over `mesh`, and its metrics, in float32.
 
-        The tokens `[batch, length]` of the texts are needed unless equal texts are negative. The metrics
-        `positive_logit` and `negative_logit` are means over the images with their own text and with the texts of other
-        rows, whether these are equal or not.
+        The tokens `[batch, length]` of the texts are needed unless equal texts are negative, and the number of steps
+        taken before this one, `step`, if the context loss starts later. Until then, nothing is computed for it, and
+        its metrics are NaN. The metrics `positive_logit` and `negative_logit` are means over the images with their own
+        text and with the texts of other rows, whether these are equal or not.
         """
         layout = BlockLayout(mesh=mesh, dtype=self.dtype, block_size=self.block_size, gather_limit=self.gather_limit)
-        views, names, weights = (image_embeddings,), ("",), (1.0,)
-        metrics = {}
-        if self.context:
-            temperature = scalars["context_temperature"]
-            context = self.contextualize(image_embeddings, text_embeddings, temperature, layout)
-            companions = measure_companions(
-                image_embeddings, text_embeddings, temperature, attention=self.attention, layout=layout
-            )
-            views, weights = (image_embeddings, context.embeddings), (self.alpha, 1 - self.alpha)
-            names = ("", "" if self.shared_logit_scale else "context_")
-            metrics["context_temperature"] = jnp.exp(temperature)
-            metrics["effective_items"] = jnp.mean(context.effective_items)
-            metrics["companion_attention"] = companions.attention_share
-            metrics["companions_per_row"] = companions.per_row
-        scales = Scales(*(jnp.stack([scalars[name + part] for name in names]) for part in Scales._fields))
-        equal = treat_equal_texts(self.equal_texts, tokens, mesh)
-        value, terms = base_loss(
-            self.base, views, text_embeddings, scales, weights=weights, layout=layout, equal_texts=equal
+        given = {"layout": layout, "equal_texts": treat_equal_texts(self.equal_texts, tokens, mesh)}
+        plain = functools.partial(self._base_loss, **given)
+        if not self.context:
+            return plain(scalars, image_embeddings, text_embeddings)
+        both = functools.partial(self._base_and_context_loss, self.alpha_at(step), **given)
+        if not self.context_start_step:
+            return both(scalars, image_embeddings, text_embeddings)
+        names = jax.eval_shape(both, scalars, image_embeddings, text_embeddings).metrics
+
+        def before_start(*arguments: Any) -> Loss:
+            value, metrics = plain(*arguments)
+            return Loss(value, dict.fromkeys(names, jnp.float32(jnp.nan)) | metrics | {"alpha": jnp.float32(1.0)})
+
+        started = step >= self.context_start_step
+        return jax.lax.cond(started, both, before_start, scalars, image_embeddings, text_embeddings)
+
+    def _base_loss(self, scalars: Scalars, u: jax.Array, v: jax.Array, **given: Any) -> Loss:
+        """Return the base loss of raw embeddings alone, and its metrics."""
+        return self._compare(scalars, (u,), v, scalar_names=("",), weights=(1.0,), **given)
+
+    def _base_and_context_loss(
+        self,
+        alpha: jax.typing.ArrayLike,
+        scalars: Scalars,
+        u: jax.Array,
+        v: jax.Array,
+        *,
+        layout: BlockLayout,
+        equal_texts: EqualTexts,
+    ) -> Loss:
+        """Return the weighted sum of the base loss and the context loss, and its metrics."""
+        temperature = scalars["context_temperature"]
+        context = self.contextualize(u, v, temperature, layout)
+        companions = measure_companions(u, v, temperature, attention=self.attention, layout=layout)
+        value, metrics = self._compare(
+            scalars,
+            (u, context.embeddings),
+            v,
+            scalar_names=("", "" if self.shared_logit_scale else "context_"),
+            weights=(alpha, 1 - alpha),
+            layout=layout,
+            equal_texts=equal_texts,
         )
+        attention = {
+            "alpha": jnp.asarray(alpha, jnp.float32),
+            "context_temperature": jnp.exp(temperature),
+            "effective_items": jnp.mean(context.effective_items),
+            "companion_attention": companions.attention_share,
+            "companions_per_row": companions.per_row,
+        }
+        return Loss(value, metrics | jax.lax.stop_gradient(attention))
+
+    def _compare(
+        self,
+        scalars: Scalars,
+        views: tuple[jax.Array, ...],
+        texts: jax.Array,
+        *,
+        scalar_names: tuple[str, ...],
+        weights: tuple[jax.typing.ArrayLike, ...],
+        layout: BlockLayout,
+        equal_texts: EqualTexts,
+    ) -> Loss:
+        """Return the weighted sum of the losses of all views of the images, and its metrics.
+
+        `scalar_names` has the prefix of the scale and bias of each view.
+        """
+        scales = Scales(*(jnp.stack([scalars[name + part] for name in scalar_names]) for part in Scales._fields))
+        value, terms = base_loss(
+            self.base, views, texts, scales, weights=weights, layout=layout, equal_texts=equal_texts
+        )
+        metrics = {"loss": value}
         for k, (name, view) in enumerate(zip(("", "context_"), views, strict=False)):
             metrics[f"{name or 'base_'}loss"] = terms[k]
             metrics[f"{name}logit_scale"] = jnp.exp(scales.logit_scale[k])
             metrics[f"{name}logit_bias"] = scales.logit_bias[k]
-            positive, negative = mean_cosines(view, text_embeddings)
+            positive, negative = mean_cosines(view, texts)
             shift = scales.logit_bias[k] if PAIRWISE_LOSSES[self.base].biased else 0.0
             metrics[f"{name}positive_logit"] = jnp.exp(scales.logit_scale[k]) * positive + shift
             metrics[f"{name}negative_logit"] = jnp.exp(scales.logit_scale[k]) * negative + shift
-        return Loss(value, jax.lax.stop_gradient({"loss": value} | metrics))
+        return Loss(value, jax.lax.stop_gradient(metrics))
 
     def contextualize(
         self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: BlockLayout

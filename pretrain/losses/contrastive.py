@@ -11,7 +11,7 @@ Notation: x, t are image and text embeddings `[batch, dim]` scaled to length 1, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +78,7 @@ def base_loss(
     texts: jax.Array,
     scales: Scales,
     *,
-    weights: tuple[float, ...] = (1.0,),
+    weights: Sequence[jax.typing.ArrayLike] = (1.0,),
     layout: BlockLayout | None = None,
     equal_texts: EqualTexts | None = None,
 ) -> BaseLoss:
@@ -93,27 +93,27 @@ def base_loss(
     target of softmax is uniform over those of a row, and of a column (UniCL, arXiv 2204.03610).
     """
     inputs = Inputs(views, texts, equal_texts or EqualTexts())
-    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], weights, layout or BlockLayout(), inputs, scales))
+    weights = jnp.asarray(weights, jnp.float32)
+    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], layout or BlockLayout(), inputs, scales, weights))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _base_loss(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, inputs: Inputs, scales: Scales):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _base_loss(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scales, weights: jax.Array):
     _, (terms,) = layout.on_devices(functools.partial(_evaluate, loss, layout))(inputs, scales)
-    return _weighted_sum(weights, terms), terms
+    return jnp.sum(weights * terms), terms
 
 
-def _forward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, inputs: Inputs, scales: Scales):
-    differentiate = layout.on_devices(functools.partial(_differentiate, loss, weights, layout))
-    gradients, (terms, d_scales) = differentiate(inputs, scales)
-    return (_weighted_sum(weights, terms), terms), (gradients, d_scales)
+def _forward(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scales, weights: jax.Array):
+    differentiate = layout.on_devices(functools.partial(_differentiate, loss, layout))
+    gradients, (terms, d_scales) = differentiate(inputs, (scales, weights))
+    return (jnp.sum(weights * terms), terms), (gradients, d_scales, terms)
 
 
-def _backward(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, residuals, cotangents):
-    (d_views, d_texts), d_scales = residuals
-    d_views, d_texts, d_scales = jax.tree.map(
-        lambda gradient: (cotangents[0] * gradient).astype(gradient.dtype), (d_views, d_texts, d_scales)
+def _backward(loss: PairwiseLoss, layout: BlockLayout, residuals, cotangents):
+    (d_views, d_texts), d_scales, d_weights = jax.tree.map(
+        lambda gradient: (cotangents[0] * gradient).astype(gradient.dtype), residuals
     )
-    return Inputs(d_views, d_texts, None), d_scales
+    return Inputs(d_views, d_texts, None), d_scales, d_weights
 
 
 _base_loss.defvjp(_forward, _backward)
@@ -146,11 +146,11 @@ class _RowSums(NamedTuple):
     d_view: jax.Array
 
 
-def _differentiate(loss: PairwiseLoss, weights: tuple[float, ...], layout: BlockLayout, inputs: Inputs, scales: Scales):
+def _differentiate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scalars: tuple[Scales, jax.Array]):
     """Return the gradients of the weighted sum by this device's embeddings, and its contribution to other results."""
-    views, texts, _ = inputs
+    (views, texts, _), (scales, weights) = inputs, scalars
     rows, columns = _split(loss, layout, inputs, scales)
-    factors = [weight / (len(texts) * layout.devices) for weight in weights]
+    factors = weights / (len(texts) * layout.devices)
     zeros = _zeros_per_row(rows, scales)
     row_sums, d_text = sweep(
         functools.partial(_differentiate_block, loss, factors, scales),
@@ -170,7 +170,7 @@ def _differentiate(loss: PairwiseLoss, weights: tuple[float, ...], layout: Block
 
 
 def _differentiate_block(
-    loss: PairwiseLoss, factors: list[float], scales: Scales, row: dict, column: dict, row_sums: list, d_text: jax.Array
+    loss: PairwiseLoss, factors: jax.Array, scales: Scales, row: dict, column: dict, row_sums: list, d_text: jax.Array
 ):
     """Add the loss and the gradients of a block of pairs to the sums; `factors` are the views' weights per image."""
     added = []
@@ -256,10 +256,6 @@ def _zeros_per_row(rows: dict, scales: Scales) -> list[jax.Array]:
 def _mean(losses, inputs: Inputs, layout: BlockLayout) -> jax.Array:
     """Return this device's part of the mean over images `[views]`."""
     return jnp.stack([jnp.sum(loss) for loss in losses]) / (len(inputs.texts) * layout.devices)
-
-
-def _weighted_sum(weights: tuple[float, ...], terms: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.asarray(weights, jnp.float32) * terms)
 
 
 # The losses

@@ -93,8 +93,13 @@ def lixp_loss(u, v, scalars, *, base="sigmoid", alpha=0.9, roles=None, **context
     return alpha * base_term + (1 - alpha) * context_term
 
 
-def objective_loss(objective, scalars, u, v, *, tokens=None, devices=1):
-    """Return the loss that an `Objective` must compute.
+def scheduled_alpha(alpha, step, *, start=0, ramp=0):
+    """Return the weight of the base loss after `step` steps: 1 for `start` steps, then linear to alpha in `ramp`."""
+    return 1 - (1 - alpha) * (min(max(step + 1 - start, 0) / (ramp + 1), 1) if start else 1)
+
+
+def objective_loss(objective, scalars, u, v, *, tokens=None, devices=1, step=0):
+    """Return the loss that an `Objective` must compute in the step that is taken after `step` steps.
 
     The tokens `[batch, length]` matter only if equal texts are not negative, `devices` only for a per-device buffer.
     """
@@ -111,7 +116,9 @@ def objective_loss(objective, scalars, u, v, *, tokens=None, devices=1):
         v,
         scalars,
         base=objective.base,
-        alpha=objective.alpha,
+        alpha=scheduled_alpha(
+            objective.alpha, step, start=objective.context_start_step, ramp=objective.context_ramp_steps
+        ),
         roles=roles,
         allowed=allowed & ~jnp.eye(len(u), dtype=bool) if objective.self_mask else allowed,
         normalized_values=objective.normalized_values,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -18,6 +19,7 @@ from pretrain.monitoring.throughput import describe as describe_throughput
 class StepLog:
     """Log a step's metrics with its rates, learning rate, replaced records and hardware use.
 
+    Metrics that the step has not computed, such as those of a context loss before its start, are NaN and left out.
     `writer` is None on all processes but the first, which then log nothing.
     """
 
@@ -29,7 +31,8 @@ class StepLog:
 
     def write(self, step: int, metrics: Mapping[str, jax.Array], *, rates: Mapping[str, float]) -> None:
         """Log the metrics of a step and the rates since the last logged one."""
-        values = {name: float(value) for name, value in metrics.items()} | dict(rates)
+        computed = {name: float(value) for name, value in metrics.items()}
+        values = {name: value for name, value in computed.items() if not math.isnan(value)} | dict(rates)
         values["learning_rate"] = float(self.schedule(step - 1))
         values["replaced_records"] = float(self.bad_records.counts.total())
         values |= self.throughput.read(values["pairs_per_second"])

@@ -97,8 +97,8 @@ def describe(found: ContextEstimate, *, batch_size: int, from_scratch: bool) -> 
     ]
     if from_scratch:
         lines.append(
-            "the towers start untrained: until they find companions, context gains nothing or costs. Train without it "
-            "first, then post-train with it (docs/POST_TRAINING.md)"
+            "the towers start untrained: until they find companions, context gains nothing or costs. Start it later "
+            "(objective.context_start_step), or post-train with it (docs/POST_TRAINING.md)"
         )
     return lines
 

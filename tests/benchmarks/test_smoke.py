@@ -36,9 +36,9 @@ MODULES = [
 WITHOUT_OPTIONS = ("gains", "page", "variant_objective")  # the last one has those of launch.py
 TINY = """
 from ml_collections import ConfigDict
-from configs.quickstart import get_config as quickstart
+from configs.emoji import get_config as emoji
 def get_config():
-    config = quickstart()
+    config = emoji()
     config.pretrain.batch_size = 4
     for tower in (config.pretrain.vision, config.pretrain.text):
         tower.update(width=8, depth=1, heads=1, mlp_width=8)

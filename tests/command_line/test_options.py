@@ -63,7 +63,7 @@ def test_help_loads_no_heavy_packages():
         (["export", "--config=c", "--workdir=w", "--format=hugingface"], "Did you mean 'huggingface'?"),
         (["submit", "--workdir=w", "--target=slrum"], "Did you mean 'slurm'?"),
         (
-            ["pretrain", "--config=configs/quickstart.py", "--workdir=w", "--wrkdir=x"],
+            ["pretrain", "--config=configs/emoji.py", "--workdir=w", "--wrkdir=x"],
             "unknown option --wrkdir. Did you mean '--workdir'?",
         ),
     ],
@@ -102,11 +102,11 @@ def test_renamed_options_still_work_with_a_warning(tmp_path, caplog):
 
 def test_configs_of_the_project_are_found_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert arguments.find_config("configs/quickstart.py") == str(ROOT / "configs" / "quickstart.py")
-    assert arguments.load_config(arguments.parse(["quickstart"])[0].config, []).pretrain.steps > 0
+    assert arguments.find_config("configs/emoji.py") == str(ROOT / "configs" / "emoji.py")
+    assert arguments.load_config(arguments.parse(["quickstart"])[0].config, []).align.epochs > 0
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "quickstart.py").write_text("")
-    assert arguments.find_config("configs/quickstart.py") == "configs/quickstart.py"  # a file of the user comes first
+    (tmp_path / "configs" / "emoji.py").write_text("")
+    assert arguments.find_config("configs/emoji.py") == "configs/emoji.py"  # a file of the user comes first
 
 
 def test_older_python_gets_one_sentence():

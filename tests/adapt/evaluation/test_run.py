@@ -376,7 +376,7 @@ def test_damaged_embeddings_are_computed_again(evaluated, tmp_path, damage):
         ({"tasks": ("transfer",)}, "evaluate.tasks contains transfer, but evaluate.transfer_from is empty"),
         (
             {"datasets": (), "retrieval": ()},
-            r"nothing to evaluate\. Set evaluate\.datasets, evaluate\.retrieval or both\.",
+            r"nothing to evaluate\. Set evaluate\.datasets, evaluate\.retrieval or evaluate\.features\.",
         ),
         ({"datasets": ("digits", "digits")}, "contains a dataset twice"),
         ({"few_examples": "drop"}, r"unknown evaluate\.few_examples 'drop'\. Known: cap, skip$"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.features.pairs import pair_ids, pair_rows, pair_table
+from data.features.pairs import pair_ids, pair_rows, pair_table, swap_texts
 
 SEED = 3
 
@@ -60,3 +60,23 @@ def test_one_text_is_drawn_per_image_and_epoch():
     across = pairs.draw_texts(np.zeros(8, int), np.arange(8), seed=SEED)
     assert across.tolist() == [int(pairs.draw_texts(samples[:1], np.array([e]), seed=SEED)[0]) for e in range(8)]
     assert across.tolist() != pairs.draw_texts(np.zeros(8, int), np.arange(8), seed=SEED + 1).tolist()
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_wrong_texts_belong_to_other_images_and_are_the_same_for_a_seed(share, said):
+    pairs = pair_ids([f"{row}" for row in range(40)], [f"{row // 2}" for row in range(80)])
+    swapped = swap_texts(pairs, share, seed=SEED)
+    wrong = swapped.text_rows != pairs.text_rows
+    assert wrong.sum() == round(share * 80)
+    owners = np.repeat(np.arange(40), 2)
+    assert (owners[swapped.text_rows[wrong]] != owners[wrong]).all()
+    np.testing.assert_array_equal(swapped.text_rows, swap_texts(pairs, share, seed=SEED).text_rows)
+    assert (swapped.text_rows != swap_texts(pairs, share, seed=SEED + 1).text_rows).any()
+    assert f"{wrong.sum()} of 80 texts are replaced by texts of other images, as wrong_texts={share:g} asks" in said[-1]
+
+
+def test_without_wrong_texts_pairs_stay_and_one_image_cannot_have_any():
+    pairs = pair_ids(["a"], ["a"])
+    assert swap_texts(pairs, 0.0, seed=SEED) is pairs
+    with pytest.raises(ValueError, match=r"wrong texts need at least two images with texts, but there are 1"):
+        swap_texts(pairs, 0.5, seed=SEED)

@@ -9,7 +9,9 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
+from data.embedded.sets import embedded_names
 from data.fewshot.catalog import CATALOGUE, MissingSource, missing
+from data.fewshot.embedded_catalog import EMBEDDED
 from data.fewshot.labelled import in_words
 from data.fewshot.preparation import ARCHIVES, MANUAL_DOWNLOADS
 from data.sources.tfds import NAME, PREFIX
@@ -274,11 +276,16 @@ def test_manual_downloads_are_those_of_tfds(name):
 
 def test_every_archive_has_preparation_steps():
     used = set()
-    for name in set(CATALOGUE) - set(TFDS_SETS):
+    for name in set(CATALOGUE) - set(TFDS_SETS) - set(EMBEDDED):
         for part in missing([name], "/nowhere"):
             assert "/nowhere" in part.command and "{" not in part.command
         used |= {source.partition("{data_dir}/")[2].partition("/")[0] for source in sources(name)}
     assert used == set(ARCHIVES)
+
+
+def test_embedded_datasets_are_never_missing(tmp_path):
+    assert missing(EMBEDDED, tmp_path) == [] and not any(tmp_path.iterdir())
+    assert {source for name in EMBEDDED for source in sources(name)} <= set(embedded_names())
 
 
 def test_an_unknown_name_gets_suggestions(tmp_path):

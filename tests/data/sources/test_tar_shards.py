@@ -1,14 +1,11 @@
-"""Tar shards as a source, damaged shards, and the embedded emoji set."""
+"""Tar shards as a source, and damaged shards."""
 
-import collections
 import json
 import pickle
 import tarfile
 
 import pytest
 
-from data import emoji
-from data.pipeline.image_ops import decode
 from data.sources.base import BadRecord
 from data.sources.open import TEXT_KEYS, open_source, open_sources
 from tests.data.shard_files import labelled, members, png, write_shard, write_tar
@@ -182,20 +179,3 @@ def test_the_fingerprint_depends_on_the_samples_and_not_on_the_folder(tmp_path):
         write_shard(tmp_path / folder / "s.tar", samples)
         prints.append(open_source(str(tmp_path / folder / "s.tar"), tmp_path).fingerprint)
     assert prints[0] == prints[1] and len(set(prints)) == 3
-
-
-@pytest.mark.slow
-def test_the_emoji_shards_are_written_once_and_completely(tmp_path):
-    paths = emoji.write_shards(tmp_path / "emoji")
-    before = {path: path.stat().st_mtime_ns for path in paths.values()}
-    sets = {artist: open_source(f"emoji:{artist}", tmp_path) for artist in emoji.ARTISTS}
-    assert {artist: len(shard) for artist, shard in sets.items()} == {"noto": 1906, "twemoji": 1906, "fluent3d": 1607}
-    assert {path: path.stat().st_mtime_ns for path in emoji.write_shards(tmp_path / "emoji").values()} == before
-    shard = sets["fluent3d"]
-    assert sum(count >= 20 for count in collections.Counter(shard[i].label for i in range(len(shard))).values()) == 29
-    assert decode(shard[0].image, "0").size == (64, 64)
-    assert shard[0].texts[0] == "keycap: #" and shard[0].class_name == "keycap"
-
-
-def test_the_emoji_set_stays_small():
-    assert sum(path.stat().st_size for path in emoji.FOLDER.iterdir() if path.is_file()) < 4_000_000

@@ -76,12 +76,20 @@ def test_a_failed_run_resumes_to_the_same_bits(features, captions, finished, tmp
     assert metrics_without_times(whole) == metrics_without_times(tmp_path / "broken")
 
 
-def test_statistics_of_the_features_are_stored_and_not_trained(features, finished):
-    _, parameters = restore_parameters(finished / "checkpoints")
+@pytest.mark.parametrize(("deviation", "normalize"), [("shared", False), ("each", False), ("shared", True)])
+def test_statistics_of_the_features_are_stored_and_not_trained(features, tmp_path, deviation, normalize):
+    head = {"deviation": deviation, "normalize": normalize}
+    values = align_config(features, image_head=head, text_head=head, steps=3)
+    align(values, tmp_path, data_dir=tmp_path)
+    _, parameters = restore_parameters(tmp_path / "checkpoints")
     for side, name in (("vision", "images"), ("text", "texts")):
-        stored = np.load(features / f"{name}.npy").astype(np.float64)
-        np.testing.assert_allclose(parameters["model"][side]["mean"], stored.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(parameters["model"][side]["deviation"], stored.std(0), rtol=1e-5)
+        rows = np.load(features / f"{name}.npy").astype(np.float64)
+        if normalize:
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        expected = rows.std(0) if deviation == "each" else np.sqrt(rows.var(0).mean())
+        np.testing.assert_allclose(parameters["model"][side]["mean"], rows.mean(0), rtol=1e-5, atol=1e-7)
+        stored = parameters["model"][side]["deviation"]
+        np.testing.assert_allclose(stored, np.broadcast_to(expected, stored.shape), rtol=1e-5)
 
 
 def test_training_reduces_the_loss(features, tmp_path):

@@ -83,19 +83,22 @@ def loops(objective, scalars, u, v, tokens):
     )
 
 
-def reference_gradients(objective, scalars, u, v, tokens, devices=1):
+def reference_gradients(objective, scalars, u, v, tokens, devices=1, step=0):
     """Return the reference loss and its gradients by scalars, u and v, in float64."""
     with jax.enable_x64(True):
         arguments = (
             {name: jnp.asarray(np.float64(value)) for name, value in scalars.items()},
             *map(jnp.asarray, (u, v)),
         )
-        loss = functools.partial(reference.objective_loss, objective, tokens=tokens, devices=devices)
+        loss = functools.partial(reference.objective_loss, objective, tokens=tokens, devices=devices, step=step)
         return jax.tree.map(np.asarray, jax.value_and_grad(loss, argnums=(0, 1, 2))(*arguments))
 
 
-def errors(objective, u, v, devices=1):
-    """Return the relative error of the value and the largest one of the gradients, on a number of devices."""
+def errors(objective, u, v, devices=1, step=0):
+    """Return the relative error of the value and the largest one of the gradients, on a number of devices.
+
+    `step` is the number of steps taken before.
+    """
     scalars = {name: jnp.float32(value) for name, value in SCALARS.items() if name in objective.init(u.shape[1])}
     mesh = jax.make_mesh(
         (devices // min(devices, 2), min(devices, 2)),
@@ -106,11 +109,11 @@ def errors(objective, u, v, devices=1):
     place, tokens = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), repeated_tokens(len(u))
     arguments = (scalars, *(jax.device_put(rows, place) for rows in (np.float32(u), np.float32(v), tokens)))
 
-    def loss(scalars, u, v, tokens):
-        return objective(scalars, u, v, tokens=tokens, mesh=mesh).value
+    def loss(scalars, u, v, tokens, step):
+        return objective(scalars, u, v, tokens=tokens, mesh=mesh, step=step).value
 
-    ours = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arguments)
-    theirs = reference_gradients(objective, {name: SCALARS[name] for name in scalars}, u, v, tokens, devices)
+    ours = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arguments, jnp.int32(step))
+    theirs = reference_gradients(objective, {name: SCALARS[name] for name in scalars}, u, v, tokens, devices, step)
     found = jax.tree_util.tree_map_with_path(
         lambda path, a, b: float(np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-2)),
         dict(zip(("value", "gradients"), ours, strict=True)),
@@ -219,8 +222,9 @@ def temporary_memory(batch, dim=768, **settings):
     """Return the bytes that the compiled value, metrics and gradients need in addition to inputs and results."""
     objective = Objective(**settings)
     rows, tokens = jax.ShapeDtypeStruct((batch, dim), jnp.float32), jax.ShapeDtypeStruct((batch, 64), jnp.int32)
-    function = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))
-    return function.lower(objective.init(dim), rows, rows, tokens=tokens).compile().memory_analysis().temp_size_in_bytes
+    function, step = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)), jnp.int32(0)
+    compiled = function.lower(objective.init(dim), rows, rows, tokens=tokens, step=step).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def test_memory_grows_linearly_and_stays_under_400_mb_at_batch_32768():

@@ -1,0 +1,1 @@
+"""Evaluation of stored features, without a checkpoint."""
