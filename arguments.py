@@ -89,7 +89,7 @@ JOBS = {
     "export": "Write the newest checkpoint as a Hugging Face directory, or as an .npz for big_vision.",
     "evaluate": "Evaluate WORKDIR/export, --checkpoint or --features on few-shot and retrieval tasks.",
     "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
-    "inspect": "Show the exact batch of a step, and count sources, caption lengths and unusable records.",
+    "inspect": "Show the exact batch of a step, count unusable records, and advise on the context objective.",
     "adapt": "Sort images, or stored features, into classes, given a few labelled examples of each class.",
     "embed": "Embed a folder or shards of images, a file of texts, or both, with any checkpoint.",
     "convert": "Write any checkpoint as a Hugging Face directory, or a SigLIP checkpoint as an .npz for big_vision.",
@@ -274,6 +274,13 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
         parser.add_argument("--step", type=count, default=0, help="step whose batch is shown (default: 0)")
         parser.add_argument("--steps", type=positive, default=8, help="number of batches that are counted (default: 8)")
         parser.add_argument("--rows", type=positive, default=64, help="number of rows that are shown (default: 64)")
+        parser.add_argument(
+            "--pairs",
+            type=count,
+            default=8192,
+            help="largest number of random pairs for the estimate of caption noise and companions, which takes up to a "
+            "minute; 0: no estimate (default: 8192)",
+        )
 
 
 def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None:

@@ -263,11 +263,20 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
     return 0
 
 
-def inspect_data(config: ConfigDict, workdir: pathlib.Path, *, step: int = 0, steps: int = 8, rows: int = 64) -> None:
-    """Write pages that show the batch of a step; the run in the workdir does not change."""
+def inspect_data(
+    config: ConfigDict, workdir: pathlib.Path, *, step: int = 0, steps: int = 8, rows: int = 64, pairs: int = 8192
+) -> None:
+    """Write pages that show the batch of a step and advise on context; the run in the workdir does not change."""
+    if "pretrain" not in config and "align" in config:
+        from pretrain.align.inspect_pairs import inspect_pairs
+
+        print_path(inspect_pairs(config.align, workdir, data_dir=config.data_dir, pairs=pairs))
+        return
     from pretrain.tools.inspect_batches import inspect
 
-    print_path(inspect(config.pretrain, workdir, data_dir=config.data_dir, step=step, steps=steps, shown=rows))
+    print_path(
+        inspect(config.pretrain, workdir, data_dir=config.data_dir, step=step, steps=steps, shown=rows, pairs=pairs)
+    )
 
 
 def compile_step(config: ConfigDict, topology: str) -> int:

@@ -150,7 +150,9 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "report": lambda args, config: jobs.report(args.workdir, config_path=args.config),
     "quickstart": lambda args, config: jobs.quickstart(config, args.workdir),
-    "inspect": lambda args, config: jobs.inspect_data(config, args.workdir, **options(args, "step", "steps", "rows")),
+    "inspect": lambda args, config: jobs.inspect_data(
+        config, args.workdir, **options(args, "step", "steps", "rows", "pairs")
+    ),
     "compile": lambda args, config: jobs.compile_step(config, args.topology),
     "submit": lambda args, config: jobs.submit(
         args.target,

@@ -135,6 +135,7 @@ def _learning_curves(runs: Sequence[Run]) -> list[dict[str, str]]:
         ("Logit scale", (("logit_scale", "base loss"), ("context_logit_scale", "context loss")), False),
         ("Context temperature", (("context_temperature", "temperature"),), True),
         ("Effective number of attended items", (("effective_items", "effective number"),), False),
+        ("Attention on companions", (("companion_attention", "share of the attention"),), False),
     )
     curves = []
     for heading, members, log_y in groups:

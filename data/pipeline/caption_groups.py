@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _DIMENSIONS = 128
 _FEATURES = 1 << 16
@@ -50,13 +54,19 @@ def _group_neighbours(points: np.ndarray, size: int) -> np.ndarray:
     return np.array(order, np.int64)
 
 
-def lsa_embeddings(texts: Sequence[str], *, seed: int) -> np.ndarray:
-    """Return unit vectors from latent semantic analysis, `[texts, dim]` float32 with `dim` at most 129."""
-    from sklearn.decomposition import TruncatedSVD
+def tfidf_vectors(texts: Sequence[str]) -> csr_matrix:
+    """Return the tf-idf weights of the words of each text, `[texts, words]` float32, rows scaled to length 1."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(sublinear_tf=True, max_features=_FEATURES, token_pattern=r"(?u)\w+", dtype=np.float32)
-    counts = words.fit_transform([f"all {text}" for text in texts])  # the vocabulary must not be empty
+    return words.fit_transform([f"all {text}" for text in texts])  # the vocabulary must not be empty
+
+
+def lsa_embeddings(texts: Sequence[str], *, seed: int) -> np.ndarray:
+    """Return unit vectors from latent semantic analysis, `[texts, dim]` float32 with `dim` at most 129."""
+    from sklearn.decomposition import TruncatedSVD
+
+    counts = tfidf_vectors(texts)
     if counts.shape[1] > _DIMENSIONS + 1:
         counts = TruncatedSVD(_DIMENSIONS, n_iter=2, random_state=seed).fit_transform(counts)
     else:

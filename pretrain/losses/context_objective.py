@@ -22,6 +22,7 @@ from foundation.settings import (
     check,
 )
 from foundation.suggestions import unknown_name
+from pretrain.losses.companions import measure_companions
 from pretrain.losses.contextual_attention import Context, ContextualAttention, contextualize
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
 from pretrain.losses.equal_texts import EqualTexts, Treatment, treat_equal_texts
@@ -120,6 +121,16 @@ class Objective:
                 scalars |= {f"context_{name}": value for name, value in scalars.items()}
             scalars["context_temperature"] = math.log(self.context_temperature / math.sqrt(dim))
         return {name: jnp.asarray(value, jnp.float32) for name, value in scalars.items()}
+
+    @property
+    def attention(self) -> ContextualAttention:
+        """The options of the context's attention."""
+        return ContextualAttention(
+            self_mask=self.self_mask,
+            stop_gradient=self.stop_gradient,
+            normalized_values=self.normalized_values,
+            buffer=self.buffer,
+        )
 
     @property
     def logit_scale_limit(self) -> float | None:
@@ -233,6 +244,7 @@ class Objective:
         """Return the weighted sum of the base loss and the context loss, and its metrics."""
         temperature = scalars["context_temperature"]
         context = self.contextualize(u, v, temperature, layout)
+        companions = measure_companions(u, v, temperature, attention=self.attention, layout=layout)
         value, metrics = self._compare(
             scalars,
             (u, context.embeddings),
@@ -246,6 +258,8 @@ class Objective:
             "alpha": jnp.asarray(alpha, jnp.float32),
             "context_temperature": jnp.exp(temperature),
             "effective_items": jnp.mean(context.effective_items),
+            "companion_attention": companions.attention_share,
+            "companions_per_row": companions.per_row,
         }
         return Loss(value, metrics | jax.lax.stop_gradient(attention))
 
@@ -283,13 +297,7 @@ class Objective:
         self, image_embeddings: jax.Array, text_embeddings: jax.Array, temperature: jax.Array, layout: BlockLayout
     ) -> Context:
         """Return the image embeddings of the context loss: mixtures by the similarities of the images."""
-        attention = ContextualAttention(
-            self_mask=self.self_mask,
-            stop_gradient=self.stop_gradient,
-            normalized_values=self.normalized_values,
-            buffer=self.buffer,
-        )
-        return contextualize(image_embeddings, temperature, attention=attention, layout=layout)
+        return contextualize(image_embeddings, temperature, attention=self.attention, layout=layout)
 
 
 class MeanCosines(NamedTuple):

@@ -49,6 +49,7 @@ def describe(values: Mapping[str, float]) -> str:
             f"context scale {values['context_logit_scale']:.2f}",
             f"temperature {values['context_temperature']:.2g}",
             f"attended {values['effective_items']:.1f}",
+            f"on companions {values['companion_attention']:.0%}",
         ]
     if values.get("equal_texts_per_row"):
         shown.append(f"equal texts per row {values['equal_texts_per_row']:.2g}")

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 
 from data.pipeline.loader import FAILURES, BatchLoader
+from data.sources.base import Source
 from foundation.files.atomic import atomic_file, write_text
 from foundation.progress import track
 from models.text.tokenizer import Tokenizer
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.input_pipeline import ORDER_FILE, create_loader, open_data, prepare_order, prepare_tokenizer
+from pretrain.tools.caption_noise import LEAST_PAIRS
+from pretrain.tools.context_advice import describe, estimate, too_few
 from pretrain.tools.inspection import BadRecordDetail, InspectedRow, Inspection
 from pretrain.tools.inspection_page import draw_sheet, render_page
+from pretrain.tools.pair_sample import ENCODER, sample_captions
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +37,14 @@ def inspect(
     step: int,
     steps: int,
     shown: int,
+    pairs: int = 0,
 ) -> pathlib.Path:
     """Read batches `step` … `step + steps − 1` of the run that a config describes, and return the page written.
 
     Batch s is the one that a run logs as step s + 1. Writes `inspect/step-NNNNNNNN.html` and `.png` to `workdir` with
-    up to `shown` rows of batch `step`. If `workdir` contains the run, its tokenizer is used. Raises `ValueError` for
-    numbers that are too small, and the errors of opening the data.
+    up to `shown` rows of batch `step`. Up to `pairs` random pairs give an estimate of the caption noise and of whether
+    context is likely to pay; 0 leaves it out. If `workdir` contains the run, its tokenizer is used. Raises `ValueError`
+    for numbers that are too small, and the errors of opening the data.
     """
     for name, value, least in (("step", step, 0), ("steps", steps, 1), ("rows", shown, 1)):
         if value < least:
@@ -56,12 +62,29 @@ def inspect(
     facts = summarize(settings, loader, inspection, step=step, steps=steps)
     for line in facts:
         logger.info(line)
+    advice = advise(settings, source, pairs=pairs) if pairs else []
+    for line in advice:
+        logger.info(line)
     page = workdir / "inspect" / f"step-{step:08d}.html"
     with atomic_file(page.with_suffix(".png")) as temporary_file:
         draw_sheet(inspection.rows).save(temporary_file)
     dropped = loader.augmentation.keep_patches < 1
-    write_text(page, render_page(inspection, facts, step=step, max_tokens=settings.text["length"], dropped=dropped))
+    max_tokens = settings.text["length"]
+    text = render_page(inspection, facts, advice, step=step, max_tokens=max_tokens, dropped=dropped)
+    write_text(page, text)
     return page
+
+
+def advise(settings: PretrainSettings, source: Source, *, pairs: int) -> list[str]:
+    """Return the advice on the context objective for a data set, as lines of text."""
+    if min(len(source), pairs) < LEAST_PAIRS:
+        return [too_few(min(len(source), pairs))]
+    if not ENCODER.is_dir():
+        return [f"context objective: no estimate, because {ENCODER} is missing. Copy it from the project's repository."]
+    sample = sample_captions(source, settings.data, pairs=pairs, seed=settings.seed)
+    if len(sample.images) < LEAST_PAIRS:
+        return [too_few(len(sample.images))]
+    return describe(estimate(sample), batch_size=settings.batch_size, from_scratch=settings.initial_checkpoint is None)
 
 
 def read_batches(

@@ -23,13 +23,16 @@ _COLUMNS = 8
 _MAX_LISTED = 100  # unusable records on the page
 
 
-def render_page(inspection: Inspection, facts: Sequence[str], *, step: int, max_tokens: int, dropped: bool) -> str:
+def render_page(
+    inspection: Inspection, facts: Sequence[str], advice: Sequence[str], *, step: int, max_tokens: int, dropped: bool
+) -> str:
     """Return a self-contained page; `dropped` adds a note that patches are dropped."""
     largest = max(inspection.lengths.values())
     return render(
         _TEMPLATE,
         step=step,
         facts=[fact.strip() for fact in facts],
+        advice=advice,
         rows=[
             (row, data_uri(Image.fromarray(row.image), max(row.image.shape[:2]), quality=90)) for row in inspection.rows
         ],
