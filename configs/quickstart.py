@@ -2,7 +2,7 @@
 
     python launch.py quickstart
 
-The encoder is checkpoints/photos, and its features are computed once. The pairs are 16,630 icons with names. Half of
+The encoder is checkpoints/photos, and its features are computed once. The pairs are 16,795 icons with names. Half of
 the names belong to other icons, as captions of the web often describe something else. The aligned models are evaluated
 on concepts and artists that the training lacks, next to the encoder alone.
 
@@ -65,9 +65,6 @@ def get_config() -> ConfigDict:
 
     config.evaluate = evaluate = ConfigDict()
     evaluate.datasets = ("icons", "trashnet", "clothing", "signdigits")
-    evaluate.custom_datasets = dict(
-        icons=dict(support="icons:novel_support", query="icons:novel_query", template="{}")  # the name alone as text
-    )
     evaluate.shots = (1, 2, 4)
     evaluate.seeds = 5  # random draws of the support set
     evaluate.methods = ("zero_shot", "prototypes", "knn", "tip_adapter")

@@ -1,7 +1,7 @@
 """The embedded icons: 1,908 concepts, each drawn by 6 to 54 artists, 29,159 images of 32 px (see ATTRIBUTION.md).
 
 They are stored as one contact sheet with eight grey levels, a list of concepts and a list of icon sets, 3.0 MB in
-total. 375 concepts are *novel* and twelve artists *unseen*: `train` has none of them. Together they give the splits:
+total. 375 concepts are *novel* and eleven artists *unseen*: `train` has none of them. Together they give the splits:
 
 | | seen artists | unseen artists |
 |---|---|---|
