@@ -248,7 +248,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         with run.unlocked():
             run.align.update(changes)
             run.align.image_features = (os.fspath(features),)
-        folder = workdir / name.replace(" ", "_")
+        folder = workdir / name.removeprefix("with ")
         logger.info(f"\n{run.align.objective.base} loss, {name}, in {folder}")
         code = align(run, folder)
         if code:
@@ -257,7 +257,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         evaluate(run, folder)
     logger.info(f"\nthe encoder alone, {encoder}")
     evaluate(config, workdir / "encoder", checkpoint=f"encoder={encoder}")
-    folders = {name: workdir / name.replace(" ", "_") for name in (*runs, "encoder")}
+    folders = {name: workdir / name.removeprefix("with ") for name in (*runs, "encoder")}
     results = [run for name, folder in folders.items() for run in read_runs(folder, name=name)]
     print_path(write_report(results, workdir, title="Quickstart: icons"))
     return 0
