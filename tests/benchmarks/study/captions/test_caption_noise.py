@@ -1,6 +1,6 @@
 """Captions are swapped as the validation of the estimate states."""
 
-from benchmarks.study.caption_noise import swap
+from benchmarks.study.captions.caption_noise import swap
 
 
 def test_a_share_of_the_captions_is_exchanged_and_none_is_lost():

@@ -1,11 +1,11 @@
 """The quickstart's two runs by share of wrong captions, five seeds: when does the context objective pay?
 
-    python -m benchmarks.study.icons              # interrupted, the same command resumes
-    python -m benchmarks.study.icons --shares=0.5 --seeds=2
+    python -m benchmarks.study.captions.icons              # interrupted, the same command resumes
+    python -m benchmarks.study.captions.icons --shares=0.5 --seeds=2
 
 Each run has the length that is best for it. Lengths are chosen on concepts of `icons:train` that are held out, with
 queries by a third of its artists; the novel concepts and unseen artists are looked at with the chosen lengths alone.
-Rows go to docs/study/icons.csv, the figure to docs/study/icons.svg.
+Rows go to docs/study/icons.csv; `python -m benchmarks.study.captions.icons_page` makes table and figure of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tqdm import tqdm
 import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
+from adapt.evaluation.baselines.encoders import PixelEncoder
 from adapt.evaluation.sampling import draw_nested
 from benchmarks.study.files import RESULTS, RUNS, record_runs, write_csv
 from configs.quickstart import get_config
@@ -35,7 +36,7 @@ from pretrain.align.train import align
 FOLDER = RUNS / "icons"
 TRIALS = FOLDER / "trials.jsonl"
 SHARES, SEEDS = (0.0, 0.25, 0.5, 0.8), 5
-LENGTHS = {"plain": (5.0, 10.0, 20.0), "context": (10.0, 20.0, 40.0)}  # epochs
+LENGTHS = {"plain": (5.0, 10.0, 20.0, 40.0), "context": (10.0, 20.0, 40.0)}  # epochs
 METHODS, SHOTS, DRAWS = ("prototypes", "knn", "tip_adapter"), (1, 4), 5
 CHOICE = ("tip_adapter", 4)  # the cell that chooses lengths
 HELD_OUT, QUERY_ARTISTS = 5, 3  # every fifth concept, every third artist
@@ -62,7 +63,10 @@ class Task(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A run: the task it is scored on, the share of wrong captions, with context or plain, length and seed."""
+    """A run: the task it is scored on, the share of wrong captions, with context or plain, length and seed.
+
+    The arms "encoder" and "raw_pixels" are the stored features and raw pixels without training.
+    """
 
     task: str
     share: float
@@ -79,6 +83,13 @@ def open_icons(split: str) -> Icons:
     records = [sample.record for sample in samples(split)]
     features = np.load(written["images"].files["npy"])
     return Icons(features, *(np.array([record[name] for record in records]) for name in ("class", "artist")))
+
+
+def as_pixels(icons: Icons, split: str) -> Icons:
+    """Return the icons of a split with raw pixels as features, as `evaluate.baselines` has them."""
+    images = [sample.image for sample in samples(split)]
+    pixels = PixelEncoder().iterate_images(images.__getitem__, range(len(images)))
+    return icons._replace(features=np.concatenate(list(pixels)))
 
 
 def tasks() -> dict[str, Task]:
@@ -160,6 +171,19 @@ class Study:
             append_json_line(TRIALS, [trial, found])
             self.scores[trial] = {(method, shots): value for method, shots, value in found}
 
+    def run_untrained(self) -> None:
+        """Score the encoder alone and raw pixels on the test task."""
+        task = self.tasks["test"]
+        pixels = task._replace(
+            support=as_pixels(task.support, "novel_support"), query=as_pixels(task.query, "novel_query")
+        )
+        for name, each in (("encoder", task), ("raw_pixels", pixels)):
+            trial = Trial("test", 0.0, name, 0.0, 0)
+            if trial not in self.scores:
+                found = list(score(each, None))
+                append_json_line(TRIALS, [trial, found])
+                self.scores[trial] = {(method, shots): value for method, shots, value in found}
+
     def best_length(self, share: float, arm: str) -> float:
         """Return the number of epochs that is best on held-out training concepts."""
         trials = [Trial("validation", share, arm, epochs, 0) for epochs in LENGTHS[arm]]
@@ -175,6 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     study = Study()
+    study.run_untrained()
     for share in options.shares:
         lengths = {arm: study.best_length(share, arm) for arm in LENGTHS}
         for seed in range(options.seeds):

@@ -1,6 +1,6 @@
 """Swap captions of data sets, and compare the estimate of `launch.py inspect` with the share that was swapped.
 
-    python -m benchmarks.study.caption_noise --data=FOLDER        # the table of docs/OWN_DATA.md
+    python -m benchmarks.study.captions.caption_noise --data=FOLDER        # the table of docs/OWN_DATA.md
 
 FOLDER has pretrain/SET/train-*.tar; indexes of shards go to runs/data. The images of each set are embedded once.
 Captions are swapped among random samples, and one of several is drawn.
@@ -25,7 +25,7 @@ SHARES = (0.0, 0.25, 0.5, 0.8)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.study.caption_noise",
+        prog="python -m benchmarks.study.captions.caption_noise",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

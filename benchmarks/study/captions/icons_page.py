@@ -1,0 +1,104 @@
+"""Table and figure of docs/study/icons.csv, for docs/STUDY.md and the README.
+
+python -m benchmarks.study.captions.icons_page
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+from collections.abc import Iterator, Mapping
+
+from adapt.report.charts import Points, point_chart
+from adapt.report.statistics import mean_interval
+from benchmarks.study.figures import framed
+from benchmarks.study.files import RESULTS, read_csv
+from benchmarks.study.markdown import markdown, percent, points
+from benchmarks.study.page import put
+from foundation.files.atomic import write_text
+
+CELLS = {  # (method, shots) and its name
+    ("zero_shot", ""): "zero-shot",
+    ("prototypes", "1"): "prototypes, 1 shot",
+    ("prototypes", "4"): "prototypes, 4",
+    ("knn", "4"): "knn, 4",
+    ("tip_adapter", "4"): "Tip-Adapter, 4",
+}
+COLUMNS = ("wrong captions", "run", "epochs", "seeds", *CELLS.values())
+UNTRAINED = {"encoder": "the encoder alone", "raw_pixels": "raw pixels"}
+
+Cell = tuple[str, str]
+Runs = Mapping[tuple[str, str], Mapping[str, Mapping[Cell, float]]]  # (share, arm) → seed → cell → accuracy
+
+
+def read_runs() -> tuple[Runs, dict[tuple[str, str], str]]:
+    """Return the accuracies on the test task by share, arm and seed, and the epochs by share and arm."""
+    runs: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
+    epochs = {}
+    for row in read_csv(RESULTS / "icons.csv"):
+        if row["task"] == "test":
+            key = row["wrong_texts"], row["arm"]
+            runs[key][row["seed"]][row["method"], row["shots"]] = float(row["accuracy"])
+            epochs[key] = row["epochs"]
+    return runs, epochs
+
+
+def gains(runs: Runs, share: str) -> dict[Cell, list[float]]:
+    """Return what context gains over plain at a share of wrong captions, by cell, for each seed of both."""
+    plain, context = runs[share, "plain"], runs[share, "context"]
+    seeds = sorted(plain.keys() & context.keys())
+    return {cell: [context[seed][cell] - plain[seed][cell] for seed in seeds] for cell in CELLS}
+
+
+def shares_of(runs: Runs) -> list[str]:
+    """Return the shares of wrong captions that both runs were trained with, in order."""
+    return sorted({share for share, arm in runs if arm == "context"}, key=float)
+
+
+def table(runs: Runs, epochs: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return the lines of the table: both runs and the gain by share, then what needs no training."""
+    rows = []
+    for share in shares_of(runs):
+        wrong = f"{float(share):.0%}"
+        for arm in ("plain", "context"):
+            scores = list(runs[share, arm].values())
+            means = [percent(sum(each[cell] for each in scores) / len(scores)) for cell in CELLS]
+            rows.append([wrong, arm, f"{float(epochs[share, arm]):g}", str(len(scores)), *means])
+        found = gains(runs, share)
+        rows.append([wrong, "gain", "", "", *(points(*mean_interval(found[cell])) for cell in CELLS)])
+    for arm, name in UNTRAINED.items():
+        for scores in runs[("0.0", arm)].values():
+            rows.append(["", name, "", "", *(percent(scores.get(cell, float("nan"))) for cell in CELLS)])
+    return markdown(COLUMNS, rows)
+
+
+def figure(runs: Runs) -> str:
+    """Return the chart of gains by share of wrong captions."""
+    return point_chart(list(_points(runs)), x_label="wrong captions, %", y_label="gain in points", zero=True)
+
+
+def _points(runs: Runs) -> Iterator[Points]:
+    shares = shares_of(runs)
+    for color, (cell, name) in enumerate(CELLS.items()):
+        if cell[0] == "prototypes" and cell[1] == "1":
+            continue
+        intervals = [mean_interval([100 * gain for gain in gains(runs, share)[cell]]) for share in shares]
+        yield Points(
+            label=name,
+            x=[100 * float(share) + 1.2 * (color - 2) for share in shares],  # next to one another
+            y=[mean for mean, _ in intervals],
+            names=[""] * len(shares),
+            bars=[(mean - half, mean + half) for mean, half in intervals],
+            color=color,
+        )
+
+
+def main() -> None:
+    """Write the table into docs/STUDY.md, and the figure next to the CSV file."""
+    runs, epochs = read_runs()
+    put("\n".join(table(runs, epochs)), "icons")
+    write_text(RESULTS / "icons.svg", framed(figure(runs)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
