@@ -1,9 +1,9 @@
 """Pretrain two small towers from scratch on the sample emoji.
 
-    python launch.py pretrain --config=configs/emoji.py --workdir=runs/emoji
-    python launch.py export   --config=configs/emoji.py --workdir=runs/emoji
-    python launch.py evaluate --config=configs/emoji.py --workdir=runs/emoji
-    python launch.py report   --workdir=runs/emoji
+    python launch.py pretrain --config=configs/emoji.py --workdir=runs/towers
+    python launch.py export   --config=configs/emoji.py --workdir=runs/towers
+    python launch.py evaluate --config=configs/emoji.py --workdir=runs/towers
+    python launch.py report   --workdir=runs/towers
 
 Hardware: two CPU cores, 1.3 GB of memory. Time: about five minutes. Expected: the run trains on the emoji of two
 artists and is evaluated on those of a third, with text→image recall@10 of about 21 % on 1,607 images (chance 0.6 %) and

@@ -147,7 +147,7 @@ def test_piped_progress_is_plain_lines(project, tmp_path):
     [
         (
             ["pretrain", "--config=nowhere.py"],
-            "/configs has align.py, evaluate.py, one_gpu.py, post_train_clip.py",
+            "/configs has align.py, emoji.py, evaluate.py, one_gpu.py, post_train_clip.py",
         ),
         (
             ["pretrain", "--config.pretrain.stepz=3"],
@@ -247,7 +247,7 @@ def test_unknown_dataset_lists_the_known_ones(project, exported, capsys):
     assert launch.main([*given, "--datasets=imagenet,"]) == 1
     error = capsys.readouterr().err
     assert "no file matches 'imagenet'. Did you mean 'imagenet_" in error
-    assert "Known names: emoji:noto, emoji:twemoji, emoji:fluent3d, tfds:NAME" in error and "imagenet2012" in error
+    assert "Known names: emoji:noto, emoji:twemoji, emoji:fluent3d, icons:train" in error and "imagenet2012" in error
 
 
 def test_missing_datasets_are_listed_with_the_command_that_prepares_them(exported, tmp_path, capsys):
