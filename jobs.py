@@ -233,7 +233,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
     from adapt.report.html_report import write_report
     from adapt.report.results_index import read_runs
 
-    encoder, features = config.embed.checkpoint, workdir / "features"
+    encoder, features, cache = config.embed.checkpoint, workdir / "features", workdir / "embeddings"
     logger.info(f"\nfeatures of {encoder}, in {features}")
     embed(
         encoder,
@@ -254,9 +254,11 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         if code:
             return code
         export(folder)
-        evaluate(run, folder)
+        evaluate(run, folder, cache=cache)
     logger.info(f"\nthe encoder alone, {encoder}")
-    evaluate(config, workdir / "encoder", checkpoint=f"encoder={encoder}")
+    with config.unlocked():
+        config.evaluate.image_size = config.embed.image_size
+    evaluate(config, workdir / "encoder", checkpoint=f"encoder={encoder}", cache=cache)
     folders = {name: workdir / name.removeprefix("with ") for name in (*runs, "encoder")}
     results = [run for name, folder in folders.items() for run in read_runs(folder, name=name)]
     print_path(write_report(results, workdir, title="Quickstart: icons"))
@@ -268,7 +270,7 @@ def inspect_data(
 ) -> None:
     """Write pages that show the batch of a step and advise on context; the run in the workdir does not change."""
     if "pretrain" not in config and "align" in config:
-        from pretrain.align.inspect_pairs import inspect_pairs
+        from pretrain.tools.inspect_pairs import inspect_pairs
 
         print_path(inspect_pairs(config.align, workdir, data_dir=config.data_dir, pairs=pairs))
         return

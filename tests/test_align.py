@@ -46,6 +46,8 @@ def test_features_of_embed_are_aligned_exported_and_evaluated(tmp_path, capsys):
     logged = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert any(name.startswith("evaluation/") for line in logged for name in line)
     assert "paired by id: 24 images with 24 texts" in capsys.readouterr().out
+    assert run("inspect", tmp_path, *features_of(out)) == 0
+    assert "no estimate from 24 usable pairs" in capsys.readouterr().out
     assert run("export", tmp_path) == 0
     assert run("evaluate", tmp_path, *evaluated) == 0
     assert "prototypes" in (tmp_path / "run" / "evaluation" / "results.jsonl").read_text()

@@ -64,10 +64,17 @@ def embed_images(
 ) -> np.ndarray:
     """Return the embeddings of images `[n, dim]`, float32 and not normalised; cached pieces are not computed again.
 
-    The folder in `cache` is named by a hash of weights, settings, preprocessing and images. With several `hosts` (by
+    The folder in `cache` is named by a hash of weights, settings, preprocessing and images. If a head maps the features
+    of a recorded encoder, these are cached, once for all heads. With several `hosts` (by
     default all), each computes a part, so `cache` must be a folder that all hosts share. Raises `ValueError` for
     embeddings that are not finite.
     """
+    recorded = encoder.image_encoder if isinstance(encoder, Encoder) else encoder
+    if recorded is not encoder:
+        features = embed_images(recorded, images, cache, name=name, hosts=hosts, progress=progress)
+        embeddings = encoder.apply_image_head(features)
+        check_finite(embeddings, images.key, encoder)
+        return embeddings
     folder = pathlib.Path(cache) / f"images-{fingerprint(encoder.image_fingerprint, images.fingerprint)}-v{VERSION}"
     collection = _Collection(
         encoder,

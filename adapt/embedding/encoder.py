@@ -229,6 +229,10 @@ class Encoder:
         check_features(self._checkpoint, side, features)
         return self._apply_head(side, features)
 
+    def apply_image_head(self, features: np.ndarray) -> np.ndarray:
+        """Return the embeddings `[rows, dim]` float32 of the features `[rows, input_dim]` of `image_encoder`."""
+        return self._apply_head("vision", features)
+
     def _apply_head(self, side: str, features: np.ndarray) -> np.ndarray:
         """Return the embeddings of features, in batches of one shape."""
         program = self._programs.images if side == "vision" else self._programs.texts
@@ -252,7 +256,7 @@ class Encoder:
         """
         if self._has_image_head:
             for features in self.image_encoder.iterate_images(image, numbers, bad=bad):
-                yield self._apply_head("vision", features)
+                yield self.apply_image_head(features)
             return
 
         def pixels(number: int) -> np.ndarray:

@@ -86,10 +86,13 @@ class CheckpointEvaluator:
         notes: NoteLog,
     ) -> CheckpointEvaluator:
         """Open a checkpoint; results go to `out`, embeddings to `cache`."""
-        encoder = Encoder(path, canonicalize=settings.canonicalize)
+        encoder = Encoder(path, canonicalize=settings.canonicalize, image_size=settings.image_size)
         places = {"name": name, "hosts": hosts, "progress": progress}
         embedder = TaskEmbedder(encoder, cache, **places)
-        baselines = tuple(Baseline.open(kind, path, cache=cache, **places) for kind in settings.baselines)
+        baselines = tuple(
+            Baseline.open(kind, path, image_size=settings.image_size, cache=cache, **places)
+            for kind in settings.baselines
+        )
         return cls(
             name=name,
             path=os.fspath(path),

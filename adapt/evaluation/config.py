@@ -37,6 +37,7 @@ class EvaluateSettings:
     few_examples: "cap" uses all images of a class with fewer images than shots, "skip" skips that number of shots.
     transfer_from: the dataset of the support images of the task "transfer".
     logit_scale: scale of all text logits, whatever scale a checkpoint learned, so that checkpoints are comparable.
+    image_size: pixels of an image's side (default: those of each checkpoint); position embeddings are resampled.
     canonicalize: preparation of texts, one of `CANONICALIZATIONS` (default: as each checkpoint was trained).
     """
 
@@ -56,6 +57,7 @@ class EvaluateSettings:
     few_examples: Literal["cap", "skip"] = "cap"
     transfer_from: str = ""
     logit_scale: PositiveFloat = 100.0
+    image_size: PositiveInt | None = None
     canonicalize: str | None = None
 
     def __post_init__(self) -> None:

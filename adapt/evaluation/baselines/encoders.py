@@ -74,6 +74,8 @@ class UntrainedEncoder(Encoder):
         return fingerprint(f"untrained {_SEED}", *self._described())
 
 
-def open_baseline(kind: str, checkpoint: str | os.PathLike) -> PixelEncoder | UntrainedEncoder:
-    """Return the encoder of a baseline in `BASELINES`."""
-    return PixelEncoder() if kind == "raw_pixels" else UntrainedEncoder(checkpoint)
+def open_baseline(
+    kind: str, checkpoint: str | os.PathLike, *, image_size: int | None = None
+) -> PixelEncoder | UntrainedEncoder:
+    """Return the encoder of a baseline in `BASELINES`; `image_size` is that of the tower."""
+    return PixelEncoder() if kind == "raw_pixels" else UntrainedEncoder(checkpoint, image_size=image_size)

@@ -43,13 +43,15 @@ class Baseline:
         path: str | os.PathLike,
         *,
         name: str,
+        image_size: int | None,
         cache: pathlib.Path,
         hosts: Hosts | None,
         progress: Progress,
     ) -> Baseline:
-        """Open the baseline of the checkpoint at `path`, called `name`."""
+        """Open the baseline of the checkpoint at `path`, called `name`, for images of `image_size` pixels."""
         shown = f"{name}, {kind}".strip(", ")
-        embedder = TaskEmbedder(open_baseline(kind, path), cache, name=shown, hosts=hosts, progress=progress)
+        encoder = open_baseline(kind, path, image_size=image_size)
+        embedder = TaskEmbedder(encoder, cache, name=shown, hosts=hosts, progress=progress)
         return cls(kind=kind, checkpoint=name, embedder=embedder)
 
     def evaluate(

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from adapt.adapters.ops import normalize_numpy
+from adapt.embedding.cache import embed_images
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
+from data.fewshot.labelled import LabelledImages
+from data.pipeline.image_ops import decode
 from foundation.files.checksum_file import changed_files
 from models.checkpoints.io import open_checkpoint, save_checkpoint
 from pretrain.align.export import export_aligned
@@ -66,6 +69,17 @@ def test_an_export_embeds_pictures_and_texts_through_the_recorded_encoder(featur
     texts = [TEXTS[number % 5] for number in (0, 1)] + [TEXTS[2]]
     rows = stored(features, "texts")[:3]
     np.testing.assert_allclose(encoder.embed_texts(texts), encoder.embed_features(texts=rows), atol=1e-5)
+
+
+def test_several_heads_on_one_encoder_share_its_cached_features(features, exported, tmp_path):
+    other = Encoder(run_and_export(features, tmp_path, seed=1))
+    images = LabelledImages(
+        labels=np.arange(10), image=lambda row: decode(PICTURES[row], str(row)), key=str, fingerprint="ten pictures"
+    )
+    for encoder in (Encoder(exported), other):
+        found = embed_images(encoder, images, tmp_path / "cache", name="photos")
+        np.testing.assert_allclose(found, encoder.embed_features(images=stored(features, "images")), atol=1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_an_export_is_small_and_complete(exported, clip):

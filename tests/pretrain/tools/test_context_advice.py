@@ -31,7 +31,7 @@ def verdict(found, batch_size=1024):
 
 def test_wrong_captions_and_companions_speak_for_context():
     found = estimated(0.45, 0.6, shares=(0.1, 0.17, 0.3))
-    assert verdict(found, 4096).startswith("context is likely to pay in batches of 4,096 with objective.alpha=0.5")
+    assert verdict(found, 4096).startswith("context is likely to pay in batches of 4,096 with objective.alpha=0.2")
     line = verdict(found, 1024)
     assert line.startswith("context is unlikely to pay in batches of 1,024: many captions are wrong")
     assert line.endswith("it is likely to pay from batches of about 4,096")
