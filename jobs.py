@@ -242,7 +242,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         image_size=config.embed.image_size,
         data_dir=config.data_dir,
     )
-    runs = {"with context": {}, "plain": config.plain}
+    runs = {"plain": config.plain, "with context": {}}  # the report compares with the first
     for name, changes in runs.items():
         run = config.copy_and_resolve_references()
         with run.unlocked():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from arguments import QUICKSTART_CONFIG, load_config
+from arguments import find_config, load_config
 from benchmarks.machine import HUGE_PAGES, busy_seconds, describe_machine, measure_peak, page_policy
 from benchmarks.peers.installed import missing_peers
 from benchmarks.side_process import serve, start_side
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--config",
-        default=str(QUICKSTART_CONFIG),
+        default="configs/emoji.py",
         help="config file (default: configs/emoji.py)",
     )
     parser.add_argument("--steps", type=int, default=15, help="steps per round (default: 15)")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if min(args.steps, args.repeats) < 1:
         parser.error("--steps and --repeats must be at least 1")
     try:
-        config = load_config(args.config, []).pretrain
+        config = load_config(find_config(args.config), []).pretrain
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

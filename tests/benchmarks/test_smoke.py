@@ -33,7 +33,7 @@ MODULES = [
     for path in sorted(folder.rglob("*.py"))
     if 'if __name__ == "__main__"' in path.read_text()
 ]
-WITHOUT_OPTIONS = ("gains", "page", "variant_objective")  # the last one has those of launch.py
+WITHOUT_OPTIONS = ("gains", "icons_page", "page", "variant_objective")  # the last one has those of launch.py
 TINY = """
 from ml_collections import ConfigDict
 from configs.emoji import get_config as emoji
@@ -107,7 +107,7 @@ def test_help_names_the_command(name, capsys):
 
 
 def test_all_benchmarks_are_found():
-    assert len(MODULES) == 20 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
+    assert len(MODULES) == 23 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
 
 
 def test_faults_prints_a_row_per_fault_and_fails_with_them(monkeypatch, capsys):

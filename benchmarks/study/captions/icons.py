@@ -191,16 +191,21 @@ class Study:
         return max(trials, key=lambda trial: self.scores[trial][CHOICE]).epochs
 
 
-def main() -> None:
-    """Run everything and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shares", type=lambda text: [float(each) for each in text.split(",")], default=SHARES)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run everything and write the CSV file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study.captions.icons",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shares = ",".join(map(str, SHARES))
+    parser.add_argument("--shares", default=shares, help=f"shares of wrong captions (default: {shares})")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"number of seeds (default: {SEEDS})")
+    options = parser.parse_args(arguments)
     FOLDER.mkdir(parents=True, exist_ok=True)
     study = Study()
     study.run_untrained()
-    for share in options.shares:
+    for share in map(float, options.shares.split(",")):
         lengths = {arm: study.best_length(share, arm) for arm in LENGTHS}
         for seed in range(options.seeds):
             study.run([Trial("test", share, arm, epochs, seed) for arm, epochs in lengths.items()])

@@ -23,7 +23,7 @@ def test_the_page_is_short_and_every_file_of_its_folder_is_linked():
     assert len(text.splitlines()) <= 200
     linked = set(re.findall(r"\]\(study/([\w.-]+)\)", text))
     assert linked == {path.name for path in files.RESULTS.iterdir()}
-    assert sum(name.endswith(".svg") for name in linked) == 3
+    assert sum(name.endswith(".svg") for name in linked) == 4
 
 
 def test_main_writes_the_page(tmp_path, monkeypatch):

@@ -49,9 +49,8 @@ def study(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_study_chooses_lengths_trains_pairs_of_runs_and_writes_the_table(study, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["icons", "--shares=0.5", "--seeds=2"])
-    icons.main()
+def test_the_study_chooses_lengths_trains_pairs_of_runs_and_writes_the_table(study):
+    icons.main(["--shares=0.5", "--seeds=2"])
     with open(study / "icons.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({row["epochs"] for row in rows if row["task"] == "validation"}) == 2
@@ -63,7 +62,7 @@ def test_the_study_chooses_lengths_trains_pairs_of_runs_and_writes_the_table(stu
     knn = [float(row["accuracy"]) for row in rows if row["arm"] == "encoder" and row["method"] == "knn"]
     assert knn == [1.0, 1.0]
     trials = (study / "trials.jsonl").read_text()
-    icons.main()
+    icons.main(["--shares=0.5", "--seeds=2"])
     assert (study / "trials.jsonl").read_text() == trials  # nothing is trained again
     icons_page.main()
     text = (study / "page.md").read_text()
