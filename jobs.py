@@ -256,11 +256,17 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         export(folder)
         evaluate(run, folder, cache=cache)
     logger.info(f"\nthe encoder alone, {encoder}")
-    with config.unlocked():
-        config.evaluate.image_size = config.embed.image_size
-    evaluate(config, workdir / "encoder", checkpoint=f"encoder={encoder}", cache=cache)
+    alone = config.copy_and_resolve_references()
+    with alone.unlocked():
+        alone.evaluate.image_size = config.embed.image_size
+    evaluate(alone, workdir / "encoder", checkpoint=f"encoder={encoder}", cache=cache)
     folders = {name: workdir / name.removeprefix("with ") for name in (*runs, "encoder")}
     results = [run for name, folder in folders.items() for run in read_runs(folder, name=name)]
+    with config.unlocked():
+        config.evaluate.update(config.photos)
+    exports = ",".join(f"{name}={workdir / name / 'export'}" for name in ("plain", "context"))
+    evaluate(config, workdir / "photos", checkpoint=f"{exports},encoder={encoder}", cache=cache)
+    report(workdir / "photos")
     print_path(write_report(results, workdir, title="Quickstart: icons"))
     return 0
 

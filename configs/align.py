@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
     align.objective = objective = ConfigDict()
     objective.base = "sigmoid"  # SigLIP's loss
     objective.context = True  # add the context objective
-    objective.alpha = 0.5  # weight of the base loss; the context objective has 1 − alpha
+    objective.alpha = 0.2  # weight of the base loss; the context objective has 1 − alpha
+    objective.context_temperature = 0.03  # initial
     objective.logit_bias = -7.0  # initial value, about −log(batch_size)
 
     align.optimizer = optimizer = ConfigDict()

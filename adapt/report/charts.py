@@ -15,14 +15,15 @@ _INK = "#010203"
 _LINE = 9.0  # height of a name, in points
 _LEGEND = 5  # lines up to which the legend is inside the chart, else below it
 _HALF = 32  # characters that fit in half the width of the chart
-_GREY, _DASHES = "#8d929c", ("-", "--", ":", "-.")  # of baselines
+_STYLES = ("-", "--", ":", "-.")  # of the lines of one color
+_GREY = "#8d929c"  # of baselines
 COLORS = ("#2f7ed8", "#e07b39", "#2a9d6f", "#b0479f", "#c9a400", "#d1495b", "#6c8a9e", "#8c5a2b", "#3aa6b9")
 
 
 class Line(NamedTuple):
     """A line through points `x`, `y`, with a band between the ends `band` of their intervals (empty for none).
 
-    A line with a `grey` number is grey, without markers, and the number chooses its dashes.
+    `style` chooses its dashes. A line with a `grey` number is grey, without markers, and the number chooses its dashes.
     """
 
     label: str
@@ -30,7 +31,7 @@ class Line(NamedTuple):
     y: Sequence[float]
     band: Sequence[tuple[float, float]] = ()
     color: int = 0
-    dashed: bool = False
+    style: int = 0
     grey: int | None = None
 
 
@@ -48,7 +49,7 @@ def line_chart(
     def draw(axes: Any) -> None:
         for line in lines:
             color = COLORS[line.color % len(COLORS)] if line.grey is None else _GREY
-            dashes = ("-", "--")[line.dashed] if line.grey is None else _DASHES[line.grey % len(_DASHES)]
+            dashes = _STYLES[line.style % len(_STYLES)] if line.grey is None else _STYLES[line.grey % len(_STYLES)]
             axes.plot(
                 line.x,
                 line.y,

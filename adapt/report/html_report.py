@@ -145,7 +145,7 @@ def _learning_curves(runs: Sequence[Run]) -> list[dict[str, str]]:
                 points = [(line["step"], line[metric]) for line in run.metrics if metric in line]
                 if points:
                     name = f"{label}, {run.name}" if len(runs) > 1 else label
-                    lines.append(Line(name, *zip(*points, strict=True), color=color, dashed=number > 0))
+                    lines.append(Line(name, *zip(*points, strict=True), color=color, style=number))
         if lines:
             chart = line_chart(lines, x_label="step", y_label=heading.lower(), log_y=log_y)
             curves.append({"title": heading, "chart": chart})

@@ -58,7 +58,7 @@ def by_shots(plain: Arm, arm: Arm) -> str:
             intervals = [mean_interval(values) for values in means]
             band = [] if len(scores) < 3 else [(mean - half_width, mean + half_width) for mean, half_width in intervals]
             lines.append(
-                Line(f"{method}, {name}", shots, [mean for mean, _ in intervals], band, color, dashed=each is plain)
+                Line(f"{method}, {name}", shots, [mean for mean, _ in intervals], band, color, style=int(each is plain))
             )
     return line_chart(lines, x_label="shots", y_label="accuracy", x_ticks=shots, percent=True)
 
@@ -96,4 +96,4 @@ def by_step(arm: Arm, metric: str, *, factor: float, color: int) -> Line | None:
     length = min(map(len, curves))
     values = np.mean([[value for _, value in curve[:length]] for curve in curves], axis=0)
     pairs = [pairs for pairs, _ in curves[0][:length]]
-    return Line(arm.name, pairs, values.tolist(), color=color, dashed=color >= len(COLORS))
+    return Line(arm.name, pairs, values.tolist(), color=color, style=int(color >= len(COLORS)))

@@ -16,6 +16,7 @@ SMALL = [
     "--config.plain.epochs=1",
     "--config.align.tokenizer.name=train:300",
     "--config.evaluate.datasets=trashnet,",
+    "--config.photos.datasets=signdigits,",
     "--config.evaluate.shots=2,",
     "--config.evaluate.seeds=2",
 ]
@@ -37,6 +38,9 @@ def test_the_quickstart_compares_both_runs_with_the_encoder_alone_and_resumes(tm
     for name, methods in (("context", 4), ("plain", 4), ("encoder", 3)):
         rows = read_lines(tmp_path / "run" / name / "evaluation" / "results.jsonl")
         assert len({row["method"] for row in rows if ":" not in row["method"]}) == methods
+    rows = read_lines(tmp_path / "run" / "photos" / "evaluation" / "results.jsonl")
+    assert {row["checkpoint"] for row in rows} == {"plain", "context", "encoder"}
+    assert (tmp_path / "run" / "photos" / "report.html").is_file()
     weights = (tmp_path / "run" / "context" / "export" / "model.safetensors").read_bytes()
     assert launch.main(given) == 0  # finished runs are neither trained nor evaluated again
     assert (tmp_path / "run" / "context" / "export" / "model.safetensors").read_bytes() == weights

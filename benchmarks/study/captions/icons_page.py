@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from adapt.report.charts import Points, point_chart
+from adapt.report.charts import Line, line_chart
 from adapt.report.statistics import mean_interval
 from benchmarks.study.figures import framed
 from benchmarks.study.files import RESULTS, read_csv
@@ -25,6 +25,7 @@ CELLS = {  # (method, shots) and its name
     ("tip_adapter", "4"): "Tip-Adapter, 4",
 }
 COLUMNS = ("wrong captions", "run", "epochs", "seeds", *CELLS.values())
+CHART_SHOTS = (1, 4)
 UNTRAINED = {"encoder": "the encoder alone", "raw_pixels": "raw pixels"}
 
 Cell = tuple[str, str]
@@ -72,25 +73,19 @@ def table(runs: Runs, epochs: Mapping[tuple[str, str], str]) -> list[str]:
     return markdown(COLUMNS, rows)
 
 
-def figure(runs: Runs) -> str:
-    """Return the chart of gains by share of wrong captions."""
-    return point_chart(list(_points(runs)), x_label="wrong captions, %", y_label="gain in points", zero=True)
-
-
-def _points(runs: Runs) -> Iterator[Points]:
-    shares = shares_of(runs)
-    for color, (cell, name) in enumerate(CELLS.items()):
-        if cell[0] == "prototypes" and cell[1] == "1":
-            continue
-        intervals = [mean_interval([100 * gain for gain in gains(runs, share)[cell]]) for share in shares]
-        yield Points(
-            label=name,
-            x=[100 * float(share) + 1.2 * (color - 2) for share in shares],  # next to one another
-            y=[mean for mean, _ in intervals],
-            names=[""] * len(shares),
-            bars=[(mean - half, mean + half) for mean, half in intervals],
-            color=color,
-        )
+def figure(runs: Runs, share: str = "0.5") -> str:
+    """Return the chart of class means by shots: both runs with bands over seeds, and what needs no training in grey."""
+    lines = []
+    for color, (arm, name) in enumerate({"context": "with context", "plain": "plain"}.items()):
+        intervals = [
+            mean_interval([each["prototypes", str(k)] for each in runs[share, arm].values()]) for k in CHART_SHOTS
+        ]
+        band = [(mean - half, mean + half) for mean, half in intervals]
+        lines.append(Line(name, CHART_SHOTS, [mean for mean, _ in intervals], band=band, color=color))
+    for grey, (arm, name) in enumerate(UNTRAINED.items()):
+        [scores] = runs["0.0", arm].values()
+        lines.append(Line(name, CHART_SHOTS, [scores["prototypes", str(k)] for k in CHART_SHOTS], grey=grey))
+    return line_chart(lines, x_label="shots", y_label="accuracy of class means", x_ticks=CHART_SHOTS, percent=True)
 
 
 def main() -> None:
