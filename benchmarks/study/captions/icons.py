@@ -39,6 +39,25 @@ SHARES, SEEDS = (0.0, 0.25, 0.5, 0.8), 5
 LENGTHS = {"plain": (5.0, 10.0, 20.0, 40.0), "context": (10.0, 20.0, 40.0)}  # epochs
 METHODS, SHOTS, DRAWS = ("prototypes", "knn", "tip_adapter"), (1, 4), 5
 CHOICE = ("tip_adapter", 4)  # the cell that chooses lengths
+PLAIN = {"objective": {"context": False}}
+ARMS: dict[str, dict[str, Any]] = {  # what each arm changes in the section align of configs/quickstart.py
+    "plain": PLAIN,
+    "context": {},
+    "plain, equal texts positive": {"objective": {"context": False, "equal_texts": "positive"}},
+    "plain, equal texts left out": {"objective": {"context": False, "equal_texts": "ignored"}},
+    "context, equal texts positive": {"objective": {"equal_texts": "positive"}},
+    "context, values without gradient": {"objective": {"stop_gradient": ("values",)}},
+    "context, alpha 0.5": {"objective": {"alpha": 0.5}},
+    "context, alpha 0.9": {"objective": {"alpha": 0.9}},
+    "context, temperature 0.1": {"objective": {"context_temperature": 0.1}},
+    "plain, learning rate 1e-3": PLAIN | {"optimizer": {"learning_rate": 1e-3}},
+    "plain, weight decay 0.1": PLAIN | {"optimizer": {"weight_decay": 0.1}},
+    "plain, batch 512": {"batch_size": 512, "objective": {"context": False, "logit_bias": -6.2}},
+    "context, batch 512": {"batch_size": 512, "objective": {"logit_bias": -6.2}},
+    "plain, batch 4,096": {"batch_size": 4096, "objective": {"context": False, "logit_bias": -8.3}},
+    "context, batch 4,096": {"batch_size": 4096, "objective": {"logit_bias": -8.3}},
+}
+VARIANTS = [(0.5, arm, 20.0) for arm in ARMS] + [(0.0, "plain, equal texts positive", 40.0)]
 HELD_OUT, QUERY_ARTISTS = 5, 3  # every fifth concept, every third artist
 
 
@@ -63,7 +82,7 @@ class Task(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A run: the task it is scored on, the share of wrong captions, with context or plain, length and seed.
+    """A run: the task it is scored on, the share of wrong captions, its name in `ARMS`, length and seed.
 
     The arms "encoder" and "raw_pixels" are the stored features and raw pixels without training.
     """
@@ -115,10 +134,8 @@ def train_encoder(trial: Trial, icons: Icons) -> Encoder:
     lines = [json.dumps({"id": str(row), "text": concept}) for row, concept in enumerate(icons.concepts)]
     (data / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (data / "images.ids.jsonl").write_text("\n".join(json.dumps(str(row)) for row in range(len(lines))))
-    config = get_config()
-    section = config.align
-    if trial.arm == "plain":
-        section.update(config.plain)
+    section = get_config().align
+    section.update(ARMS[trial.arm])
     section.update({"epochs": trial.epochs, "seed": trial.seed, "wrong_texts": trial.share})
     section.update({"image_features": (str(data),), "captions": (str(data / "texts.jsonl"),)})
     align(section, workdir / "align", data_dir=workdir / "data")
@@ -201,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shares = ",".join(map(str, SHARES))
     parser.add_argument("--shares", default=shares, help=f"shares of wrong captions (default: {shares})")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"number of seeds (default: {SEEDS})")
+    parser.add_argument("--variants", action="store_true", help="also train all arms once, scored on held-out concepts")
     options = parser.parse_args(arguments)
     FOLDER.mkdir(parents=True, exist_ok=True)
     study = Study()
@@ -209,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lengths = {arm: study.best_length(share, arm) for arm in LENGTHS}
         for seed in range(options.seeds):
             study.run([Trial("test", share, arm, epochs, seed) for arm, epochs in lengths.items()])
+    if options.variants:
+        study.run([Trial("validation", *variant, 0) for variant in VARIANTS])
     write_results(study)
 
 

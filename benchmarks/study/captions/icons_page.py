@@ -1,4 +1,4 @@
-"""Table and figure of docs/study/icons.csv, for docs/STUDY.md and the README.
+"""Tables and figure of docs/study/icons.csv, for docs/STUDY.md and the README.
 
 python -m benchmarks.study.captions.icons_page
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from adapt.report.charts import Line, line_chart
 from adapt.report.statistics import mean_interval
+from benchmarks.study.captions.icons import ARMS
 from benchmarks.study.figures import framed
 from benchmarks.study.files import RESULTS, read_csv
 from benchmarks.study.markdown import markdown, percent, points
@@ -28,6 +29,8 @@ COLUMNS = ("wrong captions", "run", "epochs", "seeds", *CELLS.values())
 CHART_SHOTS = (1, 4)
 UNTRAINED = {"encoder": "the encoder alone", "raw_pixels": "raw pixels"}
 
+VARIANTS_AT = ("0.5", "20.0")  # share of wrong captions and epochs of the table of variants
+
 Cell = tuple[str, str]
 Runs = Mapping[tuple[str, str], Mapping[str, Mapping[Cell, float]]]  # (share, arm) → seed → cell → accuracy
 
@@ -42,6 +45,21 @@ def read_runs() -> tuple[Runs, dict[tuple[str, str], str]]:
             runs[key][row["seed"]][row["method"], row["shots"]] = float(row["accuracy"])
             epochs[key] = row["epochs"]
     return runs, epochs
+
+
+def read_variants() -> dict[str, dict[Cell, float]]:
+    """Return the accuracies on held-out training concepts of every arm, at one share and length."""
+    found: dict = collections.defaultdict(dict)
+    for row in read_csv(RESULTS / "icons.csv"):
+        if row["task"] == "validation" and (row["wrong_texts"], row["epochs"]) == VARIANTS_AT:
+            found[row["arm"]][row["method"], row["shots"]] = float(row["accuracy"])
+    return found
+
+
+def variants_table(variants: Mapping[str, Mapping[Cell, float]]) -> list[str]:
+    """Return the lines of the table of arms, in the order of `ARMS`."""
+    rows = [[arm, *(percent(variants[arm][cell]) for cell in CELLS)] for arm in ARMS if arm in variants]
+    return markdown(["run", *CELLS.values()], rows)
 
 
 def gains(runs: Runs, share: str) -> dict[Cell, list[float]]:
@@ -89,9 +107,10 @@ def figure(runs: Runs, share: str = "0.5") -> str:
 
 
 def main() -> None:
-    """Write the table into docs/STUDY.md, and the figure next to the CSV file."""
+    """Write the tables into docs/STUDY.md, and the figure next to the CSV file."""
     runs, epochs = read_runs()
     put("\n".join(table(runs, epochs)), "icons")
+    put("\n".join(variants_table(read_variants())), "variants")
     write_text(RESULTS / "icons.svg", framed(figure(runs)))
 
 

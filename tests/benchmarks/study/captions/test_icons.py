@@ -39,21 +39,31 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(icons, "tasks", lambda: {"validation": task, "test": task})
     monkeypatch.setattr(icons, "as_pixels", lambda part, split: part)
     monkeypatch.setattr(icons, "LENGTHS", {"plain": (2.0,), "context": (2.0, 3.0)})
+    monkeypatch.setattr(icons, "VARIANTS", [(0.5, "plain, equal texts left out", 2.0)])
     monkeypatch.setattr(icons, "FOLDER", tmp_path)
     monkeypatch.setattr(icons, "TRIALS", tmp_path / "trials.jsonl")
     for module in (icons, icons_page):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(icons_page, "VARIANTS_AT", ("0.5", "2.0"))
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    (tmp_path / "page.md").write_text("a\n<!-- icons -->\nold\n<!-- end of icons -->\nb\n")
+    (tmp_path / "page.md").write_text(
+        "a\n<!-- icons -->\nold\n<!-- end of icons -->\nb\n<!-- variants -->\n<!-- end of variants -->\n"
+    )
     return tmp_path
 
 
 @pytest.mark.slow
 def test_the_study_chooses_lengths_trains_pairs_of_runs_and_writes_the_table(study):
-    icons.main(["--shares=0.5", "--seeds=2"])
+    icons.main(["--shares=0.5", "--seeds=2", "--variants"])
     with open(study / "icons.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len({row["epochs"] for row in rows if row["task"] == "validation"}) == 2
+    chosen_from = {(row["arm"], row["epochs"]) for row in rows if row["task"] == "validation"}
+    assert chosen_from == {
+        ("plain", "2.0"),
+        ("context", "2.0"),
+        ("context", "3.0"),
+        ("plain, equal texts left out", "2.0"),
+    }
     trained = {(row["arm"], row["seed"]) for row in rows if row["task"] == "test"}
     assert trained == {("plain", "0"), ("plain", "1"), ("context", "0"), ("context", "1")} | {
         ("encoder", "0"),
@@ -67,6 +77,7 @@ def test_the_study_chooses_lengths_trains_pairs_of_runs_and_writes_the_table(stu
     icons_page.main()
     text = (study / "page.md").read_text()
     assert text.startswith("a\n<!-- icons -->\n| wrong captions |") and text.count("| 50% |") == 3
+    assert text.count("| plain, equal texts left out |") == 1
     assert "raw pixels" in text and "<svg" in (study / "icons.svg").read_text()
 
 
