@@ -110,7 +110,7 @@ def main() -> None:
     """Write the tables into docs/STUDY.md, and the figure next to the CSV file."""
     runs, epochs = read_runs()
     put("\n".join(table(runs, epochs)), "icons")
-    put("\n".join(variants_table(read_variants())), "variants")
+    put("\n".join(variants_table(read_variants())), "icon variants")
     write_text(RESULTS / "icons.svg", framed(figure(runs)))
 
 

@@ -47,7 +47,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(icons_page, "VARIANTS_AT", ("0.5", "2.0"))
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     (tmp_path / "page.md").write_text(
-        "a\n<!-- icons -->\nold\n<!-- end of icons -->\nb\n<!-- variants -->\n<!-- end of variants -->\n"
+        "a\n<!-- icons -->\nold\n<!-- end of icons -->\nb\n<!-- icon variants -->\n<!-- end of icon variants -->\n"
     )
     return tmp_path
 
