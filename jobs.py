@@ -242,13 +242,13 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         image_size=config.embed.image_size,
         data_dir=config.data_dir,
     )
-    runs = {"plain": config.plain, "with context": {}}  # the report compares with the first
+    runs = {"plain": config.plain, "context": {}}  # the report compares with the first
     for name, changes in runs.items():
         run = config.copy_and_resolve_references()
         with run.unlocked():
             run.align.update(changes)
             run.align.image_features = (os.fspath(features),)
-        folder = workdir / name.removeprefix("with ")
+        folder = workdir / name
         logger.info(f"\n{run.align.objective.base} loss, {name}, in {folder}")
         code = align(run, folder)
         if code:
@@ -260,11 +260,10 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
     with alone.unlocked():
         alone.evaluate.image_size = config.embed.image_size
     evaluate(alone, workdir / "encoder", checkpoint=f"encoder={encoder}", cache=cache)
-    folders = {name: workdir / name.removeprefix("with ") for name in (*runs, "encoder")}
-    results = [run for name, folder in folders.items() for run in read_runs(folder, name=name)]
+    results = [run for name in (*runs, "encoder") for run in read_runs(workdir / name, name=name)]
     with config.unlocked():
         config.evaluate.update(config.photos)
-    exports = ",".join(f"{name}={workdir / name / 'export'}" for name in ("plain", "context"))
+    exports = ",".join(f"{name}={workdir / name / 'export'}" for name in runs)
     evaluate(config, workdir / "photos", checkpoint=f"{exports},encoder={encoder}", cache=cache)
     report(workdir / "photos")
     print_path(write_report(results, workdir, title="Quickstart: icons"))

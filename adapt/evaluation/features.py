@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adapt.embedding.cache import Hosts, ImageEncoder, Progress, embed_classes, embed_images
 from adapt.embedding.identical_images import find_identical
-from adapt.evaluation.tasks import EvaluationTask
+from adapt.evaluation.tasks import EvaluationTask, QuerySet
 from data.fewshot.labelled import LabelledImages
 from data.fewshot.open import Dataset
 
@@ -35,6 +35,23 @@ class TaskEmbeddings(NamedTuple):
     queries: np.ndarray
     class_texts: Mapping[str, np.ndarray | None]
     identical: Mapping[str, int] = {}
+
+
+def count_identical(
+    task: EvaluationTask, embeddings: TaskEmbeddings, find: Callable[[QuerySet, np.ndarray], np.ndarray]
+) -> TaskEmbeddings:
+    """Return the embeddings with `identical` filled in; it stays empty for a task without support.
+
+    `find` returns for the queries `[queries, dim]` of a query set the row of an identical support image, or −1.
+    """
+    if not len(embeddings.support):
+        return embeddings
+    counts, start = {}, 0
+    for query_set in task.query_sets:
+        stop = start + len(query_set.labels)
+        found = find(query_set, embeddings.queries[start:stop])
+        counts[query_set.name], start = int((found >= 0).sum()), stop
+    return embeddings._replace(identical=counts)
 
 
 class TaskEmbedder:
@@ -80,20 +97,12 @@ class TaskEmbedder:
 
     def count_identical(self, task: EvaluationTask, embeddings: TaskEmbeddings) -> TaskEmbeddings:
         """Return the embeddings with `identical` filled in; it stays empty for a task without support."""
-        if not len(embeddings.support):
-            return embeddings
-        counts, start = {}, 0
-        for query_set in task.query_sets:
-            stop = start + len(query_set.labels)
-            found = find_identical(
-                embeddings.support,
-                embeddings.queries[start:stop],
-                task.support_images.image,
-                query_set.images.image,
-                own_rows=query_set.pool_rows,
-            )
-            counts[query_set.name], start = int((found >= 0).sum()), stop
-        return embeddings._replace(identical=counts)
+
+        def find(query_set: QuerySet, queries: np.ndarray) -> np.ndarray:
+            images = task.support_images.image, query_set.images.image
+            return find_identical(embeddings.support, queries, *images, own_rows=query_set.pool_rows)
+
+        return count_identical(task, embeddings, find)
 
     def _images(self, images: LabelledImages, part: str) -> np.ndarray:
         whole, name = images.parent or images, f"{self.name}: {part}"

@@ -88,8 +88,9 @@ def baseline_sentences(index: ResultsIndex, *, datasets: int) -> list[str]:
         shots = max(k for curve in curves for k in curve.intervals)
         at_most = {curve.label: curve.intervals[shots] for curve in curves if shots in curve.intervals}
         best = max(at_most, key=lambda label: at_most[label].mean)
+        features, _, classifier = best.partition(": ")
         sentences.append(
-            f"{key.dataset}: without pretraining, {best} reaches {format_interval(at_most[best])} % at "
-            f"{count(shots, 'shot')}."
+            f"{key.dataset}: without pretraining, the best is {features} ({classifier}), with "
+            f"{format_interval(at_most[best])} % at {count(shots, 'shot')}."
         )
     return sentences

@@ -15,6 +15,7 @@ from models.io import hub
 from models.io.tensor_reader import PICKLES, pickle_error
 from models.text.hf_tokenizer import HUB_FILES
 
+PROJECT = pathlib.Path(__file__).parents[2]  # with the checkpoints that are included
 MODEL_TYPES = (*huggingface.MODEL_TYPES, efficientnet.MODEL_TYPE)
 
 
@@ -28,6 +29,8 @@ class Location(NamedTuple):
 def locate_checkpoint(name: str) -> Location:
     """Return where a checkpoint is; one on the Hub is downloaded first, unless it is cached.
 
+    `checkpoints/NAME` of the project also opens outside the project's folder.
+
     Raises `FileNotFoundError` for a path that does not exist, `OSError` if the Hub cannot be reached, and `ValueError`
     for pickles.
     """
@@ -38,6 +41,8 @@ def locate_checkpoint(name: str) -> Location:
         raise pickle_error(path)
     if path.is_file():
         return Location(path.parent, path)
+    if path.parent == pathlib.Path("checkpoints") and (PROJECT / path).is_dir():
+        return Location(PROJECT / path, None)
     if hub.is_path(name):
         raise _missing(name)
     return Location(_fetch(name), None)

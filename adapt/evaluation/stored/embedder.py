@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adapt.evaluation.features import TaskEmbeddings
-from adapt.evaluation.tasks import EvaluationTask
+from adapt.evaluation.features import TaskEmbeddings, count_identical
+from adapt.evaluation.tasks import EvaluationTask, QuerySet
 from data.features.identical_rows import find_identical_rows
 from data.features.labelled import FeatureDataset
 from data.features.rows import FeatureRows
@@ -59,16 +59,11 @@ class StoredEmbedder:
 
     def count_identical(self, task: EvaluationTask, embeddings: TaskEmbeddings) -> TaskEmbeddings:
         """Return the embeddings with the number of query rows that are equal to a support row, by query set."""
-        if not len(embeddings.support):
-            return embeddings
-        counts, start = {}, 0
-        for query_set in task.query_sets:
-            stop = start + len(query_set.labels)
-            found = find_identical_rows(
-                embeddings.support, embeddings.queries[start:stop], own_rows=query_set.pool_rows
-            )
-            counts[query_set.name], start = int((found >= 0).sum()), stop
-        return embeddings._replace(identical=counts)
+
+        def find(query_set: QuerySet, queries: np.ndarray) -> np.ndarray:
+            return find_identical_rows(embeddings.support, queries, own_rows=query_set.pool_rows)
+
+        return count_identical(task, embeddings, find)
 
     def _features(self, images: LabelledImages) -> np.ndarray:
         features = self._rows[(images.parent or images).fingerprint]

@@ -55,3 +55,11 @@ def test_other_names_are_hub_ids(runs, name):
 def test_a_missing_tokenizer_is_not_a_hub_id(runs, name):
     with pytest.raises(FileNotFoundError, match=f"tokenizer {name} does not exist"):
         open_tokenizer(name, length=8)
+
+
+def test_included_checkpoints_open_outside_the_folder_of_the_project(runs, tmp_path):
+    assert locate_checkpoint("checkpoints/photos").folder.joinpath("model.safetensors").is_file()
+    (tmp_path / "checkpoints" / "photos").mkdir(parents=True)
+    assert (
+        locate_checkpoint("checkpoints/photos").folder.resolve() == tmp_path / "checkpoints" / "photos"
+    )  # comes first
