@@ -28,6 +28,7 @@ from adapt.evaluation.baselines.encoders import PixelEncoder
 from adapt.evaluation.sampling import draw_nested
 from benchmarks.study.files import RESULTS, RUNS, record_runs, write_csv
 from configs.quickstart import get_config
+from data.features.pairs import group_texts, swap_texts
 from data.icons import SPLITS, samples
 from foundation.files.json_lines import append_json_line, read_json_lines
 from pretrain.align.export import export_aligned
@@ -38,6 +39,7 @@ TRIALS = FOLDER / "trials.jsonl"
 SHARES, SEEDS = (0.0, 0.25, 0.5, 0.8), 5
 LENGTHS = {"plain": (5.0, 10.0, 20.0, 40.0), "context": (10.0, 20.0, 40.0)}  # epochs
 METHODS, SHOTS, DRAWS = ("prototypes", "knn", "tip_adapter"), (1, 4), 5
+METRIC = ("gda", 4)  # learns a metric from the support set; METHODS compare features as they are
 CHOICE = ("tip_adapter", 4)  # the cell that chooses lengths
 PLAIN = {"objective": {"context": False}}
 ARMS: dict[str, dict[str, Any]] = {  # what each arm changes in the section align of configs/quickstart.py
@@ -154,7 +156,8 @@ def score(task: Task, encoder: Encoder | None) -> Iterator[tuple[str, int, float
         texts = encoder.embed_texts([str(name) for name in names])
         zero_shot = adapt.create("zero_shot").fit(support, labels, class_text_features=texts)
         yield "zero_shot", 0, _accuracy(zero_shot(query), wanted)
-    for method, shots in itertools.product(METHODS, SHOTS):
+    yield "image_recall", 0, image_recall(support, query, task)
+    for method, shots in [*itertools.product(METHODS, SHOTS), METRIC]:
         found = []
         for draw in range(DRAWS):
             rows = draw_nested(labels, len(names), shots=shots, seed=draw).rows
@@ -162,6 +165,38 @@ def score(task: Task, encoder: Encoder | None) -> Iterator[tuple[str, int, float
             fitted = chosen.adapter.fit(support[rows], labels[rows], class_text_features=texts)
             found.append(_accuracy(fitted(query), wanted))
         yield method, shots, float(np.mean(found))
+
+
+def image_recall(support: np.ndarray, query: np.ndarray, task: Task) -> float:
+    """Return the share of icons whose nearest icon by another artist shows the same concept.
+
+    `support` and `query` are the features of the task's icons, as `score` classifies them; together they are searched.
+    """
+    known = np.isin(task.query.concepts, task.support.concepts)
+    features = np.concatenate([support, query])
+    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    concepts = np.concatenate([task.support.concepts, task.query.concepts[known]])
+    artists = np.concatenate([task.support.artists, task.query.artists[known]])
+    found = []
+    for rows in np.array_split(np.arange(len(features)), -(-len(features) // 1024)):
+        cosines = np.where(artists[rows, None] == artists, -np.inf, features[rows] @ features.T)
+        found.append(concepts[np.argmax(cosines, axis=1)] == concepts[rows])
+    return float(np.mean(np.concatenate(found)))
+
+
+def mended(trial: Trial, icons: Icons, encoder: Encoder) -> float:
+    """Return the share of training icons with a wrong caption that match their right name better than that caption."""
+    rows = np.arange(len(icons.concepts))
+    swapped = swap_texts(group_texts(len(rows), rows), trial.share, seed=trial.seed)
+    captions = icons.concepts[swapped.text_rows]
+    wrong = captions != icons.concepts
+    names, numbers = np.unique(icons.concepts, return_inverse=True)
+    texts = encoder.embed_texts([str(name) for name in names])
+    images = encoder.embed_features(images=icons.features[wrong])
+    right, other = (
+        np.sum(images * texts[own], axis=1) for own in (numbers[wrong], np.searchsorted(names, captions[wrong]))
+    )
+    return float(np.mean(right > other))
 
 
 def _accuracy(logits: Any, labels: np.ndarray) -> float:
@@ -184,7 +219,10 @@ class Study:
         """Train and score the runs that have no scores yet."""
         for trial in tqdm([each for each in trials if each not in self.scores], desc=trials[0].task):
             task = self.tasks[trial.task]
-            found = list(score(task, train_encoder(trial, task.train)))
+            encoder = train_encoder(trial, task.train)
+            found = list(score(task, encoder))
+            if trial.share:
+                found.append(("mended", 0, mended(trial, task.train, encoder)))
             append_json_line(TRIALS, [trial, found])
             self.scores[trial] = {(method, shots): value for method, shots, value in found}
 

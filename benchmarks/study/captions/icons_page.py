@@ -25,7 +25,13 @@ CELLS = {  # (method, shots) and its name
     ("knn", "4"): "knn, 4",
     ("tip_adapter", "4"): "Tip-Adapter, 4",
 }
-COLUMNS = ("wrong captions", "run", "epochs", "seeds", *CELLS.values())
+MORE_CELLS = CELLS | {  # of the table by share of wrong captions
+    ("gda", "4"): "GDA, 4",
+    ("image_recall", ""): "image→image recall@1",
+    ("mended", ""): "captions mended",
+}
+COLUMNS = ("wrong captions", "run", "epochs", "seeds", *MORE_CELLS.values())
+MISSING = float("nan")
 CHART_SHOTS = (1, 4)
 UNTRAINED = {"encoder": "the encoder alone", "raw_pixels": "raw pixels"}
 
@@ -66,7 +72,8 @@ def gains(runs: Runs, share: str) -> dict[Cell, list[float]]:
     """Return what context gains over plain at a share of wrong captions, by cell, for each seed of both."""
     plain, context = runs[share, "plain"], runs[share, "context"]
     seeds = sorted(plain.keys() & context.keys())
-    return {cell: [context[seed][cell] - plain[seed][cell] for seed in seeds] for cell in CELLS}
+    cells = [cell for cell in MORE_CELLS if all(cell in each for each in context.values())]
+    return {cell: [context[seed][cell] - plain[seed][cell] for seed in seeds] for cell in cells}
 
 
 def shares_of(runs: Runs) -> list[str]:
@@ -81,13 +88,14 @@ def table(runs: Runs, epochs: Mapping[tuple[str, str], str]) -> list[str]:
         wrong = f"{float(share):.0%}"
         for arm in ("plain", "context"):
             scores = list(runs[share, arm].values())
-            means = [percent(sum(each[cell] for each in scores) / len(scores)) for cell in CELLS]
+            means = [percent(sum(each.get(cell, MISSING) for each in scores) / len(scores)) for cell in MORE_CELLS]
             rows.append([wrong, arm, f"{float(epochs[share, arm]):g}", str(len(scores)), *means])
         found = gains(runs, share)
-        rows.append([wrong, "gain", "", "", *(points(*mean_interval(found[cell])) for cell in CELLS)])
+        shown = [points(*mean_interval(found[cell])) if cell in found else percent(MISSING) for cell in MORE_CELLS]
+        rows.append([wrong, "gain", "", "", *shown])
     for arm, name in UNTRAINED.items():
         for scores in runs[("0.0", arm)].values():
-            rows.append(["", name, "", "", *(percent(scores.get(cell, float("nan"))) for cell in CELLS)])
+            rows.append(["", name, "", "", *(percent(scores.get(cell, MISSING)) for cell in MORE_CELLS)])
     return markdown(COLUMNS, rows)
 
 

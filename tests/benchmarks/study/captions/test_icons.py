@@ -71,6 +71,8 @@ def test_the_study_chooses_lengths_trains_pairs_of_runs_and_writes_the_table(stu
     }
     knn = [float(row["accuracy"]) for row in rows if row["arm"] == "encoder" and row["method"] == "knn"]
     assert knn == [1.0, 1.0]
+    measured = {row["method"] for row in rows if row["task"] == "test" and row["arm"] == "context"}
+    assert measured == {"zero_shot", "image_recall", "mended", "gda", *icons.METHODS}
     trials = (study / "trials.jsonl").read_text()
     icons.main(["--shares=0.5", "--seeds=2"])
     assert (study / "trials.jsonl").read_text() == trials  # nothing is trained again
@@ -88,3 +90,29 @@ def test_gains_are_those_of_the_same_seeds():
         ("0.5", "context"): {"0": dict.fromkeys(icons_page.CELLS, 0.75)},
     }
     assert icons_page.gains(runs, "0.5")[cell] == [0.25]
+
+
+def test_image_recall_searches_icons_by_other_artists_in_support_and_query():
+    support = icons.Icons(np.eye(3)[[0, 0, 1]], np.array(["cat", "dog", "dog"]), np.array(["a", "a", "b"]))
+    query = icons.Icons(np.eye(3)[[1, 2]], np.array(["dog", "unknown"]), np.array(["c", "c"]))
+    task = icons.Task(support, support, query)
+    # The cat's twin is by its own artist, and both of its strangers are dogs; the two dogs along the second axis meet.
+    assert icons.image_recall(support.features, query.features[:1], task) == 3 / 4
+
+
+class OneHot:
+    """An encoder whose image features are given, and whose texts are the unit vectors of two names."""
+
+    def embed_texts(self, names):
+        return np.eye(2)[[["cat", "dog"].index(name) for name in names]]
+
+    def embed_features(self, *, images):
+        return images
+
+
+def test_a_caption_is_mended_where_the_right_name_matches_better():
+    concepts = np.repeat(["cat", "dog"], 50)
+    trial = icons.Trial("test", 0.5, "plain", 1.0, 0)
+    right = np.repeat(np.eye(2), 50, axis=0)
+    for features, share in ((right, 1.0), (right[::-1], 0.0)):
+        assert icons.mended(trial, icons.Icons(features, concepts, concepts), OneHot()) == share
