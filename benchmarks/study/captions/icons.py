@@ -27,9 +27,11 @@ from adapt.embedding.export import embed_collections
 from adapt.evaluation.baselines.encoders import PixelEncoder
 from adapt.evaluation.sampling import draw_nested
 from benchmarks.study.files import RESULTS, RUNS, record_runs, write_csv
+from cluster.runtime.exit_codes import EXIT_PREEMPTED
 from configs.quickstart import get_config
 from data.features.pairs import group_texts, swap_texts
 from data.icons import SPLITS, samples
+from foundation.files.folder_lock import lock_folder
 from foundation.files.json_lines import append_json_line, read_json_lines
 from pretrain.align.export import export_aligned
 from pretrain.align.train import align
@@ -140,7 +142,8 @@ def train_encoder(trial: Trial, icons: Icons) -> Encoder:
     section.update(ARMS[trial.arm])
     section.update({"epochs": trial.epochs, "seed": trial.seed, "wrong_texts": trial.share})
     section.update({"image_features": (str(data),), "captions": (str(data / "texts.jsonl"),)})
-    align(section, workdir / "align", data_dir=workdir / "data")
+    if align(section, workdir / "align", data_dir=workdir / "data").preempted:
+        raise SystemExit(EXIT_PREEMPTED)  # the run is not finished, so it has no scores; the same command repeats it
     return Encoder(export_aligned(workdir / "align", workdir / "align" / "export"))
 
 
@@ -258,16 +261,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"number of seeds (default: {SEEDS})")
     parser.add_argument("--variants", action="store_true", help="also train all arms once, scored on held-out concepts")
     options = parser.parse_args(arguments)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    study = Study()
-    study.run_untrained()
-    for share in map(float, options.shares.split(",")):
-        lengths = {arm: study.best_length(share, arm) for arm in LENGTHS}
-        for seed in range(options.seeds):
-            study.run([Trial("test", share, arm, epochs, seed) for arm, epochs in lengths.items()])
-    if options.variants:
-        study.run([Trial("validation", *variant, 0) for variant in VARIANTS])
-    write_results(study)
+    with lock_folder(FOLDER, "lock", job="study", option="checkout"):
+        study = Study()
+        study.run_untrained()
+        for share in map(float, options.shares.split(",")):
+            lengths = {arm: study.best_length(share, arm) for arm in LENGTHS}
+            for seed in range(options.seeds):
+                study.run([Trial("test", share, arm, epochs, seed) for arm, epochs in lengths.items()])
+        if options.variants:
+            study.run([Trial("validation", *variant, 0) for variant in VARIANTS])
+        write_results(study)
 
 
 def write_results(study: Study) -> None:
