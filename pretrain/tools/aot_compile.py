@@ -150,6 +150,7 @@ def describe_memory(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh
         f"  peak          {needed.peak / GB:8.3f} GB"
         + (f"  of {needed.capacity / GB:.1f} GB" if needed.capacity else "")
         + _reserved_share(needed),
+        *_uncounted(needed),
     ]
 
 
@@ -159,6 +160,13 @@ def _reserved_share(needed: DeviceMemory) -> str:
         return ""
     share = needed.capacity / needed.memory
     return f", the {share:.0%} of {needed.memory / GB:.1f} GB that JAX reserves (XLA_PYTHON_CLIENT_MEM_FRACTION)"
+
+
+def _uncounted(needed: DeviceMemory) -> list[str]:
+    """Return what the peak leaves out: cuDNN allocates when a program is loaded on a GPU."""
+    if needed.program is None or "__cudnn$fmha" not in needed.program:
+        return []
+    return ["  not counted: the workspace of cuDNN attention, some GB for large batches"]
 
 
 def describe_work(settings: PretrainSettings, mesh: Mesh, *, kind: str) -> list[str]:

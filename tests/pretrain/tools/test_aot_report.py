@@ -16,7 +16,7 @@ def report():
     """A function that returns the report of a step with a peak of some GB on a card of 80 GB."""
     settings, mesh = read_settings(config("none.tar")), create_mesh(1, jax.devices()[:1])
 
-    def describe(peak, reserved=0.75):
+    def describe(peak, reserved=0.75, program=None):
         needed = DeviceMemory(
             parameters=GB,
             optimizer=2 * GB,
@@ -27,6 +27,7 @@ def report():
             collectives={},
             seconds=1.0,
             memory=80 * GB,
+            program=program,
         )
         memory = describe_memory(settings, needed, mesh, num_parameters=1)
         return memory, describe_verdict(settings, needed, mesh)
@@ -54,6 +55,12 @@ def test_no_more_is_advised_than_leaves_memory_for_cuda(report):
 
 def test_memory_that_is_reserved_in_full_is_not_explained(report):
     assert report(50, reserved=1.0)[0][-1].endswith("of 80.0 GB")
+
+
+def test_a_program_with_cudnn_attention_reports_that_its_workspace_is_not_counted(report):
+    memory, _ = report(50, program='%a = custom-call(%q), custom_call_target="__cudnn$fmhaSoftmaxBackward"')
+    assert memory[-1] == "  not counted: the workspace of cuDNN attention, some GB for large batches"
+    assert not any("not counted" in line for line in report(50, program="%a = dot(%q, %k)")[0])
 
 
 def test_the_bound_on_throughput_is_that_of_the_cards():
