@@ -9,7 +9,18 @@ from typing import ClassVar, Literal, NamedTuple
 from foundation.settings import PositiveFloat, PositiveInt, check
 
 Dtype = Literal["float32", "bfloat16"]
-Remat = Literal["none", "dots", "full", "minimal"]
+Remat = Literal[
+    "none",
+    "dots",
+    "minimal_with_context",
+    "minimal",
+    "save_dot_with_context_except_mlp",
+    "save_dot_except_mlp",
+    "save_qkv_proj",
+    "save_out_proj",
+    "full",
+    "minimal_offloaded",
+]
 AttentionKernel = Literal["auto", "cpu", "xla", "cudnn"]
 Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
 
