@@ -31,7 +31,7 @@ class Traffic(NamedTuple):
 class _Collective(NamedTuple):
     kind: str
     bytes: int
-    channel: str
+    channel: str | None
 
 
 class _Call(NamedTuple):
@@ -48,26 +48,29 @@ class _Computation(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """Computations by name, and the name of the one that runs first."""
+    """Computations by name, the name of the one that runs first, and the names of those that are fused kernels."""
 
     computations: dict[str, _Computation]
     entry: str
+    fused: set[str]
 
 
 def count_collectives(program: str) -> dict[str, Traffic]:
     """Return the traffic of each kind of collective in a compiled program; loops count every iteration.
 
-    The parts of an asynchronous collective share a channel and count once, as often as the part that runs least: TPUs
-    let a collective progress inside the loops of other computations.
+    On GPUs and CPUs each collective is an instruction, or a pair of a `-start` and a `-done`, and unrelated ones may
+    share a channel. On TPUs the parts of an asynchronous collective are inside fusions: they share a channel and count
+    once, as often as the part that runs least, because a collective may progress in the loops of other computations.
     """
     parsed = _parse(program)
-    channels: dict[str, tuple[str, int, int]] = {}
+    found: dict[str, tuple[str, int, int]] = {}
     for name, count in _count_runs(parsed).items():
-        for kind, size, channel in parsed.computations[name].collectives:
-            _, fewest, largest = channels.get(channel, (kind, count, size))
-            channels[channel] = (kind, min(fewest, count), max(largest, size))
+        for index, (kind, size, channel) in enumerate(parsed.computations[name].collectives):
+            key = f"channel {channel}" if channel and name in parsed.fused else f"{name}/{index}"
+            _, fewest, largest = found.get(key, (kind, count, size))
+            found[key] = (kind, min(fewest, count), max(largest, size))
     traffic: dict[str, Traffic] = {}
-    for kind, count, size in channels.values():
+    for kind, count, size in found.values():
         before = traffic.get(kind, Traffic(0, 0))
         traffic[kind] = Traffic(before.count + count, before.bytes + count * size)
     return {kind: traffic[kind] for kind in KINDS if kind in traffic}
@@ -93,35 +96,62 @@ def _loop_trips(condition: _Computation) -> int:
 
 def _parse(program: str) -> _Program:
     computations: dict[str, _Computation] = defaultdict(lambda: _Computation([], [], []))
-    entry, current = "", ""
+    entry, current, fused = "", "", set()
     for line in program.splitlines():
         if header := _COMPUTATION.match(line):
             current = header[1]
             entry = current if line.startswith("ENTRY") else entry
             continue
         instruction = _INSTRUCTION.match(line)
-        if not instruction:
+        if not instruction or instruction["name"].endswith(("-done", "-update")):  # of what a `-start` began
             continue
-        computation, kind = computations[current], instruction["name"].removesuffix("-start")
-        if kind in KINDS:
-            results, operands = _sizes(instruction["shape"]), _sizes(instruction["rest"].partition("), ")[0])
-            total = max if instruction["name"].endswith("-start") else sum  # a start's result repeats its operands
+        computation, name = computations[current], instruction["name"]
+        if name.removesuffix("-start") in KINDS:
             channel = _CHANNEL.search(line)
-            name = channel[1] if channel else f"{current}/{len(computation.collectives)}"
-            computation.collectives.append(_Collective(kind, max(total(results or [0]), sum(operands)), name))
+            size = _transferred(instruction["shape"], name, instruction["rest"].partition("), ")[0])
+            computation.collectives.append(
+                _Collective(name.removesuffix("-start"), size, channel[1] if channel else None)
+            )
             continue
         computation.constants.extend(map(int, _CONSTANT.findall(line)))
         trips: str | int = 1
-        if instruction["name"] == "while":
+        if name == "while":
             known = _TRIPS.search(line)
             trips = int(known[1]) if known else re.search(r"condition=%?([\w.\-]+)", line)[1]
         for called in _CALLED.findall(line):
-            computation.calls.extend(_Call(callee.strip().lstrip("%"), trips) for callee in called.split(","))
-    return _Program(dict(computations), entry)
+            callees = [callee.strip().lstrip("%") for callee in called.split(",")]
+            computation.calls.extend(_Call(callee, trips) for callee in callees)
+            if name == "fusion":
+                fused.update(callees)
+    return _Program(dict(computations), entry, fused)
 
 
-def _sizes(text: str) -> list[int]:
-    return [
+def _transferred(shape: str, name: str, operands: str) -> int:
+    """Return the bytes of a collective: of its operands or of its results, whichever are larger.
+
+    The shape of a `-start` is a tuple of operands, results and scalars, except that of `all-reduce-start`, which has
+    the results alone. GPU programs do not repeat the shapes of operands.
+    """
+    if name.endswith("-start") and name != "all-reduce-start":
+        return max(map(_size, _elements(shape)[:2]))
+    return max(_size(shape), _size(operands))
+
+
+def _elements(shape: str) -> list[str]:
+    """Return the elements of a tuple, such as `f32[2]{0}` and `(s8[], s8[])` of `(f32[2]{0}, (s8[], s8[]))`."""
+    elements, depth = [""], 0
+    for letter in shape.removeprefix("(").removesuffix(")"):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += letter
+    return elements
+
+
+def _size(text: str) -> int:
+    """Return the bytes of all arrays in a text."""
+    return sum(
         _BYTES.get(dtype, 4) * math.prod(map(int, filter(None, shape.split(","))))
         for dtype, shape in _ARRAY.findall(text)
-    ]
+    )
