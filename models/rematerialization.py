@@ -53,6 +53,8 @@ def remat_policy(remat: str, *, num_devices: int) -> Callable[..., Any] | None:
     "none" keeps everything, on several devices everything except gathered parameters; "dots" keeps all products,
     including the logits of attention where attention is not fused.
     """
+    if remat == "auto":
+        raise ValueError("remat 'auto' is for training runs, which choose a policy by the memory of their devices")
     if remat == "none":
         return save_all_but_gathered if num_devices > 1 else None
     if remat == "dots":

@@ -142,5 +142,5 @@ def test_build_names_unknown_and_missing_keys():
 def test_unknown_dtype_and_remat_policy_list_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown model.dtype 'float16'\..* Known: float32, bfloat16"):
         dataclasses.replace(SETTINGS, dtype="float16")
-    with pytest.raises(ValueError, match=r"unknown model.remat 'some'\. Known: none, dots, minimal_with_context"):
+    with pytest.raises(ValueError, match=r"unknown model.remat 'some'\. Known: auto, none, dots, minimal_with_context"):
         dataclasses.replace(SETTINGS, remat="some")
