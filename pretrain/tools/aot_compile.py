@@ -68,7 +68,9 @@ def compile_job(config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path |
     settings = read_settings(config)
     described = describe_devices(topology)
     mesh = sharding.create_mesh(settings.mesh.fsdp, described.devices)
-    training = build_train_step(settings, mesh, model=settings.model(settings.max_vocab_size()))
+    training = build_train_step(
+        settings, mesh, model=settings.model(settings.max_vocab_size()), memory=_usable_memory(described)
+    )
     logger.info(
         f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}"
     )
@@ -94,8 +96,7 @@ def compile_step(
     state = training.abstract_state
     inputs = abstract_batch(settings, mesh)
     held = [_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
-    memory = described.memory
-    capacity = None if memory is None else round(memory * described.memory_fraction)
+    memory, capacity = described.memory, _usable_memory(described)
     start = time.monotonic()
     try:
         with hidden_stderr():
@@ -112,7 +113,8 @@ def compile_step(
         return DeviceMemory(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - start)
     analysis = compiled.memory_analysis()
     outside = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    peak = max(outside + analysis.temp_size_in_bytes, getattr(analysis, "peak_memory_in_bytes", 0))
+    peak_anywhere = getattr(analysis, "peak_memory_in_bytes", 0)  # with what is offloaded to the host
+    peak = max(outside + analysis.temp_size_in_bytes, peak_anywhere - analysis.host_temp_size_in_bytes)
     seconds = time.monotonic() - start
     try:
         program = compiled.as_text()
@@ -128,6 +130,11 @@ def compile_step(
         memory=memory,
         program=program,
     )
+
+
+def _usable_memory(described: DescribedDevices) -> int | None:
+    """Return the bytes that a program can use of a device, or None if they are unknown."""
+    return None if described.memory is None else round(described.memory * described.memory_fraction)
 
 
 def _write_program(needed: DeviceMemory, path: pathlib.Path) -> None:
@@ -222,6 +229,8 @@ def describe_verdict(settings: PretrainSettings, needed: DeviceMemory, mesh: Mes
         lines.append(f"  pretrain.mesh.fsdp={mesh.size}: parameters and optimizer take {state / GB:.2f} GB per device")
     if settings.optimizer.name != "adafactor" and needed.optimizer > 0.1 * needed.capacity:
         lines.append("  pretrain.optimizer.name=adafactor: its state takes about a quarter of AdamW's")
+    if settings.remat not in ("full", "auto"):
+        lines.append("  pretrain.remat=auto: keeps what is expected to fit, and recomputes the rest")
     if settings.remat != "full":
         lines.append("  pretrain.remat=full: the backward pass recomputes each layer")
     microbatch_size = _fitting_microbatch_size(settings, needed, mesh)
