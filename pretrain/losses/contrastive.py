@@ -126,7 +126,7 @@ def _evaluate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: S
     """Return this device's contribution to the loss of each view."""
     rows, columns = _split(loss, layout, inputs, scales)
     visit = functools.partial(_evaluate_block, loss, scales)
-    losses, _ = sweep(visit, layout, rows, columns, row_sums=_zeros_per_row(rows, scales))
+    losses, _ = sweep(visit, layout, rows, columns, name="contrastive", row_sums=_zeros_per_row(rows, scales))
     return (), (_mean(losses, inputs, layout),)
 
 
@@ -157,6 +157,7 @@ def _differentiate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scal
         layout,
         rows,
         columns,
+        name="contrastive",
         row_sums=[_RowSums(zero, zero, zero, _zeros_like(rows["views"][k])) for k, zero in enumerate(zeros)],
         column_sums=_zeros_like(columns["text"]),
     )
@@ -301,7 +302,8 @@ def _log_sum_exps(logits_of: Callable, layout: BlockLayout, rows: dict, columns:
     empty = [jnp.full(blocks["index"].shape, -jnp.inf) for blocks in (rows, columns)]
     visit = functools.partial(_log_sum_exps_block, logits_of)
     merge = functools.partial(jax.nn.logsumexp, axis=0)
-    return sweep(visit, layout, rows, columns, row_sums=empty[0], column_sums=empty[1], merge=merge)
+    sums = {"row_sums": empty[0], "column_sums": empty[1], "merge": merge}
+    return sweep(visit, layout, rows, columns, name="softmax_statistics", **sums)
 
 
 def _log_sum_exps_block(logits_of: Callable, row: dict, column: dict, row_sum: jax.Array, column_sum: jax.Array):

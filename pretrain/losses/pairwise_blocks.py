@@ -94,6 +94,7 @@ def sweep(
     rows: Tree,
     columns: Tree,
     *,
+    name: str,
     row_sums: Tree = (),
     column_sums: Tree = (),
     merge: Callable[[jax.Array], jax.Array] | None = None,
@@ -104,13 +105,15 @@ def sweep(
     `rows` and `columns` are those of this device, split into blocks. `visit(row_block, column_block, row_sums,
     column_sums)` returns both sums with the block's part added. The sums belong to the rows and columns of this device.
     `merge` combines the parts `[devices, ...]` of column sums that the devices have computed (default: their sum); the
-    initial column sums must be its neutral element. `own_columns_only` leaves out the columns of other devices.
+    initial column sums must be its neutral element. `own_columns_only` leaves out the columns of other devices. The
+    operations of the compiled program carry `blocks/name` in their names (`pretrain.tools.hlo`).
     """
-    if own_columns_only or not layout.axes:
-        return _visit_blocks(visit, rows, columns, row_sums, column_sums)
-    if layout.devices * sum(leaf.nbytes for leaf in jax.tree.leaves(columns)) <= layout.gather_limit:
-        return _gather(visit, layout, rows, columns, row_sums, column_sums, merge)
-    return _ring(visit, layout, rows, columns, row_sums, column_sums)
+    with jax.named_scope(f"blocks/{name}"):
+        if own_columns_only or not layout.axes:
+            return _visit_blocks(visit, rows, columns, row_sums, column_sums)
+        if layout.devices * sum(leaf.nbytes for leaf in jax.tree.leaves(columns)) <= layout.gather_limit:
+            return _gather(visit, layout, rows, columns, row_sums, column_sums, merge)
+        return _ring(visit, layout, rows, columns, row_sums, column_sums)
 
 
 def _gather(visit, layout, rows, columns, row_sums, column_sums, merge):

@@ -18,7 +18,7 @@ from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.distributed import sharding
 from pretrain.monitoring.device_peaks import TPU_CHIPS
 from pretrain.monitoring.throughput import count_pair_flops
-from pretrain.tools.hlo_collectives import Traffic, count_collectives
+from pretrain.tools.hlo.collectives import Traffic, count_collectives
 from pretrain.train_step import TrainStep, abstract_batch, build_train_step
 
 logger = logging.getLogger(__name__)
