@@ -28,6 +28,7 @@ from pretrain.losses.pairwise_blocks import (
     normalize_vjp,
     pairwise,
     sweep,
+    update_blocks,
 )
 
 
@@ -126,91 +127,137 @@ def _evaluate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: S
     """Return this device's contribution to the loss of each view."""
     rows, columns = _split(loss, layout, inputs, scales)
     visit = functools.partial(_evaluate_block, loss, scales)
-    losses, _ = sweep(visit, layout, rows, columns, name="contrastive", row_sums=_zeros_per_row(rows, scales))
+    losses, _ = sweep(visit, layout, rows, columns, name="contrastive", row_sums=_zeros_per_row(rows))
     return (), (_mean(losses, inputs, layout),)
 
 
 def _evaluate_block(loss: PairwiseLoss, scales: Scales, row: dict, column: dict, losses: list, column_sums: Any):
-    return [sums + _pairs(loss, row, column, scales, k).losses for k, sums in enumerate(losses)], column_sums
+    return losses + _pairs(loss, row, column, scales).losses, column_sums
 
 
 # The loss with its gradients
 
 
 class _RowSums(NamedTuple):
-    """Sums over the columns of each row: of a view's loss, and of its gradients."""
+    """Sums over the columns of each row: `[views, rows]`, and one `[rows, dim]` per view.
+
+    They are of the loss, of its derivatives by the logits (slopes), of slopes times cosines, and of slopes times texts
+    of length 1.
+    """
 
     losses: jax.Array
-    d_scale: jax.Array
-    d_bias: jax.Array
-    d_view: jax.Array
+    slopes: jax.Array
+    slopes_cosines: jax.Array
+    slopes_texts: list[jax.Array]
 
 
 def _differentiate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scalars: tuple[Scales, jax.Array]):
     """Return the gradients of the weighted sum by this device's embeddings, and its contribution to other results."""
     (views, texts, _), (scales, weights) = inputs, scalars
     rows, columns = _split(loss, layout, inputs, scales)
-    factors = weights / (len(texts) * layout.devices)
-    zeros = _zeros_per_row(rows, scales)
-    row_sums, d_text = sweep(
-        functools.partial(_differentiate_block, loss, factors, scales),
+    factors = weights / (len(texts) * layout.devices)  # of a view's losses
+    cosine_factors = factors * jnp.exp(scales.logit_scale)
+    zero = _zeros_per_row(rows)
+    sums, d_text = sweep(
+        functools.partial(_differentiate_block, loss, cosine_factors, scales),
         layout,
         rows,
         columns,
         name="contrastive",
-        row_sums=[_RowSums(zero, zero, zero, _zeros_like(rows["views"][k])) for k, zero in enumerate(zeros)],
+        row_sums=_RowSums(zero, zero, zero, [_zeros_like(view) for view in rows["views"]]),
         column_sums=_zeros_like(columns["text"]),
     )
-    losses, d_scale, d_bias, d_views = zip(*row_sums, strict=True)
-    d_views, d_text = jax.tree.map(
-        lambda blocks, raw: join(blocks, len(raw)).astype(raw.dtype), (d_views, d_text), (views, texts)
+
+    d_views = tuple(
+        _by_raw(summed, factor, *of_view, raw)
+        for summed, factor, *of_view, raw in zip(
+            sums.slopes_texts, cosine_factors, rows["views"], rows["inverse"], views, strict=True
+        )
     )
-    total = [jnp.stack([jnp.sum(part) for part in parts]) for parts in (d_scale, d_bias)]
-    d_scales = Scales(total[0], total[1] if loss.biased else jnp.zeros_like(total[1]))
-    return (d_views, d_text), (_mean(losses, inputs, layout), d_scales)
+    d_text = _by_raw(d_text, jnp.float32(1), columns["text"], columns["inverse"], texts)
+    d_scale = cosine_factors * jnp.sum(sums.slopes_cosines, axis=(0, 2))
+    d_bias = factors * jnp.sum(sums.slopes, axis=(0, 2))
+    d_scales = Scales(d_scale, d_bias if loss.biased else jnp.zeros_like(d_bias))
+    return (d_views, d_text), (_mean(sums.losses, inputs, layout), d_scales)
+
+
+def _by_raw(
+    gradient: jax.Array, factor: jax.Array, embeddings: jax.Array, inverse: jax.Array, raw: jax.Array
+) -> jax.Array:
+    """Return the gradient `[rows, dim]` by raw embeddings: `factor` times that by embeddings of length 1, in blocks."""
+
+    def update(gradient: jax.Array, of_block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return normalize_vjp(factor * gradient, *of_block)
+
+    return join(update_blocks(update, gradient, (embeddings, inverse)), len(raw)).astype(raw.dtype)
 
 
 def _differentiate_block(
-    loss: PairwiseLoss, factors: jax.Array, scales: Scales, row: dict, column: dict, row_sums: list, d_text: jax.Array
+    loss: PairwiseLoss,
+    cosine_factors: jax.Array,
+    scales: Scales,
+    row: dict,
+    column: dict,
+    sums: _RowSums,
+    d_text: jax.Array,
 ):
-    """Add the loss and the gradients of a block of pairs to the sums; `factors` are the views' weights per image."""
-    added = []
-    for k, (losses, d_scale, d_bias, d_view) in enumerate(row_sums):
-        pairs = _pairs(loss, row, column, scales, k)
-        d_logits = factors[k] * pairs.slopes
-        d_cosines = jnp.exp(scales.logit_scale[k]) * d_logits
-        d_x = mix(d_cosines * column["inverse"], column["text"])
-        d_view += normalize_vjp(d_x, row["views"][k], row["inverse"][k])
-        d_t = mix_transposed(d_cosines * row["inverse"][k][:, None], row["views"][k])
-        d_text += normalize_vjp(d_t, column["text"], column["inverse"])
-        d_scale += jnp.sum(d_cosines * pairs.cosines, axis=1)
-        added.append(_RowSums(losses + pairs.losses, d_scale, d_bias + jnp.sum(d_logits, axis=1), d_view))
+    """Add the loss and the gradients of a block of pairs to the sums.
+
+    The gradient by an embedding of length 1 is `cosine_factors[view]` Σ slopes · embedding of length 1. One array of
+    slopes, rounded once, serves both sides.
+    """
+    pairs = _pairs(loss, row, column, scales)
+    slopes = pairs.slopes.astype(column["text"].dtype)
+    by_view = mix(slopes, _scaled(column["text"], column["inverse"]))
+    row_scales = cosine_factors[:, None] * jnp.stack(row["inverse"])
+    d_text += mix_transposed(slopes, _scaled(jnp.stack(row["views"]), row_scales))
+    added = _RowSums(
+        losses=sums.losses + pairs.losses,
+        slopes=sums.slopes + jnp.sum(pairs.slopes, axis=2),
+        slopes_cosines=sums.slopes_cosines + jnp.sum(pairs.slopes * pairs.cosines, axis=2),
+        slopes_texts=[summed + by_view[k] for k, summed in enumerate(sums.slopes_texts)],
+    )
     return added, d_text
+
+
+def _scaled(embeddings: jax.Array, factors: jax.Array) -> jax.Array:
+    """Return embeddings `[..., dim]` times factors `[...]`, rounded to their dtype."""
+    return (embeddings.astype(jnp.float32) * factors[..., None]).astype(embeddings.dtype)
 
 
 # The pairs of one block
 
 
 class _Pairs(NamedTuple):
-    """Cosines and derivatives by the logits `[rows, columns]` of a block, and the losses of its rows `[rows]`."""
+    """Cosines and derivatives by the logits `[views, rows, columns]` of a block, and losses of rows `[views, rows]`."""
 
     cosines: jax.Array
     slopes: jax.Array
     losses: jax.Array
 
 
-def _pairs(loss: PairwiseLoss, row: dict, column: dict, scales: Scales, k: int) -> _Pairs:
-    cosines, logits = _logits(loss, row, column, scales, k)
-    losses, slopes = loss.block(logits, _matched(row, column), row["statistics"][k], column["statistics"][k])
+def _pairs(loss: PairwiseLoss, row: dict, column: dict, scales: Scales) -> _Pairs:
+    """Return the pairs of a block in all views, whose logits are one matrix product."""
+    cosines, logits = _logits(loss, jnp.stack(row["views"]), jnp.stack(row["inverse"]), column, scales)
+    row_statistics, column_statistics = (
+        jax.tree.map(lambda *views: jnp.stack(views), *block["statistics"]) for block in (row, column)
+    )
+    of_views = jax.vmap(loss.block, in_axes=(0, None, 0, 0))
+    losses, slopes = of_views(logits, _matched(row, column), row_statistics, column_statistics)
     valid = _valid(row, column)
-    return _Pairs(cosines, jnp.where(valid, slopes, 0.0), jnp.sum(jnp.where(valid, losses, 0.0), axis=1))
+    return _Pairs(cosines, jnp.where(valid, slopes, 0.0), jnp.sum(jnp.where(valid, losses, 0.0), axis=2))
 
 
-def _logits(loss: PairwiseLoss, row: dict, column: dict, scales: Scales, k: int) -> tuple[jax.Array, jax.Array]:
-    """Return the cosines and the logits of a block for view k."""
-    cosines = pairwise(row["views"][k], column["text"]) * row["inverse"][k][:, None] * column["inverse"]
-    logits = jnp.exp(scales.logit_scale[k]) * cosines
-    return cosines, logits + scales.logit_bias[k] if loss.biased else logits
+def _logits(
+    loss: PairwiseLoss, x: jax.Array, inverse: jax.Array, column: dict, scales: Scales
+) -> tuple[jax.Array, jax.Array]:
+    """Return the cosines and the logits `[..., rows, columns]` of images `[..., rows, dim]` and a block of texts.
+
+    `inverse` are the images' inverse norms `[..., rows]`; the scales are `[...]`.
+    """
+    cosines = pairwise(x, column["text"]) * inverse[..., None] * column["inverse"]
+    logits = jnp.exp(scales.logit_scale)[..., None, None] * cosines
+    return cosines, logits + scales.logit_bias[..., None, None] if loss.biased else logits
 
 
 def _matched(row: dict, column: dict) -> jax.Array:
@@ -240,23 +287,30 @@ def _split(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scal
     columns = layout.split(columns | {"equal_texts": equal._replace(share=None)})
     rows["statistics"] = columns["statistics"] = [None] * len(views)
     if loss.statistics is not None:
-        logits = [functools.partial(_logits, loss, scales=scales, k=k) for k in range(len(views))]
+        logits = [functools.partial(_view_logits, loss, scales, k) for k in range(len(views))]
         found = [loss.statistics(logits_of, layout, rows, columns) for logits_of in logits]
         rows["statistics"], columns["statistics"] = zip(*found, strict=True)
     return rows, columns
+
+
+def _view_logits(loss: PairwiseLoss, scales: Scales, k: int, row: dict, column: dict) -> tuple[jax.Array, jax.Array]:
+    """Return the cosines and the logits `[rows, columns]` of a block for view k."""
+    of_view = Scales(*(scalars[k] for scalars in scales))
+    return _logits(loss, row["views"][k], row["inverse"][k], column, of_view)
 
 
 def _zeros_like(blocks: jax.Array) -> jax.Array:
     return jnp.zeros(blocks.shape, jnp.float32)
 
 
-def _zeros_per_row(rows: dict, scales: Scales) -> list[jax.Array]:
-    return [_zeros_like(rows["inverse"][k]) for k in range(len(scales.logit_scale))]
+def _zeros_per_row(rows: dict) -> jax.Array:
+    """Return zeros `[blocks, views, rows]`."""
+    return jnp.zeros_like(jnp.stack(rows["inverse"], axis=1))
 
 
-def _mean(losses, inputs: Inputs, layout: BlockLayout) -> jax.Array:
-    """Return this device's part of the mean over images `[views]`."""
-    return jnp.stack([jnp.sum(loss) for loss in losses]) / (len(inputs.texts) * layout.devices)
+def _mean(losses: jax.Array, inputs: Inputs, layout: BlockLayout) -> jax.Array:
+    """Return this device's part of the mean over images `[views]`, from losses `[blocks, views, rows]`."""
+    return jnp.sum(losses, axis=(0, 2)) / (len(inputs.texts) * layout.devices)
 
 
 # The losses

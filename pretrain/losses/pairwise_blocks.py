@@ -163,6 +163,12 @@ def _visit_blocks(visit, rows, columns, row_sums, column_sums):
     return lax.fori_loop(0, column_blocks, visit_column, (row_sums, column_sums))
 
 
+def update_blocks(update: Callable[[Tree, Tree], Tree], sums: Tree, blocks: Tree) -> Tree:
+    """Return `update(sum, block)` for each block of the sums `[blocks, ...]`, in place: a loop reuses their memory."""
+    count = len(jax.tree.leaves(sums)[0])
+    return lax.fori_loop(0, count, lambda i, sums: _put(sums, update(_take(sums, i), _take(blocks, i)), i), sums)
+
+
 def _take(tree: Tree, i: int) -> Tree:
     return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
 
@@ -185,18 +191,19 @@ def normalize_vjp(gradient: jax.Array, embeddings: jax.Array, inverse_norm: jax.
 
 
 def pairwise(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Return all dot products `[rows, columns]` in float32."""
-    return _product(rows, columns, ((1,), (1,)))
+    """Return all dot products `[..., rows, columns]` of rows `[..., rows, dim]` and `[columns, dim]`, in float32."""
+    return _product(rows, columns, ((rows.ndim - 1,), (1,)))
 
 
 def mix(weights: jax.Array, columns: jax.Array) -> jax.Array:
-    """Return the sums `[rows, dim]` of the columns `[columns, dim]` with `weights` `[rows, columns]`, in float32."""
-    return _product(weights.astype(columns.dtype), columns, ((1,), (0,)))
+    """Return the sums `[..., rows, dim]` of `[columns, dim]` with `weights` `[..., rows, columns]`, in float32."""
+    return _product(weights.astype(columns.dtype), columns, ((weights.ndim - 1,), (0,)))
 
 
 def mix_transposed(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """Return the sums `[columns, dim]` of the rows `[rows, dim]` with `weights` `[rows, columns]`, in float32."""
-    return _product(weights.astype(rows.dtype), rows, ((0,), (0,)))
+    """Return the sums `[columns, dim]` of `[..., rows, dim]` with `weights` `[..., rows, columns]`, in float32."""
+    summed = tuple(range(rows.ndim - 1))
+    return _product(weights.astype(rows.dtype), rows, (summed, summed))
 
 
 def _product(a: jax.Array, b: jax.Array, contract: tuple) -> jax.Array:
