@@ -11,7 +11,7 @@ Notation: x, t are image and text embeddings `[batch, dim]` scaled to length 1, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ from pretrain.losses.pairwise_blocks import (
     sweep,
     update_blocks,
 )
+from pretrain.losses.pairwise_losses import PAIRWISE_LOSSES, PairwiseLoss, matched_pairs, valid_pairs
 
 
 class BaseLoss(NamedTuple):
@@ -44,25 +45,6 @@ class Scales(NamedTuple):
 
     logit_scale: jax.Array
     logit_bias: jax.Array
-
-
-class PairwiseLoss(NamedTuple):
-    """A contrastive loss, defined on the pairs of a block.
-
-    block: `block(logits, matched, row_statistics, column_statistics)` returns, for the pairs of a block
-        `[rows, columns]`, their contribution to the loss of their image and its derivative with respect to the logits.
-        `matched` is True for positive pairs: the diagonal and, if they are positive, equal texts.
-    biased: whether the logits have a bias.
-    products: number of matrix products over all pairs that the loss and its gradients take.
-    statistics: a first sweep that computes arrays with a value per row and per column; None if the loss needs none.
-    max_logit_scale: default limit of the logit scale; 0 for none.
-    """
-
-    block: Callable[..., tuple[jax.Array, jax.Array]]
-    biased: bool
-    products: int
-    statistics: Callable | None = None
-    max_logit_scale: float = 0.0
 
 
 class Inputs(NamedTuple):
@@ -139,16 +121,14 @@ def _evaluate_block(loss: PairwiseLoss, scales: Scales, row: dict, column: dict,
 
 
 class _RowSums(NamedTuple):
-    """Sums over the columns of each row: `[views, rows]`, and one `[rows, dim]` per view.
+    """Sums over the columns of each row.
 
-    They are of the loss, of its derivatives by the logits (slopes), of slopes times cosines, and of slopes times texts
-    of length 1.
+    scalars: of the loss, of its derivatives by the logits (slopes), and of slopes times cosines, `[views, rows, 3]`.
+    texts: of slopes times texts of length 1, `[rows, dim]` per view.
     """
 
-    losses: jax.Array
-    slopes: jax.Array
-    slopes_cosines: jax.Array
-    slopes_texts: list[jax.Array]
+    scalars: jax.Array
+    texts: list[jax.Array]
 
 
 def _differentiate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scalars: tuple[Scales, jax.Array]):
@@ -157,28 +137,28 @@ def _differentiate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scal
     rows, columns = _split(loss, layout, inputs, scales)
     factors = weights / (len(texts) * layout.devices)  # of a view's losses
     cosine_factors = factors * jnp.exp(scales.logit_scale)
-    zero = _zeros_per_row(rows)
     sums, d_text = sweep(
         functools.partial(_differentiate_block, loss, cosine_factors, scales),
         layout,
         rows,
         columns,
         name="contrastive",
-        row_sums=_RowSums(zero, zero, zero, [_zeros_like(view) for view in rows["views"]]),
+        row_sums=_RowSums(jnp.zeros((*_zeros_per_row(rows).shape, 3)), [_zeros_like(view) for view in rows["views"]]),
         column_sums=_zeros_like(columns["text"]),
     )
 
     d_views = tuple(
         _by_raw(summed, factor, *of_view, raw)
         for summed, factor, *of_view, raw in zip(
-            sums.slopes_texts, cosine_factors, rows["views"], rows["inverse"], views, strict=True
+            sums.texts, cosine_factors, rows["views"], rows["inverse"], views, strict=True
         )
     )
     d_text = _by_raw(d_text, jnp.float32(1), columns["text"], columns["inverse"], texts)
-    d_scale = cosine_factors * jnp.sum(sums.slopes_cosines, axis=(0, 2))
-    d_bias = factors * jnp.sum(sums.slopes, axis=(0, 2))
+    losses, slopes, slopes_cosines = jnp.moveaxis(sums.scalars, -1, 0)
+    d_scale = cosine_factors * jnp.sum(slopes_cosines, axis=(0, 2))
+    d_bias = factors * jnp.sum(slopes, axis=(0, 2))
     d_scales = Scales(d_scale, d_bias if loss.biased else jnp.zeros_like(d_bias))
-    return (d_views, d_text), (_mean(sums.losses, inputs, layout), d_scales)
+    return (d_views, d_text), (_mean(losses, inputs, layout), d_scales)
 
 
 def _by_raw(
@@ -211,13 +191,9 @@ def _differentiate_block(
     by_view = mix(slopes, _scaled(column["text"], column["inverse"]))
     row_scales = cosine_factors[:, None] * jnp.stack(row["inverse"])
     d_text += mix_transposed(slopes, _scaled(jnp.stack(row["views"]), row_scales))
-    added = _RowSums(
-        losses=sums.losses + pairs.losses,
-        slopes=sums.slopes + jnp.sum(pairs.slopes, axis=2),
-        slopes_cosines=sums.slopes_cosines + jnp.sum(pairs.slopes * pairs.cosines, axis=2),
-        slopes_texts=[summed + by_view[k] for k, summed in enumerate(sums.slopes_texts)],
-    )
-    return added, d_text
+    scalars = (pairs.losses, jnp.sum(pairs.slopes, axis=2), jnp.sum(pairs.slopes * pairs.cosines, axis=2))
+    scalars = sums.scalars + jnp.stack(scalars, axis=-1)
+    return _RowSums(scalars, [summed + by_view[k] for k, summed in enumerate(sums.texts)]), d_text
 
 
 def _scaled(embeddings: jax.Array, factors: jax.Array) -> jax.Array:
@@ -243,8 +219,8 @@ def _pairs(loss: PairwiseLoss, row: dict, column: dict, scales: Scales) -> _Pair
         jax.tree.map(lambda *views: jnp.stack(views), *block["statistics"]) for block in (row, column)
     )
     of_views = jax.vmap(loss.block, in_axes=(0, None, 0, 0))
-    losses, slopes = of_views(logits, _matched(row, column), row_statistics, column_statistics)
-    valid = _valid(row, column)
+    losses, slopes = of_views(logits, matched_pairs(row, column), row_statistics, column_statistics)
+    valid = valid_pairs(row, column)
     return _Pairs(cosines, jnp.where(valid, slopes, 0.0), jnp.sum(jnp.where(valid, losses, 0.0), axis=2))
 
 
@@ -258,23 +234,6 @@ def _logits(
     cosines = pairwise(x, column["text"]) * inverse[..., None] * column["inverse"]
     logits = jnp.exp(scales.logit_scale)[..., None, None] * cosines
     return cosines, logits + scales.logit_bias[..., None, None] if loss.biased else logits
-
-
-def _matched(row: dict, column: dict) -> jax.Array:
-    """Return which pairs of a block are positive."""
-    row_id, column_id = (
-        block["index"] if block["equal_texts"].positive is None else block["equal_texts"].positive
-        for block in (row, column)
-    )
-    return row_id[:, None] == column_id
-
-
-def _valid(row: dict, column: dict) -> jax.Array:
-    """Return which pairs of a block count: neither padding nor left out."""
-    valid = (row["index"] >= 0)[:, None] & (column["index"] >= 0)
-    if row["equal_texts"].ignored is not None:
-        valid &= (row["equal_texts"].ignored[:, None] != column["equal_texts"].ignored) | _matched(row, column)
-    return valid
 
 
 def _split(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scales) -> tuple[dict, dict]:
@@ -312,66 +271,6 @@ def _mean(losses: jax.Array, inputs: Inputs, layout: BlockLayout) -> jax.Array:
     """Return this device's part of the mean over images `[views]`, from losses `[blocks, views, rows]`."""
     return jnp.sum(losses, axis=(0, 2)) / (len(inputs.texts) * layout.devices)
 
-
-# The losses
-
-
-def _sigmoid_block(logits: jax.Array, matched: jax.Array, *_: None) -> tuple[jax.Array, jax.Array]:
-    """Return softplus(∓logits) and its derivative, for matched pairs and for others."""
-    signed = jnp.where(matched, -logits, logits)
-    small = jnp.exp(-jnp.abs(signed))  # for softplus(signed) and for its derivative, the sigmoid
-    sigmoid = jnp.where(signed > 0, 1.0, small) / (1.0 + small)
-    return jnp.maximum(signed, 0.0) + jnp.log1p(small), jnp.where(matched, -sigmoid, sigmoid)
-
-
-class _SoftmaxStatistics(NamedTuple):
-    """log Σ exp of the logits of each row or column, and the target of each positive of a row, None for 1."""
-
-    log_sum_exp: jax.Array
-    target: jax.Array | None = None
-
-
-def _softmax_block(logits: jax.Array, matched: jax.Array, row: _SoftmaxStatistics, column: _SoftmaxStatistics):
-    """Return the cross-entropies of matched pairs, weighted by their targets, and the derivative.
-
-    Matched images and texts have the same number of positives, so a pair has one target for its row and its column.
-    """
-    of_row, of_column = row.log_sum_exp, column.log_sum_exp
-    losses = jnp.where(matched, (of_row[:, None] + of_column) / 2 - logits, 0.0)
-    probabilities = (jnp.exp(logits - of_row[:, None]) + jnp.exp(logits - of_column)) / 2
-    if row.target is None:
-        return losses, probabilities - matched
-    target = row.target[:, None]
-    return losses * target, probabilities - jnp.where(matched, target, 0.0)
-
-
-def _softmax_statistics(logits_of: Callable, layout: BlockLayout, rows: dict, columns: dict):
-    """Return the statistics of the rows and of the columns, in blocks."""
-    of_rows, of_columns = _log_sum_exps(logits_of, layout, rows, columns)
-    return _SoftmaxStatistics(of_rows, rows["equal_texts"].share), _SoftmaxStatistics(of_columns)
-
-
-def _log_sum_exps(logits_of: Callable, layout: BlockLayout, rows: dict, columns: dict) -> tuple[jax.Array, jax.Array]:
-    """Return log Σ exp of the logits of each row over all columns, and of each column over all rows, in blocks."""
-    empty = [jnp.full(blocks["index"].shape, -jnp.inf) for blocks in (rows, columns)]
-    visit = functools.partial(_log_sum_exps_block, logits_of)
-    merge = functools.partial(jax.nn.logsumexp, axis=0)
-    sums = {"row_sums": empty[0], "column_sums": empty[1], "merge": merge}
-    return sweep(visit, layout, rows, columns, name="softmax_statistics", **sums)
-
-
-def _log_sum_exps_block(logits_of: Callable, row: dict, column: dict, row_sum: jax.Array, column_sum: jax.Array):
-    logits = jnp.where(_valid(row, column), logits_of(row, column)[1], -jnp.inf)
-    row_sum = jnp.logaddexp(row_sum, jax.nn.logsumexp(logits, axis=1))
-    return row_sum, jnp.logaddexp(column_sum, jax.nn.logsumexp(logits, axis=0))
-
-
-PAIRWISE_LOSSES: dict[str, PairwiseLoss] = {
-    "sigmoid": PairwiseLoss(_sigmoid_block, biased=True, products=3),
-    "softmax": PairwiseLoss(
-        _softmax_block, biased=False, products=4, statistics=_softmax_statistics, max_logit_scale=100.0
-    ),
-}
 
 _RENAMED = {"Rule": "PairwiseLoss", "RULES": "PAIRWISE_LOSSES"}
 

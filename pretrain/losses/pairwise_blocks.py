@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 Tree = Any  # a pytree of arrays
-_CPU_BLOCK, _ACCELERATOR_BLOCK = 1024, 4096  # rows and columns of a block (measured in docs/PERFORMANCE.md)
+_BLOCKS = {"cpu": 1024, "gpu": 2048, "tpu": 4096}  # rows and columns of a block, by platform (docs/PERFORMANCE.md)
 _NORM_EPSILON = 1e-12  # cosines and gradients of shorter embeddings are zero
 _PADDING = -1  # index of the rows that fill the last block
 
@@ -51,7 +51,7 @@ class BlockLayout:
         if self.block_size is not None:
             return self.block_size
         platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
-        return _CPU_BLOCK if platform == "cpu" else _ACCELERATOR_BLOCK
+        return _BLOCKS.get(platform, _BLOCKS["gpu"])
 
     def on_devices(self, function: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable:
         """Return `function(arrays, scalars) → (arrays, sums)` run by each device on its rows; sums are over devices."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
+import pathlib
 import re
 import time
 from collections.abc import Mapping
@@ -13,34 +13,33 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from foundation.console import hidden_stderr
 from models.towers import count_parameters
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.distributed import sharding
-from pretrain.monitoring.device_peaks import TPU_CHIPS
+from pretrain.monitoring.device_peaks import DESCRIBED, GPUS
 from pretrain.monitoring.throughput import count_pair_flops
-from pretrain.tools.hlo.collectives import Traffic, count_collectives
+from pretrain.tools.described_devices import DescribedDevices, describe_devices
+from pretrain.tools.gpu_program import ProgramCheck, check_program
+from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from pretrain.train_step import TrainStep, abstract_batch, build_train_step
 
 logger = logging.getLogger(__name__)
 
 GB = 1e9
+_MOST_RESERVED = 0.92  # of a GPU: the rest is for CUDA, cuDNN and NCCL
 _OUT_OF_MEMORY = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
-
-
-class DescribedDevices(NamedTuple):
-    """The devices of a topology, and their kind, such as `v5e` or `local`."""
-
-    kind: str
-    devices: list[jax.Device]
 
 
 class DeviceMemory(NamedTuple):
     """Memory and traffic of a compiled step per device, in bytes.
 
     peak: includes parameters and optimizer state.
-    capacity: memory of the device; None if unknown.
+    capacity: memory of the device that a program can use; None if unknown.
     collectives: None if the compiler cannot print its program.
     seconds: compilation time.
+    memory: all memory of the device; None if unknown.
+    program: the compiled program, as HLO text; None if the compiler cannot print it.
     """
 
     parameters: int
@@ -51,6 +50,8 @@ class DeviceMemory(NamedTuple):
     capacity: int | None
     collectives: dict[str, Traffic] | None
     seconds: float
+    memory: int | None = None
+    program: str | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -58,11 +59,12 @@ class DeviceMemory(NamedTuple):
         return None if self.capacity is None else self.peak <= self.capacity
 
 
-def compile_job(config: Mapping[str, Any], topology: str) -> bool:
+def compile_job(config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path | None = None) -> bool:
     """Compile the step that the `pretrain` section of a config describes, and log what it needs.
 
-    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` for N slices, or `local:N` for N fake
-    CPU devices. Returns False if the step does not fit the devices.
+    `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` for N slices, `KIND:N` or
+    `KIND:HOSTSxN` of GPUs, such as `h100:2x8`, or `local:N` for N fake CPU devices. The compiled program is written to
+    `hlo`. Returns False if the step does not fit the devices, or if the program of a GPU has faults.
     """
     settings = read_settings(config)
     described = describe_devices(topology)
@@ -71,68 +73,42 @@ def compile_job(config: Mapping[str, Any], topology: str) -> bool:
     logger.info(
         f"compiling a step of {settings.batch_size:,} pairs for {topology}, {mesh.size} devices, jax {jax.__version__}"
     )
-    needed = compile_step(settings, training, mesh, kind=described.kind)
+    needed = compile_step(settings, training, mesh, described)
+    if hlo is not None:
+        _write_program(needed, hlo)
     num_parameters = count_parameters(training.abstract_state.parameters)
+    checked = ProgramCheck([], [])
+    if described.kind in GPUS and needed.program is not None:
+        checked = check_program(settings, needed.program, mesh, kind=described.kind)
     for lines in (
         describe_memory(settings, needed, mesh, num_parameters=num_parameters),
         describe_work(settings, mesh, kind=described.kind),
         describe_traffic(needed),
+        checked.lines,
         describe_verdict(settings, needed, mesh),
     ):
         for line in lines:
             logger.info(line)
-    return needed.fits is not False
+    if checked.faults:
+        logger.info("verdict: the program does not do what the settings ask for; see its faults above")
+    return needed.fits is not False and not checked.faults
 
 
-def describe_devices(topology: str) -> DescribedDevices:
-    """Return the devices of a topology; raises `ValueError` for an unknown one."""
-    kind, _, shape = topology.partition(":")
-    if kind == "local" and shape.isdigit() and int(shape) > 0:
-        return DescribedDevices(kind, _fake_cpu_devices(int(shape)))
-    if kind not in TPU_CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}(\*[1-9]\d*)?", shape):
-        raise ValueError(
-            f"unknown topology {topology!r}. Use KIND:SHAPE such as v5e:4x4 or v4:2x2x4, KIND:SHAPE*N for N slices, or "
-            f"local:N for N CPU devices. Kinds: {', '.join(TPU_CHIPS)}"
-        )
-    return DescribedDevices(kind, _tpu_devices(kind, topology))
-
-
-def _fake_cpu_devices(count: int) -> list[jax.Device]:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
-    if len(jax.devices()) != count:
-        raise ValueError(f"local:{count} needs a new process: jax is already using {len(jax.devices())} devices")
-    return jax.devices()
-
-
-def _tpu_devices(kind: str, topology: str) -> list[jax.Device]:
-    slice_, _, slices = topology.partition("*")
-    jax.config.update("jax_platforms", "cpu")  # otherwise JAX looks for a TPU
-    jax.config.update("jax_enable_compilation_cache", False)  # a cached TPU program cannot be loaded without a TPU
-    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": f"{kind}-1"}
-    quiet |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    from jax.experimental import topologies
-
-    try:
-        options = {"num_slices": int(slices)} if slices else {}
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=slice_, **options).devices)
-    except Exception as error:
-        if "libtpu" in str(error).lower() or isinstance(error, ImportError):
-            raise ValueError(f"compiling for TPUs needs libtpu. Run `pip install libtpu` ({error}).") from error
-        raise ValueError(f"libtpu has no topology {topology!r}: {error}") from error
-
-
-def compile_step(settings: PretrainSettings, training: TrainStep, mesh: Mesh, *, kind: str) -> DeviceMemory:
+def compile_step(
+    settings: PretrainSettings, training: TrainStep, mesh: Mesh, described: DescribedDevices
+) -> DeviceMemory:
     """Compile the step of a run for `mesh`, and return what it needs per device."""
     state = training.abstract_state
     inputs = abstract_batch(settings, mesh)
     held = [_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
-    capacity = TPU_CHIPS[kind].memory_gib << 30 if kind in TPU_CHIPS else None
+    memory = described.memory
+    capacity = None if memory is None else round(memory * described.memory_fraction)
     start = time.monotonic()
     try:
-        compiled = training.step.lower(state, inputs).compile()
+        with hidden_stderr():
+            compiled = training.step.lower(state, inputs).compile(
+                compiler_options=dict(described.compiler_options) or None
+            )
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if not found:
@@ -141,15 +117,31 @@ def compile_step(settings: PretrainSettings, training: TrainStep, mesh: Mesh, *,
         used, used_unit, limit, limit_unit = found.groups()
         temporaries, capacity = _to_bytes(used, used_unit), _to_bytes(limit, limit_unit)
         return DeviceMemory(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - start)
-    memory = compiled.memory_analysis()
-    outside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = max(outside + memory.temp_size_in_bytes, getattr(memory, "peak_memory_in_bytes", 0))
+    analysis = compiled.memory_analysis()
+    outside = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    peak = max(outside + analysis.temp_size_in_bytes, getattr(analysis, "peak_memory_in_bytes", 0))
     seconds = time.monotonic() - start
     try:
-        traffic = count_collectives(compiled.as_text())
+        program = compiled.as_text()
     except jax.errors.JaxRuntimeError:  # libtpu cannot print some programs for v5p
-        traffic = None
-    return DeviceMemory(*held, memory.temp_size_in_bytes, peak, capacity, traffic, seconds)
+        program = None
+    return DeviceMemory(
+        *held,
+        temporaries=analysis.temp_size_in_bytes,
+        peak=peak,
+        capacity=capacity,
+        collectives=None if program is None else count_collectives(program),
+        seconds=seconds,
+        memory=memory,
+        program=program,
+    )
+
+
+def _write_program(needed: DeviceMemory, path: pathlib.Path) -> None:
+    if needed.program is None:
+        raise ValueError(f"{path} cannot be written: the compiler cannot print this program")
+    path.write_text(needed.program, encoding="utf-8")
+    logger.info(f"wrote the compiled program to {path}")
 
 
 def describe_memory(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh, *, num_parameters: int) -> list[str]:
@@ -163,8 +155,17 @@ def describe_memory(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh
         f"  batch         {needed.batch / GB:8.3f} GB",
         f"  temporaries   {needed.temporaries / GB:8.3f} GB",
         f"  peak          {needed.peak / GB:8.3f} GB"
-        + (f"  of {needed.capacity / GB:.1f} GB" if needed.capacity else ""),
+        + (f"  of {needed.capacity / GB:.1f} GB" if needed.capacity else "")
+        + _reserved_share(needed),
     ]
+
+
+def _reserved_share(needed: DeviceMemory) -> str:
+    """Return which part of a GPU's memory a program can use."""
+    if needed.memory is None or needed.memory == needed.capacity:
+        return ""
+    share = needed.capacity / needed.memory
+    return f", the {share:.0%} of {needed.memory / GB:.1f} GB that JAX reserves (XLA_PYTHON_CLIENT_MEM_FRACTION)"
 
 
 def describe_work(settings: PretrainSettings, mesh: Mesh, *, kind: str) -> list[str]:
@@ -178,10 +179,10 @@ def describe_work(settings: PretrainSettings, mesh: Mesh, *, kind: str) -> list[
         f"  per pair      {pair / 1e9:10.1f} GFLOP  (objective {flops.objective / pair:.1%})",
         f"  per step      {step / 1e12:10.1f} TFLOP, {step / mesh.size / 1e12:.2f} per device",
     ]
-    if kind in TPU_CHIPS:
-        peak = TPU_CHIPS[kind].tflops
+    if kind in DESCRIBED:
+        peak = DESCRIBED[kind].tflops
         limit = peak * 1e12 * mesh.size / pair
-        lines.append(f"  at most       {limit:10,.0f} pairs/s, at the chips' peak of {peak} bfloat16 TFLOP/s")
+        lines.append(f"  at most       {limit:10,.0f} pairs/s, at the devices' peak of {peak} bfloat16 TFLOP/s")
     return lines
 
 
@@ -209,6 +210,7 @@ def describe_verdict(settings: PretrainSettings, needed: DeviceMemory, mesh: Mes
     if needed.fits:
         return ["", f"verdict: fits, {share}"]
     lines = ["", f"verdict: does not fit, {share}. Changes that save memory, the cheapest first:"]
+    lines += _larger_reserve(needed)
     state = needed.parameters + needed.optimizer
     if needed.batch > 0.5 * needed.capacity:
         return [
@@ -225,6 +227,14 @@ def describe_verdict(settings: PretrainSettings, needed: DeviceMemory, mesh: Mes
     if microbatch_size:
         lines.append(f"  pretrain.microbatch_size={microbatch_size}: the forward pass of the towers runs twice")
     return lines
+
+
+def _larger_reserve(needed: DeviceMemory) -> list[str]:
+    """Return the advice to let JAX reserve more of a GPU's memory, if that suffices."""
+    if needed.memory is None or needed.memory == needed.capacity or needed.peak > _MOST_RESERVED * needed.memory:
+        return []
+    fraction = math.ceil(100 * needed.peak / needed.memory) / 100
+    return [f"  XLA_PYTHON_CLIENT_MEM_FRACTION={fraction:.2f}: JAX reserves more of the {needed.memory / GB:.1f} GB"]
 
 
 def _fitting_microbatch_size(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh) -> int | None:

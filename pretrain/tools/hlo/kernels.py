@@ -80,7 +80,7 @@ def _inner_computations(program: Program) -> set[str]:
 
 def count_bytes(program: Program, kernel: Kernel) -> int:
     """Return the bytes that one run of a kernel reads and writes."""
-    return sum(_bytes_read(program, kernel)) + sum(array.bytes for array in written_arrays(program, kernel))
+    return sum(read_bytes(program, kernel).values()) + sum(array.bytes for array in written_arrays(program, kernel))
 
 
 def written_arrays(program: Program, kernel: Kernel) -> list[Array]:
@@ -131,21 +131,36 @@ def _fused(program: Program, instruction: Instruction) -> Computation | None:
     return program.computations[instruction.attribute("calls").lstrip("%")]
 
 
-def _bytes_read(program: Program, kernel: Kernel) -> Iterator[int]:
+def read_bytes(program: Program, kernel: Kernel) -> dict[str, int]:
+    """Return the bytes that one run of a kernel reads, by the operand that it reads them from."""
     instruction, fused = kernel.instruction, _fused(program, kernel.instruction)
-    if fused is None:
-        if instruction.opcode in _SLICES:
-            yield sum(array.bytes for array in instruction.results)
-            return
-        updates = instruction.opcode == "dynamic-update-slice"
-        for name in instruction.operands[1 if updates else 0 :]:
-            yield sum(array.bytes for array in kernel.computation.instructions[name].results)
-        return
-    for parameter in fused.instructions.values():
-        if parameter.opcode == "parameter":
-            yield min(
-                parameter.results[0].bytes, sum(_read_by(fused, user, parameter) for user in _uses(fused, parameter))
-            )
+    if fused is not None:
+        parameters = [found for found in fused.instructions.values() if found.opcode == "parameter"]
+        read = [_read_of(fused, parameter) for parameter in sorted(parameters, key=_parameter_number)]
+        return dict(zip(instruction.operands, read, strict=True))
+    if instruction.opcode in _SLICES:
+        return {instruction.operands[0]: sum(array.bytes for array in instruction.results)}
+    operands = instruction.operands[1 if instruction.opcode == "dynamic-update-slice" else 0 :]
+    known = kernel.computation.instructions
+    return {name: sum(array.bytes for array in known[name].results) for name in operands}
+
+
+def _parameter_number(parameter: Instruction) -> int:
+    return int(re.match(r"\d+", parameter.text)[0])
+
+
+def _read_of(fused: Computation, parameter: Instruction) -> int:
+    """Return the bytes of a parameter that a fusion reads: each byte once."""
+    by_users = sum(_read_by(fused, user, parameter) for user in _uses(fused, parameter))
+    return min(parameter.results[0].bytes, by_users)
+
+
+def is_carried(kernel: Kernel, operand: str) -> bool:
+    """Return whether an operand comes from outside the kernel's computation, such as the state of a loop."""
+    value = kernel.computation.instructions[operand]
+    while value.opcode in ("bitcast", "get-tuple-element"):
+        value = kernel.computation.instructions[value.operands[0]]
+    return value.opcode in ("parameter", "constant")
 
 
 def _uses(computation: Computation, value: Instruction) -> Iterator[Instruction]:

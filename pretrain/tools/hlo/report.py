@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pretrain.tools.hlo.collectives import Traffic, count_exposed
 from pretrain.tools.hlo.kernels import (
     Kernel,
     Product,
@@ -19,10 +18,14 @@ from pretrain.tools.hlo.kernels import (
     count_bytes,
     find_kernels,
     find_products,
+    is_carried,
     is_cudnn_attention,
+    read_bytes,
     written_arrays,
 )
+from pretrain.tools.hlo.overlap import count_exposed
 from pretrain.tools.hlo.program import Program, parse_program
+from pretrain.tools.hlo_collectives import Traffic
 
 TOWERS = ("image_tower", "text_tower")
 FLOAT32_ON_PURPOSE = ("mean_cosines", "companions")  # metrics of linear time
@@ -42,16 +45,21 @@ class AttentionCount(NamedTuple):
 class BlockSweep(NamedTuple):
     """A sweep of the objective over the blocks of pairs.
 
-    visits: number of blocks in a step. kernels, bytes: launched, and read and written, per block, apart from loops
-    over the blocks. largest: bytes of the largest array that a kernel writes. intermediates: bytes of all arrays of the
-    size of a block of pairs that the kernels of a block pass to each other.
+    visits: number of blocks in a step.
+    kernels: number that a block launches.
+    largest: bytes of the largest array that a kernel of a block passes on.
+    bytes: read and written per block.
+    between: the part of them in arrays that kernels of a block pass on to the next ones. It needs no bandwidth of the
+        memory while these arrays stay in the L2 cache.
+    intermediates: bytes of these arrays.
     """
 
     name: str
     visits: int
     kernels: int
-    bytes: int
     largest: int
+    bytes: int
+    between: int
     intermediates: int
 
 
@@ -134,24 +142,36 @@ def _read_sweeps(program: Program, kernels: list[Kernel]) -> Iterable[BlockSweep
         if found := _SWEEP.search(kernel.instruction.op_name):
             sweeps[found[1]].append(kernel)
     for name, members in sweeps.items():
-        written = {kernel.instruction.name: written_arrays(program, kernel) for kernel in members}
         visits = max(kernel.runs for kernel in members)
-        inner = [kernel for kernel in members if kernel.runs == visits and not _is_condition(kernel)]
-        largest = max(array.bytes for kernel in inner for array in written[kernel.instruction.name])
-        pairs = max(array.size for kernel in inner for array in written[kernel.instruction.name])
+        inner = [kernel for kernel in members if kernel.runs == visits and not _is_counter(kernel)]
+        written = {kernel.instruction.name: _passed_on(program, kernel) for kernel in inner}
+        read = [
+            size
+            for kernel in inner
+            for operand, size in read_bytes(program, kernel).items()
+            if not is_carried(kernel, operand)
+        ]
+        intermediates = sum(map(sum, written.values()))
         yield BlockSweep(
             name=name,
             visits=visits,
             kernels=len(inner),
+            largest=max(size for sizes in written.values() for size in sizes),
             bytes=sum(count_bytes(program, kernel) for kernel in inner),
-            largest=largest,
-            intermediates=sum(
-                array.bytes for kernel in inner for array in written[kernel.instruction.name] if 4 * array.size > pairs
-            ),
+            between=intermediates + sum(read),
+            intermediates=intermediates,
         )
 
 
-def _is_condition(kernel: Kernel) -> bool:
+def _passed_on(program: Program, kernel: Kernel) -> list[int]:
+    """Return the bytes of the arrays that a kernel writes for the next ones, not into the state of a loop."""
+    updates = (
+        "dynamic-update-slice" in kernel.instruction.op_name or "dynamic_update_slice" in kernel.instruction.op_name
+    )
+    return [0] if updates else [array.bytes for array in written_arrays(program, kernel)]
+
+
+def _is_counter(kernel: Kernel) -> bool:
     """Return whether a kernel is the condition of a loop, or its counter."""
     return all(array.size == 1 for array in kernel.instruction.results)
 

@@ -59,9 +59,9 @@ def describe_program(report: ProgramReport, judgement: Judgement, *, l2_bytes: i
     for sweep in report.sweeps:
         lines += [
             f"  {sweep.name}: {sweep.visits:,} blocks of pairs, per block {sweep.kernels} kernels and "
-            f"{sweep.bytes / MB:,.0f} MB",
-            f"    largest array {sweep.largest / MB:.1f} MB, all arrays between the kernels "
-            f"{sweep.intermediates / MB:.1f} MB, L2 cache {l2_bytes / MB:.1f} MB",
+            f"{sweep.bytes / MB:,.0f} MB, {sweep.between / MB:,.0f} MB between kernels of the block",
+            f"    arrays between kernels: {sweep.intermediates / MB:.1f} MB, the largest {sweep.largest / MB:.1f} MB; "
+            f"L2 cache {l2_bytes / MB:.1f} MB",
         ]
     lines += [f"  fault: {fault}" for fault in judgement.faults]
     return lines + [f"  remark: {remark}" for remark in judgement.remarks]

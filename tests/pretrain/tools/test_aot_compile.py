@@ -12,7 +12,7 @@ from models.config import ModelSettings, TextSettings, VisionSettings
 from models.flops import count_forward_flops
 from pretrain.config.run import read_settings
 from pretrain.monitoring.throughput import count_pair_flops
-from pretrain.tools.hlo.collectives import Traffic, count_collectives
+from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from tests.pretrain.tiny import config
 
 pytestmark = pytest.mark.slow
