@@ -38,9 +38,18 @@ def expect_program(settings: PretrainSettings, mesh: Mesh, *, kind: str) -> Expe
     rows = settings.batch_size / mesh.size
     return Expectation(
         attention=choose_attention(settings.model(vocab_size=1), "gpu"),
+        unfused_because=_unfused_because(settings),
         dtype=settings.dtype,
         objective_dtype=settings.objective.dtype,
         tower_flops=count_pair_flops(settings).towers * passes / 3 * rows,
         devices=mesh.size,
         l2_bytes=l2_cache_bytes(kind),
     )
+
+
+def _unfused_because(settings: PretrainSettings) -> str:
+    if settings.attention == "xla":
+        return "pretrain.attention is xla"
+    if settings.dtype == "float32":
+        return "pretrain.dtype is float32"
+    return "the dimension of their heads is not a multiple of 8 up to 128"

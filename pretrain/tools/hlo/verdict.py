@@ -18,12 +18,16 @@ _NOTABLE_PRODUCTS = 1e-3  # share of the operations of matrix products
 class Expectation(NamedTuple):
     """The program that the settings ask for.
 
-    attention: implementation, "cudnn" or "xla". dtype, objective_dtype: of the operands of matrix products in the
-    towers and in the objective. tower_flops: operations of the towers' matrix products per device: this device's share
-    of the batch, with every pass that the settings ask for. l2_bytes: size of the card's L2 cache.
+    attention: implementation, "cudnn" or "xla".
+    unfused_because: reason why it is not "cudnn".
+    dtype, objective_dtype: of the operands of matrix products in the towers and in the objective.
+    tower_flops: operations of the towers' matrix products per device: this device's share of the batch, with every pass
+        that the settings ask for.
+    l2_bytes: size of the card's L2 cache.
     """
 
     attention: str
+    unfused_because: str
     dtype: str
     objective_dtype: str
     tower_flops: float
@@ -119,10 +123,9 @@ def _slow_attention(report: ProgramReport, expected: Expectation) -> list[str]:
     unfused = sum(count.unfused_products for count in report.attention)
     if expected.attention == "cudnn" or not unfused:
         return []
-    why = "pretrain.dtype is float32" if expected.dtype == "float32" else "pretrain.attention is xla"
     return [
-        f"no attention of the towers is fused, because {why} or the heads' dimension is not a multiple of 8 up to 128: "
-        f"{unfused} matrix products of attention go through memory. bfloat16 with attention=auto uses cuDNN."
+        f"no attention of the towers is fused, because {expected.unfused_because}: {unfused} matrix products of "
+        "attention go through memory. bfloat16 with attention=auto uses cuDNN for heads of up to 128 dimensions."
     ]
 
 
