@@ -13,11 +13,15 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from foundation.console import hidden_stderr
+from foundation.error_text import first_line
 from pretrain.monitoring.device_peaks import GPUS
 
 _TARGETS = pathlib.Path(__file__).parent / "gpu_targets"
+_NVCC = "nvidia-cuda-nvcc-cu12"
 _CUDNN = (9, 10, 2)  # version on the described machine: the oldest without known errors that JAX 0.10 and 0.11 accept
 # CUDA C++ Programming Guide, technical specifications: equal from compute capability 8.0 to 10.0.
 _LIMITS = """
@@ -67,8 +71,8 @@ def target_config(kind: str) -> str:
 def described_gpus(kind: str, *, hosts: int, per_host: int) -> list[jax.Device]:
     """Return GPUs that programs can be compiled for, but not run on.
 
-    The default platform of the process becomes the CPU. Raises `ValueError` if JAX's CUDA plugin is not installed or
-    does not fit jaxlib.
+    The default platform of the process becomes the CPU. Raises `ValueError` if a package is not installed, or if JAX's
+    CUDA plugin does not fit jaxlib.
     """
     _check_plugin()
     jax.config.update("jax_platforms", "cpu")  # otherwise JAX looks for a GPU
@@ -78,12 +82,14 @@ def described_gpus(kind: str, *, hosts: int, per_host: int) -> list[jax.Device]:
     with hidden_stderr():  # the plugin prints that it found no CUDA driver
         jax.devices()  # loads the plugins
         try:
-            topology = f"1x{hosts}x{per_host}"  # NVLink domains × hosts × GPUs
             described = topologies.get_topology_desc(
-                platform="cuda", topology=topology, target_config=target_config(kind)
+                platform="cuda",
+                topology=f"1x{hosts}x{per_host}",  # NVLink domains × hosts × GPUs
+                target_config=target_config(kind),
             )
         except Exception as error:
             raise ValueError(f"JAX's CUDA plugin cannot describe {kind}:{hosts}x{per_host}: {error}") from error
+        check_assembler(described.devices[0])
     _assume_cudnn()
     return list(described.devices)
 
@@ -91,7 +97,7 @@ def described_gpus(kind: str, *, hosts: int, per_host: int) -> list[jax.Device]:
 def _check_plugin() -> None:
     """Raise `ValueError` unless JAX's CUDA plugin of the version of jaxlib is installed."""
     jaxlib = version("jaxlib")
-    install = f'Run `{sys.executable} -m pip install "jax[cuda12-local]=={jax.__version__}" nvidia-cuda-nvcc-cu12`.'
+    install = f'Run `{sys.executable} -m pip install "jax[cuda12-local]=={jax.__version__}" {_NVCC}`.'
     for cuda in ("cuda13", "cuda12"):
         names = (f"jax-{cuda}-plugin", f"jax-{cuda}-pjrt")
         found = {name: _installed_version(name) for name in names}
@@ -106,6 +112,21 @@ def _check_plugin() -> None:
     raise ValueError(f"compiling for NVIDIA GPUs needs JAX's CUDA plugin. {install}")
 
 
+def check_assembler(device: jax.Device) -> None:
+    """Raise `ValueError` if a small program cannot be compiled: a sine needs libdevice, and every program ptxas."""
+    argument = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=SingleDeviceSharding(device))
+    try:
+        jax.jit(jnp.sin).lower(argument).compile()
+    except jax.errors.JaxRuntimeError as error:
+        reason = first_line(error)
+        if "libdevice" in reason or "ptxas" in reason:
+            raise ValueError(
+                f"compiling for NVIDIA GPUs needs ptxas and libdevice, of CUDA's compiler. Run `{sys.executable} -m "
+                f"pip install {_NVCC}` ({reason})."
+            ) from error
+        raise ValueError(f"{device.device_kind}: a small program cannot be compiled: {reason}") from error
+
+
 def _installed_version(package: str) -> str | None:
     try:
         return version(package)
@@ -116,8 +137,8 @@ def _installed_version(package: str) -> str | None:
 def _assume_cudnn() -> None:
     """Let JAX trace cuDNN attention for the cuDNN of the described machine, which need not be installed here.
 
-    JAX asks the installed library for its version, and for nothing else while it compiles: cuDNN is a download of
-    0.7 GB with cuBLAS, and its kernels are chosen when the program is loaded on a GPU.
+    JAX asks the installed library for its version, and for nothing else while it compiles: its kernels are chosen when
+    a program is loaded on a GPU. cuDNN takes 2.2 GB on disk, with the cuBLAS and NVRTC that it requires.
     """
     from jax._src.cudnn import fused_attention_stablehlo
 

@@ -4,6 +4,7 @@ import pathlib
 import re
 from importlib.metadata import PackageNotFoundError
 
+import jax
 import pytest
 
 from pretrain.monitoring.device_peaks import GPUS
@@ -86,6 +87,19 @@ def test_a_plugin_that_is_missing_or_of_another_version_is_reported_with_the_com
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         describe_devices("h100:8")
     assert re.search(r'pip install "jax\[cuda12-local\]==\S+" nvidia-cuda-nvcc-cu12', str(raised.value))
+
+
+@pytest.mark.parametrize(
+    "reason", ["INTERNAL: libdevice not found at ./libdevice.10.bc", "UNAVAILABLE: Neither ptxas/nvlink nor nvjtlink"]
+)
+def test_a_missing_assembler_is_reported_with_the_package_to_install(monkeypatch, reason):
+    def refuse(function):
+        raise jax.errors.JaxRuntimeError(reason)
+
+    monkeypatch.setattr(nvidia_gpus.jax, "jit", refuse)
+    with pytest.raises(ValueError, match="pip install nvidia-cuda-nvcc-cu12`") as raised:
+        nvidia_gpus.check_assembler(jax.devices()[0])
+    assert "needs ptxas and libdevice" in str(raised.value) and reason in str(raised.value)
 
 
 def test_every_gpu_has_a_description_with_sources_and_the_same_fields():
