@@ -56,6 +56,7 @@ class MultiHeadAttention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.heads, -1)
 
 
+@jax.named_scope("attention")
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False, implementation: str = "cpu"
 ) -> jax.Array:

@@ -274,6 +274,7 @@ def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddi
     return parts.model.embed(parameters, images, texts, batch.get("kept_patches"))
 
 
+@jax.named_scope("objective")
 def embedding_loss(
     parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings, *, tokens: jax.Array, step: jax.Array
 ) -> Loss:

@@ -17,9 +17,10 @@ from foundation.console import hidden_stderr
 from models.towers import count_parameters
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.distributed import sharding
-from pretrain.monitoring.device_peaks import DESCRIBED
+from pretrain.monitoring.device_peaks import DESCRIBED, GPUS
 from pretrain.monitoring.throughput import count_pair_flops
 from pretrain.tools.described_devices import DescribedDevices, describe_devices
+from pretrain.tools.gpu_program import ProgramCheck, check_program
 from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from pretrain.train_step import TrainStep, abstract_batch, build_train_step
 
@@ -63,7 +64,7 @@ def compile_job(config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path |
 
     `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` for N slices, `KIND:N` or
     `KIND:HOSTSxN` of GPUs, such as `h100:2x8`, or `local:N` for N fake CPU devices. The compiled program is written to
-    `hlo`. Returns False if the step does not fit the devices.
+    `hlo`. Returns False if the step does not fit the devices, or if the program of a GPU has faults.
     """
     settings = read_settings(config)
     described = describe_devices(topology)
@@ -78,15 +79,21 @@ def compile_job(config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path |
     if hlo is not None:
         _write_program(needed, hlo)
     num_parameters = count_parameters(training.abstract_state.parameters)
+    checked = ProgramCheck([], [])
+    if described.kind in GPUS and needed.program is not None:
+        checked = check_program(settings, needed.program, mesh, kind=described.kind)
     for lines in (
         describe_memory(settings, needed, mesh, num_parameters=num_parameters),
         describe_work(settings, mesh, kind=described.kind),
         describe_traffic(needed),
+        checked.lines,
         describe_verdict(settings, needed, mesh),
     ):
         for line in lines:
             logger.info(line)
-    return needed.fits is not False
+    if checked.faults:
+        logger.info("verdict: the program does not do what the settings ask for; see its faults above")
+    return needed.fits is not False and not checked.faults
 
 
 def compile_step(

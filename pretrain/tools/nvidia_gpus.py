@@ -8,6 +8,7 @@ of `device_peaks.py`.
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -47,6 +48,12 @@ COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 def memory_bytes(kind: str) -> int:
     """Return the memory of a card in bytes."""
     return round(GPUS[kind].memory_gib * 2**30)
+
+
+def l2_cache_bytes(kind: str) -> int:
+    """Return the L2 cache of a card in bytes."""
+    card = (_TARGETS / f"{kind}.txtpb").read_text(encoding="utf-8")
+    return int(re.search(r"^l2_cache_size: (\d+)$", card, re.MULTILINE)[1])
 
 
 def target_config(kind: str) -> str:
