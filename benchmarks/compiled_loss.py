@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pretrain.compilation import nvidia_gpus
+from pretrain.compilation.devices import DescribedDevices, describe_devices
+from pretrain.compilation.hlo.report import ProgramReport, read_program
 from pretrain.losses.context_objective import Objective
 from pretrain.monitoring.device_peaks import GPUS
-from pretrain.tools import nvidia_gpus
-from pretrain.tools.described_devices import DescribedDevices, describe_devices
-from pretrain.tools.hlo.report import ProgramReport, read_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

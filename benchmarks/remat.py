@@ -21,11 +21,11 @@ from models.config import Remat
 from models.flops import count_forward_flops
 from models.remat_costs import count_kept_bytes, count_offloaded_bytes, count_recomputed_flops
 from models.towers import create_model
+from pretrain.compilation.devices import DescribedDevices, describe_devices
+from pretrain.compilation.step import compile_step
 from pretrain.config.run import PretrainSettings, read_settings
 from pretrain.distributed.sharding import create_mesh
 from pretrain.remat_choice import GB, estimate_peak
-from pretrain.tools.aot_compile import compile_step
-from pretrain.tools.described_devices import DescribedDevices, describe_devices
 from pretrain.train_step import build_train_step
 
 MODELS = "S/16,B/16,L/16,So400m/14"

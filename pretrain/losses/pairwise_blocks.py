@@ -106,7 +106,7 @@ def sweep(
     column_sums)` returns both sums with the block's part added. The sums belong to the rows and columns of this device.
     `merge` combines the parts `[devices, ...]` of column sums that the devices have computed (default: their sum); the
     initial column sums must be its neutral element. `own_columns_only` leaves out the columns of other devices. The
-    operations of the compiled program carry `blocks/name` in their names (`pretrain.tools.hlo`).
+    operations of the compiled program carry `blocks/name` in their names (`pretrain.compilation.hlo`).
     """
     with jax.named_scope(f"blocks/{name}"):
         if own_columns_only or not layout.axes:

@@ -26,7 +26,7 @@ from benchmarks.peers import (
     train_step_cpu,
 )
 from benchmarks.peers.installed import missing_peers
-from pretrain.tools.described_devices import DescribedDevices
+from pretrain.compilation.devices import DescribedDevices
 from tests.data.shard_files import write_tar
 
 MODULES = [

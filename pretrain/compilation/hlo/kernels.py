@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pretrain.tools.hlo.program import Array, Computation, Instruction, Program
+from pretrain.compilation.hlo.program import Array, Computation, Instruction, Program
 
 _LAUNCHES_NOTHING = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
 _LAUNCHES_NOTHING |= {"after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency"}

@@ -7,9 +7,9 @@ import pathlib
 
 import pytest
 
-from pretrain.tools.hlo.report import AttentionCount, read_program
-from pretrain.tools.hlo.verdict import Expectation, describe_program, judge
-from pretrain.tools.hlo_collectives import Traffic
+from pretrain.compilation.hlo.collectives import Traffic
+from pretrain.compilation.hlo.report import AttentionCount, read_program
+from pretrain.compilation.hlo.verdict import Expectation, describe_program, judge
 
 STEP, SWEEP, COLLECTIVES = (
     (pathlib.Path(__file__).parent / f"{name}.hlo").read_text("utf-8") for name in ("step", "sweep", "collectives")

@@ -7,11 +7,11 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from models.towers import choose_attention
+from pretrain.compilation.hlo.report import read_program
+from pretrain.compilation.hlo.verdict import Expectation, describe_program, judge
+from pretrain.compilation.nvidia_gpus import l2_cache_bytes
 from pretrain.config.run import PretrainSettings
 from pretrain.monitoring.throughput import count_pair_flops
-from pretrain.tools.hlo.report import read_program
-from pretrain.tools.hlo.verdict import Expectation, describe_program, judge
-from pretrain.tools.nvidia_gpus import l2_cache_bytes
 
 
 class ProgramCheck(NamedTuple):

@@ -12,10 +12,11 @@ import pytest
 
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.flops import count_forward_flops
+from pretrain.compilation.hlo.collectives import Traffic, count_collectives
+from pretrain.compilation.hlo.program import parse_program
 from pretrain.config.run import read_settings
 from pretrain.monitoring.device_peaks import GPUS
 from pretrain.monitoring.throughput import count_pair_flops
-from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from tests.pretrain.tiny import config
 
 pytestmark = pytest.mark.slow
@@ -117,7 +118,7 @@ def test_described_gpus_compile_without_a_gpu_and_nothing_else_is_printed(tiny, 
 
 @needs_cuda
 def test_a_program_compiles_for_every_described_gpu():
-    lines = ["import sys", "from pretrain.tools.described_devices import describe_devices"]
+    lines = ["import sys", "from pretrain.compilation.devices import describe_devices"]
     lines += ["print([d.device_kind for kind in sys.argv[1:] for d in describe_devices(f'{kind}:2').devices])"]
     command = [sys.executable, "-c", "\n".join(lines), *GPUS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -180,7 +181,10 @@ ENTRY %main (a: f32[2,4]) -> f32[8,4] {
 
 
 def test_collectives_in_loops_count_every_iteration_and_asynchronous_ones_once():
-    assert count_collectives(PROGRAM) == {"all-gather": Traffic(13, 12 * 128 + 32), "all-reduce": Traffic(1, 52)}
+    assert count_collectives(parse_program(PROGRAM)) == {
+        "all-gather": Traffic(13, 12 * 128 + 32),
+        "all-reduce": Traffic(1, 52),
+    }
 
 
 def test_flops_of_b16_match_the_formula():

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pretrain.tools.hlo.kernels import (
+from pretrain.compilation.hlo.collectives import Traffic
+from pretrain.compilation.hlo.kernels import (
     Kernel,
     Product,
     copied_bytes,
@@ -23,9 +24,8 @@ from pretrain.tools.hlo.kernels import (
     read_bytes,
     written_arrays,
 )
-from pretrain.tools.hlo.overlap import count_exposed
-from pretrain.tools.hlo.program import Program, parse_program
-from pretrain.tools.hlo_collectives import Traffic
+from pretrain.compilation.hlo.overlap import count_exposed
+from pretrain.compilation.hlo.program import Program, parse_program
 
 TOWERS = ("image_tower", "text_tower")
 FLOAT32_ON_PURPOSE = ("mean_cosines", "companions")  # metrics of linear time

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pretrain.tools.hlo.report import AttentionCount, ProgramReport
+from pretrain.compilation.hlo.report import AttentionCount, ProgramReport
 
 GB, MB = 1e9, 1e6
 _TOLERANCE = 1.2  # of arithmetic, for what the model's count leaves out

@@ -112,9 +112,16 @@ class Program(NamedTuple):
             name, count = pending.pop()
             counts[name] += count
             for instruction in self.computations[name].instructions.values():
+                if instruction.opcode.endswith(("-done", "-update")):  # of what a `-start` began
+                    continue
                 trips = self._loop_trips(instruction) if instruction.opcode == "while" else 1
                 pending.extend((called, count * trips) for called in instruction.called if called in self.computations)
         return dict(counts)
+
+    def fused_computations(self) -> set[str]:
+        """Return the names of the computations that are fused into single kernels."""
+        instructions = (each for found in self.computations.values() for each in found.instructions.values())
+        return {called for each in instructions if each.opcode == "fusion" for called in each.called}
 
     def _loop_trips(self, loop: Instruction) -> int:
         """Return how often a loop runs: as the compiler says, else the limit that its condition compares with."""

@@ -1,6 +1,7 @@
-"""Collectives counted in programs for NVIDIA GPUs. Programs for TPUs: test_aot_compile.py."""
+"""Collectives counted in programs for NVIDIA GPUs. Programs for TPUs: test_job.py."""
 
-from pretrain.tools.hlo_collectives import Traffic, count_collectives
+from pretrain.compilation.hlo.collectives import Traffic, count_collectives
+from pretrain.compilation.hlo.program import parse_program
 
 # Lines of a program that JAX 0.10.2 compiled for eight H100s, shortened: unrelated collectives share channel 1.
 PROGRAM = """\
@@ -40,7 +41,7 @@ ENTRY %main.2 (a: f32[2,4]) -> f32[8,4] {
 
 
 def test_collectives_of_gpus_that_share_a_channel_count_each_and_pairs_of_start_and_done_once():
-    assert count_collectives(PROGRAM) == {
+    assert count_collectives(parse_program(PROGRAM)) == {
         "all-gather": Traffic(2, (32 * 4 + 128 * 2) + 16 * 4),
         "all-reduce": Traffic(1, 20 * 4 + 6 * 2),
         "reduce-scatter": Traffic(1, 8 * 64 * 4),

@@ -3,9 +3,10 @@
 import jax
 import pytest
 
+from pretrain.compilation.report import describe_memory, describe_verdict, describe_work
+from pretrain.compilation.step import DeviceMemory
 from pretrain.config.run import read_settings
 from pretrain.distributed.sharding import create_mesh
-from pretrain.tools.aot_compile import DeviceMemory, describe_memory, describe_verdict, describe_work
 from tests.pretrain.tiny import config
 
 GB = 10**9

@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError
 import jax
 import pytest
 
+from pretrain.compilation import nvidia_gpus
+from pretrain.compilation.devices import describe_devices
 from pretrain.monitoring.device_peaks import GPUS
-from pretrain.tools import nvidia_gpus
-from pretrain.tools.described_devices import describe_devices
 
 TARGETS = pathlib.Path(nvidia_gpus.__file__).parent / "gpu_targets"
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pretrain.compilation import nvidia_gpus
 from pretrain.monitoring.device_peaks import GPUS, TPU_CHIPS
-from pretrain.tools import nvidia_gpus
 
 _DEFAULT_MEMORY_FRACTION = 0.75  # docs.jax.dev/en/latest/gpu_memory_allocation.html
 
