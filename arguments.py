@@ -242,6 +242,7 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
             "CPU devices such as local:8",
         )
         parser.add_argument("--hlo", type=output, help="file for the compiled program, as HLO text")
+        parser.add_argument("--json", type=output, help="file for the figures of the report, as JSON")
         return
     if job == "quickstart":
         parser.add_argument(

@@ -157,7 +157,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "inspect": lambda args, config: jobs.inspect_data(
         config, args.workdir, **options(args, "step", "steps", "rows", "pairs")
     ),
-    "compile": lambda args, config: jobs.compile_step(config, args.topology, hlo=args.hlo),
+    "compile": lambda args, config: jobs.compile_step(config, args.topology, **options(args, "hlo", "json")),
     "submit": lambda args, config: jobs.submit(
         args.target,
         args.workdir,

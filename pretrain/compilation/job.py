@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -9,10 +10,17 @@ from typing import Any
 
 import jax
 
+from foundation.files.atomic import write_text
 from models.towers import count_parameters
 from pretrain.compilation.devices import describe_devices
 from pretrain.compilation.gpu_program import ProgramCheck, check_program
-from pretrain.compilation.report import describe_memory, describe_traffic, describe_verdict, describe_work
+from pretrain.compilation.report import (
+    describe_memory,
+    describe_traffic,
+    describe_verdict,
+    describe_work,
+    read_figures,
+)
 from pretrain.compilation.step import DeviceMemory, compile_step, usable_memory
 from pretrain.config.run import read_settings
 from pretrain.distributed import sharding
@@ -22,12 +30,15 @@ from pretrain.train_step import build_train_step
 logger = logging.getLogger(__name__)
 
 
-def compile_job(config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path | None = None) -> bool:
+def compile_job(
+    config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path | None = None, json_file: pathlib.Path | None = None
+) -> bool:
     """Compile the step that the `pretrain` section of a config describes, and log what it needs.
 
     `topology` is `KIND:SHAPE` of TPU chips, such as `v5e:16x16`, `KIND:SHAPE*N` for N slices, `KIND:N` or
     `KIND:HOSTSxN` of GPUs, such as `h100:2x8`, or `local:N` for N fake CPU devices. The compiled program is written to
-    `hlo`. Returns False if the step does not fit the devices, or if the program of a GPU has faults.
+    `hlo`, and the figures of the report to `json_file`. Returns False if the step does not fit the devices, or if the
+    program of a GPU has faults.
     """
     settings = read_settings(config)
     described = describe_devices(topology)
@@ -54,6 +65,10 @@ def compile_job(config: Mapping[str, Any], topology: str, *, hlo: pathlib.Path |
     ):
         for line in lines:
             logger.info(line)
+    if json_file is not None:
+        figures = read_figures(settings, needed, mesh, topology=topology) | {"faults": checked.faults}
+        write_text(json_file, json.dumps(figures, indent=2) + "\n")
+        logger.info(f"wrote the figures to {json_file}")
     if checked.faults:
         logger.info("verdict: the program does not do what the settings ask for; see its faults above")
     return needed.fits is not False and not checked.faults

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from pretrain.compilation.step import DeviceMemory
@@ -13,6 +15,35 @@ from pretrain.monitoring.throughput import count_pair_flops
 
 GB = 1e9
 _MOST_RESERVED = 0.92  # of a GPU: the rest is for CUDA, cuDNN and NCCL
+
+
+def read_figures(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh, *, topology: str) -> dict[str, Any]:
+    """Return the figures of the report by name, for JSON; those that are unknown are None.
+
+    Bytes and collectives are those of a device. `pairs_per_second_at_most` is the bound that the arithmetic of the
+    devices sets.
+    """
+    kind = topology.partition(":")[0]
+    peak = DESCRIBED[kind].tflops if kind in DESCRIBED else None
+    pair_flops = sum(count_pair_flops(settings))
+    return {
+        "topology": topology,
+        "devices": mesh.size,
+        "fsdp": mesh.shape["fsdp"],
+        "batch_size": settings.batch_size,
+        "microbatch_size": settings.microbatch_size,
+        "remat": settings.remat,
+        "peak_bytes": needed.peak,
+        "temporary_bytes": needed.temporaries,
+        "usable_bytes": needed.capacity,
+        "memory_bytes": needed.memory,
+        "fits": needed.fits,
+        "pair_flops": pair_flops,
+        "pairs_per_second_at_most": None if peak is None else peak * 1e12 * mesh.size / pair_flops,
+        "collectives": {name: traffic._asdict() for name, traffic in (needed.collectives or {}).items()},
+        "compile_seconds": needed.seconds,
+        "jax": jax.__version__,
+    }
 
 
 def describe_memory(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh, *, num_parameters: int) -> list[str]:
