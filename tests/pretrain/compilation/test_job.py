@@ -61,7 +61,7 @@ def test_eight_fake_devices_compile_and_report_their_traffic(tiny):
 
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (requirements-parity.txt)"
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (requirements-compile-tpu.txt)"
 )
 
 
