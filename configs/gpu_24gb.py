@@ -1,4 +1,4 @@
-"""SigLIP B/16 at 224 px with the context objective, 2,048 pairs per step, on one GPU with 24 GB.
+"""SigLIP B/16 at 224 px with the context objective, 4,096 pairs per step, on one GPU with 24 GB.
 
     python launch.py compile  --config=configs/gpu_24gb.py --topology=l4:1
     python launch.py pretrain --config=configs/gpu_24gb.py --workdir=runs/b16 \\
@@ -16,10 +16,9 @@ from configs import siglip_b16
 def get_config() -> ConfigDict:
     config = siglip_b16.get_config()
     pretrain = config.pretrain
-    pretrain.steps = 100_000
-    pretrain.batch_size = 2048  # image-text pairs per step
-    pretrain.microbatch_size = 512  # pairs that the towers process at a time
-    pretrain.remat = "save_qkv_proj"
+    pretrain.batch_size = 4096  # image-text pairs per step
+    pretrain.microbatch_size = 256  # pairs that the towers process at a time; their forward pass runs twice
+    pretrain.remat = "minimal"  # keep the products outside attention; recomputes 1 % of a step
     pretrain.mesh.fsdp = 1  # devices that the parameters are sharded over
     pretrain.data.threads = 8  # decoding threads
     return config

@@ -148,7 +148,7 @@ def test_piped_progress_is_plain_lines(project, finished):
     [
         (
             ["pretrain", "--config=nowhere.py"],
-            "/configs has align.py, emoji.py, evaluate.py, one_gpu.py, post_train_clip.py",
+            "/configs has align.py, emoji.py, evaluate.py, gpu_24gb.py, gpu_2x8x80gb.py",
         ),
         (
             ["pretrain", "--config.pretrain.stepz=3"],
