@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from benchmarks.study.markdown import markdown
 from benchmarks.study.page import put
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,7 +35,7 @@ COLUMNS = ("machine", "config", "model", "pairs per step", "`remat`", "peak per 
 TOLERANCE = 0.02  # of a peak
 
 
-class Row(NamedTuple):
+class MachineRow(NamedTuple):
     """A row of the table: the machine in words, its topology, a config, its model in words, and overrides."""
 
     machine: str
@@ -47,15 +46,15 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("one L4, 24 GB", "l4:1", "one_gpu", "S/16"),
-    Row("one L4, 24 GB", "l4:1", "gpu_24gb", "B/16"),
-    Row("one RTX 4090, 24 GB", "rtx4090:1", "gpu_24gb", "B/16"),
-    Row("one A100, 80 GB", "a100:1", "gpu_80gb", "B/16"),
-    Row("one H100, 80 GB", "h100:1", "gpu_80gb", "B/16"),
-    Row("eight H100, 80 GB", "h100:8", "gpu_8x80gb", "B/16"),
-    Row("two hosts of eight H100", "h100:2x8", "gpu_2x8x80gb", "B/16"),
-    Row("16 TPU v5e", "v5e:4x4", "siglip_b16", "B/16", ("pretrain.microbatch_size=4096",)),
-    Row("256 TPU v5e", "v5e:16x16", "siglip_b16", "B/16"),
+    MachineRow("one L4, 24 GB", "l4:1", "one_gpu", "S/16"),
+    MachineRow("one L4, 24 GB", "l4:1", "gpu_24gb", "B/16"),
+    MachineRow("one RTX 4090, 24 GB", "rtx4090:1", "gpu_24gb", "B/16"),
+    MachineRow("one A100, 80 GB", "a100:1", "gpu_80gb", "B/16"),
+    MachineRow("one H100, 80 GB", "h100:1", "gpu_80gb", "B/16"),
+    MachineRow("eight H100, 80 GB", "h100:8", "gpu_8x80gb", "B/16"),
+    MachineRow("two hosts of eight H100", "h100:2x8", "gpu_2x8x80gb", "B/16"),
+    MachineRow("16 TPU v5e", "v5e:4x4", "siglip_b16", "B/16", ("pretrain.microbatch_size=4096",)),
+    MachineRow("256 TPU v5e", "v5e:16x16", "siglip_b16", "B/16"),
 )
 
 
@@ -77,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ThreadPoolExecutor(options.processes) as pool:
         found = list(pool.map(lambda row: compile_row(row, cache=options.cache), rows))
     table = [list(cells(row, figures)) for row, figures in zip(rows, found, strict=True)]
-    print("\n".join(markdown(COLUMNS, table)))
+    print(write_table(table))
     if not options.check:
-        put("\n".join(markdown(COLUMNS, table)), TABLE, page=PAGE)
+        put(write_table(table), TABLE, page=PAGE)
     faults = [fault for row, figures in zip(rows, found, strict=True) for fault in faults_of(row, figures)]
     if options.check:
         faults += differences(table, read_table(PAGE.read_text(encoding="utf-8")))
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if faults else 0
 
 
-def compile_row(row: Row, *, cache: pathlib.Path | None = None) -> Mapping[str, Any]:
+def compile_row(row: MachineRow, *, cache: pathlib.Path | None = None) -> Mapping[str, Any]:
     """Return the figures that `launch.py compile --json` writes for a row; raises `RuntimeError` if it writes none."""
     kept = None if cache is None else cache / f"{fingerprint(row)}.json"
     if kept is not None and kept.exists():
@@ -107,7 +106,7 @@ def compile_row(row: Row, *, cache: pathlib.Path | None = None) -> Mapping[str, 
     return figures
 
 
-def fingerprint(row: Row) -> str:
+def fingerprint(row: MachineRow) -> str:
     """Return a hash of everything that the figures of a row depend on."""
     digest = hashlib.sha256(repr((row, [_version(name) for name in COMPILERS])).encode())
     for folder in SOURCES:
@@ -124,7 +123,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def cells(row: Row, figures: Mapping[str, Any]) -> tuple[str, ...]:
+def cells(row: MachineRow, figures: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of a row of the table."""
     micro = figures["microbatch_size"]
     pairs = f"{figures['batch_size']:,}" + (f" in microbatches of {micro:,}" if micro else "")
@@ -139,11 +138,17 @@ def cells(row: Row, figures: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def faults_of(row: Row, figures: Mapping[str, Any]) -> list[str]:
+def faults_of(row: MachineRow, figures: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the compiled step of a row, as sentences."""
     name = f"configs/{row.config}.py on {row.topology}"
     misfit = [] if figures["fits"] else [f"{name} needs {figures['peak_bytes'] / 1e9:.1f} GB per device"]
     return [*misfit, *(f"{name}: {fault}" for fault in figures["faults"])]
+
+
+def write_table(table: Sequence[Sequence[str]]) -> str:
+    """Return the table in Markdown."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *table]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def read_table(page: str) -> dict[tuple[str, str], float]:

@@ -6,8 +6,16 @@ import pytest
 
 import configs
 from benchmarks import compiled_configs
-from benchmarks.compiled_configs import ROWS, Row, cells, compile_row, differences, faults_of, read_table
-from benchmarks.study.markdown import markdown
+from benchmarks.compiled_configs import (
+    ROWS,
+    MachineRow,
+    cells,
+    compile_row,
+    differences,
+    faults_of,
+    read_table,
+    write_table,
+)
 
 FIGURES = {
     "batch_size": 4096,
@@ -22,7 +30,7 @@ FIGURES = {
 
 
 def page(*rows):
-    return "\n".join(["a", "<!-- machines -->", *markdown(compiled_configs.COLUMNS, rows), "<!-- end of machines -->"])
+    return "\n".join(["a", "<!-- machines -->", write_table(rows), "<!-- end of machines -->"])
 
 
 def test_every_row_is_a_config_of_the_project_and_the_page_has_it():
@@ -57,7 +65,7 @@ def test_a_cached_row_is_not_compiled_again_until_its_sources_change(tmp_path, m
     assert compile_row(ROWS[0], cache=tmp_path) == FIGURES
     monkeypatch.setattr(compiled_configs, "COMPILERS", ("jax",))
     with pytest.raises(RuntimeError, match=r"launch\.py compile --config=configs/unknown\.py"):
-        compile_row(Row("none", "l4:1", "unknown", "B/16"), cache=tmp_path)
+        compile_row(MachineRow("none", "l4:1", "unknown", "B/16"), cache=tmp_path)
 
 
 def test_check_fails_for_a_fault_and_writes_nothing(monkeypatch, tmp_path, capsys):
