@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from benchmarks.study.page import put
+from benchmarks.page_tables import put
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "MACHINES.md"

@@ -30,7 +30,7 @@ FIGURES = {
 
 
 def page(*rows):
-    return "\n".join(["a", "<!-- machines -->", write_table(rows), "<!-- end of machines -->"])
+    return "\n".join(["a", "<!-- machines -->", write_table(rows), "<!-- end of machines -->", ""])
 
 
 def test_every_row_is_a_config_of_the_project_and_the_page_has_it():
