@@ -237,8 +237,12 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
         parser.add_argument(
             "--topology",
             required=True,
-            help="TPU topology such as v5e:16x16, v5e:16x16*2 for two slices, or local:8 for CPU devices",
+            help="TPU chips such as v5e:16x16 (also v4, v5p, v6e; v5e:16x16*2 for two slices), NVIDIA GPUs such as "
+            "h100:8 or h100:2x8 for two hosts (also b200, h200, a100, a100_40, l40s, l4, a10g, rtx4090), or simulated "
+            "CPU devices such as local:8",
         )
+        parser.add_argument("--hlo", type=output, help="file for the compiled program, as HLO text")
+        parser.add_argument("--json", type=output, help="file for the figures of the report, as JSON")
         return
     if job == "quickstart":
         parser.add_argument(

@@ -286,11 +286,13 @@ def inspect_data(
     )
 
 
-def compile_step(config: ConfigDict, topology: str) -> int:
+def compile_step(
+    config: ConfigDict, topology: str, *, hlo: pathlib.Path | None = None, json: pathlib.Path | None = None
+) -> int:
     """Compile the training step ahead of time; return 1 if it does not fit the topology."""
-    from pretrain.tools.aot_compile import compile_job
+    from pretrain.compilation.job import compile_job
 
-    return 0 if compile_job(config.pretrain, topology) else 1
+    return 0 if compile_job(config.pretrain, topology, hlo=hlo, json_file=json) else 1
 
 
 def sort_photos(

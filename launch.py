@@ -13,6 +13,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - keep this file parseable by olde
     )
 
 import argparse
+import importlib
 import logging
 import os
 import pathlib
@@ -39,7 +40,7 @@ from cluster.runtime.exit_codes import (
 from foundation import log
 from foundation.command_line.file_names import check_encoding
 from foundation.command_line.option_values import split_list
-from foundation.console import configure_streams, printable
+from foundation.console import configure_streams, hidden_stderr, printable
 from foundation.error_text import error_text
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_encoding(sys.argv[1:] if arguments is None else arguments)
         args.overrides = overrides
         config = None
+        if args.job == "compile":
+            with hidden_stderr():  # JAX's CUDA plugin prints that it found no driver
+                importlib.import_module("jax")
         if getattr(args, "config", None):
             config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         return RUN[args.job](args, config) or 0
@@ -153,7 +157,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "inspect": lambda args, config: jobs.inspect_data(
         config, args.workdir, **options(args, "step", "steps", "rows", "pairs")
     ),
-    "compile": lambda args, config: jobs.compile_step(config, args.topology),
+    "compile": lambda args, config: jobs.compile_step(config, args.topology, **options(args, "hlo", "json")),
     "submit": lambda args, config: jobs.submit(
         args.target,
         args.workdir,

@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     recovery.on_bad_loss = "rollback"  # roll back to the newest checkpoint
 
     pretrain.dtype = "bfloat16"  # of the towers' activations
-    pretrain.remat = "minimal"  # keep the outputs of weight products, recompute the rest
+    pretrain.remat = "minimal"  # keep the products outside attention; recomputes 1 to 2 % of a step
     pretrain.checkpoint_every = 500  # steps
 
     config.evaluate = evaluate = ConfigDict()

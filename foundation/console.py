@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ASCII = {"—": "-", "–": "-", "−": "-", "×": "x", "±": "+-", "→": "->", "…": "...", "’": "'", "█": "#", "·": "*"}
@@ -26,6 +30,27 @@ def printable(text: object) -> str:
     Line feeds and tabs are unchanged.
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+@contextmanager
+def hidden_stderr() -> Iterator[None]:
+    """Discard what libraries of C++ write to standard error meanwhile, unless the job runs with `--verbose`."""
+    try:
+        original = None if logging.getLogger(__name__).isEnabledFor(logging.DEBUG) else os.dup(2)
+    except OSError:  # standard error is closed
+        original = None
+    if original is None:
+        yield
+        return
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

@@ -9,7 +9,19 @@ from typing import ClassVar, Literal, NamedTuple
 from foundation.settings import PositiveFloat, PositiveInt, check
 
 Dtype = Literal["float32", "bfloat16"]
-Remat = Literal["none", "dots", "full", "minimal"]
+Remat = Literal[
+    "auto",
+    "none",
+    "dots",
+    "minimal_with_context",
+    "minimal",
+    "save_dot_with_context_except_mlp",
+    "save_dot_except_mlp",
+    "save_qkv_proj",
+    "save_out_proj",
+    "full",
+    "minimal_offloaded",
+]
 AttentionKernel = Literal["auto", "cpu", "xla", "cudnn"]
 Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
 
@@ -246,7 +258,8 @@ class ModelSettings:
     A head on stored features may take the place of a tower.
 
     dtype: dtype of the computation, whatever that of the parameters.
-    remat: what the backward pass keeps of each layer instead of recomputing it.
+    remat: what the backward pass keeps of each layer instead of recomputing it (`models/rematerialization.py`); with
+        "auto" a training run takes the policy with the least arithmetic that fits its devices.
     attention: implementation of attention; "auto" takes the fastest on the platform.
     scan_unroll: layers per step of the scan over layers: 1 compiles fastest, the full depth runs fastest on CPUs.
     """

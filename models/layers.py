@@ -9,16 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from models.activation_sharding import ActivationSharding, save_all_but_gathered
+from models.activation_sharding import ActivationSharding
 from models.config import ModelSettings, TextSettings, VisionSettings
-
-# What the backward pass keeps of each layer; everything else is recomputed.
-_REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+from models.rematerialization import CONTEXT, MLP_UP, OUT_PROJ, QKV, remat_policy
 
 ACTIVATIONS = {
     "gelu_tanh": lambda x: nnx.gelu(x, approximate=True),
@@ -50,16 +45,18 @@ class MultiHeadAttention(nnx.Module):
         self.out = create_linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, queries: jax.Array, tokens: jax.Array) -> jax.Array:
-        query = self._split_heads(self.query(queries))
-        key = self._split_heads(self.key(tokens))
-        value = self._split_heads(self.value(tokens))
+        projections = self.query(queries), self.key(tokens), self.value(tokens)
+        query, key, value = (
+            self._split_heads(checkpoint_name(x, name)) for x, name in zip(projections, QKV, strict=True)
+        )
         attended = attend(query, key, value, causal=self.causal, implementation=self.implementation)
-        return self.out(attended.reshape(queries.shape))
+        return checkpoint_name(self.out(attended.reshape(queries.shape)), OUT_PROJ)
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
 
 
+@jax.named_scope("attention")
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False, implementation: str = "cpu"
 ) -> jax.Array:
@@ -73,13 +70,14 @@ def attend(
     """
     if implementation != "cpu":
         chosen = "xla" if query.shape[1] == 1 else implementation
-        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=chosen)
+        attended = jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=chosen)
+        return attended if chosen == "cudnn" else checkpoint_name(attended, CONTEXT)  # cuDNN's is kept by primitive
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     logits = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
     if causal:
         logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
-    attended = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value)
+    attended = checkpoint_name(jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value), CONTEXT)
     attended = attended / jnp.sum(weights, axis=-1, keepdims=True).astype(value.dtype)
     return attended.transpose(0, 2, 1, 3)
 
@@ -94,7 +92,7 @@ class Mlp(nnx.Module):
         self.down = create_linear(tower.mlp_width, tower.width, dtype=dtype, rngs=rngs, bias_init=bias_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(ACTIVATIONS[self.activation](checkpoint_name(self.up(x), MLP_UP)))
 
 
 class TransformerLayer(nnx.Module):
@@ -137,9 +135,7 @@ class TransformerEncoder(nnx.Module):
     def __call__(self, x: jax.Array, *, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
         definition, stacked_parameters = nnx.split(self.layers)
         layer = functools.partial(_apply_layer, definition, self.sharding)
-        policy = _REMAT_POLICIES.get(self.remat)
-        if self.remat == "none" and self.sharding.num_devices > 1:
-            policy = save_all_but_gathered
+        policy = remat_policy(self.remat, num_devices=self.sharding.num_devices)
         if policy is not None:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         x, _ = jax.lax.scan(layer, x, stacked_parameters, unroll=self.scan_unroll)

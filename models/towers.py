@@ -148,6 +148,7 @@ class Model:
         towers = TwoTowers(self.settings, rngs=nnx.Rngs(seed), sharding=self.sharding)
         return nnx.to_pure_dict(nnx.state(towers, nnx.Param))
 
+    @jax.named_scope("image_tower")
     def embed_images(
         self, parameters: Parameters, images: jax.Array, kept_patches: jax.Array | None = None
     ) -> jax.Array:
@@ -158,6 +159,7 @@ class Model:
         kept = () if kept_patches is None else (kept_patches,)
         return self.sharding.split_rows(self._towers(parameters).vision(images, *kept))
 
+    @jax.named_scope("text_tower")
     def embed_texts(self, parameters: Parameters, tokens: jax.Array) -> jax.Array:
         """Return the embeddings `[batch, dim]` of token ids `[batch, length]`."""
         if self.settings.text is None:
@@ -181,13 +183,13 @@ class Model:
 def create_model(settings: ModelSettings, *, mesh: Mesh | None = None) -> Model:
     """Return the model with these settings, computed on `mesh`, by default on the default device."""
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    settings = dataclasses.replace(settings, attention=_choose_attention(settings, platform))
+    settings = dataclasses.replace(settings, attention=choose_attention(settings, platform))
     sharding = ActivationSharding(mesh, settings.dtype)
     towers = nnx.eval_shape(lambda: TwoTowers(settings, rngs=nnx.Rngs(0), sharding=sharding))
     return Model(settings, sharding, nnx.graphdef(towers))
 
 
-def _choose_attention(settings: ModelSettings, platform: str) -> str:
+def choose_attention(settings: ModelSettings, platform: str) -> str:
     """Return the attention implementation for a platform; "auto" means cuDNN for bfloat16 on GPUs if it can be used."""
     if settings.attention != "auto":
         return settings.attention

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable, Iterator
@@ -36,7 +37,10 @@ BAD_RECORDS_FILE = "bad_records.jsonl"
 def check_model(settings: PretrainSettings, mesh: Mesh, *, workdir: pathlib.Path) -> None:
     """Raise `ValueError` for towers, a batch or rules that do not fit together; nothing is traced or written."""
     has_tokenizer = (workdir / "tokenizer").is_dir()
-    build_train_step(settings, mesh, model=settings.model(1 if has_tokenizer else settings.max_vocab_size()))
+    model = settings.model(1 if has_tokenizer else settings.max_vocab_size())
+    if model.remat == "auto":  # chosen and logged when the run builds its step
+        model = dataclasses.replace(model, remat="none")
+    build_train_step(settings, mesh, model=model)
 
 
 def check_settings(settings: RunSettings, *, evaluate: Evaluate | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ from pretrain.distributed.sharding import Rules, batch_sharding, parameter_shard
 from pretrain.losses.context_objective import Loss, Objective
 from pretrain.losses.grad_cache import BatchGradients, two_pass_gradients
 from pretrain.optim.optimizer import OptimizerSettings, create_optimizer, frozen_parameters
+from pretrain.remat_choice import choose_remat, memory_limit
+
+logger = logging.getLogger(__name__)
 
 IMAGE_FEATURES, TEXT_FEATURES = "image_features", "text_features"  # of a batch, for heads
 Batch = dict[str, jax.Array]
@@ -65,27 +69,47 @@ class TrainStep(NamedTuple):
 
 
 def build_train_step(
-    settings: RunSettings, mesh: Mesh, *, model: ModelSettings, num_samples: int | None = None
+    settings: RunSettings,
+    mesh: Mesh,
+    *,
+    model: ModelSettings,
+    num_samples: int | None = None,
+    memory: int | None = None,
 ) -> TrainStep:
     """Return the training step that `settings` describe, for `model` on `mesh`.
 
     `num_samples` is the size of the training data. It is needed only to train a run whose length is given in epochs,
-    not to check or to measure one. Raises `ValueError` for a batch size, rule or schedule that does not fit.
+    not to check or to measure one. `memory` is what a program can use of a device in bytes, for `remat="auto"`; by
+    default that of the attached devices. Raises `ValueError` for a batch size, rule or schedule that does not fit.
     """
     settings.check_mesh(mesh)
     settings.check_schedules(num_samples)
-    return create_train_step(
-        create_model(model, mesh=mesh),
-        settings.objective,
-        settings.optimizer,
-        steps=settings.num_steps(num_samples),
-        dim=model.dim,
-        preprocessing=settings.image_preprocessing(),
-        mesh=mesh,
-        seed=settings.seed,
-        microbatches=settings.microbatches,
-        rules=settings.mesh.rules,
+
+    def create(model: ModelSettings) -> TrainStep:
+        return create_train_step(
+            create_model(model, mesh=mesh),
+            settings.objective,
+            settings.optimizer,
+            steps=settings.num_steps(num_samples),
+            dim=model.dim,
+            preprocessing=settings.image_preprocessing(),
+            mesh=mesh,
+            seed=settings.seed,
+            microbatches=settings.microbatches,
+            rules=settings.mesh.rules,
+        )
+
+    if model.remat != "auto":
+        return create(model)
+    choice = choose_remat(
+        settings,
+        create_model(model, mesh=mesh).settings,
+        mesh,
+        state=create(dataclasses.replace(model, remat="none")).abstract_state,
+        memory=memory_limit(mesh) if memory is None else memory,
     )
+    logger.info(choice.reason)
+    return create(dataclasses.replace(model, remat=choice.remat))
 
 
 @functools.lru_cache(maxsize=4)  # equal runs in one process share the compiled step
@@ -250,6 +274,7 @@ def embed(parts: StepParts, parameters: dict[str, Any], batch: Batch) -> Embeddi
     return parts.model.embed(parameters, images, texts, batch.get("kept_patches"))
 
 
+@jax.named_scope("objective")
 def embedding_loss(
     parts: StepParts, scalars: dict[str, jax.Array], embeddings: Embeddings, *, tokens: jax.Array, step: jax.Array
 ) -> Loss:

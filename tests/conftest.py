@@ -25,12 +25,15 @@ from tests.logged import logged  # noqa: E402
 
 log.configure()
 
-_LONGEST = ("test_faults.py", "test_slurm.py", "test_loss_rollback.py", "test_launch.py")  # files that take minutes
+# Files that take a minute or more, the longest first.
+_LONGEST = ("test_faults.py", "test_slurm.py", "test_launch.py", "test_train.py", "test_quickstart.py")
+_LONGEST += ("test_loss_rollback.py", "test_initialization.py", "test_context_objective.py", "test_aot_compile.py")
 
 
 def pytest_collection_modifyitems(items):
     """Run the longest files first, so that all workers finish at about the same time; mark parity tests as slow."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    rank = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     for item in items:
         if "parity" in item.path.parts:
             item.add_marker(pytest.mark.slow)

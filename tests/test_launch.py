@@ -56,11 +56,12 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(project):
-    """A workdir after all jobs, each run as a subprocess."""
+    """A workdir after all jobs, each run as a subprocess; their output is in the project's folder."""
     workdir = project / "run"
     for job in ("pretrain", "export", "evaluate", "report"):
         result = run(job, f"--config={project / 'config.py'}", f"--workdir={workdir}")
         assert result.returncode == 0, result.stderr
+        (project / f"{job}.log").write_text(result.stdout)
     assert result.stdout.splitlines()[-1] == str(workdir / "report.html")
     return workdir
 
@@ -84,19 +85,19 @@ def test_every_job_writes_the_files_that_the_help_lists(finished):
 
 
 @pytest.mark.slow
-def test_model_card_describes_training_and_results(project, finished):
+def test_model_card_describes_training_and_results(project, finished, capsys):
     card = (finished / "export" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\nlicense: unknown\n")
     given = f"--config={project / 'config.py'}"
     for license in (["--license=apache-2.0"], []):  # a second export of the same weights keeps licence and results
-        assert run("export", given, f"--workdir={finished}", *license).returncode == 0
+        assert launch.main(["export", given, f"--workdir={finished}", *license]) == 0
         licensed = (finished / "export" / "README.md").read_text()
         assert "license: apache-2.0" in licensed and "accuracy of knn" in licensed
     half = finished / "half"
-    assert run("export", given, f"--workdir={finished}", "--dtype=float16", f"--out={half}").returncode == 0
+    assert launch.main(["export", given, f"--workdir={finished}", "--dtype=float16", f"--out={half}"]) == 0
     assert describe_checkpoint(half).files.float_dtype == "float16"
-    refused = run("export", given, f"--workdir={finished}", f"--out={finished}")
-    assert refused.returncode == 1 and "exists and is not a checkpoint. It was not changed" in refused.stderr
+    assert launch.main(["export", given, f"--workdir={finished}", f"--out={finished}"]) == 1
+    assert "exists and is not a checkpoint. It was not changed" in capsys.readouterr().err
     assert "pipeline_tag: zero-shot-image-classification" in card and "model = SiglipModel.from_pretrained" in card
     for line in (
         "| steps | 9 of 8 pairs, 72 pairs in all |",
@@ -114,32 +115,32 @@ def test_model_card_describes_training_and_results(project, finished):
 
 
 @pytest.mark.slow
-def test_export_converts_to_npz_and_back(project, finished, tmp_path):
+def test_export_converts_to_npz_and_back(project, finished, tmp_path, capsys):
     given = f"--config={project / 'config.py'}"
-    assert run("export", given, f"--workdir={finished}", "--format=big_vision").returncode == 0
+    assert launch.main(["export", given, f"--workdir={finished}", "--format=big_vision"]) == 0
     assert (finished / "export.npz").is_file()
     for source, target in ((finished / "export", "a.npz"), (finished / "export.npz", "b")):
         arguments = [f"--checkpoint={source}", f"--out={tmp_path / target}"]
         arguments += [f"--tokenizer={finished / 'export'}"] if source.suffix == ".npz" else []
-        result = run("convert", *arguments)
-        assert result.returncode == 0 and result.stdout.splitlines()[-1] == str(tmp_path / target), result.stderr
+        assert launch.main(["convert", *arguments]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / target)
     assert (tmp_path / "a.npz").read_bytes() == (finished / "export.npz").read_bytes()
     one, other = ((folder / "model.safetensors").read_bytes() for folder in (finished / "export", tmp_path / "b"))
     assert one == other
-    again = run("convert", f"--checkpoint={finished / 'export'}", f"--out={tmp_path / 'b'}")
-    assert again.returncode == 1 and "b already exists. Choose another --out." in again.stderr
-    failed = run("convert", f"--checkpoint={finished / 'checkpoints'}", f"--out={tmp_path / 'c'}")
-    assert failed.returncode == 1 and "is not a checkpoint: it has no config.json" in failed.stderr
+    assert launch.main(["convert", f"--checkpoint={finished / 'export'}", f"--out={tmp_path / 'b'}"]) == 1
+    assert "b already exists. Choose another --out." in capsys.readouterr().err
+    assert launch.main(["convert", f"--checkpoint={finished / 'checkpoints'}", f"--out={tmp_path / 'c'}"]) == 1
+    assert "is not a checkpoint: it has no config.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_piped_progress_is_plain_lines(project, tmp_path):
-    result = run("pretrain", f"--config={project / 'config.py'}", f"--workdir={tmp_path}")
-    steps = [line for line in result.stdout.splitlines() if line.startswith("step")]
+def test_piped_progress_is_plain_lines(project, finished):
+    output = (project / "pretrain.log").read_text()
+    steps = [line for line in output.splitlines() if line.startswith("step")]
     assert [line.split()[1] for line in steps] == ["2/9", "4/9", "6/9", "8/9", "9/9"]
     for word in ("loss", "scale", "context scale", "temperature", "attended", "pairs/s", "left"):
         assert all(word in line for line in steps)
-    assert "\r" not in result.stdout and "\x1b" not in result.stdout
+    assert "\r" not in output and "\x1b" not in output
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_piped_progress_is_plain_lines(project, tmp_path):
     [
         (
             ["pretrain", "--config=nowhere.py"],
-            "/configs has align.py, emoji.py, evaluate.py, one_gpu.py, post_train_clip.py",
+            "/configs has align.py, emoji.py, evaluate.py, gpu_24gb.py, gpu_2x8x80gb.py",
         ),
         (
             ["pretrain", "--config.pretrain.stepz=3"],
@@ -309,22 +310,22 @@ def test_a_shard_of_damaged_images_is_one_sentence(project, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_truncated_shard_is_reported_and_used(project, tmp_path):
+def test_a_truncated_shard_is_reported_and_used(project, tmp_path, capsys):
     path = write_shard(tmp_path / "broken.tar", labelled(60, size=(64, 64)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
-    result = run("pretrain", *given, f"--config.pretrain.data.sources={path},")
-    assert result.returncode == 0, result.stderr
-    assert "warning: 1 of 1 shards are damaged" in result.stdout and "truncated at byte" in result.stdout
+    assert launch.main(["pretrain", *given, f"--config.pretrain.data.sources={path},"]) == 0
+    output = capsys.readouterr().out
+    assert "warning: 1 of 1 shards are damaged" in output and "truncated at byte" in output
 
 
 @pytest.mark.slow
-def test_inspect_writes_the_pages_of_a_batch(project, tmp_path):
+def test_inspect_writes_the_pages_of_a_batch(project, tmp_path, capsys):
     given = [f"--config={project / 'config.py'}", f"--workdir={tmp_path}", "--step=3", "--steps=2", "--rows=5"]
-    result = run("inspect", *given)
-    assert result.returncode == 0, result.stderr
-    assert "batches 3 to 4 of 8 pairs" in result.stdout and "all records are usable" in result.stdout
-    assert result.stdout.splitlines()[-1] == str(tmp_path / "inspect" / "step-00000003.html")
+    assert launch.main(["inspect", *given]) == 0
+    output = capsys.readouterr().out
+    assert "batches 3 to 4 of 8 pairs" in output and "all records are usable" in output
+    assert output.splitlines()[-1] == str(tmp_path / "inspect" / "step-00000003.html")
     assert (tmp_path / "inspect" / "step-00000003.png").is_file()
 
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from adapt.report.statistics import mean_interval
+from benchmarks import page_tables
 from benchmarks.study import gains
 from benchmarks.study.arms import average
 from benchmarks.study.files import PAGE, RESULTS, find_row, items_of, read_csv, write_csv
 from benchmarks.study.markdown import markdown, points
-from foundation.files.atomic import write_text
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -200,15 +200,8 @@ def head_gain(plain: Rows, context: Rows, *, method: str, shots: int) -> str:
 
 
 def put(text: str, table: str, *, page: pathlib.Path | None = None) -> None:
-    """Replace what stands between `<!-- table -->` and `<!-- end of table -->` in the page."""
-    page = page or PAGE
-    content = page.read_text(encoding="utf-8")
-    begin, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->\n"
-    if begin not in content or end not in content:
-        print(f"note: {page.name} has no place for {table}", file=sys.stderr)
-        return
-    before, _, rest = content.partition(begin)
-    write_text(page, f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}")
+    """Replace a table in the page; see `benchmarks.page_tables`."""
+    page_tables.put(text, table, page=page or PAGE)
 
 
 def write(folder: pathlib.Path | None = None, *, page: pathlib.Path | None = None) -> None:

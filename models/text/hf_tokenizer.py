@@ -8,6 +8,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from foundation.error_text import first_line
+from foundation.files.safe_json import read_json
 from foundation.rust_panics import panics_as_errors
 from foundation.suggestions import nearest_path
 from models.io import hub
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 RECORD = "canonicalize"  # our field of tokenizer_config.json: the canonicalization in tokenizer.json
+GENERIC_CLASS = "PreTrainedTokenizerFast"  # uses tokenizer.json unchanged; transformers 4 and 5 have it
 REPAIR = "repair_text"  # another one: whether texts are repaired before tokenizer.json, as by open_clip
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.*", "*.model", "*.tiktoken")
 _MAX_BYTES = 256 << 20  # of one file; the vocabulary of Gemma, with 256,000 tokens, has 34 MB
@@ -43,8 +45,6 @@ def open_hf_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def load_hf_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     """Open the tokenizer that `load_tokenizer` wraps, and raise as it does."""
-    from transformers import AutoTokenizer
-
     missing = f"{folder} has no {TOKENIZER_FILE} or other vocabulary that transformers opens"
     for path in (path for pattern in HUB_FILES for path in folder.glob(pattern)):
         _check_size(path)
@@ -53,7 +53,7 @@ def load_hf_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
         raise FileNotFoundError(missing)
     try:
         with panics_as_errors():
-            hf_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            hf_tokenizer = _open_folder(folder)
     except Exception as error:  # missing or damaged files and missing packages raise many kinds of errors
         if not vocabulary:
             raise FileNotFoundError(missing) from error
@@ -64,6 +64,22 @@ def load_hf_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     if not vocabulary and hf_tokenizer.vocab_files_names:  # some classes invent a vocabulary of three tokens
         raise FileNotFoundError(missing)
     return _checked(hf_tokenizer, folder)
+
+
+def _open_folder(folder: pathlib.Path) -> PreTrainedTokenizerBase:
+    """Open a folder with the class that its config names.
+
+    `AutoTokenizer` imports the configs of all models and, where it is installed, PyTorch, which takes seconds. A
+    tokenizer that we wrote with the generic class needs neither.
+    """
+    config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    if RECORD in config and config.get("tokenizer_class") == GENERIC_CLASS:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _checked(hf_tokenizer: PreTrainedTokenizerBase, path: pathlib.Path) -> PreTrainedTokenizerBase:

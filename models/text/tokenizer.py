@@ -19,6 +19,7 @@ from foundation.rust_panics import is_panic
 from models.text.canonicalize import canonicalization
 from models.text.hf_tokenizer import (
     CONFIG_FILE,
+    GENERIC_CLASS,
     RECORD,
     REPAIR,
     TOKENIZER_FILE,
@@ -288,7 +289,7 @@ def _files(hf_tokenizer: PreTrainedTokenizerBase, *, generic: bool) -> dict[str,
     files.pop(TOKENIZER_FILE, None)
     config = {name: value for name, value in json.loads(files[CONFIG_FILE]).items() if name not in _TRANSIENT}
     if generic or config["tokenizer_class"] == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # which transformers 4 has, too
+        config["tokenizer_class"] = GENERIC_CLASS
         config |= {name: getattr(hf_tokenizer, name) for name in ("padding_side", "truncation_side")}
     config["model_input_names"] = ["input_ids"]  # no mask: the towers attend to padding, as in SigLIP
     files[CONFIG_FILE] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()

@@ -34,6 +34,7 @@ def measured_rows(batch: int) -> int:
     return min(batch, max(_LEAST_ROWS, min(batch // _PART, _MOST_ROWS, _MOST_PAIRS // batch)))
 
 
+@jax.named_scope("companions")
 def measure_companions(
     u: jax.Array,
     v: jax.Array,

@@ -307,6 +307,7 @@ class MeanCosines(NamedTuple):
     unmatched: jax.Array
 
 
+@jax.named_scope("mean_cosines")
 def mean_cosines(image_embeddings: jax.Array, text_embeddings: jax.Array) -> MeanCosines:
     """Return the mean cosine of the matched and of the unmatched pairs of raw embeddings `[batch, dim]`.
 

@@ -109,7 +109,7 @@ def _attend(attention: ContextualAttention, layout: BlockLayout, u: jax.Array, t
     start = _OnlineSoftmax(zero - jnp.inf, zero, zero, jnp.zeros(blocks["u"].shape, jnp.float32))
     visit = functools.partial(_attend_block, attention, temperature)
     own_only = attention.buffer == "device"
-    sums, _ = sweep(visit, layout, blocks, blocks, row_sums=start, own_columns_only=own_only)
+    sums, _ = sweep(visit, layout, blocks, blocks, name="context_attention", row_sums=start, own_columns_only=own_only)
     highest, total, mean_logit, mixed = (join(part, len(u)) for part in sums)
     log_sum_exp = highest + jnp.log(total)
     return (mixed.astype(layout.dtype), jnp.exp(log_sum_exp - mean_logit), log_sum_exp), ()
@@ -163,7 +163,9 @@ def _differentiate(attention: ContextualAttention, layout: BlockLayout, arrays, 
     start = _Gradients(jnp.zeros(blocks["u"].shape, jnp.float32), jnp.zeros(blocks["index"].shape))
     visit = functools.partial(_differentiate_block, attention, temperature, divisor)
     own_only = attention.buffer == "device"
-    sums, _ = sweep(visit, layout, blocks, blocks, row_sums=start, own_columns_only=own_only)
+    sums, _ = sweep(
+        visit, layout, blocks, blocks, name="context_attention_gradient", row_sums=start, own_columns_only=own_only
+    )
     return join(sums.d_u, len(u)).astype(u.dtype), jnp.sum(sums.d_temperature)
 
 

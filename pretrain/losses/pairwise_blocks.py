@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 Tree = Any  # a pytree of arrays
-_CPU_BLOCK, _ACCELERATOR_BLOCK = 1024, 4096  # rows and columns of a block (measured in docs/PERFORMANCE.md)
+_BLOCKS = {"cpu": 1024, "gpu": 2048, "tpu": 4096}  # rows and columns of a block, by platform (docs/PERFORMANCE.md)
 _NORM_EPSILON = 1e-12  # cosines and gradients of shorter embeddings are zero
 _PADDING = -1  # index of the rows that fill the last block
 
@@ -51,7 +51,7 @@ class BlockLayout:
         if self.block_size is not None:
             return self.block_size
         platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
-        return _CPU_BLOCK if platform == "cpu" else _ACCELERATOR_BLOCK
+        return _BLOCKS.get(platform, _BLOCKS["gpu"])
 
     def on_devices(self, function: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable:
         """Return `function(arrays, scalars) → (arrays, sums)` run by each device on its rows; sums are over devices."""
@@ -94,6 +94,7 @@ def sweep(
     rows: Tree,
     columns: Tree,
     *,
+    name: str,
     row_sums: Tree = (),
     column_sums: Tree = (),
     merge: Callable[[jax.Array], jax.Array] | None = None,
@@ -104,13 +105,15 @@ def sweep(
     `rows` and `columns` are those of this device, split into blocks. `visit(row_block, column_block, row_sums,
     column_sums)` returns both sums with the block's part added. The sums belong to the rows and columns of this device.
     `merge` combines the parts `[devices, ...]` of column sums that the devices have computed (default: their sum); the
-    initial column sums must be its neutral element. `own_columns_only` leaves out the columns of other devices.
+    initial column sums must be its neutral element. `own_columns_only` leaves out the columns of other devices. The
+    operations of the compiled program carry `blocks/name` in their names (`pretrain.compilation.hlo`).
     """
-    if own_columns_only or not layout.axes:
-        return _visit_blocks(visit, rows, columns, row_sums, column_sums)
-    if layout.devices * sum(leaf.nbytes for leaf in jax.tree.leaves(columns)) <= layout.gather_limit:
-        return _gather(visit, layout, rows, columns, row_sums, column_sums, merge)
-    return _ring(visit, layout, rows, columns, row_sums, column_sums)
+    with jax.named_scope(f"blocks/{name}"):
+        if own_columns_only or not layout.axes:
+            return _visit_blocks(visit, rows, columns, row_sums, column_sums)
+        if layout.devices * sum(leaf.nbytes for leaf in jax.tree.leaves(columns)) <= layout.gather_limit:
+            return _gather(visit, layout, rows, columns, row_sums, column_sums, merge)
+        return _ring(visit, layout, rows, columns, row_sums, column_sums)
 
 
 def _gather(visit, layout, rows, columns, row_sums, column_sums, merge):
@@ -160,6 +163,12 @@ def _visit_blocks(visit, rows, columns, row_sums, column_sums):
     return lax.fori_loop(0, column_blocks, visit_column, (row_sums, column_sums))
 
 
+def update_blocks(update: Callable[[Tree, Tree], Tree], sums: Tree, blocks: Tree) -> Tree:
+    """Return `update(sum, block)` for each block of the sums `[blocks, ...]`, in place: a loop reuses their memory."""
+    count = len(jax.tree.leaves(sums)[0])
+    return lax.fori_loop(0, count, lambda i, sums: _put(sums, update(_take(sums, i), _take(blocks, i)), i), sums)
+
+
 def _take(tree: Tree, i: int) -> Tree:
     return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
 
@@ -182,18 +191,19 @@ def normalize_vjp(gradient: jax.Array, embeddings: jax.Array, inverse_norm: jax.
 
 
 def pairwise(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Return all dot products `[rows, columns]` in float32."""
-    return _product(rows, columns, ((1,), (1,)))
+    """Return all dot products `[..., rows, columns]` of rows `[..., rows, dim]` and `[columns, dim]`, in float32."""
+    return _product(rows, columns, ((rows.ndim - 1,), (1,)))
 
 
 def mix(weights: jax.Array, columns: jax.Array) -> jax.Array:
-    """Return the sums `[rows, dim]` of the columns `[columns, dim]` with `weights` `[rows, columns]`, in float32."""
-    return _product(weights.astype(columns.dtype), columns, ((1,), (0,)))
+    """Return the sums `[..., rows, dim]` of `[columns, dim]` with `weights` `[..., rows, columns]`, in float32."""
+    return _product(weights.astype(columns.dtype), columns, ((weights.ndim - 1,), (0,)))
 
 
 def mix_transposed(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """Return the sums `[columns, dim]` of the rows `[rows, dim]` with `weights` `[rows, columns]`, in float32."""
-    return _product(weights.astype(rows.dtype), rows, ((0,), (0,)))
+    """Return the sums `[columns, dim]` of `[..., rows, dim]` with `weights` `[..., rows, columns]`, in float32."""
+    summed = tuple(range(rows.ndim - 1))
+    return _product(weights.astype(rows.dtype), rows, (summed, summed))
 
 
 def _product(a: jax.Array, b: jax.Array, contract: tuple) -> jax.Array:

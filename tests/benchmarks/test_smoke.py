@@ -6,11 +6,12 @@ import json
 import pathlib
 import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import faults, machine, side_process
+from benchmarks import faults, machine, remat, side_process
 from benchmarks.peers import (
     adapter_accuracy,
     adapter_speed,
@@ -25,6 +26,7 @@ from benchmarks.peers import (
     train_step_cpu,
 )
 from benchmarks.peers.installed import missing_peers
+from pretrain.compilation.devices import DescribedDevices
 from tests.data.shard_files import write_tar
 
 MODULES = [
@@ -107,7 +109,7 @@ def test_help_names_the_command(name, capsys):
 
 
 def test_all_benchmarks_are_found():
-    assert len(MODULES) == 23 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
+    assert len(MODULES) == 24 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
 
 
 def test_faults_prints_a_row_per_fault_and_fails_with_them(monkeypatch, capsys):
@@ -320,6 +322,17 @@ def test_train_step_prints_the_table_of_both_objectives(monkeypatch, capsys):
     assert "note: open_clip is not installed and is left out" in captured.err
     with pytest.raises(SystemExit, match="2"):
         train_step.main(["--models=XXL"])
+
+
+def test_remat_prints_a_row_per_policy(monkeypatch, capsys):
+    described = DescribedDevices("local", jax.devices()[:1])
+    monkeypatch.setattr(remat, "describe_devices", lambda topology: described)
+    monkeypatch.setattr(remat, "compiled_peak", lambda *_, **__: "9.9 GB")
+    options = ["--models=mu/16", "--topologies=local:1", "--batch=8", "--compile"]
+    assert remat.main([*options, "--policies=none,save_dot_except_mlp,minimal_offloaded"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 3 and "| none | " in rows[0] and "| 0.0% | " in rows[0] and "on the host" in rows[2]
+    assert all(row.endswith("| 9.9 GB |") for row in rows)
 
 
 def test_train_step_passes_its_options_to_its_sides(monkeypatch):

@@ -180,7 +180,7 @@ def disk_full(trial: Trial, moments: int, *, seed: int = 0) -> str:
                 time.sleep(rng.uniform(0, 5))
             elif wait_until(lambda: lines_of(workdir) > before, process):  # noqa: B023
                 time.sleep(rng.uniform(0, 0.5))
-                if moment % 2:
+                if moment % 2 == 0:
                     wait_until(lambda: is_writing(workdir), process)
             _fill(disk / "filler")
             codes.append(process.wait(120))

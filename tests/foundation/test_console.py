@@ -1,5 +1,6 @@
 """Any text reaches any terminal: encodings, control characters, and names that are not UTF-8."""
 
+import logging
 import os
 import pathlib
 import subprocess
@@ -7,8 +8,9 @@ import sys
 
 import pytest
 
-from foundation import console
+from foundation import console, log
 from foundation.command_line.file_names import check_encoding, is_utf8, output_path
+from foundation.console import hidden_stderr
 from foundation.progress import ProgressBar
 from foundation.suggestions import nearest_path
 
@@ -101,3 +103,21 @@ def test_the_nearest_existing_path_is_suggested(tmp_path, monkeypatch, given, hi
     (tmp_path / "runs/art/plain/export").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert nearest_path(given) == (f" Did you mean {hint!r}?" if hint else "")
+
+
+def test_hidden_stderr_discards_what_libraries_write_and_nothing_later(capfd):
+    with hidden_stderr():
+        os.write(2, b"a library's line\n")
+        print("a result")
+    os.write(2, b"an error\n")
+    assert capfd.readouterr() == ("a result\n", "an error\n")
+
+
+def test_hidden_stderr_shows_everything_with_verbose(capfd):
+    log.configure(level=logging.DEBUG)
+    try:
+        with hidden_stderr():
+            os.write(2, b"a library's line\n")
+    finally:
+        log.configure()
+    assert capfd.readouterr().err == "a library's line\n"

@@ -1,6 +1,7 @@
 """Image and text towers: attention, patches, pooling, remat policies."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from foundation.settings import build
-from models.config import ModelSettings, TextSettings, VisionSettings
+from models.config import ModelSettings, Remat, TextSettings, VisionSettings
 from models.layers import attend
 from models.towers import count_parameters, create_model, patchify
 
@@ -92,7 +93,9 @@ def test_stacked_layers_have_different_initial_weights():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"remat": "minimal"}, {"scan_unroll": 3}])
+@pytest.mark.parametrize(
+    "change", [*({"remat": name} for name in get_args(Remat) if name not in ("none", "auto")), {"scan_unroll": 3}]
+)
 def test_remat_and_unrolling_keep_values_and_gradients(batch, change):
     def gradients(settings):
         model = create_model(settings)
@@ -139,5 +142,5 @@ def test_build_names_unknown_and_missing_keys():
 def test_unknown_dtype_and_remat_policy_list_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown model.dtype 'float16'\..* Known: float32, bfloat16"):
         dataclasses.replace(SETTINGS, dtype="float16")
-    with pytest.raises(ValueError, match=r"unknown model.remat 'some'\. Known: none, dots, full, minimal"):
+    with pytest.raises(ValueError, match=r"unknown model.remat 'some'\. Known: auto, none, dots, minimal_with_context"):
         dataclasses.replace(SETTINGS, remat="some")

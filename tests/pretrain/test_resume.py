@@ -28,6 +28,7 @@ def compare(tmp_path, before, now, **options):
         ({"microbatch_size": 4}, "microbatch_size was None and is 4 from here", True),
         ({"attention": "xla"}, "attention was 'auto' and is 'xla' from here", True),
         ({"remat": "full"}, "remat was 'none' and is 'full' from here", True),
+        ({"remat": "auto"}, "remat was 'none' and is 'auto' from here", True),
         ({"scan_unroll": 2}, "scan_unroll was 1 and is 2 from here", True),
         ({"objective": {"base": "sigmoid", "block_size": 4}}, "objective.block_size was None and is 4", True),
         ({"objective": {"base": "sigmoid", "gather_limit": 4}}, "objective.gather_limit was", True),

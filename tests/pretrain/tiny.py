@@ -1,7 +1,6 @@
 """A pretraining config small enough for tests, a program that trains it, and comparisons of runs."""
 
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -47,9 +46,3 @@ def metrics_without_times(workdir: pathlib.Path) -> list[dict]:
 def final_checkpoints(workdir: pathlib.Path) -> list[str]:
     """Return the names of the complete checkpoints of a run."""
     return [path.name for path in (workdir / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
-
-
-if __name__ == "__main__":
-    from pretrain.train import pretrain
-
-    pretrain(config(sys.argv[1], steps=int(sys.argv[3])), sys.argv[2], data_dir=sys.argv[2])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import launch
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.export import embed_collections
 from adapt.embedding.text_file import read_texts
@@ -347,7 +348,7 @@ def test_an_export_killed_repeatedly_resumes_to_the_same_bytes(checkpoint, tmp_p
         if process.returncode == 0:
             break
     assert process.returncode == 0 and stopped >= 2
-    assert run(tmp_path / "whole").wait() == 0
+    assert launch.main(["embed", *arguments, f"--out={tmp_path / 'whole'}"]) == 0
     for name in ("images.npy", "images.safetensors", "images.ids.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "killed" / "images.parts").exists()
@@ -368,11 +369,8 @@ sys.exit(launch.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_invalid_arguments_are_one_line_errors(checkpoint, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "launch.py", "embed", f"--checkpoint={checkpoint}", f"--out={tmp_path}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
+def test_invalid_arguments_are_one_line_errors(checkpoint, tmp_path, capsys):
+    given = ["embed", f"--checkpoint={checkpoint}", f"--out={tmp_path}"]
     for arguments, message in (
         ((), "nothing to embed. Pass --images, --texts or both, or --image_features"),
         (("--images=nowhere",), "no file matches 'nowhere'"),
@@ -380,7 +378,8 @@ def test_invalid_arguments_are_one_line_errors(checkpoint, tmp_path):
         ((f"--images={tmp_path}",), "contains no images"),
         ((f"--texts={ROOT / 'LICENSE'}", "--image_size=2"), "vision.patch_size 5 does not fit image_size 2"),
     ):
-        result = run(*arguments)
-        assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
-        assert message in result.stderr
-    assert run("--config=x").returncode == 2
+        assert launch.main([*given, *arguments]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error, error
+    with pytest.raises(SystemExit, match="2"):
+        launch.main([*given, "--config=x"])

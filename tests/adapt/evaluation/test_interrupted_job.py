@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import launch
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
@@ -33,7 +34,7 @@ def arguments(tmp_path_factory):
 def whole(arguments, tmp_path_factory):
     """The folder of an uninterrupted evaluation on one device."""
     workdir = tmp_path_factory.mktemp("whole")
-    finish(start(arguments, workdir, devices=1))
+    assert launch.main([*arguments, f"--workdir={workdir}"]) == 0
     return workdir / "evaluation"
 
 

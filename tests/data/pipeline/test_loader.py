@@ -94,9 +94,7 @@ def reference(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("hosts", "workers"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
-)  # fmt: skip
+@pytest.mark.parametrize(("hosts", "workers"), [(1, 0), (2, 0), (4, 0), (8, 0), (1, 1), (2, 2)])
 def test_batches_are_identical_for_any_hosts_and_workers_after_any_interruption(mixture, reference, hosts, workers):
     height = 16 // hosts
     for start, count in ((0, 8),) if workers else ((0, 8), (3, 2), (7, 1)):

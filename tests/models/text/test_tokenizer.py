@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from models.text.tokenizer import load_tokenizer, train_tokenizer
+from models.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 CAPTIONS = ["Face with tears of joy", "flag: Côte d’Ivoire", "man’s shoe", "red apple, fruit", "thumbs up 👍"]
 QUERIES = ["A RED apple!", "", "côte", "日本語", "👍", "word " * 200, "  spaced\tout  "]
@@ -30,6 +30,15 @@ def test_transformers_gives_the_same_ids(tokenizer, tmp_path):
 def test_saved_tokenizer_opens_unchanged(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     np.testing.assert_array_equal(load_tokenizer(tmp_path, length=8)(QUERIES), tokenizer(QUERIES))
+
+
+def test_saved_tokenizer_opens_without_the_configs_of_all_models(tokenizer, tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    tokenizer.save(tmp_path)
+    expected = Tokenizer(AutoTokenizer.from_pretrained(tmp_path), length=8)
+    monkeypatch.setattr("transformers.AutoTokenizer", None)
+    assert load_tokenizer(tmp_path, length=8).fingerprint == expected.fingerprint
 
 
 def test_texts_end_with_and_are_padded_with_the_end_token(tokenizer):

@@ -90,6 +90,7 @@ def test_a_logit_bias_in_the_config_replaces_the_checkpoints_and_is_logged(shard
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", ["clip"], indirect=True)
 def test_images_of_another_size_continue_with_resampled_positions(start, shards, tmp_path, capsys):
     checkpoint, base = start
     values = continuing(checkpoint, shards, base, optimizer=STILL) | {"vision": {"image_size": 27}}
@@ -104,6 +105,7 @@ def test_images_of_another_size_continue_with_resampled_positions(start, shards,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", ["siglip"], indirect=True)
 def test_a_run_resumes_without_its_initial_checkpoint(start, shards, tmp_path):
     checkpoint = pathlib.Path(shutil.copytree(start[0], tmp_path / "given"))
     values = continuing(checkpoint, shards, start[1])

@@ -133,9 +133,12 @@ def test_reference_equals_loops(base, equal_texts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("equal_texts", TREATMENTS)
 @pytest.mark.parametrize(
-    ("count", "dim", "block_size"), [(2, 3, None), (7, 24, 3), (33, 40, 8), (65, 1152, 32), (16, 64, 1)]
+    ("equal_texts", "count", "dim", "block_size"),
+    [
+        *(("negative", *sizes) for sizes in ((2, 3, None), (7, 24, 3), (65, 1152, 32), (16, 64, 1))),
+        *((treatment, 33, 40, 8) for treatment in TREATMENTS),
+    ],
 )
 def test_blocks_equal_the_reference_for_uneven_tails(base, equal_texts, count, dim, block_size):
     objective = Objective(base=base, alpha=0.6, equal_texts=equal_texts, block_size=block_size)
@@ -189,14 +192,13 @@ def errors_on_devices():
     ]
     cases += [
         (Objective(base=base, alpha=0.6, equal_texts=treatment, block_size=2, gather_limit=limit), devices, 5 * devices)
-        for base, devices in (("sigmoid", 2), ("sigmoid", 8), ("softmax", 2), ("softmax", 8))
+        for base, devices in (("sigmoid", 8), ("softmax", 2))
         for treatment in ("positive", "ignored")
         for limit in (GATHER, RING)
     ]
     cases += [(Objective(alpha=0.6, buffer="device", gather_limit=limit), 8, 24) for limit in (GATHER, RING)]
     cases += [
-        (Objective(alpha=0.6, equal_texts=treatment, dtype="bfloat16", gather_limit=limit), 8, 24)
-        for treatment in TREATMENTS
+        (Objective(alpha=0.6, equal_texts="positive", dtype="bfloat16", gather_limit=limit), 8, 24)
         for limit in (GATHER, RING)
     ]
     for objective, devices, count in cases:
@@ -212,7 +214,7 @@ def test_several_devices_equal_the_reference_gathered_and_around_a_ring():
     output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr
     lines = [json.loads(line) for line in output.stdout.splitlines()]
-    assert len(lines) == 32
+    assert len(lines) == 20
     for line in lines:
         exact = line["dtype"] == "float32"
         assert line["value"] < (1e-6 if exact else 2e-2) and line["gradients"] < (1e-5 if exact else 2e-2), line

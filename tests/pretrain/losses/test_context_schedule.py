@@ -127,12 +127,11 @@ def losses_on_devices():
     for base in ("sigmoid", "softmax"):
         for limit in (BlockLayout.gather_limit, 0):
             objective = Objective(base=base, gather_limit=limit, **SCHEDULE)
-            for devices in (2, 8):
-                for step in (START - 1, START, START + RAMP):
-                    print(json.dumps(errors(objective, *embeddings(3 * devices, 24), devices, step)))
-            for fsdp, microbatches in ((1, 1), (4, 2)):
-                _, found = trained(sharding.create_mesh(fsdp), 7, objective=objective, microbatches=microbatches)
-                print(json.dumps({"base": base, "losses": [each["loss"] for each in found]}))
+            for step in (START - 1, START, START + RAMP):
+                print(json.dumps(errors(objective, *embeddings(24, 24), devices=8, step=step)))
+            fsdp, microbatches = (4, 2) if limit else (1, 1)
+            _, found = trained(sharding.create_mesh(fsdp), 7, objective=objective, microbatches=microbatches)
+            print(json.dumps({"base": base, "losses": [each["loss"] for each in found]}))
 
 
 @pytest.mark.slow
@@ -143,7 +142,7 @@ def test_several_devices_equal_the_reference_and_train_as_one():
     assert output.returncode == 0, output.stderr
     lines = [json.loads(line) for line in output.stdout.splitlines()]
     compared, runs = [line for line in lines if "value" in line], [line for line in lines if "losses" in line]
-    assert len(compared) == 24 and len(runs) == 8
+    assert len(compared) == 12 and len(runs) == 4
     assert all(line["value"] < 1e-6 and line["gradients"] < 1e-5 for line in compared), compared
     for base in ("sigmoid", "softmax"):
         _, one = trained(sharding.create_mesh(), 7, objective=Objective(base=base, **SCHEDULE))

@@ -1,18 +1,22 @@
 """Ahead-of-time compilation: the verdict, the arithmetic and the traffic."""
 
+import ast
 import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.flops import count_forward_flops
+from pretrain.compilation.hlo.collectives import Traffic, count_collectives
+from pretrain.compilation.hlo.program import parse_program
 from pretrain.config.run import read_settings
+from pretrain.monitoring.device_peaks import GPUS
 from pretrain.monitoring.throughput import count_pair_flops
-from pretrain.tools.hlo_collectives import Traffic, count_collectives
 from tests.pretrain.tiny import config
 
 pytestmark = pytest.mark.slow
@@ -37,13 +41,17 @@ def tiny(tmp_path):
 
 
 def compile_for(topology, path, *overrides, code=0):
+    done = run(topology, path, *overrides)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def run(topology, path, *overrides):
     command = [sys.executable, "launch.py", "compile", f"--config={path}", f"--topology={topology}", *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("JAX_PLATFORMS", "XLA_FLAGS"):  # libtpu refuses flags of the CPU's compiler
         environment.pop(name, None)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_eight_fake_devices_compile_and_report_their_traffic(tiny):
@@ -53,7 +61,7 @@ def test_eight_fake_devices_compile_and_report_their_traffic(tiny):
 
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (requirements-parity.txt)"
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (requirements-compile-tpu.txt)"
 )
 
 
@@ -82,9 +90,45 @@ def test_a_step_that_does_not_fit_names_changes_that_save_memory(tiny):
     assert "pretrain.remat=full" in page and "pretrain.microbatch_size=" in page
 
 
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="JAX's CUDA plugin is not installed (requirements-compile-cuda12.txt)",
+)
+
+
+@needs_cuda
+def test_described_gpus_compile_without_a_gpu_and_nothing_else_is_printed(tiny, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    done = run("h100:2x2", tiny, "--config.pretrain.dtype=bfloat16", f"--hlo={tmp_path / 'step.hlo'}")
+    assert done.returncode == 0 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"compiling a step of 32 pairs for h100:2x2, 4 devices, jax {jax.__version__}"
+    assert lines[1] == f"wrote the compiled program to {tmp_path / 'step.hlo'}"
+    assert "of 63.7 GB, the 75% of 84.9 GB that JAX reserves (XLA_PYTHON_CLIENT_MEM_FRACTION)" in done.stdout
+    assert "at the devices' peak of 989 bfloat16 TFLOP/s" in done.stdout and "reduce-scatter" in done.stdout
+    assert lines[-1].startswith("verdict: fits, ")
+    program = (tmp_path / "step.hlo").read_text()
+    assert (
+        "all-gather-start" in program and "__cudnn$fmhaSoftmaxBackward" in program
+    )  # of a cuDNN that is not installed
+    assert not [*(tmp_path / "kept").glob("jit_train_step*")]  # it could not be loaded the next time
+
+
+@needs_cuda
+def test_a_program_compiles_for_every_described_gpu():
+    lines = ["import sys", "from pretrain.compilation.devices import describe_devices"]
+    lines += ["print([d.device_kind for kind in sys.argv[1:] for d in describe_devices(f'{kind}:2').devices])"]
+    command = [sys.executable, "-c", "\n".join(lines), *GPUS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == [peak.kind for peak in GPUS.values() for _ in range(2)]
+
+
 def test_errors_are_one_sentence(tiny):
     for topology, message in (
-        ("v9:4x4", "unknown topology 'v9:4x4'. Use KIND:SHAPE such as v5e:4x4"),
+        ("v9:4x4", "unknown topology 'v9:4x4'. For TPUs use KIND:SHAPE such as v5e:4x4"),
         ("v5e", "unknown topology 'v5e'"),
         ("v5e:4x4*0", "unknown topology 'v5e:4x4*0'"),
         ("local:0", "unknown topology 'local:0'"),
@@ -137,7 +181,10 @@ ENTRY %main (a: f32[2,4]) -> f32[8,4] {
 
 
 def test_collectives_in_loops_count_every_iteration_and_asynchronous_ones_once():
-    assert count_collectives(PROGRAM) == {"all-gather": Traffic(13, 12 * 128 + 32), "all-reduce": Traffic(1, 52)}
+    assert count_collectives(parse_program(PROGRAM)) == {
+        "all-gather": Traffic(13, 12 * 128 + 32),
+        "all-reduce": Traffic(1, 52),
+    }
 
 
 def test_flops_of_b16_match_the_formula():

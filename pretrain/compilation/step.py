@@ -1,0 +1,104 @@
+"""Ahead-of-time compilation of a training step for described devices."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from foundation.console import hidden_stderr
+from pretrain.compilation.devices import DescribedDevices
+from pretrain.compilation.hlo.collectives import Traffic, count_collectives
+from pretrain.compilation.hlo.program import parse_program
+from pretrain.config.run import PretrainSettings
+from pretrain.train_step import TrainStep, abstract_batch
+
+_OUT_OF_MEMORY = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
+
+
+class DeviceMemory(NamedTuple):
+    """Memory and traffic of a compiled step per device, in bytes.
+
+    peak: includes parameters and optimizer state.
+    capacity: memory of the device that a program can use; None if unknown.
+    collectives: None if the compiler cannot print its program.
+    seconds: compilation time.
+    memory: all memory of the device; None if unknown.
+    program: the compiled program, as HLO text; None if the compiler cannot print it.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    temporaries: int
+    peak: int
+    capacity: int | None
+    collectives: dict[str, Traffic] | None
+    seconds: float
+    memory: int | None = None
+    program: str | None = None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the step fits; None if the memory of the device is unknown."""
+        return None if self.capacity is None else self.peak <= self.capacity
+
+
+def compile_step(
+    settings: PretrainSettings, training: TrainStep, mesh: Mesh, described: DescribedDevices
+) -> DeviceMemory:
+    """Compile the step of a run for `mesh`, and return what it needs per device."""
+    state = training.abstract_state
+    inputs = abstract_batch(settings, mesh)
+    held = [_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
+    memory, capacity = described.memory, usable_memory(described)
+    start = time.monotonic()
+    try:
+        with hidden_stderr():
+            compiled = training.step.lower(state, inputs).compile(
+                compiler_options=dict(described.compiler_options) or None
+            )
+    except jax.errors.JaxRuntimeError as error:
+        found = _OUT_OF_MEMORY.search(str(error))
+        if not found:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the step cannot be compiled: {reason}") from error
+        used, used_unit, limit, limit_unit = found.groups()
+        temporaries, capacity = _to_bytes(used, used_unit), _to_bytes(limit, limit_unit)
+        return DeviceMemory(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - start)
+    analysis = compiled.memory_analysis()
+    outside = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    peak_anywhere = getattr(analysis, "peak_memory_in_bytes", 0)  # with what is offloaded to the host
+    peak = max(outside + analysis.temp_size_in_bytes, peak_anywhere - analysis.host_temp_size_in_bytes)
+    seconds = time.monotonic() - start
+    try:
+        program = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # libtpu cannot print some programs for v5p
+        program = None
+    return DeviceMemory(
+        *held,
+        temporaries=analysis.temp_size_in_bytes,
+        peak=peak,
+        capacity=capacity,
+        collectives=None if program is None else count_collectives(parse_program(program)),
+        seconds=seconds,
+        memory=memory,
+        program=program,
+    )
+
+
+def usable_memory(described: DescribedDevices) -> int | None:
+    """Return the bytes that a program can use of a device, or None if they are unknown."""
+    return None if described.memory is None else round(described.memory * described.memory_fraction)
+
+
+def _to_bytes(size: str, unit: str) -> int:
+    return round(float(size) * 1024 ** "_KMGT".index(unit))
+
+
+def _bytes_per_device(tree: Any) -> int:
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))

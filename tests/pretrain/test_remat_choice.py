@@ -1,0 +1,109 @@
+"""Choice of the rematerialization policy by the memory of a device."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from models.config import ModelSettings, TextSettings, VisionSettings
+from models.preprocessing import Preprocessing
+from models.towers import create_model
+from pretrain.config.run import read_settings
+from pretrain.config.training import RunSettings
+from pretrain.distributed.sharding import create_mesh
+from pretrain.losses.context_objective import Objective
+from pretrain.optim.optimizer import OptimizerSettings
+from pretrain.remat_choice import CANDIDATES, GB, choose_remat, estimate_peak, memory_limit
+from pretrain.train_step import build_train_step, create_train_step
+from tests.logged import logged
+from tests.pretrain.tiny import config
+
+WIDE = {"width": 768, "depth": 12, "heads": 12, "mlp_width": 3072}
+B16 = ModelSettings(
+    vision=VisionSettings(image_size=224, patch_size=16, **WIDE),
+    text=TextSettings(vocab_size=32_000, length=64, **WIDE),
+    dtype="bfloat16",
+)
+
+
+def run(batch_size, **changes):
+    return RunSettings(
+        seed=0, steps=10, batch_size=batch_size, objective=Objective(), optimizer=OptimizerSettings(), **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def state():
+    mesh = create_mesh(devices=jax.devices()[:1])
+    step = create_train_step(
+        create_model(B16, mesh=mesh),
+        Objective(),
+        OptimizerSettings(),
+        steps=10,
+        dim=768,
+        preprocessing=Preprocessing(size=(224, 224)),
+        mesh=mesh,
+        seed=0,
+    )
+    return step.abstract_state
+
+
+def choose(settings, state, memory):
+    fused = dataclasses.replace(B16, attention="cudnn")
+    return choose_remat(settings, fused, create_mesh(devices=jax.devices()[:1]), state=state, memory=memory)
+
+
+def test_less_memory_takes_policies_with_more_arithmetic(state):
+    taken = [choose(run(1024), state, memory=gigabytes * 10**9).remat for gigabytes in range(5, 300)]
+    order = [CANDIDATES.index(remat) for remat in taken]
+    assert order == sorted(order, reverse=True)
+    assert {"none", "minimal_with_context", "save_dot_except_mlp", "save_qkv_proj", "save_out_proj", "full"} <= {*taken}
+
+
+def test_the_reason_names_the_memory_and_the_arithmetic(state):
+    choice = choose(run(1024), state, memory=70 * 10**9)
+    assert choice.remat == "minimal_with_context" and choice.reason.startswith(
+        "remat=auto takes minimal_with_context: "
+    )
+    assert "of 70.0 GB, 0.0% more arithmetic than none" in choice.reason
+    choice = choose(run(65_536), state, memory=64 * 10**9)
+    assert choice.remat == "full" and "which may not fit" in choice.reason and "microbatch_size" in choice.reason
+
+
+def test_microbatches_count_instead_of_the_batch(state):
+    assert choose(run(65_536, microbatch_size=512), state, memory=64 * 10**9).remat != "full"
+
+
+def test_without_a_known_limit_everything_is_kept(state):
+    assert memory_limit(create_mesh(devices=jax.devices()[:1])) is None  # CPUs report none
+    choice = choose(run(1024), state, memory=None)
+    assert choice.remat == "none" and "memory of the device is not known" in choice.reason
+
+
+def test_a_step_is_built_with_the_policy_that_fits_the_described_memory():
+    tiny = read_settings(config("none.tar", remat="auto"))
+    mesh = create_mesh(devices=jax.devices()[:1])
+    for memory, remat in ((10**12, "none"), (10**3, "full")):
+        with logged() as messages:
+            step = build_train_step(tiny, mesh, model=tiny.model(60), memory=memory)
+        assert messages[0].startswith(f"remat=auto takes {remat}")
+        assert step == build_train_step(tiny, mesh, model=dataclasses.replace(tiny.model(60), remat=remat))
+
+
+def test_only_training_runs_choose_a_policy():
+    model = create_model(dataclasses.replace(B16, remat="auto", attention="cpu"))
+    parameters = jax.eval_shape(lambda: model.init(0))
+    with pytest.raises(ValueError, match="remat 'auto' is for training runs"):
+        jax.eval_shape(model.embed_texts, parameters, jax.ShapeDtypeStruct((2, 64), "int32"))
+
+
+# Peaks of programs compiled for one H100 with `launch.py compile --topology=h100:1`, in GB.
+@pytest.mark.parametrize(
+    ("batch_size", "remat", "peak"),
+    [(512, "full", 9.65), (512, "save_dot_except_mlp", 20.69), (4096, "full", 50.8), (4096, "minimal", 195)],
+)
+def test_estimates_are_at_least_the_compiled_peaks_and_not_much_more(state, batch_size, remat, peak):
+    fused = dataclasses.replace(B16, attention="cudnn")
+    mesh = create_mesh(devices=jax.devices()[:1])
+    estimate = estimate_peak(run(batch_size), fused, mesh, state=state, remat=remat) / GB
+    assert peak <= estimate < 1.35 * peak
