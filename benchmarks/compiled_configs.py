@@ -36,13 +36,12 @@ TOLERANCE = 0.02  # of a peak
 
 
 class MachineRow(NamedTuple):
-    """A row of the table: the machine in words, its topology, a config, its model in words, and overrides."""
+    """A row of the table: the machine in words, its topology, a config, and its model in words."""
 
     machine: str
     topology: str
     config: str
     model: str
-    overrides: tuple[str, ...] = ()
 
 
 ROWS = (
@@ -53,7 +52,6 @@ ROWS = (
     MachineRow("one H100, 80 GB", "h100:1", "gpu_80gb", "B/16"),
     MachineRow("eight H100, 80 GB", "h100:8", "gpu_8x80gb", "B/16"),
     MachineRow("two hosts of eight H100", "h100:2x8", "gpu_2x8x80gb", "B/16"),
-    MachineRow("16 TPU v5e", "v5e:4x4", "siglip_b16", "B/16", ("pretrain.microbatch_size=4096",)),
     MachineRow("256 TPU v5e", "v5e:16x16", "siglip_b16", "B/16"),
 )
 
@@ -95,7 +93,7 @@ def compile_row(row: MachineRow, *, cache: pathlib.Path | None = None) -> Mappin
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "figures.json"
         command = [sys.executable, "launch.py", "compile", f"--config=configs/{row.config}.py"]
-        command += [f"--topology={row.topology}", f"--json={path}", *(f"--config.{each}" for each in row.overrides)]
+        command += [f"--topology={row.topology}", f"--json={path}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if not path.exists():
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
