@@ -29,10 +29,11 @@ logger = logging.getLogger(__name__)
 CANDIDATES = tuple(name for name in get_args(Remat) if name not in ("auto", "dots", OFFLOADED))
 GB = 1e9
 
-# Fitted to programs compiled for H100 and v5e (docs/PERFORMANCE.md), on the safe side.
+# Fitted to programs compiled for H100, A100 and v5e (docs/PERFORMANCE.md), on the safe side.
 _KEPT_TWICE = 1.15  # XLA holds up to this multiple of the kept values: copies in and out of the scan's stacks
 _WIDTHS, _MLP_WIDTHS, _LOGITS = 6, 4, 3  # arrays that live while the widest layer is recomputed and differentiated
 _SEVERAL_DEVICES = 1.35  # the same arrays where several devices exchange gradients meanwhile
+_BEFORE_HOPPER = 1.25  # the same arrays on GPUs of compute capability 8: XLA fuses less there
 _GRADIENTS = 2  # copies of the parameters: gradients and updates
 _EMBEDDINGS = 8  # float32 arrays of all embeddings of the batch, in the objective
 
@@ -73,7 +74,7 @@ def estimate_peak(settings: RunSettings, model: ModelSettings, mesh: Mesh, *, st
     """Return the estimated peak memory of a step per device, in bytes; rather too much than too little."""
     rows = (settings.microbatch_size or settings.batch_size) / mesh.size
     per_row = _KEPT_TWICE * count_kept_bytes(model, remat=remat) + _pixel_bytes(model)
-    per_row += _layer_bytes(model) * (_SEVERAL_DEVICES if mesh.size > 1 else 1)
+    per_row += _layer_bytes(model) * _exchange_share(mesh) * _fusion_share(mesh.devices.flat[0])
     pixels = settings.batch_size / mesh.size * 3 * math.prod(_image_shape(model))
     held = _bytes_per_device(state) + _GRADIENTS * _bytes_per_device(state.parameters)
     gathered = 0 if mesh.size == 1 else 2 * _gathered_bytes(state.parameters)
@@ -89,6 +90,15 @@ def memory_limit(mesh: Mesh) -> int | None:
     if jax.process_count() > 1:  # every process must choose the same
         least = int(np.min(multihost_utils.process_allgather(np.int32(least >> 20)))) << 20
     return least or None
+
+
+def _exchange_share(mesh: Mesh) -> float:
+    return _SEVERAL_DEVICES if mesh.size > 1 else 1.0
+
+
+def _fusion_share(device: jax.Device) -> float:
+    capability = getattr(device, "compute_capability", None)  # of NVIDIA GPUs, such as "8.0"
+    return _BEFORE_HOPPER if capability is not None and float(capability) < 9 else 1.0
 
 
 def _layer_bytes(model: ModelSettings) -> int:

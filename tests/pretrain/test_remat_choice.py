@@ -1,8 +1,10 @@
 """Choice of the rematerialization policy by the memory of a device."""
 
 import dataclasses
+import types
 
 import jax
+import numpy as np
 import pytest
 
 from models.config import ModelSettings, TextSettings, VisionSettings
@@ -97,13 +99,20 @@ def test_only_training_runs_choose_a_policy():
         jax.eval_shape(model.embed_texts, parameters, jax.ShapeDtypeStruct((2, 64), "int32"))
 
 
-# Peaks of programs compiled for one H100 with `launch.py compile --topology=h100:1`, in GB.
+# Peaks of programs compiled for one card with `launch.py compile`, in GB.
 @pytest.mark.parametrize(
-    ("batch_size", "remat", "peak"),
-    [(512, "full", 9.65), (512, "save_dot_except_mlp", 20.69), (4096, "full", 50.8), (4096, "minimal", 195)],
+    ("capability", "batch_size", "remat", "peak"),
+    [
+        ("9.0", 512, "full", 9.65),
+        ("9.0", 512, "save_dot_except_mlp", 20.69),
+        ("9.0", 4096, "full", 50.8),
+        ("9.0", 4096, "minimal", 195),
+        ("8.0", 4096, "full", 60.6),
+    ],
 )
-def test_estimates_are_at_least_the_compiled_peaks_and_not_much_more(state, batch_size, remat, peak):
+def test_estimates_are_at_least_the_compiled_peaks_and_not_much_more(state, capability, batch_size, remat, peak):
     fused = dataclasses.replace(B16, attention="cudnn")
-    mesh = create_mesh(devices=jax.devices()[:1])
+    card = types.SimpleNamespace(compute_capability=capability)
+    mesh = types.SimpleNamespace(size=1, devices=np.array([card]))
     estimate = estimate_peak(run(batch_size), fused, mesh, state=state, remat=remat) / GB
     assert peak <= estimate < 1.35 * peak
