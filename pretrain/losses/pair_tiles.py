@@ -1,0 +1,68 @@
+"""Tiles of pairs that fit the registers and the shared memory of an NVIDIA GPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Bytes of shared memory that a program can have, by compute capability (CUDA C++ Programming Guide, technical
+# specifications: 163, 227 and 99 KB).
+_SHARED_MEMORY = {"8.0": 166_912, "9.0": 232_448, "10.0": 232_448}
+_LEAST_SHARED_MEMORY = 101_376
+# Numbers of a row's sums that a program keeps in registers. From 9.0 on, tensor cores read operands from shared memory;
+# before, operands are in registers, too.
+_REGISTER_SUMS = {"9.0": 64 * 768, "10.0": 64 * 768}
+_LEAST_REGISTER_SUMS = 32 * 768
+_BYTES = 2  # of an operand in bfloat16
+_TILES = ((64, 32), (32, 32), (32, 16), (16, 16))  # rows and columns; more rows read the columns less often
+_CHUNKS = (256, 128, 64)  # of more than 64 dimensions
+_LEAST_CHUNK = 16
+
+
+class Tile(NamedTuple):
+    """The pairs that a program of the kernel holds at a time.
+
+    rows, columns: of a tile. chunk: embedding dimensions of an operand of a matrix product. All are powers of two.
+    stages: tiles of columns in shared memory: the one in use, and those that are being loaded.
+    warps: groups of 32 threads that share the work.
+    """
+
+    rows: int
+    columns: int
+    chunk: int
+    stages: int = 1
+    warps: int = 8
+
+    def width(self, dim: int) -> int:
+        """Return the embedding dimension with its padding: a multiple of the chunk."""
+        return -(-dim // self.chunk) * self.chunk
+
+    def shared_memory(self, dim: int) -> int:
+        """Return the bytes that the operands of a program take in bfloat16, at most."""
+        operands = (self.rows + self.stages * self.columns) * self.width(dim)
+        return _BYTES * (operands + self.columns * self.chunk)  # a chunk is copied to be transposed
+
+
+def choose_tile(dim: int, compute_capability: str) -> Tile:
+    """Return the largest tile for embeddings of `dim` dimensions in bfloat16 on a card.
+
+    Raises `ValueError` if the sums of the smallest do not fit the registers, or its operands the shared memory.
+    """
+    chunk = choose_chunk(dim)
+    memory = _SHARED_MEMORY.get(compute_capability, _LEAST_SHARED_MEMORY)
+    sums = _REGISTER_SUMS.get(compute_capability, _LEAST_REGISTER_SUMS)
+    for rows, columns in _TILES:
+        for stages in (2, 1):
+            tile = Tile(rows, columns, chunk, stages)
+            if rows * tile.width(dim) <= sums and tile.shared_memory(dim) <= memory:
+                return tile
+    raise ValueError(
+        f"objective.implementation 'pallas' cannot hold embeddings of {dim} dimensions on a GPU of compute capability "
+        f"{compute_capability}. Use objective.implementation='xla'."
+    )
+
+
+def choose_chunk(dim: int) -> int:
+    """Return the number of dimensions of an operand: the largest of those that pad `dim` least."""
+    if dim <= _CHUNKS[-1]:
+        return max(_LEAST_CHUNK, 1 << (dim - 1).bit_length())
+    return min(_CHUNKS, key=lambda chunk: -(-dim // chunk) * chunk)
