@@ -8,10 +8,10 @@ from typing import NamedTuple
 # specifications: 163, 227 and 99 KB).
 _SHARED_MEMORY = {"8.0": 166_912, "9.0": 232_448, "10.0": 232_448}
 _LEAST_SHARED_MEMORY = 101_376
-# Numbers of a row's sums that a program keeps in registers. From 9.0 on, tensor cores read operands from shared memory;
-# before, operands are in registers, too.
-_REGISTER_SUMS = {"9.0": 64 * 768, "10.0": 64 * 768}
-_LEAST_REGISTER_SUMS = 32 * 768
+# Float32 numbers of the sums of a program's rows that fit its registers. The tensor cores of 9.0 read operands from
+# shared memory. For other cards operands take registers, too: with 64 * 768 sums, ptxas spills 420 bytes a thread.
+_REGISTER_SUMS = {"9.0": 64 * 768}
+_LEAST_REGISTER_SUMS = 32 * 1152
 _BYTES = 2  # of an operand in bfloat16
 _TILES = ((64, 32), (32, 32), (32, 16), (16, 16))  # rows and columns; more rows read the columns less often
 _CHUNKS = (256, 128, 64)  # of more than 64 dimensions
@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     chunk: int
-    stages: int = 1
+    stages: int = 2
     warps: int = 8
 
     def width(self, dim: int) -> int:
@@ -37,24 +37,23 @@ class Tile(NamedTuple):
         return -(-dim // self.chunk) * self.chunk
 
     def shared_memory(self, dim: int) -> int:
-        """Return the bytes that the operands of a program take in bfloat16, at most."""
-        operands = (self.rows + self.stages * self.columns) * self.width(dim)
-        return _BYTES * (operands + self.columns * self.chunk)  # a chunk is copied to be transposed
+        """Return the bytes that a program takes at most, with operands in bfloat16: embeddings, and slopes."""
+        embeddings = (self.rows + self.stages * self.columns) * self.width(dim)
+        return _BYTES * (embeddings + self.rows * self.columns)
 
 
 def choose_tile(dim: int, compute_capability: str) -> Tile:
     """Return the largest tile for embeddings of `dim` dimensions in bfloat16 on a card.
 
-    Raises `ValueError` if the sums of the smallest do not fit the registers, or its operands the shared memory.
+    Raises `ValueError` if the smallest does not fit the registers or the shared memory.
     """
     chunk = choose_chunk(dim)
     memory = _SHARED_MEMORY.get(compute_capability, _LEAST_SHARED_MEMORY)
     sums = _REGISTER_SUMS.get(compute_capability, _LEAST_REGISTER_SUMS)
     for rows, columns in _TILES:
-        for stages in (2, 1):
-            tile = Tile(rows, columns, chunk, stages)
-            if rows * tile.width(dim) <= sums and tile.shared_memory(dim) <= memory:
-                return tile
+        tile = Tile(rows, columns, chunk)
+        if rows * tile.width(dim) <= sums and tile.shared_memory(dim) <= memory:
+            return tile
     raise ValueError(
         f"objective.implementation 'pallas' cannot hold embeddings of {dim} dimensions on a GPU of compute capability "
         f"{compute_capability}. Use objective.implementation='xla'."

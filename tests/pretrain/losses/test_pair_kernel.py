@@ -153,7 +153,9 @@ except jax.errors.JaxRuntimeError as error:
 
 @pytest.mark.slow
 @needs_cuda_plugin
-@pytest.mark.parametrize(("topology", "capability"), [("a100:1", "8.0"), ("h100:1", "9.0"), ("l4:1", "8.9")])
+@pytest.mark.parametrize(
+    ("topology", "capability"), [("a100:1", "8.0"), ("h100:1", "9.0"), ("l4:1", "8.9"), ("b200:1", "10.0")]
+)
 def test_the_chosen_tile_is_assembled(topology, capability):
     tile = choose_tile(768, capability)
     assert "compiled" in run(["-c", COMPILE, topology, *map(str, tile)])
