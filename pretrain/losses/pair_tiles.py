@@ -22,7 +22,7 @@ class Tile(NamedTuple):
     """The pairs that a program of the kernel holds at a time.
 
     rows, columns: of a tile. chunk: embedding dimensions of an operand of a matrix product. All are powers of two.
-    stages: tiles of columns in shared memory: the one in use, and those that are being loaded.
+    stages: tiles of columns on the way: the one in use, and those that are being loaded.
     warps: groups of 32 threads that share the work.
     """
 
@@ -36,10 +36,14 @@ class Tile(NamedTuple):
         """Return the embedding dimension with its padding: a multiple of the chunk."""
         return -(-dim // self.chunk) * self.chunk
 
-    def shared_memory(self, dim: int) -> int:
-        """Return the bytes that a program takes at most, with operands in bfloat16: embeddings, and slopes."""
-        embeddings = (self.rows + self.stages * self.columns) * self.width(dim)
-        return _BYTES * (embeddings + self.rows * self.columns)
+    def shared_memory(self, dim: int, *, reads_operands: bool) -> int:
+        """Return the bytes that a program takes at most: embeddings and slopes in bfloat16, and sums of rows.
+
+        `reads_operands`: whether tensor cores read operands from there, so that the tile in use is kept, too.
+        """
+        kept = self.stages if reads_operands else self.stages - 1
+        embeddings = (self.rows + kept * self.columns) * self.width(dim)
+        return _BYTES * (embeddings + self.rows * self.columns) + self.warps * self.rows
 
 
 def choose_tile(dim: int, compute_capability: str) -> Tile:
@@ -52,7 +56,10 @@ def choose_tile(dim: int, compute_capability: str) -> Tile:
     sums = _REGISTER_SUMS.get(compute_capability, _LEAST_REGISTER_SUMS)
     for rows, columns in _TILES:
         tile = Tile(rows, columns, chunk)
-        if rows * tile.width(dim) <= sums and tile.shared_memory(dim) <= memory:
+        if (
+            rows * tile.width(dim) <= sums
+            and tile.shared_memory(dim, reads_operands=compute_capability == "9.0") <= memory
+        ):
             return tile
     raise ValueError(
         f"objective.implementation 'pallas' cannot hold embeddings of {dim} dimensions on a GPU of compute capability "
