@@ -66,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--equal_texts", default="negative", choices=typing.get_args(Treatment), help="equal texts (default: negative)"
     )
     parser.add_argument("--block_size", type=int, help="rows and columns per block (default: by platform)")
+    parser.add_argument(
+        "--implementation",
+        default="xla",
+        choices=("xla", "pallas"),
+        help="of our sigmoid loss; pallas needs an NVIDIA GPU and bfloat16 (default: xla)",
+    )
     parser.add_argument("--seconds", type=float, default=60, help="skip rows with a longer estimate (default: 60)")
     parser.add_argument("--gigabytes", type=float, default=8, help="skip rows with more temporary memory (default: 8)")
     parser.add_argument("--repeats", type=int, default=5, help="runs per row (default: 5)")
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         versions += f", torch {torch.__version__}, open_clip {peer.version}"
     print(f"machine: {describe_machine(backend)}; backend {backend}\nversions: {versions}")
     print(
-        f"{args.base}, equal texts {args.equal_texts}, dim {args.dim}, {args.dtype} operands; "
+        f"{args.base}, {args.implementation}, equal texts {args.equal_texts}, dim {args.dim}, {args.dtype} operands; "
         f"peak {peak / 1e9:,.0f} GFLOP/s of {args.dtype} products"
     )
     for batch in map(int, args.batches.split(",")):
@@ -110,6 +116,7 @@ def measure(batch: int, args: argparse.Namespace, peak: float, peer: OpenClipLos
             equal_texts=args.equal_texts,
             dtype=args.dtype,
             block_size=args.block_size,
+            implementation=args.implementation,
         )
         scalars = objective.init(args.dim)
         products = count_products(args.base, context=context)

@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = (
 _SECTIONS_WITHOUT_EFFECT = ("recovery.", "monitor.")
 _ROUNDING = (
     *("mesh.fsdp", "mesh.rules", "microbatch_size", "remat", "attention", "scan_unroll"),
-    *("objective.block_size", "objective.gather_limit"),
+    *("objective.block_size", "objective.gather_limit", "objective.implementation"),
 )
 _SOURCES = ("data.sources", "image_features", "text_features", "captions")
 _LENGTH = ("steps", "examples", "epochs")

@@ -68,6 +68,9 @@ class Objective:
     Computation:
     dtype: dtype of the operands of matrix products, which accumulate in float32.
     block_size, gather_limit: see `BlockLayout`.
+    implementation: of the sigmoid loss: "xla", or "pallas", a kernel for NVIDIA GPUs (`pair_kernel`) that has never run
+        on one; the context's attention is XLA's in both. "pallas_interpreted" runs the kernel anywhere, slowly, for
+        tests.
     """
 
     base: str = "sigmoid"
@@ -88,6 +91,7 @@ class Objective:
     dtype: Literal["float32", "bfloat16"] = "float32"
     block_size: PositiveInt | None = None
     gather_limit: int = BlockLayout.gather_limit
+    implementation: Literal["xla", "pallas", "pallas_interpreted"] = "xla"
 
     def __post_init__(self) -> None:
         check(self, "objective")
@@ -97,6 +101,7 @@ class Objective:
             raise ValueError(
                 f"objective.max_logit_scale is {self.max_logit_scale}; use at least 1, or 0 for no limit of the scale"
             )
+        self._check_implementation()
         self._check_schedule()
 
     def _check_schedule(self) -> None:
@@ -111,6 +116,20 @@ class Objective:
             raise ValueError(
                 f"objective.context_start_step is {start}, but {without}: no context loss starts there. Set "
                 "context_start_step to 0, or context to True and alpha below 1."
+            )
+
+    def _check_implementation(self) -> None:
+        if self.implementation == "xla":
+            return
+        if PAIRWISE_LOSSES[self.base].statistics is not None:
+            raise ValueError(
+                f"objective.implementation {self.implementation!r} is for the sigmoid loss, but objective.base is "
+                f"{self.base!r}. Use objective.implementation='xla'."
+            )
+        if self.implementation == "pallas" and self.dtype != "bfloat16":
+            raise ValueError(
+                f"objective.implementation 'pallas' computes in bfloat16 only, but objective.dtype is {self.dtype}. "
+                "Change one of them."
             )
 
     def init(self, dim: int) -> dict[str, jax.Array]:
@@ -210,7 +229,13 @@ class Objective:
         its metrics are NaN. The metrics `positive_logit` and `negative_logit` are means over the images with their own
         text and with the texts of other rows, whether these are equal or not.
         """
-        layout = BlockLayout(mesh=mesh, dtype=self.dtype, block_size=self.block_size, gather_limit=self.gather_limit)
+        layout = BlockLayout(
+            mesh=mesh,
+            dtype=self.dtype,
+            block_size=self.block_size,
+            gather_limit=self.gather_limit,
+            implementation=self.implementation,
+        )
         given = {"layout": layout, "equal_texts": treat_equal_texts(self.equal_texts, tokens, mesh)}
         plain = functools.partial(self._base_loss, **given)
         if not self.context:

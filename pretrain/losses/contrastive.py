@@ -11,13 +11,14 @@ Notation: x, t are image and text embeddings `[batch, dim]` scaled to length 1, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from foundation.deprecation import warn_renamed
+from pretrain.losses import pair_kernel
 from pretrain.losses.equal_texts import EqualTexts
 from pretrain.losses.pairwise_blocks import (
     BlockLayout,
@@ -76,8 +77,10 @@ def base_loss(
     target of softmax is uniform over those of a row, and of a column (UniCL, arXiv 2204.03610).
     """
     inputs = Inputs(views, texts, equal_texts or EqualTexts())
-    weights = jnp.asarray(weights, jnp.float32)
-    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], layout or BlockLayout(), inputs, scales, weights))
+    weights, layout = jnp.asarray(weights, jnp.float32), layout or BlockLayout()
+    if layout.implementation != "xla":
+        layout = pair_kernel.layout_for_kernel(layout, len(texts))
+    return BaseLoss(*_base_loss(PAIRWISE_LOSSES[name], layout, inputs, scales, weights))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -108,7 +111,7 @@ _base_loss.defvjp(_forward, _backward)
 def _evaluate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scales: Scales):
     """Return this device's contribution to the loss of each view."""
     rows, columns = _split(loss, layout, inputs, scales)
-    visit = functools.partial(_evaluate_block, loss, scales)
+    visit = functools.partial(_visit(layout, _evaluate_block, pair_kernel.evaluate_block), loss, scales)
     losses, _ = sweep(visit, layout, rows, columns, name="contrastive", row_sums=_zeros_per_row(rows))
     return (), (_mean(losses, inputs, layout),)
 
@@ -137,8 +140,9 @@ def _differentiate(loss: PairwiseLoss, layout: BlockLayout, inputs: Inputs, scal
     rows, columns = _split(loss, layout, inputs, scales)
     factors = weights / (len(texts) * layout.devices)  # of a view's losses
     cosine_factors = factors * jnp.exp(scales.logit_scale)
+    visit = _visit(layout, _differentiate_block, pair_kernel.differentiate_block)
     sums, d_text = sweep(
-        functools.partial(_differentiate_block, loss, cosine_factors, scales),
+        functools.partial(visit, loss, cosine_factors, scales),
         layout,
         rows,
         columns,
@@ -202,6 +206,11 @@ def _scaled(embeddings: jax.Array, factors: jax.Array) -> jax.Array:
 
 
 # The pairs of one block
+
+
+def _visit(layout: BlockLayout, xla: Callable, pallas: Callable) -> Callable:
+    """Return the implementation of a visit that the layout asks for."""
+    return xla if layout.implementation == "xla" else functools.partial(pallas, layout)
 
 
 class _Pairs(NamedTuple):

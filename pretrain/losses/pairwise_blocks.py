@@ -28,12 +28,14 @@ class BlockLayout:
     dtype: dtype of the operands of matrix products, which accumulate in float32.
     block_size: largest number of rows, and of columns, of a block; None chooses it for the platform.
     gather_limit: bytes of all columns up to which every device gathers them; more go around a ring.
+    implementation: of the sigmoid loss of a block of pairs: "xla", or "pallas" (`pair_kernel`).
     """
 
     mesh: Mesh | None = None
     dtype: str = "float32"
     block_size: int | None = None
     gather_limit: int = 1 << 29
+    implementation: str = "xla"
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -50,8 +52,12 @@ class BlockLayout:
         """Largest number of rows of a block."""
         if self.block_size is not None:
             return self.block_size
-        platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
-        return _BLOCKS.get(platform, _BLOCKS["gpu"])
+        return _BLOCKS.get(self.device.platform, _BLOCKS["gpu"])
+
+    @property
+    def device(self) -> jax.Device:
+        """One of the devices that share the batch."""
+        return jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
 
     def on_devices(self, function: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable:
         """Return `function(arrays, scalars) → (arrays, sums)` run by each device on its rows; sums are over devices."""

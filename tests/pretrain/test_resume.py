@@ -32,6 +32,11 @@ def compare(tmp_path, before, now, **options):
         ({"scan_unroll": 2}, "scan_unroll was 1 and is 2 from here", True),
         ({"objective": {"base": "sigmoid", "block_size": 4}}, "objective.block_size was None and is 4", True),
         ({"objective": {"base": "sigmoid", "gather_limit": 4}}, "objective.gather_limit was", True),
+        (
+            {"objective": {"base": "sigmoid", "implementation": "pallas_interpreted"}},
+            "objective.implementation was 'xla' and is 'pallas_interpreted'",
+            True,
+        ),
         ({"mesh": {"fsdp": 2}}, "mesh.fsdp was 1 and is 2 from here", True),
         ({"log_every": 3}, "log_every was 2 and is 3 from here", False),
         ({"data": {"sources": ("s.tar",), "caption": "random", "threads": 3}}, "data.threads was 2 and is 3", False),

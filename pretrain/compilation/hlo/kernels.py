@@ -53,6 +53,11 @@ def is_cudnn_attention(instruction: Instruction) -> bool:
     return bool(_CUDNN_ATTENTION.search(instruction.text))
 
 
+def is_pallas(instruction: Instruction) -> bool:
+    """Return whether an instruction is a kernel written in Pallas for Triton; its matrix products are not counted."""
+    return 'custom_call_target="__gpu$xla.gpu.triton"' in instruction.text
+
+
 def find_kernels(program: Program) -> list[Kernel]:
     """Return the kernels of a program, those in loops with the number of their runs.
 

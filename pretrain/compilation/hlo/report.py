@@ -21,6 +21,7 @@ from pretrain.compilation.hlo.kernels import (
     find_products,
     is_carried,
     is_cudnn_attention,
+    is_pallas,
     read_bytes,
     written_arrays,
 )
@@ -52,6 +53,7 @@ class BlockSweep(NamedTuple):
     between: the part of them in arrays that kernels of a block pass on to the next ones. It needs no bandwidth of the
         memory while these arrays stay in the L2 cache.
     intermediates: bytes of these arrays.
+    fused: whether a Pallas kernel computes the pairs, whose logits are in no array.
     """
 
     name: str
@@ -61,6 +63,7 @@ class BlockSweep(NamedTuple):
     bytes: int
     between: int
     intermediates: int
+    fused: bool = False
 
 
 class Copy(NamedTuple):
@@ -160,6 +163,7 @@ def _read_sweeps(program: Program, kernels: list[Kernel]) -> Iterable[BlockSweep
             bytes=sum(count_bytes(program, kernel) for kernel in inner),
             between=intermediates + sum(read),
             intermediates=intermediates,
+            fused=any(is_pallas(kernel.instruction) for kernel in inner),
         )
 
 

@@ -104,6 +104,12 @@ def test_logits_larger_than_the_cache_are_a_remark(l2_bytes, remarked):
     assert any("the logits of a block of contrastive take 16.8 MB" in remark for remark in remarks) == remarked
 
 
+def test_logits_in_a_pallas_kernel_are_no_remark():
+    fused = SWEEP.replace('custom_call_target="__cublas$lt$matmul"', 'custom_call_target="__gpu$xla.gpu.triton"')
+    remarks = [judge(read_program(text), expected(l2_bytes=1)).remarks for text in (SWEEP, fused)]
+    assert [any("the logits of a block" in remark for remark in found) for found in remarks] == [True, False]
+
+
 def test_the_report_names_the_sweeps_faults_and_remarks():
     report = read_program(STEP)
     judgement = judge(report, expected())
