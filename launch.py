@@ -13,7 +13,6 @@ if sys.version_info < (3, 11):  # noqa: UP036 - keep this file parseable by olde
     )
 
 import argparse
-import importlib
 import logging
 import os
 import pathlib
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = None
         if args.job == "compile":
             with hidden_stderr():  # JAX's CUDA plugin prints that it found no driver
-                importlib.import_module("jax")
+                import jax  # noqa: F401
         if getattr(args, "config", None):
             config = load_config(args.config, [*overrides, *evaluate_overrides(args)])
         return RUN[args.job](args, config) or 0
