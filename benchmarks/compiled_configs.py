@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=pathlib.Path, help="folder for figures of compiled rows")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="compilations at a time")
     options = parser.parse_args(arguments)
+    if options.only and not options.check:
+        parser.error("--only needs --check: the table that is written has all rows")
     rows = [row for row in ROWS if row.config.startswith(options.only)]
     if not rows:
         parser.error(f"no config begins with {options.only!r}. Use one of {', '.join(row.config for row in ROWS)}.")

@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pretrain.compilation import nvidia_gpus
 from pretrain.compilation.devices import DescribedDevices, describe_devices
 from pretrain.compilation.hlo.kernels import count_bytes, find_kernels, is_pallas
 from pretrain.compilation.hlo.program import parse_program
 from pretrain.compilation.hlo.report import ProgramReport, read_program
+from pretrain.compilation.nvidia_gpus import memory_bandwidth
 from pretrain.losses.context_objective import Objective
 from pretrain.monitoring.device_peaks import GPUS
 
@@ -128,7 +128,7 @@ def describe_loss(report: ProgramReport, pair_kernels: list[PairKernel], kind: s
     in_kernel = sum(kernel.runs * kernel.flops for kernel in pair_kernels)
     flops = report.product_flops + in_kernel
     products = flops / (GPUS[kind].tflops * 1e12)
-    bandwidth = _memory_bandwidth(kind)
+    bandwidth = memory_bandwidth(kind)
     moved = {"memory": report.bytes - between, "between": between}
     if pair_kernels:
         launches = sum(kernel.runs for kernel in pair_kernels)
@@ -143,10 +143,6 @@ def describe_loss(report: ProgramReport, pair_kernels: list[PairKernel], kind: s
         )
     lines.append(f"matrix products: {flops / 1e12:.1f} TFLOP, {products * 1e3:.1f} ms at the peak")
     return [*lines, f"kernels: {report.kernels:,}"]
-
-
-def _memory_bandwidth(kind: str) -> float:
-    return float(re.search(r"memory_bandwidth: (\d+)", nvidia_gpus.target_config(kind))[1])
 
 
 if __name__ == "__main__":

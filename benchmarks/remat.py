@@ -62,9 +62,7 @@ def settings_for(variant: str, *, batch_size: int, fsdp: int) -> PretrainSetting
     config = get_config().pretrain
     config.update(variant=variant, batch_size=batch_size)
     config.mesh.fsdp = fsdp
-    config.mesh.rules = (
-        (r"patch_embedding/kernel$", ()),
-    )  # 588 rows for patches of 14 pixels, which 8 does not divide
+    config.mesh.rules = ((r"patch_embedding/kernel$", ()),)  # 588 rows for patches of 14: 8 does not divide them
     return read_settings(config.to_dict())
 
 

@@ -21,6 +21,7 @@ from models.flops import count_forward_flops
 from models.remat_costs import count_kept_bytes, count_recomputed_flops
 from models.rematerialization import OFFLOADED
 from pretrain.config.training import RunSettings
+from pretrain.distributed.sharding import bytes_per_device
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def estimate_peak(settings: RunSettings, model: ModelSettings, mesh: Mesh, *, st
     per_row = _KEPT_TWICE * count_kept_bytes(model, remat=remat) + _pixel_bytes(model)
     per_row += _layer_bytes(model) * _exchange_share(mesh) * _fusion_share(mesh.devices.flat[0])
     pixels = settings.batch_size / mesh.size * 3 * math.prod(_image_shape(model))
-    held = _bytes_per_device(state) + _GRADIENTS * _bytes_per_device(state.parameters)
+    held = bytes_per_device(state) + _GRADIENTS * bytes_per_device(state.parameters)
     gathered = 0 if mesh.size == 1 else 2 * _gathered_bytes(state.parameters)
     embeddings = _EMBEDDINGS * 4 * settings.batch_size * model.dim
     return round(held + gathered + pixels + embeddings + rows * per_row)
@@ -130,7 +131,3 @@ def _gathered_bytes(parameters: Any) -> int:
         layers = leaf.shape[0] if any(getattr(key, "key", None) == "layers" for key in path) else 1
         total += leaf.dtype.itemsize * leaf.size // layers
     return total
-
-
-def _bytes_per_device(tree: Any) -> int:
-    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -52,16 +52,27 @@ def memory_bytes(kind: str) -> int:
 
 def l2_cache_bytes(kind: str) -> int:
     """Return the L2 cache of a card in bytes."""
-    card = (_TARGETS / f"{kind}.txtpb").read_text(encoding="utf-8")
-    return int(re.search(r"^l2_cache_size: (\d+)$", card, re.MULTILINE)[1])
+    return _number(kind, "l2_cache_size")
+
+
+def memory_bandwidth(kind: str) -> int:
+    """Return the memory bandwidth of a card in bytes per second."""
+    return _number(kind, "memory_bandwidth")
+
+
+def _number(kind: str, field: str) -> int:
+    return int(re.search(rf"^{field}: (\d+)$", _card(kind), re.MULTILINE)[1])
+
+
+def _card(kind: str) -> str:
+    return (_TARGETS / f"{kind}.txtpb").read_text(encoding="utf-8")
 
 
 def target_config(kind: str) -> str:
     """Return the description of a card as XLA reads it: a `GpuTargetConfigProto` in text format."""
-    card = (_TARGETS / f"{kind}.txtpb").read_text(encoding="utf-8")
     major, minor, patch = _CUDNN
     return (
-        f"gpu_device_info {{\n{card}{_LIMITS}device_memory_size: {memory_bytes(kind)}\n"
+        f"gpu_device_info {{\n{_card(kind)}{_LIMITS}device_memory_size: {memory_bytes(kind)}\n"
         f'dnn_version: "{major}.{minor}.{patch}"\n}}\n'
         f'platform_name: "CUDA"\ndnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}\n'
         f'device_description_str: "{GPUS[kind].kind}"\n'

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from foundation.console import hidden_stderr
+from foundation.error_text import first_line
 from pretrain.compilation.devices import DescribedDevices
 from pretrain.compilation.hlo.collectives import Traffic, count_collectives
 from pretrain.compilation.hlo.program import parse_program
 from pretrain.config.run import PretrainSettings
+from pretrain.distributed.sharding import bytes_per_device
 from pretrain.train_step import TrainStep, abstract_batch
 
 _OUT_OF_MEMORY = re.compile(r"(?:\(|Used )([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+)([KMGT])")
@@ -54,7 +55,7 @@ def compile_step(
     """Compile the step of a run for `mesh`, and return what it needs per device."""
     state = training.abstract_state
     inputs = abstract_batch(settings, mesh)
-    held = [_bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
+    held = [bytes_per_device(tree) for tree in (state.parameters, state.optimizer_state, inputs)]
     memory, capacity = described.memory, usable_memory(described)
     start = time.monotonic()
     try:
@@ -65,8 +66,7 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if not found:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"the step cannot be compiled: {reason}") from error
+            raise ValueError(f"the step cannot be compiled: {first_line(error)}") from error
         used, used_unit, limit, limit_unit = found.groups()
         temporaries, capacity = _to_bytes(used, used_unit), _to_bytes(limit, limit_unit)
         return DeviceMemory(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - start)
@@ -98,7 +98,3 @@ def usable_memory(described: DescribedDevices) -> int | None:
 
 def _to_bytes(size: str, unit: str) -> int:
     return round(float(size) * 1024 ** "_KMGT".index(unit))
-
-
-def _bytes_per_device(tree: Any) -> int:
-    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))

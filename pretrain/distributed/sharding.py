@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,6 +119,11 @@ def state_shardings(state: Any, *, parameters: Any, shardings: Any, mesh: Mesh) 
         return replicated
 
     return jax.tree_util.tree_map_with_path(choose, state)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Return the bytes that each device holds of sharded arrays, or of shapes with shardings."""
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def _check_fits(axes: tuple[str | None, ...], shape: tuple[int, ...], *, mesh: Mesh, name: str) -> None:

@@ -80,4 +80,7 @@ def test_check_fails_for_a_fault_and_writes_nothing(monkeypatch, tmp_path, capsy
     assert compiled_configs.main(["--check", "--only=one_gpu"]) == 0
     assert compiled_configs.main(["--check", "--only=gpu_80gb"]) == 1
     assert "gpu_80gb.py on h100:1 needs 50.8 GB" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # the table would lose its other rows
+        compiled_configs.main(["--only=gpu_80gb"])
+    assert "--only needs --check" in capsys.readouterr().err
     assert (tmp_path / "page.md").read_text() == written

@@ -1,14 +1,21 @@
 """Choice of the rematerialization policy by the memory of a device."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
 import types
+from typing import get_args
 
 import jax
 import numpy as np
 import pytest
 
-from models.config import ModelSettings, TextSettings, VisionSettings
+from models.config import ModelSettings, Remat, TextSettings, VisionSettings
 from models.preprocessing import Preprocessing
+from models.rematerialization import OFFLOADED
 from models.towers import create_model
 from pretrain.config.run import read_settings
 from pretrain.config.training import RunSettings
@@ -16,10 +23,11 @@ from pretrain.distributed.sharding import create_mesh
 from pretrain.losses.context_objective import Objective
 from pretrain.optim.optimizer import OptimizerSettings
 from pretrain.remat_choice import CANDIDATES, GB, choose_remat, estimate_peak, memory_limit
-from pretrain.train_step import build_train_step, create_train_step
+from pretrain.train_step import abstract_batch, build_train_step, create_train_step
 from tests.logged import logged
 from tests.pretrain.tiny import config
 
+ROOT = pathlib.Path(__file__).parents[2]
 WIDE = {"width": 768, "depth": 12, "heads": 12, "mlp_width": 3072}
 B16 = ModelSettings(
     vision=VisionSettings(image_size=224, patch_size=16, **WIDE),
@@ -116,3 +124,35 @@ def test_estimates_are_at_least_the_compiled_peaks_and_not_much_more(state, capa
     mesh = types.SimpleNamespace(size=1, devices=np.array([card]))
     estimate = estimate_peak(run(batch_size), fused, mesh, state=state, remat=remat) / GB
     assert peak <= estimate < 1.35 * peak
+
+
+def print_steps_on_two_devices():
+    """Print the gradient norm of a step with every policy, its parameters sharded over two devices."""
+    mesh = create_mesh(2)
+    for remat in get_args(Remat):
+        if remat in ("auto", OFFLOADED):
+            continue
+        settings = read_settings(config("none.tar", remat=remat, mesh={"fsdp": 2}, augmentation={}))
+        training = build_train_step(settings, mesh, model=settings.model(60))
+        random = np.random.default_rng(0)
+        shapes = abstract_batch(settings, mesh)
+        batch = {
+            name: jax.device_put(random.integers(1, 60, shape.shape).astype(shape.dtype), shape.sharding)
+            for name, shape in shapes.items()
+        }
+        result = training.step(training.init(), batch)
+        print(json.dumps([remat, float(result.metrics["loss"]), float(result.metrics["gradient_norm"])]))
+
+
+@pytest.mark.slow
+def test_every_policy_computes_the_same_step_on_two_devices_with_sharded_parameters():
+    program = "from tests.pretrain.test_remat_choice import print_steps_on_two_devices; print_steps_on_two_devices()"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    steps = {remat: values for remat, *values in map(json.loads, done.stdout.splitlines())}
+    assert len(steps) == len(get_args(Remat)) - 2
+    for remat, values in steps.items():
+        np.testing.assert_allclose(values, steps["none"], rtol=1e-5, err_msg=remat)
