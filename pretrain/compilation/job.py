@@ -56,6 +56,10 @@ def compile_job(
     checked = ProgramCheck([], [])
     if described.kind in GPUS and needed.program is not None:
         checked = check_program(settings, needed.program, mesh, kind=described.kind)
+    if json_file is not None:
+        figures = read_figures(settings, needed, mesh, topology=topology) | {"faults": checked.faults}
+        write_text(json_file, json.dumps(figures, indent=2) + "\n")
+        logger.info(f"wrote the figures to {json_file}")
     for lines in (
         describe_memory(settings, needed, mesh, num_parameters=num_parameters),
         describe_work(settings, mesh, kind=described.kind),
@@ -65,12 +69,8 @@ def compile_job(
     ):
         for line in lines:
             logger.info(line)
-    if json_file is not None:
-        figures = read_figures(settings, needed, mesh, topology=topology) | {"faults": checked.faults}
-        write_text(json_file, json.dumps(figures, indent=2) + "\n")
-        logger.info(f"wrote the figures to {json_file}")
     if checked.faults:
-        logger.info("verdict: the program does not do what the settings ask for; see its faults above")
+        logger.info("verdict: the program has faults: it does not do what the settings ask for")
     return needed.fits is not False and not checked.faults
 
 

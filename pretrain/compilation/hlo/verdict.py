@@ -151,8 +151,8 @@ def _copies(report: ProgramReport) -> list[str]:
 
 def _exposed(report: ProgramReport) -> list[str]:
     return [
-        f"the device waits for {traffic.count} {kind} of together {traffic.bytes / GB:.3f} GB: nothing is computed "
-        "while they run."
+        f"the device waits for {traffic.count} {kind} operations, {traffic.bytes / GB:.3f} GB in total: nothing is "
+        "computed while they run."
         for kind, traffic in report.exposed.items()
     ]
 
