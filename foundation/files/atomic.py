@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+PARTIAL_PREFIX = ".partial-"
+
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
@@ -22,7 +24,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL_PREFIX) as folder:
         temporary = pathlib.Path(folder) / path.name
         yield temporary
         _sync(temporary)
@@ -31,7 +33,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextmanager
-def atomic_files(*paths: str | os.PathLike, prefix: str = ".partial-") -> Iterator[list[pathlib.Path]]:
+def atomic_files(*paths: str | os.PathLike, prefix: str = PARTIAL_PREFIX) -> Iterator[list[pathlib.Path]]:
     """Yield one temporary path per target in one folder; on success all files are synced, then replaced in order.
 
     The replacements are one rename each: put the file that marks the set as complete last. The name of the temporary

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foundation.files.atomic import atomic_folder, write_json, write_text
+from foundation.files.atomic import atomic_folder, write_json
 from foundation.files.checksum_file import write_checksums
 from foundation.files.safe_json import read_json
 from foundation.settings import build
-from models.checkpoints.model_card import CARD_FILE
+from models.checkpoints.model_card import write_card
 from models.checkpoints.replacing import check_replaceable
 from models.checkpoints.weight_map import WeightEntry, WeightMap, parameter_shapes, to_tensors
 from models.config import FeatureHeadSettings, ModelSettings, TextSettings
@@ -107,7 +107,7 @@ def save_aligned(folder: pathlib.Path, model: AlignedModel, *, dtype: str = "flo
         save_file(tensors, weights)
         weights.chmod((temporary / CONFIG_FILE).stat().st_mode & 0o777)
         write_checksums(temporary, [path.name for path in temporary.iterdir()])
-        write_text(temporary / CARD_FILE, card)
+        write_card(temporary, card, weights=WEIGHTS_FILE, replaced=folder)
     return folder
 
 

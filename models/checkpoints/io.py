@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foundation.files.atomic import atomic_folder, write_json, write_text
+from foundation.files.atomic import atomic_folder, write_json
 from foundation.files.checksum_file import write_checksums
 from models.checkpoints import efficientnet, huggingface
 from models.checkpoints.consistency import check_image_size, check_vocabulary
 from models.checkpoints.describe import describe_checkpoint
-from models.checkpoints.model_card import CARD_FILE
+from models.checkpoints.model_card import write_card
 from models.checkpoints.replacing import check_replaceable
 from models.checkpoints.weight_map import PlaceArray, WeightMap, to_tensors
 from models.config import EfficientNetSettings, ModelSettings
@@ -97,7 +97,7 @@ def save_checkpoint(
         weights.chmod((temporary / huggingface.CONFIG_FILE).stat().st_mode & 0o777)
         write_checksums(temporary, [path.name for path in temporary.iterdir()])
         if card is not None:
-            write_text(temporary / CARD_FILE, card)
+            write_card(temporary, card, weights=huggingface.WEIGHTS_FILE, replaced=folder)
     return folder
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.files.atomic import write_text
+from foundation.files.checksum_file import sha256_of
 from models.config import ModelSettings
 
 if TYPE_CHECKING:
@@ -134,23 +135,29 @@ def card_text(
 
 def write_results(folder: str | os.PathLike, results: Sequence[MeasuredResult]) -> bool:
     """Write measured results into the model card in `folder`; return False if there is no card by `model_card`."""
-    return keep_results(folder, _results(results))
-
-
-def keep_results(folder: str | os.PathLike, block: str) -> bool:
-    """Write a block of measured results, as `read_card` returns it, into the card in `folder`.
-
-    Returns False if there is no card by `model_card`.
-    """
     path = pathlib.Path(folder) / CARD_FILE
-    if not path.is_file():
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if _BEGIN not in card or _END not in card:
         return False
-    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        return False
-    write_text(path, before + block + after)
+    write_text(path, _with_results(card, _results(results)))
     return True
+
+
+def write_card(folder: pathlib.Path, card: str, *, weights: str, replaced: pathlib.Path) -> None:
+    """Write the card of a new checkpoint in `folder`, which will replace the one in `replaced`.
+
+    The measured results of the replaced card are kept if the files `weights` of both have the same bytes.
+    """
+    results, before = read_card(replaced).results, replaced / weights
+    if results is not None and before.is_file() and sha256_of(before) == sha256_of(folder / weights):
+        card = _with_results(card, results)
+    write_text(folder / CARD_FILE, card)
+
+
+def _with_results(card: str, block: str) -> str:
+    before, _, rest = card.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return before + block + after
 
 
 def shortened(source: str) -> str:

@@ -7,11 +7,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from data.io.fingerprint import fingerprint_files
 from foundation.suggestions import unknown_name
-from models.checkpoints.aligned import WEIGHTS_FILE, AlignedModel, RecordedEncoder, save_aligned
+from models.checkpoints.aligned import AlignedModel, RecordedEncoder, save_aligned
 from models.checkpoints.io import save_checkpoint
-from models.checkpoints.model_card import aligned_card, keep_results, model_card, read_card, shortened
+from models.checkpoints.model_card import aligned_card, model_card, read_card, shortened
 from models.config import FeatureHeadSettings, ModelSettings
 from models.text.tokenizer import load_tokenizer
 from pretrain.align.config import load_settings
@@ -78,12 +77,9 @@ def export_aligned_parameters(
         encoders=read_encoders(workdir),
         tokenizer=tokenizer,
     )
-    kept_license, kept_results = read_card(folder)
-    before = folder / WEIGHTS_FILE
-    fingerprint_before = fingerprint_files([before]) if before.is_file() else None
     training = describe_training(workdir, settings, step)
     training |= {f"{side} encoder": describe_encoder(each) for side, each in model.encoders.items()}
-    license, name = license or kept_license, workdir.resolve().name
+    license, name = license or read_card(folder).license, workdir.resolve().name
     if format == ALIGNED:
         card = aligned_card(
             name=name,
@@ -92,21 +88,17 @@ def export_aligned_parameters(
             training=training,
             opens_images=model.encoders["vision"].fingerprint is not None,
         )
-        save_aligned(folder, model, dtype=dtype or "float32", card=card)
-    else:
-        folded = fold(model)
-        card = model_card(
-            folded.settings,
-            name=name,
-            architecture="CLIPModel",
-            license=license,
-            base_model=None,
-            training=training,
-        )
-        save_checkpoint(folder, folded, dtype=dtype or "float32", card=card)
-    if kept_results is not None and fingerprint_files([folder / WEIGHTS_FILE]) == fingerprint_before:
-        keep_results(folder, kept_results)
-    return folder
+        return save_aligned(folder, model, dtype=dtype or "float32", card=card)
+    folded = fold(model)
+    card = model_card(
+        folded.settings,
+        name=name,
+        architecture="CLIPModel",
+        license=license,
+        base_model=None,
+        training=training,
+    )
+    return save_checkpoint(folder, folded, dtype=dtype or "float32", card=card)
 
 
 def describe_encoder(encoder: RecordedEncoder) -> str:

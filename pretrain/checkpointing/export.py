@@ -7,12 +7,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from data.io.fingerprint import fingerprint_files
 from foundation.suggestions import unknown_name
 from models.checkpoints.big_vision import save_big_vision
-from models.checkpoints.huggingface import CLIP, WEIGHTS_FILE, family_of
+from models.checkpoints.huggingface import CLIP, family_of
 from models.checkpoints.io import Checkpoint, save_checkpoint
-from models.checkpoints.model_card import keep_results, model_card, read_card, shortened
+from models.checkpoints.model_card import model_card, read_card, shortened
 from models.text.tokenizer import load_tokenizer
 from pretrain.checkpointing.card_lines import describe_training
 from pretrain.checkpointing.manager import restore_parameters
@@ -76,22 +75,16 @@ def export_parameters(
             raise ValueError(f"--dtype={dtype} has no effect: an .npz file stores float32. Remove the option.")
         return save_big_vision(folder, model, parameters=parameters["model"], scalars=scalars)
     folder = pathlib.Path(folder)
-    kept_license, kept_results = read_card(folder)
-    before = folder / WEIGHTS_FILE
-    fingerprint_before = fingerprint_files([before]) if before.is_file() else None
     card = model_card(
         model,
         name=workdir.resolve().name,
         architecture="CLIPModel" if family_of(model) == CLIP else "SiglipModel",
-        license=license or kept_license,
+        license=license or read_card(folder).license,
         base_model=_hub_id(settings.initial_checkpoint),
         training=_training(workdir, settings, step),
     )
     checkpoint = Checkpoint(model, parameters["model"], scalars, settings.image_preprocessing(), tokenizer)
-    save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
-    if kept_results is not None and fingerprint_files([folder / WEIGHTS_FILE]) == fingerprint_before:
-        keep_results(folder, kept_results)
-    return folder
+    return save_checkpoint(folder, checkpoint, dtype=dtype, card=card)
 
 
 def _training(workdir: pathlib.Path, settings: PretrainSettings, step: int) -> dict[str, str]:

@@ -18,6 +18,7 @@ from models.checkpoints.big_vision import weight_map_for as npz_weight_map_for
 from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.huggingface import weight_map_for
 from models.checkpoints.io import Checkpoint, open_checkpoint, save_checkpoint
+from models.checkpoints.model_card import MeasuredResult, model_card, write_results
 from models.checkpoints.weight_map import flatten, parameter_shapes, read_parameters, to_tensors
 from models.io.tensor_reader import open_tensors
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
@@ -265,6 +266,21 @@ def test_folder_that_is_not_a_checkpoint_is_not_replaced(tmp_path):
         save_big_vision(tmp_path / "file", square, parameters=random_parameters(square), scalars=SCALARS)
     (tmp_path / "empty").mkdir()
     save_checkpoint(tmp_path / "empty", tiny_checkpoint("siglip"))
+
+
+def test_leftovers_of_a_killed_process_are_replaced_and_results_are_kept_with_the_same_weights(tmp_path):
+    checkpoint, folder = tiny_checkpoint("siglip"), tmp_path / "export"
+    card = model_card(
+        checkpoint.settings, name="x", architecture="SiglipModel", license=None, base_model=None, training={}
+    )
+    save_checkpoint(folder, checkpoint, card=card)
+    assert write_results(folder, [MeasuredResult("digits", "accuracy", "64.5", "zero-shot")])
+    (folder / ".partial-killed").mkdir()
+    (folder / ".partial-killed" / "README.md").write_text("half")
+    save_checkpoint(folder, checkpoint, card=card)
+    assert not list(folder.glob(".partial-*")) and "64.5" in (folder / "README.md").read_text()
+    save_checkpoint(folder, tiny_checkpoint("siglip", seed=1), card=card)
+    assert "64.5" not in (folder / "README.md").read_text()
 
 
 def test_named_weights_file_is_the_one_opened(copy):
