@@ -24,9 +24,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """A folder with the example files of docs/EXTENDING.md, shards and a checkpoint."""
+    """A folder with the example files of docs/guides/extending.md, shards and a checkpoint."""
     folder = tmp_path_factory.mktemp("examples")
-    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/EXTENDING.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/guides/extending.md").read_text(), re.DOTALL)
     assert [name for name, _ in blocks] == ["hinge.py", "power_votes.py", "things.py"]
     for name, code in blocks:
         (folder / name).write_text(code.replace("shards/", f"{folder}/shards/"))
@@ -104,14 +104,14 @@ def headings():
 
 
 def test_every_heading_of_a_report_is_explained():
-    page, found = (ROOT / "docs/REPORT.md").read_text(encoding="utf-8"), set(headings())
+    page, found = (ROOT / "docs/guides/report.md").read_text(encoding="utf-8"), set(headings())
     assert len(found) > 12
     for heading in found:
         assert re.search(rf"^\|[^|]*\b{re.escape(heading)}", page, re.MULTILINE), heading
 
 
 def test_links_between_documentation_pages_are_valid():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
     for page in pages:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
