@@ -110,7 +110,7 @@ def test_emoji_examples_of_the_documentation_run(tmp_path, monkeypatch):
     assert np.mean([row["path"].startswith(row["class"]) for row in rows]) > 0.5  # five classes
     exec(blocks("docs/guides/photos.md", "python")[-1], {})
 
-    example = next(code for code in blocks("README.md", "python") if "adapt.select" in code)
+    example = next(code for code in blocks("docs/guides/adapters.md", "python") if "checkpoints/drawings" in code)
     names = {}
     exec(example, names)
     found = [names["names"][k] for k in np.asarray(names["logits"]).argmax(axis=1)]
