@@ -1,4 +1,4 @@
-"""Reference pages made from the code: the command line, the settings of a config, and the methods of adaptation."""
+"""Parts of reference pages made from the code: the command line, settings of a config, methods of adaptation."""
 
 from __future__ import annotations
 
@@ -6,42 +6,16 @@ import argparse
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import arguments
 from adapt.adapters.registry import METHODS
 from foundation.settings import accepted_values
 
-COMMAND_LINE = """\
-# Command line
-
-`launch.py JOB --help` prints what this page shows. After `pip install -e .`, the command `lixp` is `launch.py` under
-another name.
-
-```text
-{overview}```
-"""
-
-SETTINGS = """\
-# Settings
-
-A config is a Python file that defines `get_config()`; `configs/` contains examples. Every setting on this page can be
-set in the file or on the command line, whether the file sets it or not, for example
-`--config.pretrain.optimizer.learning_rate=3e-4`. `data_dir` at the top of a config is the folder of prepared datasets
-and indexes.
-"""
-
-ADAPTERS = """\
-# Methods
-
-The seventeen methods that `adapt.create` and `--methods` know by name, with equations, sources and settings.
-[Adapters](../guides/adapters.md) compares them.
-"""
-
 
 def command_line() -> str:
-    """Return the page of all jobs and their options."""
-    parts = [COMMAND_LINE.format(overview=arguments.OVERVIEW)]
+    """Return a section for each job with its options."""
+    parts = []
     for job, summary in arguments.JOBS.items():
         parser = argparse.ArgumentParser(add_help=False)
         arguments.add_arguments(parser, job)
@@ -53,19 +27,19 @@ def command_line() -> str:
 
 
 def settings() -> str:
-    """Return the page of all sections of a config and their settings."""
+    """Return a section for each section of a config with its settings."""
     sections: dict[type, list[str]] = {}
     for path, settings_class in arguments.known_settings().items():
         sections.setdefault(settings_class, []).append(".".join(path))
-    parts = [SETTINGS]
+    parts = []
     for settings_class, names in sections.items():
         parts.append(f"## {', '.join(f'`{name}`' for name in names)}\n\n{_section(settings_class)}")
     return "\n".join(parts)
 
 
-def adapters() -> str:
-    """Return the page of all methods of adaptation."""
-    parts = [ADAPTERS]
+def methods() -> str:
+    """Return a section for each method of adaptation with its docstring."""
+    parts = []
     for name, method in METHODS.items():
         fields = [f"`{field.name}={field.default!r}`" for field in dataclasses.fields(method)]
         shown = ", ".join(fields) if fields else "none"
@@ -132,8 +106,9 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-PAGES: Mapping[str, object] = {
+# What is added to these pages of the site.
+PAGES: Mapping[str, Callable[[], str]] = {
     "reference/command-line.md": command_line,
     "reference/settings.md": settings,
-    "reference/methods.md": adapters,
+    "reference/methods.md": methods,
 }

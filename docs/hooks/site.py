@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages made from the code or taken from other folders, and links that leave docs/."""
+"""Hooks of mkdocs: pages of other folders, parts of pages that are made from the code, and links that leave docs/."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ logger = logging.getLogger("mkdocs.hooks.site")
 
 
 def on_files(files, *, config):
-    """Add the generated and the included pages."""
+    """Add the included pages."""
     for path, page in INCLUDED.items():
         files.append(File.generated(config, page, content=(ROOT / path).read_text(encoding="utf-8")))
-    for page, text in reference.PAGES.items():
-        files.append(File.generated(config, page, content=text()))
     return files
 
 
 def on_page_markdown(markdown, *, page, config, files):
-    """Return the page with links to files outside docs/ led to their page, to the repository, or removed."""
+    """Return the page with what the code adds to it, and with links that leave docs/.
+
+    They lead to an included page or to the repository; without `repo_url` only their label is left.
+    """
     source = page.file.src_uri
     folder = os.path.dirname(ORIGINS.get(source, f"docs/{source}"))
 
@@ -57,4 +58,5 @@ def on_page_markdown(markdown, *, page, config, files):
             return f"[{label}]({address}{anchor or ''})" if address else label
         return f"{image}[{label}]({os.path.relpath(inside, os.path.dirname(source) or '.')}{anchor or ''})"
 
-    return LINK.sub(resolve, markdown)
+    generate = reference.PAGES.get(source)
+    return LINK.sub(resolve, markdown) + (f"\n{generate()}" if generate else "")
