@@ -26,13 +26,14 @@ from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
+EXTENDING = ROOT / "docs" / "guides" / "extending.md"
 
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
     """A folder with the example files of docs/guides/extending.md, shards and a checkpoint."""
     folder = tmp_path_factory.mktemp("examples")
-    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/guides/extending.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", EXTENDING.read_text(encoding="utf-8"), re.DOTALL)
     assert [name for name, _ in blocks] == ["hinge.py", "power_votes.py", "things.py"]
     for name, code in blocks:
         (folder / name).write_text(code.replace("shards/", f"{folder}/shards/"))
@@ -172,12 +173,19 @@ def check_job(words):
         words += ["--checkpoint=checkpoints/photos", "--support=examples", "--query=photos", "--out=sorted"]
     args, overrides = arguments.parse(words)
     config = getattr(args, "config", None)
-    if overrides:
-        own = config and pathlib.Path(config).is_file()
-        stand_in = "configs/align.py" if args.job == "align" else "configs/emoji.py"
-        arguments.load_config(config if own else stand_in, overrides)
-    elif config and config.startswith("configs/"):
-        assert pathlib.Path(config).is_file() or pathlib.Path(config).name in ("mine.py", "pod.py"), config
+    if config and pathlib.Path(config).is_file():
+        loaded = arguments.load_config(config, overrides)
+        needed = {
+            "pretrain": ["pretrain"],
+            "align": ["align"],
+            "compile": ["pretrain"],
+            "inspect": ["pretrain", "align"],
+        }
+        assert any(section in loaded for section in needed.get(args.job, loaded)), words
+    elif config or overrides:
+        names = {"mine.py", "pod.py", *re.findall(r"^# (\w+\.py)$", EXTENDING.read_text("utf-8"), re.MULTILINE)}
+        assert config is None or pathlib.Path(config).name in names, config
+        arguments.load_config("configs/emoji.py", overrides)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("docs/") or name == "README.md"])
