@@ -136,7 +136,7 @@ def distinct_file_names(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
         stem = os.fsencode(stem)[:_LONGEST].decode("utf-8", "ignore")
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
         hashed = f"{stem}-{digest}{extension[:20]}"
-        unique = counts[_folded(name)] == 1 and len(os.fsencode(name)) <= _LONGEST
+        unique = counts[_folded(name)] == 1 and len(os.fsencode(name)) <= _LONGEST and name not in (".", "..")
         yield name if unique else hashed, hashed
 
 
