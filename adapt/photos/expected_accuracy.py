@@ -15,7 +15,7 @@ _SHOWN = 8  # names of empty classes in a warning
 
 
 class ExpectedAccuracy(NamedTuple):
-    """How many of the held-out support images are classified correctly, and what that says about other images.
+    """The number of held-out support images that are classified correctly, and what it says about other images.
 
     low, high: Wilson's interval of the accuracy at 95%.
     chance: the accuracy of always answering the largest class.
