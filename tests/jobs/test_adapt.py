@@ -55,7 +55,7 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
         ({"out": "file"}, "file is a file. Set --out to a folder."),
         ({"out": "few"}, "--out and --support are both {}/few. Set --out to another folder."),
         ({"out": "file/deeper"}, "file is a file. Set --out to a folder."),
-        ({"method": "magic"}, "unknown method 'magic'. Known: zero_shot, prototypes, "),
+        ({"method": "magic"}, "unknown method 'magic'. Known: auto, zero_shot, prototypes, "),
         ({"method": "magic"}, "Use auto to compare the training-free methods."),
         (
             {"method": "zero_shot", "template": "none"},

@@ -6,13 +6,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
 import arguments
 import jobs
 import launch
+from arguments.help_texts import JOBS
 from foundation.deprecation import warn_renamed
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,43 +39,9 @@ def run(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT)
 
 
-def test_help_loads_no_heavy_packages():
-    began = time.monotonic()
-    result = run("--help")
-    assert result.returncode == 0 and "quickstart" in result.stdout
-    assert time.monotonic() - began < 1.0
-    code = "import sys, launch; launch.parse(['quickstart']); print({'jax', 'numpy'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "set()"
-    )
-    for job in arguments.JOBS:
-        expected = "--config.pretrain.steps=500 --workdir=runs/mine"
-        if job in arguments.WITHOUT_CONFIG:
-            expected = f"launch.py {job} --checkpoint=google/siglip-base-patch16-224 --"
-        assert expected in run(job, "--help").stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["pretran"], "choose from"),
-        (["pretran"], "Did you mean 'pretrain'?"),
-        (["export", "--config=c", "--workdir=w", "--format=hugingface"], "Did you mean 'huggingface'?"),
-        (["submit", "--workdir=w", "--target=slrum"], "Did you mean 'slurm'?"),
-        (
-            ["pretrain", "--config=configs/emoji.py", "--workdir=w", "--wrkdir=x"],
-            "unknown option --wrkdir. Did you mean '--workdir'?",
-        ),
-    ],
-)
-def test_unknown_jobs_options_and_choices_are_usage_errors(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 2 and message in result.stderr
-
-
-@pytest.mark.parametrize("job", arguments.JOBS)
+@pytest.mark.parametrize("job", JOBS)
 def test_options_and_function_parameters_have_the_same_defaults(job):
-    assert FUNCTIONS.keys() == launch.RUN.keys() == arguments.JOBS.keys()
+    assert FUNCTIONS.keys() == launch.RUN.keys() == JOBS.keys()
     function, given = FUNCTIONS[job]
     args, _ = arguments.parse([job, *given])
     values = vars(args) | ({"jobs": tuple(args.jobs.split(","))} if job == "submit" else {})
