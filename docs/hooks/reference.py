@@ -8,28 +8,32 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-import arguments
+import configs
 from adapt.adapters.registry import METHODS
+from arguments import build_parser, known_settings
+from arguments.options import add_log_arguments
 from foundation.settings import accepted_values
 
 
 def command_line() -> str:
-    """Return a section for each job with its options."""
+    """Return a section for each job with its options and examples."""
+    [jobs] = [each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    shared = argparse.ArgumentParser()
+    add_log_arguments(shared)
+    known = {action.option_strings[0] for action in shared._actions}
     parts = []
-    for job, summary in arguments.JOBS.items():
-        parser = argparse.ArgumentParser(add_help=False)
-        arguments.add_arguments(parser, job)
-        parts.append(f"## {job}\n\n{summary}\n\n{_options(parser)}")
-    parser = argparse.ArgumentParser(add_help=False)
-    arguments.add_log_arguments(parser)
-    parts.append(f"## Options of every job\n\n{_options(parser)}")
+    for job, parser in jobs.choices.items():
+        own = [action for action in parser._actions if action.option_strings[0] not in known]
+        examples = f"```text\n{parser.epilog.strip()}\n```\n"
+        parts.append(f"## {job}\n\n{parser.description}\n\n{_options(own)}\n{examples}")
+    parts.append(f"## Options of every job\n\n{_options(shared._actions)}")
     return "\n".join(parts)
 
 
 def settings() -> str:
     """Return a section for each section of a config with its settings."""
     sections: dict[type, list[str]] = {}
-    for path, settings_class in arguments.known_settings().items():
+    for path, settings_class in known_settings().items():
         sections.setdefault(settings_class, []).append(".".join(path))
     parts = []
     for settings_class, names in sections.items():
@@ -50,12 +54,12 @@ def methods() -> str:
     return "\n".join(parts)
 
 
-def _options(parser: argparse.ArgumentParser) -> str:
+def _options(actions: Iterable[argparse.Action]) -> str:
     rows = []
-    for action in parser._actions:
+    for action in actions:
         name = f"`{action.option_strings[0]}`" + (" (required)" if action.required else "")
         choices = f": {', '.join(map(str, action.choices))}" if action.choices else ""
-        text = (action.help or "").replace(f"{arguments.configs.FOLDER.parent}/", "")
+        text = (action.help or "").replace(f"{configs.FOLDER.parent}/", "")
         if not all(str(choice) in text for choice in action.choices or ()):
             text += choices
         rows.append((name, text))
