@@ -113,7 +113,8 @@ def report_sorted(sorted_files: SortedFiles, out: pathlib.Path) -> None:
     """Log what `sort_into_folders` has done."""
     placed, kept, removed, changed, blocked = sorted_files
     logger.info(
-        f"{placed + kept:,} images sorted into {out / CLASSES_FOLDER}, {placed:,} of them now, {removed:,} moved"
+        f"{placed + kept:,} images in {out / CLASSES_FOLDER} and {out / FAR_FOLDER}: {placed:,} placed now, {kept:,} "
+        f"already there; {removed:,} removed from other classes"
     )
     for files, problem in (
         (changed, "files there were changed since an earlier run and are left alone"),
