@@ -18,7 +18,7 @@ The public names:
 - `Encoder(checkpoint)` embeds images and texts.
 - `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
 
-docs/ADAPTERS.md compares the methods, docs/EXTENDING.md shows how to write one.
+docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
 """
 
 from typing import TYPE_CHECKING, Any
