@@ -11,8 +11,8 @@ from urllib.parse import quote_from_bytes
 
 import numpy as np
 
-from adapt.photos.expected_accuracy import find_problems
 from adapt.photos.folders import readable
+from adapt.photos.problems import find_problems
 from adapt.photos.sorting_result import SortingResult
 from adapt.photos.thumbnails import embedded_thumbnail, write_thumbnails
 from foundation.files.atomic import write_text
