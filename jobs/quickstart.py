@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.checkpoints import export
 from jobs.embedding import embed
-from jobs.evaluation import evaluate, report
+from jobs.evaluation import evaluate
 from jobs.record import print_path
 from jobs.training import align
 
@@ -53,10 +53,14 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> int:
         alone.evaluate.image_size = config.embed.image_size
     evaluate(alone, workdir / "encoder", checkpoint=f"encoder={encoder}", cache=cache)
     results = [run for name in (*runs, "encoder") for run in read_runs(workdir / name, name=name)]
-    with config.unlocked():
-        config.evaluate.update(config.photos)
+    photos = workdir / "photos"
+    for each in (config, alone):
+        with each.unlocked():
+            each.evaluate.update(config.photos)
     exports = ",".join(f"{name}={workdir / name / 'export'}" for name in runs)
-    evaluate(config, workdir / "photos", checkpoint=f"{exports},encoder={encoder}", cache=cache)
-    report(workdir / "photos")
+    evaluate(config, photos, checkpoint=exports, cache=cache)
+    evaluate(alone, photos / "encoder", checkpoint=f"encoder={encoder}", cache=cache)
+    on_photos = [*read_runs(photos), *read_runs(photos / "encoder", name="encoder")]
+    print_path(write_report(on_photos, photos, title="Quickstart: photos"))
     print_path(write_report(results, workdir, title="Quickstart: icons"))
     return 0
