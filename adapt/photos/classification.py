@@ -12,9 +12,9 @@ import numpy as np
 from adapt.adapters.base import Classifier
 from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
 from adapt.model_selection.methods import Candidate, MethodChoice, choose_method
-from adapt.photos.expected_accuracy import find_problems
 from adapt.photos.folders import EmbeddedFolder, check_finite, readable
 from adapt.photos.outliers import far_threshold, find_nearest
+from adapt.photos.problems import find_problems
 from adapt.photos.sorting_result import SortingResult
 from foundation.files.atomic import write_json, write_text
 from foundation.files.csv_text import csv_text
