@@ -21,6 +21,7 @@ from adapt.adapters.serialization import load
 from adapt.estimators.class_file import NamedClasses, read_classes, write_classes
 from adapt.model_selection.calibration import Calibration, calibrate, left_out_logits, probabilities
 
+UNCALIBRATED = Calibration(1.0, "not calibrated")
 _DTYPES = (np.float32, np.float64)
 _MIN_ROWS, _MAX_ROWS = 64, 4096  # queries are padded to a power of two between these, or to a multiple of the last
 
@@ -136,6 +137,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             classifier.adapter.name,
             class_text_features=None if texts is None else dict(zip(names.tolist(), np.asarray(texts), strict=True)),
             logit_scale=float(support.logit_scale),
+            calibrate=named is None or named.calibration != UNCALIBRATED,
             **settings_of(classifier.adapter),
         )
         estimator.n_features_in_ = support.features.shape[1]
@@ -199,7 +201,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             calibration = calibrate(classifier, left_out)
         self.classes_ = names
         self.classifier_ = classifier
-        self.calibration_ = calibration or Calibration(1.0, "not calibrated")
+        self.calibration_ = calibration or UNCALIBRATED
         return self
 
     def _texts(self, names: np.ndarray) -> Mapping[Any, Any] | None:
