@@ -24,21 +24,28 @@ The public names:
 - `Encoder(checkpoint)` embeds images and texts.
 - `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
 
-Each name is imported on first use, so that `import adapt` is fast. docs/ADAPTERS.md compares the methods,
-docs/EXTENDING.md shows how to write one.
+docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adapt.adapters.base import Adapter, Classifier
-    from adapt.adapters.registry import METHODS, TRAINING_FREE, create, find, methods
-    from adapt.adapters.serialization import load
-    from adapt.adapters.support import Support
     from adapt.embedding.encoder import Encoder
     from adapt.estimators.few_shot_classifier import FewShotClassifier
-    from adapt.model_selection.hyperparameters import Selection, select
+    from adapt.public_names import (
+        METHODS,
+        TRAINING_FREE,
+        Adapter,
+        Classifier,
+        Selection,
+        Support,
+        create,
+        find,
+        load,
+        methods,
+        select,
+    )
 
 __all__ = [
     "METHODS",
@@ -57,29 +64,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "METHODS": "adapt.adapters.registry",
-    "TRAINING_FREE": "adapt.adapters.registry",
-    "Adapter": "adapt.adapters.base",
-    "Classifier": "adapt.adapters.base",
     "Encoder": "adapt.embedding.encoder",
     "FewShotClassifier": "adapt.estimators.few_shot_classifier",
-    "Selection": "adapt.model_selection.hyperparameters",
-    "Support": "adapt.adapters.support",
-    "create": "adapt.adapters.registry",
-    "find": "adapt.adapters.registry",
-    "load": "adapt.adapters.serialization",
-    "methods": "adapt.adapters.registry",
-    "select": "adapt.model_selection.hyperparameters",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'adapt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+    """Import a public name on first use: JAX takes a second, and other names bring in Flax or scikit-learn."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    if name in __all__:
+        from adapt import public_names
+
+        return getattr(public_names, name)
+    raise AttributeError(f"module 'adapt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

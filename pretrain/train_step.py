@@ -55,7 +55,8 @@ class TrainStep(NamedTuple):
 
     `init()` returns the initial state. `init_from(towers)` returns an initial state with the given tower parameters,
     which must be sharded like those of the state and are donated. `step(state, batch)` returns a `StepResult` and
-    donates `state`. `abstract_state` describes the state (shapes, dtypes, shardings) without allocating it.
+    donates `state`. `abstract_state` describes the state (shapes, dtypes, shardings) without allocating it. `remat` is
+    the rematerialization policy of the towers, the chosen one for "auto".
 
     A batch has `images` `[batch, height, width, 3]` uint8, `tokens` `[batch, length]` int32 and, when patches are
     dropped, `kept_patches` `[batch, kept]` int32. For a head in the place of a tower it has `image_features` or
@@ -66,6 +67,7 @@ class TrainStep(NamedTuple):
     init_from: Callable[[Any], TrainState]
     step: Callable[[TrainState, Batch], StepResult]
     abstract_state: TrainState
+    remat: str
 
 
 def build_train_step(
@@ -164,6 +166,7 @@ def create_train_step(
             donate_argnums=0,
         ),
         abstract_state=jax.tree.map(_abstract, state, placed),
+        remat=model.settings.remat,
     )
 
 

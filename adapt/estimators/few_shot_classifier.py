@@ -168,7 +168,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         defaults = {name: each.default for name, each in inspect.signature(type(self)).parameters.items()}
         changed = {"method": self.method} | {
-            name: value for name, value in self.get_params(False).items() if value is not defaults.get(name, self)
+            name: value
+            for name, value in self.get_params(False).items()
+            if name not in defaults or (type(value), repr(value)) != (type(defaults[name]), repr(defaults[name]))
         }
         if self.class_text_features is not None:
             changed["class_text_features"] = _Abbreviated(f"<{len(self.class_text_features)} classes>")

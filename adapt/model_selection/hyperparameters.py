@@ -47,12 +47,13 @@ class Selection(NamedTuple):
     @property
     def best_score(self) -> float:
         """The accuracy of the chosen settings on left-out support examples; NaN if nothing could be left out."""
-        return float(self.accuracy[self._best])
+        return self.trials[self._best]["score"]
 
     @property
     def trials(self) -> list[dict[str, Any]]:
         """One row per setting that was tried: its values, and its accuracy as `score`; `pandas.DataFrame` takes it."""
-        return [row | {"score": float(score)} for row, score in zip(self.settings, self.accuracy, strict=True)]
+        scores = (round(float(score), 6) for score in self.accuracy)
+        return [row | {"score": score} for row, score in zip(self.settings, scores, strict=True)]
 
     @property
     def _best(self) -> int:

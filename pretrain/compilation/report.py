@@ -32,7 +32,7 @@ def read_figures(settings: PretrainSettings, needed: DeviceMemory, mesh: Mesh, *
         "fsdp": mesh.shape["fsdp"],
         "batch_size": settings.batch_size,
         "microbatch_size": settings.microbatch_size,
-        "remat": settings.remat,
+        "remat": needed.remat,
         "peak_bytes": needed.peak,
         "temporary_bytes": needed.temporaries,
         "usable_bytes": needed.capacity,
@@ -133,7 +133,7 @@ def describe_verdict(settings: PretrainSettings, needed: DeviceMemory, mesh: Mes
         lines.append("  pretrain.optimizer.name=adafactor: its state takes about a quarter of AdamW's")
     if settings.remat not in ("full", "auto"):
         lines.append("  pretrain.remat=auto: keeps what is expected to fit, and recomputes the rest")
-    if settings.remat != "full":
+    if needed.remat != "full":
         lines.append("  pretrain.remat=full: the backward pass recomputes each layer")
     microbatch_size = _fitting_microbatch_size(settings, needed, mesh)
     if microbatch_size:

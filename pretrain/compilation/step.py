@@ -28,6 +28,7 @@ class DeviceMemory(NamedTuple):
     capacity: memory of the device that a program can use; None if unknown.
     collectives: None if the compiler cannot print its program.
     seconds: compilation time.
+    remat: the rematerialization policy of the step, the chosen one for "auto".
     memory: all memory of the device; None if unknown.
     program: the compiled program, as HLO text; None if the compiler cannot print it.
     """
@@ -40,6 +41,7 @@ class DeviceMemory(NamedTuple):
     capacity: int | None
     collectives: dict[str, Traffic] | None
     seconds: float
+    remat: str
     memory: int | None = None
     program: str | None = None
 
@@ -69,7 +71,15 @@ def compile_step(
             raise ValueError(f"the step cannot be compiled: {first_line(error)}") from error
         used, used_unit, limit, limit_unit = found.groups()
         temporaries, capacity = _to_bytes(used, used_unit), _to_bytes(limit, limit_unit)
-        return DeviceMemory(*held, temporaries, sum(held) + temporaries, capacity, None, time.monotonic() - start)
+        return DeviceMemory(
+            *held,
+            temporaries=temporaries,
+            peak=sum(held) + temporaries,
+            capacity=capacity,
+            collectives=None,
+            seconds=time.monotonic() - start,
+            remat=training.remat,
+        )
     analysis = compiled.memory_analysis()
     outside = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     peak_anywhere = getattr(analysis, "peak_memory_in_bytes", 0)  # with what is offloaded to the host
@@ -86,6 +96,7 @@ def compile_step(
         capacity=capacity,
         collectives=None if program is None else count_collectives(parse_program(program)),
         seconds=seconds,
+        remat=training.remat,
         memory=memory,
         program=program,
     )

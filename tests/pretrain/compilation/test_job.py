@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -58,6 +59,12 @@ def test_eight_fake_devices_compile_and_report_their_traffic(tiny):
     page = compile_for("local:8", tiny, "--config.pretrain.microbatch_size=16")
     assert "verdict: compiles" in page and "fsdp 2" in page and "32 pairs for local:8, 8 devices" in page
     assert "all-gather" in page and "all-reduce" in page
+
+
+def test_the_json_file_names_the_rematerialization_that_auto_takes(tiny, tmp_path):
+    compile_for("local:2", tiny, "--config.pretrain.remat=auto", f"--json={tmp_path / 'figures.json'}")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["remat"] == "none" and figures["devices"] == 2  # the memory of fake devices is not known
 
 
 needs_libtpu = pytest.mark.skipif(

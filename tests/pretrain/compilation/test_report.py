@@ -17,7 +17,7 @@ def report():
     """A function that returns the report of a step with a peak of some GB on a card of 80 GB."""
     settings, mesh = read_settings(config("none.tar")), create_mesh(1, jax.devices()[:1])
 
-    def describe(peak, reserved=0.75, program=None):
+    def describe(peak, reserved=0.75, program=None, remat="none"):
         needed = DeviceMemory(
             parameters=GB,
             optimizer=2 * GB,
@@ -27,6 +27,7 @@ def report():
             capacity=round(80 * GB * reserved),
             collectives={},
             seconds=1.0,
+            remat=remat,
             memory=80 * GB,
             program=program,
         )
@@ -47,6 +48,11 @@ def test_a_step_that_fits_the_card_but_not_what_jax_reserves_is_advised_to_reser
     assert "does not fit, 64.50 of 60.00 GB" in verdict[1]
     assert verdict[2] == "  XLA_PYTHON_CLIENT_MEM_FRACTION=0.81: JAX reserves more of the 80.0 GB"
     assert report(64.5, reserved=0.81)[1] == ["", "verdict: fits, 64.50 of 64.80 GB per device"]
+
+
+def test_a_policy_that_auto_chose_is_not_advised(report):
+    advised = "  pretrain.remat=full: the backward pass recomputes each layer"
+    assert advised in report(78)[1] and advised not in report(78, remat="full")[1]
 
 
 def test_no_more_is_advised_than_leaves_memory_for_cuda(report):
