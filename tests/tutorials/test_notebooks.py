@@ -6,7 +6,7 @@ import nbclient
 import nbformat
 import pytest
 
-TUTORIALS = sorted((pathlib.Path(__file__).parents[1] / "docs" / "tutorials").glob("*.ipynb"))
+TUTORIALS = sorted((pathlib.Path(__file__).parents[2] / "docs" / "tutorials").glob("*.ipynb"))
 
 
 @pytest.mark.slow
