@@ -16,6 +16,7 @@ The public names:
 - `methods()` describes all methods; `find(method)` returns the class of one. `METHODS` maps method names to classes,
   `TRAINING_FREE` lists the methods without gradient descent.
 - `Encoder(checkpoint)` embeds images and texts.
+- `isoclip_projection(checkpoint)` is a matrix that makes image embeddings of a CLIP better for comparing images.
 - `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
 
 docs/ADAPTERS.md compares the methods, docs/EXTENDING.md shows how to write one.
@@ -31,6 +32,7 @@ from adapt.model_selection.hyperparameters import Selection, select
 
 if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
+    from adapt.embedding.isoclip import isoclip_projection
 
 __all__ = [
     "METHODS",
@@ -42,6 +44,7 @@ __all__ = [
     "Support",
     "create",
     "find",
+    "isoclip_projection",
     "load",
     "methods",
     "select",
@@ -49,9 +52,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Encoder` on first use: it brings in Flax and the models, which adapters on features do not need."""
+    """Import on first use what brings in Flax and the models, which adapters on features do not need."""
     if name == "Encoder":
         from adapt.embedding.encoder import Encoder
 
         return Encoder
+    if name == "isoclip_projection":
+        from adapt.embedding.isoclip import isoclip_projection
+
+        return isoclip_projection
     raise AttributeError(f"module 'adapt' has no attribute {name!r}")
