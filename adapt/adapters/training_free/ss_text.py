@@ -21,21 +21,21 @@ class SsText(Adapter):
     V minimises −(1/n) Σ_k scale · s_k·V_{y_k} + ½ Σ_c λ_c ‖V_c − w_c‖², where n is the number of support examples.
     `penalty` "shots" is λ_c = `constraint` / n_c, where n_c is the number of examples of class c: V_c stays nearer to
     the text where the class has few examples. This is SS-Text+ of arXiv 2506.17500, made for uneven support sets.
-    "constant" is λ_c = `constraint` / n, as in arXiv 2506.06076. With the defaults, the result is that of
-    arXiv 2603.02959, whose penalty is Σ_c ‖V_c − w_c‖² / n_c, without the factor ½.
+    "constant" is λ_c = `constraint` / n, as in arXiv 2506.06076. A class without examples keeps its text.
 
-    `repel` subtracts `repel` · unit(2 V_c − mean of all V) from each V_c. The code of arXiv 2506.17500 has
-    `constraint` 1 and `repel` 1, which suits few classes only: with many classes V_c is hardly longer than the unit
-    vector that is subtracted. Without `repel`, a class without examples keeps its text.
+    The authors have `constraint` 1, and 2 in arXiv 2603.02959, for tasks of a few classes. The weight of the examples
+    falls with the number of classes: with 100 classes these values are too small, and the default is larger. `repel`
+    subtracts `repel` · unit(2 V_c − mean of all V) from each V_c, also from those without examples; the code of
+    arXiv 2506.17500 does so with `repel` 1, which with many classes leaves almost nothing of V_c.
     """
 
     name = "ss_text"
-    constraint: float = 2.0
+    constraint: float = 20.0
     repel: float = 0.0
     penalty: str = static("shots")
 
     needs_text = True
-    grid = {"constraint": (2.0, 0.05, 0.2, 0.5, 1.0, 5.0, 20.0, 100.0)}
+    grid = {"constraint": (20.0, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 200.0)}
 
     def check_settings(self) -> None:
         check_positive(self, "constraint")

@@ -169,7 +169,7 @@ def proker(features, labels, text, queries, scale, num_classes, beta=2.5, ridge=
     return scale * (queries @ words.T + np.exp(-beta * (1 - queries @ features.T)) @ coefficients)
 
 
-def ss_text(features, labels, text, queries, scale, num_classes, constraint=2.0, repel=0.0, penalty="shots"):
+def ss_text(features, labels, text, queries, scale, num_classes, constraint=20.0, repel=0.0, penalty="shots"):
     n, vectors = len(labels), []
     for c in range(num_classes):
         members = features[labels == c]
