@@ -21,6 +21,7 @@ os.environ.setdefault("XLA_FLAGS", FAST_COMPILATION)
 
 
 from foundation import log  # noqa: E402 - no package may be imported before the variables are set
+from tests.browser.pages import browser, open_page  # noqa: E402, F401
 from tests.logged import logged  # noqa: E402
 
 log.configure()
