@@ -22,6 +22,7 @@ The public names:
 - `methods()` describes all methods; `find(method)` returns the class of one. `METHODS` maps method names to classes,
   `TRAINING_FREE` lists the methods without gradient descent.
 - `Encoder(checkpoint)` embeds images and texts.
+- `isoclip_projection(checkpoint)` is a matrix that makes image embeddings of a CLIP better for comparing images.
 - `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
 
 docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
     from adapt.estimators.few_shot_classifier import FewShotClassifier
+    from adapt.embedding.isoclip import isoclip_projection
     from adapt.public_names import (
         METHODS,
         TRAINING_FREE,
@@ -58,6 +60,7 @@ __all__ = [
     "Support",
     "create",
     "find",
+    "isoclip_projection",
     "load",
     "methods",
     "select",
@@ -66,6 +69,7 @@ __all__ = [
 _MODULES = {
     "Encoder": "adapt.embedding.encoder",
     "FewShotClassifier": "adapt.estimators.few_shot_classifier",
+    "isoclip_projection": "adapt.embedding.isoclip",
 }
 
 
