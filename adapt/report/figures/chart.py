@@ -39,13 +39,14 @@ class LegendEntry(NamedTuple):
 
 
 class Panel(Protocol):
-    """One plot of a chart; `width` and `height` are in inches."""
+    """One plot of a chart; `width` and `height` are in inches, `plot_share` is the width without the labels of y."""
 
     title: str
     width: float
     height: float
     x_label: str
     y_label: str
+    plot_share: float
 
     def draw(self, axes: Any) -> list[Hover]:
         """Draw on the axes of matplotlib; return the texts for the pointer."""

@@ -32,7 +32,7 @@ def panel_svg(panel: Panel, *, name: str) -> str:
     """
     from matplotlib.figure import Figure
 
-    with _style(name):
+    with figure_style(name):
         figure = Figure(figsize=(_PAGE_SCALE * panel.width, _PAGE_SCALE * panel.height), layout="constrained")
         axes = figure.add_subplot()
         hovers = panel.draw(axes)
@@ -55,7 +55,10 @@ def panel_svg(panel: Panel, *, name: str) -> str:
 
 
 def draw_figure(chart: Chart) -> Any:
-    """Return a chart as a figure of matplotlib, as wide as a column or a page of a paper; all text has 8 points."""
+    """Return a chart as a figure of matplotlib, as wide as a column or a page of a paper; all text has 8 points.
+
+    Call it, and save the figure, within `figure_style`.
+    """
     from matplotlib.figure import Figure
 
     panel_width = max(panel.width for panel in chart.panels)
@@ -72,7 +75,7 @@ def draw_figure(chart: Chart) -> Any:
         axes = figure.add_subplot(rows, columns, number + 1)
         panel.draw(axes)
         if len(chart.panels) > 1:
-            axes.set_title(shorten(panel.title, int(72 * width / columns / _CHARACTER)))
+            axes.set_title(shorten(panel.title, int(panel.plot_share * 72 * width / columns / _CHARACTER)))
         below = number + columns >= len(chart.panels)
         _finish(axes, x_label=panel.x_label if below else "", y_label="" if number % columns else panel.y_label)
     if entries:
@@ -83,7 +86,7 @@ def draw_figure(chart: Chart) -> Any:
 
 def write_figures(chart: Chart, folder: pathlib.Path, *, name: str) -> None:
     """Write `name.svg` and `name.pdf`."""
-    with _style(name):
+    with figure_style(name):
         figure = draw_figure(chart)
         for ending, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
             with atomic_file(folder / f"{name}.{ending}") as path:
@@ -137,8 +140,8 @@ def _finish(axes: Any, *, x_label: str, y_label: str) -> None:
 
 
 @contextmanager
-def _style(name: str) -> Iterator[None]:
-    """Set matplotlib's defaults, without warnings on glyphs that its font lacks: the page has the browser's fonts."""
+def figure_style(name: str) -> Iterator[None]:
+    """Set matplotlib's defaults, without warnings on glyphs that its font lacks: browsers have them."""
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,

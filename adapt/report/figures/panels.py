@@ -42,6 +42,7 @@ class LinePanel:
     log_y: bool = False
     width: float = 1.68
     height: float = 1.45
+    plot_share: float = 0.65
 
     def draw(self, axes: Any) -> list[Hover]:
         """Draw the curves; return the texts of their points."""
@@ -109,7 +110,7 @@ class Mark(NamedTuple):
     text: str
 
 
-class Row(NamedTuple):
+class MarkedRow(NamedTuple):
     """A name with its points, which are joined by a line."""
 
     name: str
@@ -121,12 +122,13 @@ class RowPanel:
     """Rows from top to bottom; `zero` draws the line x = 0."""
 
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[MarkedRow]
     x_label: str
     zero: bool = False
     x_range: tuple[float, float] | None = None
     y_label: str = ""
     width: float = 3.3
+    plot_share: float = 0.45
 
     @property
     def height(self) -> float:
@@ -169,6 +171,7 @@ class MatrixPanel:
     shares: Sequence[Sequence[float]]
     x_label: str
     y_label: str
+    plot_share: float = 0.6
 
     @property
     def width(self) -> float:

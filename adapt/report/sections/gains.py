@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from adapt.report.figures.chart import Chart, run_look
-from adapt.report.figures.panels import Mark, Row, RowPanel
+from adapt.report.figures.panels import Mark, MarkedRow, RowPanel
 from adapt.report.formatting import format_difference, format_interval
 from adapt.report.results_index import ResultsIndex, TaskKey
 from adapt.report.sections.section import Section, run_legend
@@ -110,12 +110,12 @@ def _charts(index: ResultsIndex, title: str, found: Mapping[str, Sequence[_Gain]
     room = 0.05 * (max(ends) - min(ends)) or 1.0
     options = {"x_label": "gain, points", "zero": True, "x_range": (min(ends) - room, max(ends) + room)}
     if len({gain.dataset for gain in every}) == 1:
-        rows = [Row(gain.run, [_mark(gain, numbers[gain.run])]) for gain in every]
+        rows = [MarkedRow(gain.run, [_mark(gain, numbers[gain.run])]) for gain in every]
         return [Chart(f"gain-{method}", title, [RowPanel(every[0].dataset, rows, **options)])]
     panels = []
     for run, each in found.items():
         ordered = sorted(each, key=lambda gain: gain.classes)
-        rows = [Row(f"{gain.dataset} ({gain.classes})", [_mark(gain, numbers[run])]) for gain in ordered]
+        rows = [MarkedRow(f"{gain.dataset} ({gain.classes})", [_mark(gain, numbers[run])]) for gain in ordered]
         panels.append(RowPanel(run, rows, **options))
     legend = [entry for entry in run_legend(index) if entry.label in found]
     return [Chart(f"gain-{method}", title, panels, legend)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapt.report.figures.chart import INK, Chart, LegendEntry, Look, run_look
-from adapt.report.figures.panels import Mark, Row, RowPanel
+from adapt.report.figures.panels import Mark, MarkedRow, RowPanel
 from adapt.report.formatting import count, format_interval
 from adapt.report.notes import zero_shot_notes
 from adapt.report.results_index import ResultsIndex, Run, TaskKey, interval_of
@@ -63,7 +63,7 @@ def _halves(index: ResultsIndex, task: str, *, dataset: str, title: str, text: s
                 )
                 for half, interval in zip(("base", "new"), intervals, strict=True)
             ]
-            drawn.append(Row(method, marks))
+            drawn.append(MarkedRow(method, marks))
         if drawn:
             panels.append(RowPanel(run.name, drawn, "accuracy, %"))
     if not rows:

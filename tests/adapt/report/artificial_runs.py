@@ -12,7 +12,7 @@ SHARES = {"first": {"zero_shot": 0.3, 1: 0.4, 4: 0.5}, "second": {"zero_shot": 0
 
 
 def write_evaluation(workdir, *, shares=SHARES, datasets=DATASETS, methods=METHODS):
-    """Write results whose predictions are right with the probability `shares[checkpoint][shots]`."""
+    """Write results whose predictions are right with the probability `shares[checkpoint][shots]`; return `workdir`."""
     evaluation = workdir / "evaluation"
     labels = np.random.default_rng(0).integers(CLASSES, size=QUERIES).astype(np.int32)
     save_array(evaluation / "predictions" / "labels.npy", labels)
@@ -29,9 +29,7 @@ def write_evaluation(workdir, *, shares=SHARES, datasets=DATASETS, methods=METHO
                 cases = [(0, 0)] if method == "zero_shot" else [(k, seed) for seed in range(SEEDS) for k in SHOTS]
                 found = []
                 for case, (shots, seed) in enumerate(cases):
-                    rng = np.random.default_rng(
-                        [number, shots, seed]
-                    )  # the same for both runs: their predictions are paired
+                    rng = np.random.default_rng([number, shots, seed])  # the same for all runs: they are paired
                     share = shares[checkpoint][shots or "zero_shot"]
                     found.append(np.where(rng.random(QUERIES) < share, labels, (labels + 1) % CLASSES))
                     rows.append(

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from adapt.report import html_report
 from adapt.report.charts import Line, line_chart
 from adapt.report.html_report import CSV_FIELDS, write_report
 from adapt.report.results_index import Run, read_runs
@@ -56,6 +57,14 @@ def run(name, shift=0.0, seeds=3):
     jobs = [{"job": "evaluate", "what": HOSTILE, "seconds": 1.25}]
     examples = {HOSTILE: [{"text": HOSTILE, "images": [image]}]}
     return Run(name, [*results, retrieval(1), retrieval(10)], examples, metrics, jobs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures():
+    """Leave out the files of figures, which take most of the time of a report: see test_figures.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html_report, "write_figures", lambda *args, **options: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +252,15 @@ def test_zero_shot_with_two_values_is_explained_and_identical_images_are_counted
         sentence = "zero_shot is 45.0% on all 60 query images, and 40.0% in the few-shot tables, where the images"
         assert (sentence in text) == ("in the section Zero-shot: hence two values" in text) == told
         assert "3 query images identical to an image that support sets are drawn from" in text
+
+
+def test_the_baseline_is_the_run_that_all_runs_are_compared_with(tmp_path):
+    others = [run(name, shift=shift) for name, shift in (("plain", 0.0), ("context", -0.05))]
+    page = write_report(others, tmp_path, title="t", baseline="context").read_text(encoding="utf-8")
+    assert "The difference of −5.0 points has no interval; more seeds would give one." in page  # three seeds
+    assert "All runs are compared with context." in page and "Gain over context: knn" in page
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8").splitlines()[1].startswith("context,")
+    with pytest.raises(ValueError, match=r"^--baseline=contxt is not a run of this report\. Did you mean 'context'\? "):
+        write_report(others, tmp_path, title="t", baseline="contxt")
+    with pytest.raises(ValueError, match=r"Known runs: plain, context\.$"):
+        write_report(others, tmp_path, title="t", baseline="x")
