@@ -18,7 +18,7 @@ import matplotlib
 from adapt.report.figures.chart import FONT_SIZE, INK, Chart, LegendEntry, Look, Panel, shorten
 from foundation.files.atomic import atomic_file
 
-_PAGE_SCALE = 1.4  # of a panel in the page: it is wider there, with text of the same size
+_WIDER, _HIGHER = 1.4, 1.23  # a panel of the page, compared with that of a paper
 _PAPER_WIDTH = 6.75  # inches of a page of text; half of it is a column
 _CHARACTER = 0.62 * FONT_SIZE
 _HANDLE = 34  # points of a legend entry without its text
@@ -33,7 +33,7 @@ def panel_svg(panel: Panel, *, name: str) -> str:
     from matplotlib.figure import Figure
 
     with figure_style(name):
-        figure = Figure(figsize=(_PAGE_SCALE * panel.width, _PAGE_SCALE * panel.height), layout="constrained")
+        figure = Figure(figsize=(_WIDER * panel.width, _HIGHER * panel.height), layout="constrained")
         axes = figure.add_subplot()
         hovers = panel.draw(axes)
         _finish(axes, x_label=panel.x_label, y_label=panel.y_label)

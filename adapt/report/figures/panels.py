@@ -41,7 +41,7 @@ class LinePanel:
     y_range: tuple[float, float] | None = None
     log_y: bool = False
     width: float = 1.68
-    height: float = 1.45
+    height: float = 1.65
     plot_share: float = 0.65
 
     def draw(self, axes: Any) -> list[Hover]:

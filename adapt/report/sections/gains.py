@@ -10,7 +10,7 @@ from adapt.report.figures.chart import Chart, run_look
 from adapt.report.figures.panels import Mark, MarkedRow, RowPanel
 from adapt.report.formatting import format_difference, format_interval
 from adapt.report.results_index import ResultsIndex, TaskKey
-from adapt.report.sections.section import Section, run_legend
+from adapt.report.sections.section import Section
 from adapt.report.statistics import AccuracyInterval, Difference, mean_difference, shots_needed
 from adapt.report.tables import Cell, ReportTable
 
@@ -117,8 +117,7 @@ def _charts(index: ResultsIndex, title: str, found: Mapping[str, Sequence[_Gain]
         ordered = sorted(each, key=lambda gain: gain.classes)
         rows = [MarkedRow(f"{gain.dataset} ({gain.classes})", [_mark(gain, numbers[run])]) for gain in ordered]
         panels.append(RowPanel(run, rows, **options))
-    legend = [entry for entry in run_legend(index) if entry.label in found]
-    return [Chart(f"gain-{method}", title, panels, legend)]
+    return [Chart(f"gain-{method}", title, panels)]
 
 
 def _mark(gain: _Gain, number: int) -> Mark:

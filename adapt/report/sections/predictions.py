@@ -99,6 +99,8 @@ def confusion(index: ResultsIndex) -> list[Section]:
     accuracy, key, run, shots, found, names = min(candidates, key=lambda each: each[0].mean)
     counts = _count_predictions(found, len(names))
     shown = _most_confused(counts)
+    if not len(shown):
+        return []  # every query is classified correctly
     asked = np.maximum(counts.sum(axis=1), 1)
     shares = (counts[np.ix_(shown, shown)] / asked[shown, None]).tolist()
     chosen = [names[label] for label in shown]
@@ -123,7 +125,7 @@ def _count_predictions(found: Predictions, num_classes: int) -> np.ndarray:
 
 
 def _most_confused(counts: np.ndarray) -> np.ndarray:
-    """Return the classes of the largest confusions, each next to the class that it is confused with most."""
+    """Return the classes of the largest confusions, each next to the class that it is confused with, or all of few."""
     wrong = counts + counts.T
     np.fill_diagonal(wrong, 0)
     if len(counts) <= _CONFUSED:
@@ -134,7 +136,7 @@ def _most_confused(counts: np.ndarray) -> np.ndarray:
         for label in (int(first[pair]), int(second[pair])):
             if len(chosen) < _CONFUSED:
                 chosen[label] = None
-    return np.array(list(chosen))
+    return np.array(list(chosen), dtype=np.int64)
 
 
 def worst_classes(index: ResultsIndex) -> list[Section]:

@@ -95,10 +95,8 @@ def _grey_rows(index: ResultsIndex, keys: Sequence[TaskKey]) -> list[list[Cell]]
     by_name = [{label.partition(":")[0]: curve for label, curve in each.items()} for each in curves]
     rows = []
     for name in dict.fromkeys(label for each in by_name for label in each):
-        texts = [
-            format_interval(each[name].intervals[max(each[name].intervals)] if name in each else None)
-            for each in by_name
-        ]
-        between = [""] * (2 if len(keys) > 1 else 0)
-        rows.append([Cell(text, "grey") for text in (name, "", *between, *texts)])
+        intervals = [each[name].intervals[max(each[name].intervals)] if name in each else None for each in by_name]
+        average = AccuracyInterval(sum(each.mean for each in intervals) / len(keys)) if all(intervals) else None
+        between = ["", format_interval(average)] if len(keys) > 1 else []
+        rows.append([Cell(text, "grey") for text in (name, "", *between, *map(format_interval, intervals))])
     return rows
