@@ -1,7 +1,8 @@
 """Entry point of all jobs: pretrain, export, evaluate, report, and the tools around them.
 
-`main` parses the command line, calls the function of the job (jobs.py) and turns errors into exit codes.
+`main` parses the command line, calls the function of the job (jobs/) and turns errors into exit codes.
 """
+# PYTHON_ARGCOMPLETE_OK
 
 import sys
 
@@ -51,14 +52,18 @@ ROOT = pathlib.Path(__file__).resolve().parent
 def main(arguments: list[str] | None = None) -> int:
     """Run one job and return the exit code.
 
-    0: success. 1: an error, printed as one sentence. 2: wrong usage. 130: interrupted. 75: preempted by SIGTERM; the
-    scheduler should run the same command again. 76: another process of the run is lost.
+    0: success. 1: an error, printed as one sentence. 2: wrong usage, or no job. 130: interrupted. 75: preempted by
+    SIGTERM; the scheduler should run the same command again. 76: another process of the run is lost.
     """
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        from arguments.completion import complete
+
+        complete()
     configure_streams()
     log.configure()
     prog = "launch.py"
     if arguments is None:
-        if not {"-h", "--help"} & set(sys.argv):
+        if sys.argv[1:] and not {"-h", "--help"} & set(sys.argv):
             restart()
         prog = "lixp" if pathlib.Path(sys.argv[0]).stem == "lixp" else prog
     args, overrides = parse(sys.argv[1:] if arguments is None else arguments, prog=prog)
@@ -166,7 +171,8 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "adapt": lambda args, config: jobs.sort_photos(
         args.checkpoint,
-        **options(args, "support", "query", "features", "out", "method", "template", "dtype", "image_size"),
+        **options(args, "support", "query", "features", "out", "method", "template", "placement"),
+        **options(args, "dtype", "image_size"),
         **options(args, "tokenizer", "canonicalize"),
     ),
     "embed": lambda args, config: jobs.embed(

@@ -18,19 +18,26 @@ The public names:
 - `Encoder(checkpoint)` embeds images and texts.
 - `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
 
-docs/ADAPTERS.md compares the methods, docs/EXTENDING.md shows how to write one.
+docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from adapt.adapters.base import Adapter, Classifier
-from adapt.adapters.registry import METHODS, TRAINING_FREE, create, find, methods
-from adapt.adapters.serialization import load
-from adapt.adapters.support import Support
-from adapt.model_selection.hyperparameters import Selection, select
-
 if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
+    from adapt.public_names import (
+        METHODS,
+        TRAINING_FREE,
+        Adapter,
+        Classifier,
+        Selection,
+        Support,
+        create,
+        find,
+        load,
+        methods,
+        select,
+    )
 
 __all__ = [
     "METHODS",
@@ -49,9 +56,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Encoder` on first use: it brings in Flax and the models, which adapters on features do not need."""
+    """Import a public name on first use: JAX takes a second, and `Encoder` also brings in Flax and the models."""
     if name == "Encoder":
         from adapt.embedding.encoder import Encoder
 
         return Encoder
+    if name in __all__:
+        from adapt import public_names
+
+        return getattr(public_names, name)
     raise AttributeError(f"module 'adapt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""Benchmarks: `peers` against named peers, `study` for docs/STUDY.md, `faults` for docs/RELIABILITY.md."""
+"""Benchmarks: `peers` against named peers, `study` and `faults` for docs/results/."""

@@ -1,4 +1,4 @@
-"""Configs compiled for the machines that they are for: the table of docs/MACHINES.md, and a check of it.
+"""Configs compiled for the machines that they are for: the table of docs/results/machines.md, and a check of it.
 
     python -m benchmarks.compiled_configs                      # writes the table; about two minutes per row and core
     python -m benchmarks.compiled_configs --check --only=gpu_  # compiles the rows of configs/gpu_*, as CI does
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from benchmarks.page_tables import put
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "MACHINES.md"
+PAGE = ROOT / "docs" / "results" / "machines.md"
 TABLE = "machines"
 SOURCES = ("configs", "data/pipeline", "foundation", "models", "pretrain")  # what a compiled step is made of
 COMPILERS = ("jax", "jaxlib", "flax", "optax", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "libtpu")
@@ -129,7 +129,7 @@ def cells(row: MachineRow, figures: Mapping[str, Any]) -> tuple[str, ...]:
     pairs = f"{figures['batch_size']:,}" + (f" in microbatches of {micro:,}" if micro else "")
     return (
         f"{row.machine} (`{row.topology}`)",
-        f"[{row.config}](../configs/{row.config}.py)",
+        f"[{row.config}](../../configs/{row.config}.py)",
         row.model,
         pairs,
         f"`{figures['remat']}`",
@@ -164,9 +164,9 @@ def differences(table: Sequence[Sequence[str]], shown: Mapping[tuple[str, str], 
     for row in table:
         peak, before = _peak(row), shown.get((row[0], row[1]))
         if before is None:
-            found.append(f"docs/MACHINES.md has no row for {row[0]} and {row[1]}")
+            found.append(f"docs/results/machines.md has no row for {row[0]} and {row[1]}")
         elif abs(peak - before) > TOLERANCE * before:
-            found.append(f"{row[0]}, {row[1]}: {peak} GB, but docs/MACHINES.md says {before} GB")
+            found.append(f"{row[0]}, {row[1]}: {peak} GB, but docs/results/machines.md says {before} GB")
     return found
 
 

@@ -4,7 +4,7 @@
     python -m benchmarks.faults --only=killed,damaged
 
 The long form of tests/fault_injection/test_faults.py. Needs root to mount small and read-only disks.
-docs/RELIABILITY.md has its figures.
+docs/results/reliability.md has its figures.
 """
 
 from __future__ import annotations

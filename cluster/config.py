@@ -14,11 +14,18 @@ TARGETS = ("local", "slurm", "gke", "tpu-vm", "skypilot")
 class SlurmSettings:
     """Resources of a SLURM job.
 
-    `tasks_per_node` is the number of processes per node, which share the node's GPUs: 1 drives all of them,
-    `gpus_per_node` processes drive one each. `mem` is per node, such as "64GB". `time` is the limit in minutes; `grace`
-    seconds before it, and when SLURM preempts the job, the run saves a checkpoint and is requeued. `max_parallel` is
-    the number of tasks of an array that run at a time. `setup` are shell lines that run before the first command, such
-    as `module load cuda`; `options` are additional `(name, value)` pairs for sbatch.
+    nodes: number of nodes.
+    tasks_per_node: number of processes per node, which share the node's GPUs: 1 drives all of them, `gpus_per_node`
+        processes drive one each.
+    gpus_per_node: GPUs per node.
+    cpus_per_task: CPU cores per process.
+    mem: memory per node, such as "64GB".
+    time: limit in minutes.
+    partition, account, qos, constraint: as for sbatch.
+    grace: seconds before the time limit at which the run saves a checkpoint and is requeued.
+    max_parallel: number of tasks of an array that run at a time.
+    setup: shell lines that run before the first command, such as `module load cuda`.
+    options: additional `(name, value)` pairs for sbatch.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"parallel": "max_parallel"}
@@ -46,9 +53,16 @@ class SlurmSettings:
 class GkeSettings:
     """An xpk workload on Google Kubernetes Engine.
 
-    Set either `tpu_type`, such as "v5litepod-256", or `device_type`, such as "h100-80gb-8", with `num_nodes`.
-    `docker_image` contains the project in `folder` and the packages that it requires. A preempted pod has `grace`
-    seconds to save a checkpoint.
+    cluster, project, zone: of the GKE cluster.
+    tpu_type: TPU slice, such as "v5litepod-256"; or set `device_type`.
+    device_type: GPU machine, such as "h100-80gb-8", with `num_nodes`.
+    num_slices: number of TPU slices.
+    num_nodes: number of GPU machines.
+    docker_image: image with the project in `folder` and the packages that it requires.
+    folder: folder of the project in the image.
+    priority: priority of the workload.
+    max_restarts: number of restarts of the JobSet.
+    grace: seconds that a preempted pod has to save a checkpoint.
     """
 
     cluster: str | None = None
@@ -69,8 +83,13 @@ class GkeSettings:
 class TpuVmSettings:
     """A queued resource of TPU VMs; every VM runs `setup` and then the job whenever it starts.
 
-    `setup` are shell lines that copy the project to `folder` and install its packages. A preempted `spot` resource does
-    not come back: delete it and submit again.
+    project, zone: of Google Cloud.
+    accelerator_type: TPU slice, such as "v5litepod-256".
+    runtime_version: image of the TPU VMs, such as "v2-alpha-tpuv5-lite".
+    num_slices: number of TPU slices.
+    spot: whether the resource is cheaper and may be preempted. It does not come back: delete it and submit again.
+    folder: folder of the project on the VMs.
+    setup: shell lines that copy the project to `folder` and install its packages.
     """
 
     project: str | None = None
@@ -85,10 +104,14 @@ class TpuVmSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SkyPilotSettings:
-    """A managed SkyPilot job; `accelerators` such as "H100:8".
+    """A managed SkyPilot job.
 
-    `mounts` are `(folder, bucket)` pairs, such as ("/runs", "s3://mine/runs"): files written there outlive the
-    machines. `setup` installs the packages, by default with JAX for NVIDIA GPUs.
+    accelerators: kind and number per node, such as "H100:8".
+    infra: cloud, region and zone, as SkyPilot names them, such as "aws/us-east-1".
+    num_nodes: number of nodes.
+    use_spot: whether spot instances are used.
+    mounts: `(folder, bucket)` pairs, such as ("/runs", "s3://mine/runs"): files written there outlive the machines.
+    setup: shell lines that install the packages, by default with JAX for NVIDIA GPUs.
     """
 
     accelerators: str | None = None
@@ -106,9 +129,10 @@ class SkyPilotSettings:
 class SubmitSettings:
     """Settings of all targets.
 
-    `name` consists of lower-case letters, digits and dashes. `python` is the interpreter on the machines that run the
-    jobs (default: the current one for `local` and `slurm`, `python3` for the other targets). `max_parallel` is the
-    number of tasks that `local` runs at a time, each on an equal part of the CPU cores.
+    name: name of the job, of lower-case letters, digits and dashes.
+    python: interpreter on the machines that run the jobs (default: the current one for `local` and `slurm`, `python3`
+        for the other targets).
+    max_parallel: number of tasks that `local` runs at a time, each on an equal part of the CPU cores.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"beside": "max_parallel"}

@@ -148,10 +148,22 @@ def default_of(key: str, part: str, *, siblings: Iterable[str], known: Mapping[t
     names = sorted({field.name for field in fields if part == last} | set(siblings))
     if not names:
         raise ValueError(f"unknown config key {key!r}: {key.partition('.' + part)[0]} is a value and has no settings")
-    nearest = difflib.get_close_matches(part, names, n=1)
-    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    nearest = nearest_name(part, names) or next(
+        (each for each in setting_keys(known) if each.endswith(f".{key}")), None
+    )
+    hint = f"Did you mean {nearest!r}? " if nearest else ""
     what = "setting" if part == last else "section"
     raise ValueError(f"unknown config key {key!r}: no {what} is named {part!r}. {hint}Known: {', '.join(names)}")
+
+
+def setting_keys(known: Mapping[tuple[str, ...], type]) -> list[str]:
+    """Return the dotted keys of all settings, such as `pretrain.steps`."""
+    return [".".join((*section, field.name)) for section, kind in known.items() for field in dataclasses.fields(kind)]
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the nearest of several names, or None if none is near."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
 
 
 def _renamed(settings: type | None) -> Mapping[str, str]:

@@ -5,11 +5,11 @@
         --config.align.image_features=features --config.align.text_features=features
     python launch.py export --config=configs/align.py --workdir=runs/aligned
 
-Features of any encoder work: `.safetensors` or `.npy` files of DINO, timm or sentence-transformers. docs/ALIGN.md shows
-ids, several captions per image, and captions with a text tower that is trained from scratch.
+Features of any encoder work: `.safetensors` or `.npy` files of DINO, timm or sentence-transformers.
+docs/guides/align.md shows ids, several captions per image, and captions with a text tower that is trained from scratch.
 
 Hardware: any; 25,000 pairs of 1,280 and 384 dimensions take one gigabyte. Time: a minute on two cores. Expected
-result: depends on the encoders; docs/ALIGN.md has what was measured on random ones.
+result: depends on the encoders; docs/guides/align.md has what was measured on random ones.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@
 `/data/birds` is a folder with `train-*.tar` and `test-*.tar`, or with `train/` and `test/` that hold one folder per
 class. Any other layout is described like `flowers` below and named in `datasets`.
 
-Hardware: CPUs, GPUs or TPUs. Time: mostly that of embedding the images once; docs/PERFORMANCE.md has figures for two
-CPU cores. Expected: `results.jsonl` and `report.html` in the workdir.
+Hardware: CPUs, GPUs or TPUs. Time: mostly that of embedding the images once; docs/results/performance.md has figures
+for two CPU cores. Expected: `results.jsonl` and `report.html` in the workdir.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 Hardware: one GPU or TPU with 16 GB; the step takes 13.2 GB as compiled for one v5e chip (--topology=v5e:1x1). Time:
 20,000 steps process 82 million pairs, which takes days on one GPU. Expected: unknown; no run of this config has been
-measured. docs/OWN_DATA.md explains it command by command.
+measured. docs/guides/own-data.md explains it command by command.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@
 Hardware: 256 v5e chips; set `pretrain.microbatch_size` for fewer devices, and check the memory with
 `launch.py compile`. Time: unknown; this config has been compiled, not trained. Expected, as published for this
 architecture after 6 billion examples (arXiv 2411.15099): zero-shot accuracy about that of SigLIP, and an average
-32-shot Tip-Adapter accuracy of 73.8 with the context objective and 69.5 without. docs/TPU_POD.md explains it step by
-step.
+32-shot Tip-Adapter accuracy of 73.8 with the context objective and 69.5 without. docs/guides/clusters.md explains it
+step by step.
 """
 
 from ml_collections import ConfigDict

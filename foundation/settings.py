@@ -69,6 +69,16 @@ def accepts(settings_class: type, name: str, value: Any) -> bool:
     return True
 
 
+def accepted_values(settings_class: type) -> dict[str, str]:
+    """Return the values that each field of a settings dataclass accepts, in words."""
+    described = {}
+    for name, validator in _validators(settings_class).items():
+        schema = validator.json_schema()
+        choices = _choices(schema)
+        described[name] = ", ".join(map(repr, choices)) if choices else _describe(schema)
+    return described
+
+
 def check(settings: Any, section: str) -> None:
     """Raise `ValueError` for a field of a settings dataclass that does not fit its annotation."""
     names = [field.name for field in dataclasses.fields(settings)]

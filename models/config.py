@@ -32,6 +32,12 @@ class VisionSettings:
 
     image_size: side of the square images in pixels, or (height, width).
     patch_size: side of the square patches in pixels.
+    width: dimensions of a token in the transformer.
+    depth: number of layers.
+    heads: number of attention heads, which divides `width`.
+    mlp_width: hidden units of the MLPs.
+    activation: of the MLPs: the tanh approximation of GELU, GELU, or OpenAI's "quick_gelu".
+    norm_epsilon: constant in the denominator of the layer norms.
     pooling: "attention" (a learned query), "class" (a class token, as in CLIP) or "average" (the mean of the patches
         next to a class token, as in CLIPA).
     norm_after_pooling: whether the last norm follows the average instead of preceding it.
@@ -186,6 +192,13 @@ class TextSettings:
     """Settings of the text tower, a transformer with a projection to the image embedding; the defaults are SigLIP's.
 
     length: number of tokens to which texts are padded or truncated.
+    vocab_size: number of token ids (default: those of the tokenizer).
+    width: dimensions of a token in the transformer.
+    depth: number of layers.
+    heads: number of attention heads, which divides `width`.
+    mlp_width: hidden units of the MLPs.
+    activation: of the MLPs: the tanh approximation of GELU, GELU, or OpenAI's "quick_gelu".
+    norm_epsilon: constant in the denominator of the layer norms.
     pooling: the token that represents the text: the "last" one, or the "end" token, as in CLIP.
     end_id: id of the end token, at its first position; if None, the first token of the largest id is taken.
     causal: whether a token attends only to itself and the tokens before it.
@@ -218,6 +231,7 @@ class HeadOptions:
 
     kind: "linear", or "mlp": a linear layer (none where the dimensions agree) plus an MLP that is zero at first.
     bias: whether the linear layer has a bias.
+    activation: of the MLP: the tanh approximation of GELU, GELU, or OpenAI's "quick_gelu".
     mlp_width: hidden units of the MLP (default: twice the larger of both dimensions).
     normalize: whether features are scaled to length 1 first.
     standardize: whether features then have their mean over the training features removed, and are divided by their

@@ -95,7 +95,7 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.A
     """Return `x` `[batch, height, width, channels]` filtered by `kernel` `[side, side, channels]`, in float32.
 
     It is a sum of shifted images, which XLA computes in one pass: on CPUs several times faster than its convolution
-    with one group per channel (docs/PERFORMANCE.md).
+    with one group per channel (docs/results/performance.md).
     """
     side = len(kernel)
     rows, columns = (same_padding(length, side, stride=stride) for length in x.shape[1:3])

@@ -28,9 +28,14 @@ _SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtracto
 class Preprocessing:
     """Resize to `size`, crop the center to `crop`, multiply by `rescale`, subtract `mean`, divide by `std`.
 
-    `size` is either (height, width), which does not keep the aspect ratio, or the length of the shortest edge, or None
-    for no resizing. `crop` is (height, width) or None. Raises `ValueError` if the resulting images would differ in
-    size.
+    Raises `ValueError` if the resulting images would differ in size.
+
+    size: (height, width), which does not keep the aspect ratio, or the length of the shortest edge, or None for no
+        resizing.
+    crop: (height, width) of the crop at the center, or None.
+    resample: filter of the resizing.
+    rescale: factor of the pixels.
+    mean, std: mean and standard deviation of each channel.
     """
 
     size: int | tuple[int, int] | None

@@ -22,9 +22,10 @@ REACTIONS = ("stop", "rollback")
 class RecoverySettings:
     """Settings of the reaction to a bad loss: one that is not finite, or above `max_loss`.
 
-    `on_bad_loss` is "stop", or "rollback": restore the newest checkpoint and skip the batches after it, at most
-    `max_rollbacks` times per run. The skipped batches are recorded in `skipped.jsonl` and stay skipped when the run is
-    resumed.
+    on_bad_loss: "stop", or "rollback": restore the newest checkpoint and skip the batches after it. They are recorded
+        in `skipped.jsonl` and stay skipped when the run is resumed.
+    max_loss: losses above it are bad (default: only those that are not finite).
+    max_rollbacks: number of rollbacks per run, after which it ends.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"max_go_backs": "max_rollbacks"}

@@ -1,7 +1,7 @@
 """Choice of the rematerialization policy of a run: the one with the least arithmetic that fits the device.
 
 The memory of a step is estimated from the architecture, which takes no time; compiling every candidate would take
-minutes. docs/PERFORMANCE.md compares estimates with compiled programs.
+minutes. docs/results/compiled-programs.md compares estimates with compiled programs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 CANDIDATES = tuple(name for name in get_args(Remat) if name not in ("auto", "dots", OFFLOADED))
 GB = 1e9
 
-# Fitted to programs compiled for H100, A100 and v5e (docs/PERFORMANCE.md), on the safe side.
+# Fitted to programs compiled for H100, A100 and v5e (docs/results/compiled-programs.md), on the safe side.
 _KEPT_TWICE = 1.15  # XLA holds up to this multiple of the kept values: copies in and out of the scan's stacks
 _WIDTHS, _MLP_WIDTHS, _LOGITS = 6, 4, 3  # arrays that live while the widest layer is recomputed and differentiated
 _SEVERAL_DEVICES = 1.35  # the same arrays where several devices exchange gradients meanwhile

@@ -8,7 +8,7 @@ import pytest
 
 import launch
 from cluster.job_array import plan_tasks
-from jobs import check_command
+from jobs.submission import check_command
 from models.checkpoints.io import save_checkpoint
 from pretrain.monitoring.metric_writer import read_metrics
 from tests.data.shard_files import labelled, write_shard

@@ -1,15 +1,21 @@
-"""The examples of the documentation run, and its links and headings are complete."""
+"""The examples of the documentation run, its commands are valid, and its links and headings are complete."""
 
 import ast
 import functools
+import importlib.util
 import pathlib
 import re
+import shlex
+import sys
+import xml.etree.ElementTree as ElementTree
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import adapt
+import arguments
 import launch
 from adapt.adapters.registry import METHODS
 from models.checkpoints.io import save_checkpoint
@@ -20,13 +26,14 @@ from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
+EXTENDING = ROOT / "docs" / "guides" / "extending.md"
 
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """A folder with the example files of docs/EXTENDING.md, shards and a checkpoint."""
+    """A folder with the example files of docs/guides/extending.md, shards and a checkpoint."""
     folder = tmp_path_factory.mktemp("examples")
-    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/EXTENDING.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", EXTENDING.read_text(encoding="utf-8"), re.DOTALL)
     assert [name for name, _ in blocks] == ["hinge.py", "power_votes.py", "things.py"]
     for name, code in blocks:
         (folder / name).write_text(code.replace("shards/", f"{folder}/shards/"))
@@ -106,14 +113,139 @@ def headings():
 
 
 def test_every_heading_of_a_report_is_explained():
-    page, found = (ROOT / "docs/REPORT.md").read_text(encoding="utf-8"), set(headings())
+    page, found = (ROOT / "docs/guides/report.md").read_text(encoding="utf-8"), set(headings())
     assert len(found) > 12
     for heading in found:
         assert re.search(rf"^\|[^|]*\b{re.escape(heading)}", page, re.MULTILINE), heading
 
 
+PATTERNS = ("*.md", "docs/**/*.md", "*/README.md", "checkpoints/*/README.md")
+PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+
 def test_links_between_documentation_pages_are_valid():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
-    for page in pages:
+    for page in PAGES:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def commands(name):
+    """Yield the commands in the shell blocks of a page, as lists of words."""
+    text, variables = (ROOT / name).read_text(encoding="utf-8"), {}
+    for block in re.findall(r"^ *```bash\n(.*?)```", text, re.MULTILINE | re.DOTALL):
+        block = re.sub(r"<<'END'.*?^END$", "", block, flags=re.MULTILINE | re.DOTALL)
+        lines = re.sub(r" *\\\n\s*", " ", block).splitlines()
+        while lines:
+            line = lines.pop(0)
+            while line.count('"') % 2 and lines:  # a quotation of several lines
+                line += "\n" + lines.pop(0)
+            variables |= dict(re.findall(r'^(\w)="(.*)"$', line))
+            for variable, value in variables.items():
+                line = line.replace(f"${variable}", value)
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="&;")
+            lexer.whitespace_split = True
+            words = []
+            for word in [*lexer, ";"]:
+                if set(word) <= set("&;"):
+                    yield words
+                    words = []
+                else:
+                    words.append(word)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shown_commands_are_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(name):
+        if "launch.py" in words:
+            check_job(words[words.index("launch.py") + 1 :])
+        if words[1:2] == ["-m"] and words[0].endswith("python"):
+            assert importlib.util.find_spec(words[2]) or words[2] == "mkdocs", words
+        for requirements in [words[place + 1] for place, word in enumerate(words) if word == "-r"]:
+            assert (ROOT / requirements).is_file(), words
+        if "pytest" in words:
+            assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
+
+
+def check_job(words):
+    """Fail unless launch.py accepts a job with its options and settings; `…` stands for what the page has shown."""
+    if "…" in words:
+        words.remove("…")
+        words += ["--checkpoint=checkpoints/photos", "--support=examples", "--query=photos", "--out=sorted"]
+    args, overrides = arguments.parse(words)
+    config = getattr(args, "config", None)
+    if config and pathlib.Path(config).is_file():
+        loaded = arguments.load_config(config, overrides)
+        needed = {
+            "pretrain": ["pretrain"],
+            "align": ["align"],
+            "compile": ["pretrain"],
+            "inspect": ["pretrain", "align"],
+        }
+        assert any(section in loaded for section in needed.get(args.job, loaded)), words
+    elif config or overrides:
+        names = {"mine.py", "pod.py", *re.findall(r"^# (\w+\.py)$", EXTENDING.read_text("utf-8"), re.MULTILINE)}
+        assert config is None or pathlib.Path(config).name in names, config
+        arguments.load_config("configs/emoji.py", overrides)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("docs/") or name == "README.md"])
+def test_commands_take_the_python_of_the_environment(name):
+    """Only the two commands that make it name `.venv`."""
+    for words in commands(name):
+        if ".venv/bin/python" in words:
+            assert name == "README.md" and ("quickstart" in words or "pytest" in words), words
+
+
+def test_the_readme_is_short_and_its_snippet_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("python3 -m venv .venv && .venv")] == [
+        "quickstart",
+        "--no-loadscope-reorder",
+    ]
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) == 5
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(3, 16))
+    support_labels, query_labels = np.arange(12) % 3, np.arange(30) % 3
+    names = {"support_labels": support_labels, "texts": means}
+    for part, labels in (("support", support_labels), ("query", query_labels)):
+        names[f"{part}_features"] = means[labels] + 0.5 * rng.normal(size=(len(labels), 16))
+    exec(code, names)
+    assert np.mean(np.asarray(names["labels"]) == query_labels) > 0.9
+
+
+@functools.cache
+def site_pages():
+    """Return the module that makes parts of the reference pages of the site."""
+    spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "docs" / "hooks" / "reference.py")
+    module = sys.modules["reference_pages"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_names_and_explains_every_job_option_and_setting():
+    pages = {name: make() for name, make in site_pages().PAGES.items()}
+    command_line, settings = pages["reference/command-line.md"], pages["reference/settings.md"]
+    assert re.findall(r"^## (\w+)$", command_line, re.MULTILINE) == list(arguments.JOBS)
+    assert "| `--topology` (required) | TPU chips such as v5e:16x16" in command_line
+    for path in arguments.known_settings():
+        assert f"`{'.'.join(path)}`" in settings
+    assert "| `context_temperature` | `0.1` | initial divisor of the cosines in the attention." in settings
+    rows = re.findall(r"^\| (.*) \|$", command_line + settings, re.MULTILINE)
+    assert len(rows) > 200
+    assert [row for row in rows if re.search(r"\|\s*\||\|\s*$", row)] == []  # no empty cell
+    assert str(ROOT) not in command_line + settings
+    methods = re.findall(r"^## (\w+)$", pages["reference/methods.md"], re.MULTILINE)
+    assert methods == list(adapt.METHODS)
+
+
+def test_figures_have_legible_text_and_a_description():
+    """Text of at least 12 pixels, in one colour scheme of its own: on a card with a background."""
+    root = ElementTree.parse(ROOT / "docs" / "figures" / "methods.svg").getroot()
+    sizes = [float(each.get("font-size")) for each in root.iter() if each.get("font-size")]
+    assert min(sizes) >= 12
+    assert root.find("{*}title").text and root.find("{*}desc").text
+    assert root.find("{*}rect").get("fill") == "#ffffff"

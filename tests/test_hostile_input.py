@@ -199,7 +199,7 @@ def test_a_forged_shard_index_is_not_trusted(tmp_path, change):
 
 def test_only_documented_image_formats_are_decoded(tmp_path):
     named = "JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF"
-    assert named in (ROOT / "docs" / "PHOTOS.md").read_text(encoding="utf-8")
+    assert named in (ROOT / "docs" / "guides" / "photos.md").read_text(encoding="utf-8")
     assert list(FORMATS) == named.upper().replace(" AND", ",").split(", ")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(" + str(tmp_path).encode() + b"/evil) (w) file\n"
     for content in (postscript, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n"):

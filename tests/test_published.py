@@ -1,4 +1,4 @@
-"""The published checkpoints match their page, and the commands that README.md and docs/PHOTOS.md run on them work."""
+"""The published checkpoints match their page, and the commands that the documentation runs on them work."""
 
 import csv
 import pathlib
@@ -55,7 +55,7 @@ def test_the_encoder_of_photos_names_its_source_and_license():
     assert "(photos/README.md)" in (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/PHOTOS.md", "checkpoints/photos/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/photos.md", "checkpoints/photos/README.md"])
 def test_examples_of_photos_run_without_a_download(page, tmp_path, monkeypatch):
     """Bright and dark stripes of two directions, which raw pixels cannot tell apart."""
     monkeypatch.chdir(tmp_path)
@@ -101,16 +101,16 @@ def test_text_to_image_recall_is_above_chance(name, tmp_path):
 def test_emoji_examples_of_the_documentation_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
-    shell = blocks("docs/PHOTOS.md", "bash")
+    shell = blocks("docs/guides/photos.md", "bash")
     exec(re.fullmatch(r"python - <<'END'\n(.*)END\n", shell[0], re.DOTALL).group(1), {})
     command = next(shlex.split(code.replace("\\\n", " ")) for code in shell if "--support=runs/emoji" in code)
     assert command[:2] == ["python", "launch.py"] and launch.main(command[2:]) == 0
     with open("runs/emoji/sorted/predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert np.mean([row["path"].startswith(row["class"]) for row in rows]) > 0.5  # five classes
-    exec(blocks("docs/PHOTOS.md", "python")[-1], {})
+    exec(blocks("docs/guides/photos.md", "python")[-1], {})
 
-    example = next(code for code in blocks("README.md", "python") if "adapt.select" in code)
+    example = next(code for code in blocks("docs/guides/adapters.md", "python") if "checkpoints/drawings" in code)
     names = {}
     exec(example, names)
     found = [names["names"][k] for k in np.asarray(names["logits"]).argmax(axis=1)]

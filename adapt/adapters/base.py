@@ -1,8 +1,8 @@
 """The definition of an adapter: settings, and pure functions from a support set to the logits of queries.
 
-A new adapter is a subclass of `Adapter` decorated with `pytree`; docs/EXTENDING.md shows a complete one. Adapters,
-support sets and classifiers are pytrees, so that `jax.vmap` can map over seeds, shots and settings in one compiled
-call. Support rows with label −1 are padding.
+A new adapter is a subclass of `Adapter` decorated with `pytree`; docs/guides/extending.md shows a complete one.
+Adapters, support sets and classifiers are pytrees, so that `jax.vmap` can map over seeds, shots and settings in one
+compiled call. Support rows with label −1 are padding.
 """
 
 from __future__ import annotations

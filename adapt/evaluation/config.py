@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from adapt.adapters.registry import TRAINING_FREE, find
-from adapt.evaluation.baselines.encoders import BASELINES
-from adapt.evaluation.tasks import TASKS
+from adapt.choices import BASELINES, TASKS
 from data.fewshot.labelled import DatasetSettings
 from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build, check
 from foundation.suggestions import unknown_name

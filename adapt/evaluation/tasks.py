@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adapt.choices import TASKS
 from adapt.evaluation.sampling import draw_all, draw_coop, draw_nested
 from data.fewshot.labelled import LabelledImages
 from data.fewshot.open import Dataset
@@ -16,15 +17,6 @@ from data.io.fingerprint import fingerprint
 from foundation.suggestions import unknown_name
 
 NEED_TEXT = ("zero_shot", "base_to_new", "forgetting", "transfer")  # some classes have no support images
-TASKS = {
-    "zero_shot": "no support set; class names only, with an ensemble of templates and with the single one",
-    "few_shot": "a support set with a few images of each class",
-    "linear_probe": "a linear probe on all support images",
-    "base_to_new": "support of the first half of the classes; each half is classified among its own classes",
-    "forgetting": "support of the first half of the classes; each half is classified among all classes",
-    "transfer": "support from another dataset; queries are classified among the classes of this one",
-    "shift": "support from this dataset; queries are images of its classes in another domain",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,9 @@ def check_method(method: str, *, text: bool) -> None:
     if method == AUTO:
         return
     if method not in METHODS:
-        raise ValueError(f"{unknown_name('method', method, METHODS)}. Use {AUTO} to compare the training-free methods.")
+        raise ValueError(
+            f"{unknown_name('method', method, [AUTO, *METHODS])}. Use {AUTO} to compare the training-free methods."
+        )
     if METHODS[method].needs_text and not text:
         raise ValueError(f"{method} needs class texts. Leave out --template=none, or use another --method.")
 

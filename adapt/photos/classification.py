@@ -12,6 +12,7 @@ import numpy as np
 from adapt.adapters.base import Classifier
 from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
 from adapt.model_selection.methods import Candidate, MethodChoice, choose_method
+from adapt.photos.expected_accuracy import find_problems
 from adapt.photos.folders import EmbeddedFolder, check_finite, readable
 from adapt.photos.outliers import far_threshold, find_nearest
 from adapt.photos.sorting_result import SortingResult
@@ -71,7 +72,10 @@ def classify(
         nearest=nearest.rows,
         cosines=nearest.cosines,
         far_threshold=far_threshold(support.features),
+        checkpoint=None if "features" in described else described["checkpoint"],
     )
+    for problem in find_problems(result):
+        logger.warning(problem)
     classifier.save(out / "classifier")
     write_json(out / "classifier" / CLASSES_FILE, _description(result, described))
     write_text(out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
@@ -80,12 +84,13 @@ def classify(
 
 def _description(result: SortingResult, described: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `classes.json`: the class names, where the features are from, and the calibration."""
-    chosen = result.choice.chosen
+    chosen, expected = result.choice.chosen, result.expected_accuracy
     return {
         "classes": result.class_names,
         "method": chosen.method,
         "selected_by": chosen.selected_by,
         "left_out_accuracy": None if np.isnan(chosen.accuracy) else round(chosen.accuracy, 6),
+        "left_out_accuracy_interval": expected and [round(expected.low, 6), round(expected.high, 6)],
         **described,
         "calibration": result.calibration.factor,
         "calibrated_on": result.calibration.source,

@@ -1,49 +1,63 @@
-"""One self-contained page about classified images: the predictions to check first, and how the method was selected."""
+"""A page about classified images: what to expect, what to check first, all images by class, and how it was computed."""
 
 from __future__ import annotations
 
 import datetime
-import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 
+from adapt.photos.expected_accuracy import find_problems
 from adapt.photos.folders import readable
 from adapt.photos.sorting_result import SortingResult
-from data.pipeline.image_ops import EncodedImage
-from data.pipeline.thumbnails import data_uri
-from data.sources.base import BadRecord
+from adapt.photos.thumbnails import embedded_thumbnail, write_thumbnails
 from foundation.files.atomic import write_text
 from foundation.html import render
 
 SHOWN = 24  # least confident predictions, and as many far images
-STRIPS = 240  # thumbnails of confident predictions in total
-STRIP = 6  # thumbnails of confident predictions per class
+STRIPS = 240  # support images in total
+STRIP = 6  # support images per class
+LIMITS = (95, 80, 50)  # percent, of the filter by probability
 _TOP = 3  # classes per image
 _PIXELS, _SMALL = 160, 64  # of thumbnails
-_MISSING_IMAGE = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
 
-def write_page(result: SortingResult, path: pathlib.Path) -> pathlib.Path:
-    """Write the page and return its path."""
+def _no_progress(name: str, done: int, total: int) -> None:
+    pass
+
+
+def write_page(
+    result: SortingResult, path: pathlib.Path, *, progress: Callable[[str, int, int], None] = _no_progress
+) -> pathlib.Path:
+    """Write the page and return its path.
+
+    The pictures of the section on all images are files in `.thumbnails/` next to the page, all others are in the page.
+    """
     far = np.flatnonzero(result.far)
     near = np.flatnonzero(~result.far)
     uncertain = near[np.argsort(result.confidence[near], kind="stable")][:SHOWN]
     farthest = far[np.argsort(result.cosines[far], kind="stable")][:SHOWN]
+    thumbnails = write_thumbnails(result.query.root, result.query.paths, path.parent, progress=progress)
     page = render(
         pathlib.Path(__file__).with_name("photos.html.j2"),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         facts=_facts(result),
+        expected=result.expected_accuracy,
+        problems=find_problems(result),
         candidates=[_candidate(result, number) for number in range(len(result.choice.candidates))],
         chosen=result.choice.chosen,
-        classes=_classes(result),
+        classes=_classes(result, thumbnails, path.parent),
         uncertain=[_card(result, int(row)) for row in uncertain],
         farthest=[_card(result, int(row)) for row in farthest],
+        count=len(result.query.paths),
         far_count=len(far),
         near_count=len(near),
         far_threshold=result.far_threshold,
+        limits=LIMITS,
         calibration=result.calibration,
         left_out=result.left_out[:SHOWN],
         left_out_count=len(result.left_out),
@@ -54,14 +68,18 @@ def write_page(result: SortingResult, path: pathlib.Path) -> pathlib.Path:
 
 def _facts(result: SortingResult) -> list[tuple[str, str]]:
     """Return the main numbers, each with what it counts."""
-    accuracy = result.choice.chosen.accuracy
+    expected = result.expected_accuracy
     facts = [
         (f"{len(result.query.paths):,}", "images classified"),
         (f"{len(result.class_names):,}", f"classes, {len(result.labels):,} support images"),
         (f"{int(result.far.sum()):,}", "far from every support image"),
         (f"{len(result.left_out):,}", "file left out" if len(result.left_out) == 1 else "files left out"),
     ]
-    return facts if np.isnan(accuracy) else [*facts, (f"{accuracy:.0%}", "accuracy on held-out support images")]
+    if expected is None:
+        return [*facts, ("–", "expected accuracy: unknown, as no class has two support images")]
+    low, high = f"{100 * expected.low:.0f}", f"{100 * expected.high:.0f}%"
+    held_out = f"{expected.correct:,} of {expected.total:,} held-out support images are correct"
+    return [*facts, (f"{low}–{high}", f"expected accuracy: {held_out}")]
 
 
 def _candidate(result: SortingResult, number: int) -> dict[str, Any]:
@@ -76,29 +94,44 @@ def _candidate(result: SortingResult, number: int) -> dict[str, Any]:
     }
 
 
-def _classes(result: SortingResult) -> list[dict[str, Any]]:
-    """Return a row per class: the numbers of images, and the most confident predictions that are not far."""
-    predicted, confidence = result.predicted, result.confidence
-    strip = min(STRIP, STRIPS // len(result.class_names))
-    rows = []
-    for label, name in enumerate(result.class_names):
-        members = np.flatnonzero(predicted == label)
-        near = members[~result.far[members]]
-        confident = near[np.argsort(-confidence[near], kind="stable")][:strip]
+def _classes(result: SortingResult, thumbnails: list[str], folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Return each class with its images: the most confident first, and those that are far last."""
+    predicted, order = result.predicted, np.lexsort((-result.confidence, result.far))
+    strip = max(1, min(STRIP, STRIPS // len(result.class_names)))
+    members: list[list[int]] = [[] for _ in result.class_names]
+    for row in order:
+        members[predicted[row]].append(int(row))
+    largest = max(map(len, members))
+    classes = []
+    for label, (name, rows) in enumerate(zip(result.class_names, members, strict=True)):
         support = np.flatnonzero(result.labels == label)
-        example = _thumbnail_of(result.support.root, result.support.paths[support[0]], _SMALL) if strip else None
-        rows.append(
+        classes.append(
             {
                 "name": _words(name),
-                "support": len(support),
-                "predicted": len(members),
-                "far": len(members) - len(near),
-                "share": len(members) / len(predicted),
-                "example": example,
-                "confident": [_thumbnail_of(result.query.root, result.query.paths[row], _SMALL) for row in confident],
+                "count": len(rows),
+                "far": int(result.far[rows].sum()),
+                "percent": 100 * len(rows) / len(predicted),
+                "width": 100 * len(rows) / largest,
+                "support_count": len(support),
+                "support": [
+                    _thumbnail_of(result.support.root, result.support.paths[row], _SMALL) for row in support[:strip]
+                ],
+                "images": [_image(result, row, thumbnails[row], folder) for row in rows],
             }
         )
-    return rows
+    return classes
+
+
+def _image(result: SortingResult, row: int, thumbnail: str, folder: pathlib.Path) -> dict[str, Any]:
+    """Return an image of the section on all images, with a link to its file."""
+    path = os.path.join(os.path.abspath(result.query.root), result.query.paths[row])
+    return {
+        "thumbnail": thumbnail,
+        "path": readable(result.query.paths[row]),
+        "link": quote_from_bytes(os.fsencode(os.path.relpath(path, os.path.abspath(folder)))),
+        "percent": 100 * float(result.confidence[row]),
+        "far": bool(result.far[row]),
+    }
 
 
 def _card(result: SortingResult, row: int) -> dict[str, Any]:
@@ -122,16 +155,4 @@ def _words(name: str) -> str:
 
 
 def _thumbnail_of(root: str, path: str, pixels: int) -> dict[str, str]:
-    return {"uri": _thumbnail(os.path.join(root, path), pixels), "path": readable(path)}
-
-
-@functools.lru_cache(maxsize=1024)
-def _thumbnail(path: str, pixels: int) -> str:
-    """Return an image as a data URI, at most `pixels` wide and high; a transparent one if the file has vanished."""
-    size = 2 * pixels  # for screens with two device pixels per CSS pixel
-    try:
-        with open(path, "rb") as file:
-            picture = EncodedImage(file.read(), path).decode((size, size))
-    except (OSError, BadRecord):
-        return _MISSING_IMAGE
-    return data_uri(picture, size, quality=75)
+    return {"uri": embedded_thumbnail(os.path.join(root, path), pixels), "path": readable(path)}

@@ -24,6 +24,7 @@ from adapt.photos.folders import (
     readable,
 )
 from adapt.photos.page import write_page
+from adapt.photos.sorted_folders import Placement, report_sorted, sort_into_folders
 from adapt.photos.sorting_result import SortingResult
 from data.sources.image_folders import ClassFolders, ImageFiles
 from data.sources.split_folders import class_pattern, training_folder
@@ -49,6 +50,7 @@ class SortingTask:
     method: an adapter, or "auto" to compare all training-free ones.
     templates: texts with `{}` for the class name; without any, classification is by images alone. By default
         `DEFAULT_TEMPLATE`, or none for a checkpoint that embeds images only.
+    placement: "copy" or "link" to sort the images into a folder per class in `out`, or None.
     """
 
     support: str
@@ -56,6 +58,7 @@ class SortingTask:
     out: pathlib.Path
     method: str = AUTO
     templates: tuple[str, ...] | None = None
+    placement: Placement | None = None
 
     def check(self) -> None:
         """Raise `ValueError` or `OSError` for options that cannot work, before a checkpoint is opened."""
@@ -74,6 +77,11 @@ class SortingTask:
                 )
             if self.out.exists() and os.path.samefile(folder, self.out):
                 raise ValueError(f"--out and --{name} are both {folder}. Set --out to another folder.")
+            if self.placement and pathlib.Path(folder).resolve() in self.out.resolve().parents:
+                raise ValueError(
+                    f"--out={self.out} is in --{name}={folder}, so the next run would read the images that "
+                    f"--{self.placement} puts there. Set --out to a folder elsewhere."
+                )
         support = training_folder(self.support)
         _check_classes(ClassFolders(support.path, support.split).class_names, self.support)
         ImageFiles(self.query)
@@ -88,7 +96,9 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
 
     Files: `predictions.csv`, `left_out.csv`, `predictions.html`, and the folder `classifier/`, which `adapt.load` opens
     and which has `classes.json`. `embeddings/` caches the embeddings, also those of an interrupted run.
-    `progress(name, done, total)` is called after every batch.
+    With `task.placement`, also the folders that
+    `sort_into_folders` describes. `.thumbnails/` has the pictures of the page. `progress(name, done, total)` is called
+    after every batch.
 
     Raises `ValueError` or `OSError` as `SortingTask.check` does, and where templates or the method need texts but the
     checkpoint embeds images only or has no tokenizer, where its outputs are not finite, where fewer than two classes
@@ -143,7 +153,9 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str
             "checkpoint_fingerprint": encoder.fingerprint if task.templates else encoder.image_fingerprint,
         },
     )
-    page = write_page(result, task.out / PAGE_FILE)
+    if task.placement:
+        report_sorted(sort_into_folders(result, task.out, placement=task.placement, progress=progress), task.out)
+    page = write_page(result, task.out / PAGE_FILE, progress=progress)
     logger.info(
         f"{len(query.paths)} predictions in {task.out / PREDICTIONS_FILE}, {int(result.far.sum())} far from every "
         f"support image; overview in {page}"

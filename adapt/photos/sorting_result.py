@@ -8,6 +8,7 @@ import numpy as np
 
 from adapt.model_selection.calibration import Calibration
 from adapt.model_selection.methods import MethodChoice
+from adapt.photos.expected_accuracy import ExpectedAccuracy, expect_accuracy
 from adapt.photos.folders import EmbeddedFolder, LeftOut
 
 
@@ -17,6 +18,7 @@ class SortingResult:
 
     `labels` `[support]` are class numbers; `probabilities` is `[queries, classes]`. `nearest` `[queries]` are the rows
     of the nearest support images and `cosines` `[queries]` the cosines to them; a query below `far_threshold` is far.
+    `checkpoint` is the name of the encoder, or None for stored features.
     """
 
     class_names: list[str]
@@ -29,6 +31,7 @@ class SortingResult:
     nearest: np.ndarray
     cosines: np.ndarray
     far_threshold: float
+    checkpoint: str | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -44,6 +47,11 @@ class SortingResult:
     def far(self) -> np.ndarray:
         """The mask of queries that are far from every support image, `[queries]`."""
         return self.cosines < self.far_threshold
+
+    @property
+    def expected_accuracy(self) -> ExpectedAccuracy | None:
+        """The accuracy to expect, or None if no support image could be held out."""
+        return expect_accuracy(self.choice.chosen.accuracy, self.labels)
 
     @property
     def left_out(self) -> list[LeftOut]:

@@ -1,1 +1,1 @@
-"""Benchmarks against named peers: `python -m benchmarks.peers.NAME --help`; docs/PERFORMANCE.md has their figures."""
+"""Benchmarks against named peers: `python -m benchmarks.peers.NAME --help`; figures: docs/results/performance.md."""

@@ -1,1 +1,1 @@
-"""The study of docs/STUDY.md: does the context objective help at small scale?"""
+"""The study of docs/results/study.md: does the context objective help at small scale?"""

@@ -16,7 +16,7 @@ from foundation.files.atomic import write_text
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "study"
 RESULTS = ROOT / "docs" / "study"
-PAGE = ROOT / "docs" / "STUDY.md"
+PAGE = ROOT / "docs" / "results" / "study.md"
 SWEEPS = ROOT / "configs" / "study"
 
 

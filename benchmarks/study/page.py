@@ -1,4 +1,4 @@
-"""The two tables of docs/STUDY.md, made from the CSV files of docs/study.
+"""The two tables of docs/results/study.md, made from the CSV files of docs/study.
 
     python -m benchmarks.study.page
 

@@ -6,7 +6,7 @@
 
 FOLDER holds `pretrain/SET/SPLIT-*.tar` and `targets/SET/SPLIT-*.tar`. The sweep of TABLE is configs/study/TABLE.py, and
 its runs are in runs/study/TABLE. The command prints a summary, writes its figures to runs/study/TABLE/figures and its
-rows to docs/study/TABLE.csv, and updates docs/STUDY.md.
+rows to docs/study/TABLE.csv, and updates docs/results/study.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cluster.job_array import plan_tasks
 JOBS = ("pretrain", "export", "evaluate")
 JOB_ARGUMENTS = {"drawings": ("--dtype=float16", "--license=cc-by-4.0")}  # as the pair is published
 VARIANTS = "variants"  # the table whose runs have settings of benchmarks/study/variant_objective.py
-PUBLISHED = ("small-shots.svg", "tiny-temperature.svg")  # the figures that docs/STUDY.md shows
+PUBLISHED = ("small-shots.svg", "tiny-temperature.svg")  # the figures that docs/results/study.md shows
 IN_FULL = 2  # the most comparisons that are shown by dataset; more are shown by their means
 
 

@@ -21,8 +21,8 @@ def restart() -> None:
     """Restart this process with the variables that are read only when a process starts, unless they are set already.
 
     2 MiB pages for large arrays, where glibc supports them: XLA on CPUs allocates and frees its buffers in every step;
-    with 4 KiB pages a third of the time is spent on page faults (docs/PERFORMANCE.md). UTF-8 for file names and text
-    files, where the locale has another encoding: a path may then have any letters.
+    with 4 KiB pages a third of the time is spent on page faults (docs/results/performance.md). UTF-8 for file names and
+    text files, where the locale has another encoding: a path may then have any letters.
     """
     added = {}
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:

@@ -1,1 +1,1 @@
-"""Sweeps of the study in docs/STUDY.md; `python -m benchmarks.study.tables NAME` runs one."""
+"""Sweeps of the study in docs/results/study.md; `python -m benchmarks.study.tables NAME` runs one."""

@@ -3,7 +3,7 @@
     python -m benchmarks.study.tables ablations
 
 Hardware: two CPU cores. Time: about 50 minutes. Expected: most differences are within the spread of seeds
-(docs/STUDY.md).
+(docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

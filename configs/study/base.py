@@ -5,7 +5,8 @@
 That command links FOLDER as `runs/study/data`; it holds shards in `pretrain/SET/` and `targets/SET/`. The other files
 of this folder are the study's sweeps.
 
-Hardware: two CPU cores. Time: about 13 minutes per run of 100,000 pairs, on one core. Expected result: docs/STUDY.md.
+Hardware: two CPU cores. Time: about 13 minutes per run of 100,000 pairs, on one core. Expected result:
+docs/results/study.md.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 Trains on Open Clip Art (public domain) and the emoji of two artists, and evaluates retrieval on a third artist's.
 Hardware: two CPU cores. Time: about 50 minutes. Expected: no difference beyond the spread of the datasets
-(docs/STUDY.md).
+(docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m benchmarks.study.tables episodes
 
 Hardware: two CPU cores. Time: about 50 minutes. Expected: with two views and temperature 0.03 context gains on emoji;
-nothing measurable on the eleven sets (docs/STUDY.md).
+nothing measurable on the eleven sets (docs/results/study.md).
 """
 
 from configs.study.ablations import get_config

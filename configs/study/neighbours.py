@@ -2,7 +2,7 @@
 
     python -m benchmarks.study.tables neighbours
 
-Hardware: two CPU cores. Time: about 20 minutes. Expected: no consistent gain (docs/STUDY.md).
+Hardware: two CPU cores. Time: about 20 minutes. Expected: no consistent gain (docs/results/study.md).
 """
 
 from configs import grid

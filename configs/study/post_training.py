@@ -4,7 +4,7 @@
     python -m benchmarks.study.tables post_training
 
 It continues the exports of the first command. Hardware: two CPU cores. Time: 15 minutes, after the first command.
-Expected: no difference (docs/STUDY.md).
+Expected: no difference (docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

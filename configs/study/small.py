@@ -3,7 +3,7 @@
     python -m benchmarks.study.tables small --data=FOLDER
 
 Every training-free method evaluates it. Hardware: two CPU cores. Time: 26 minutes. Expected: no difference that three
-seeds can resolve (docs/STUDY.md).
+seeds can resolve (docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

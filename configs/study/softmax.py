@@ -2,7 +2,7 @@
 
     python -m benchmarks.study.tables softmax
 
-Hardware: two CPU cores. Time: 10 minutes. Expected: no difference (docs/STUDY.md).
+Hardware: two CPU cores. Time: 10 minutes. Expected: no difference (docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m benchmarks.study.tables tiny
 
 Hardware: two CPU cores. Time: about an hour. Expected: context costs 0.2 to 0.9 points after 400,000 pairs
-(docs/STUDY.md).
+(docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m benchmarks.study.tables untrained
 
 Hardware: two CPU cores. Time: 5 minutes. Expected: 13.7 % zero-shot and 25.0 % with 16-shot prototypes, averaged over
-the eleven sets (docs/STUDY.md).
+the eleven sets (docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

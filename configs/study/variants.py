@@ -7,7 +7,7 @@ with them, which launch.py alone would reject:
 
     python -m benchmarks.study.variant_objective pretrain --config=configs/study/variants.py --workdir=runs/variant
 
-Hardware: two CPU cores. Time: 20 minutes. Expected: neither helps (docs/STUDY.md).
+Hardware: two CPU cores. Time: 20 minutes. Expected: neither helps (docs/results/study.md).
 """
 
 from ml_collections import ConfigDict

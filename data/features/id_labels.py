@@ -31,7 +31,7 @@ def labels_from_ids(where: str, ids: Sequence[str] | None) -> IdLabels:
         problem = "they have no ids" if not ids else f"the id {ids[folders.index([])]!r} has no folder"
         raise ValueError(
             f"{where} has no labels, and {problem} with the name of a class. Write the labels, integers from 0 or "
-            "names of classes, one per row, as a .txt or .npy file (docs/EVALUATION.md)."
+            "names of classes, one per row, as a .txt or .npy file (docs/guides/evaluation.md)."
         )
     depth = 0
     while len({own[depth] for own in folders}) == 1 and all(len(own) > depth + 1 for own in folders):
@@ -54,7 +54,8 @@ def labels_from_ids(where: str, ids: Sequence[str] | None) -> IdLabels:
     if {"test", "validation"} & set(by_role):
         raise ValueError(
             f"{where}: the ids begin with {', '.join(sorted(first)[:5])}, which are neither classes nor a training "
-            "and a test split with a folder per class. Write the labels as a .txt or .npy file (docs/EVALUATION.md)."
+            "and a test split with a folder per class. Write the labels as a .txt or .npy file "
+            "(docs/guides/evaluation.md)."
         )
     logger.info(f"{where}: labels are the folders in the ids, such as {folders[0][depth]!r}")
     return IdLabels(np.array([own[depth] for own in folders]), None)

@@ -142,7 +142,7 @@ def _choose_parts(files: FeatureFiles, given: Sequence[str], *, query: str | os.
         support, *rest = given
         return {"support": support} | ({"query": rest[0]} if rest and rest[0] != support else {})
     if not known:
-        raise ValueError(f"{files.path} has no features. Add support.npy and query.npy (docs/EVALUATION.md).")
+        raise ValueError(f"{files.path} has no features. Add support.npy and query.npy (docs/guides/evaluation.md).")
     layouts = [layout for layout in LAYOUTS if set(layout) & set(known)]
     if len(layouts) != 1:
         found = f"It has: {', '.join(known) or 'none'}."

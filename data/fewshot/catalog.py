@@ -1,8 +1,8 @@
 """The catalogue of labelled datasets that few-shot papers report: sources, class names and prompt templates.
 
 Class names and templates are those of CLIP and CoOp where these have them, in the order of the labels; long lists are
-files in `class_names/` and `templates/`. `{data_dir}` in a source stands for the data folder. docs/DATASETS.md has the
-table.
+files in `class_names/` and `templates/`. `{data_dir}` in a source stands for the data folder. The table is in
+docs/reference/datasets.md.
 """
 
 from __future__ import annotations

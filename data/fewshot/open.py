@@ -94,7 +94,7 @@ def open_dataset(
     custom = custom_datasets or {}
     settings = find_settings(name, custom)
     if name not in custom and name in CATALOGUE and os.path.isdir(name):
-        logger.info(f"{name} is the dataset of docs/DATASETS.md. Write ./{name} for the folder of that name.")
+        logger.info(f"{name} is the dataset of docs/reference/datasets.md. Write ./{name} for the folder of that name.")
     if name not in custom and name not in CATALOGUE and settings.support != name:
         queries = f", query images from {settings.query}" if settings.query else ""
         logger.info(f"{name}: support images from {settings.support}{queries}")

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 class Augmentation:
     """Augmentation settings; the crop is resized to the image size of the model.
 
-    `crop_area` is the range of the crop's area as a fraction of the image, `crop_aspect` that of its width divided by
-    its height (1, 1 for squares). `flip` is the probability of a horizontal flip, `color_jitter` the largest relative
-    change of brightness, contrast and saturation, and `grayscale` the probability of removing the colour.
-    `keep_patches` is the fraction of patches that the image tower sees, chosen at random (FLIP, arXiv 2212.00794).
+    crop_area: range of the crop's area as a fraction of the image.
+    crop_aspect: range of the crop's width divided by its height (1, 1 for squares).
+    flip: probability of a horizontal flip.
+    color_jitter: largest relative change of brightness, contrast and saturation.
+    grayscale: probability of removing the colour.
+    keep_patches: fraction of patches that the image tower sees, chosen at random (FLIP, arXiv 2212.00794).
     """
 
     crop_area: tuple[float, float] = (0.5, 1.0)

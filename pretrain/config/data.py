@@ -34,6 +34,7 @@ class DataSettings:
     views: copies of each sample in a batch, each with its own caption and augmentation (batch augmentation, arXiv
         1901.09335).
     max_bad_share: the run ends when more than this share of `bad_window` consecutive records is unusable.
+    bad_window: number of consecutive records over which that share is taken.
     """
 
     sources: Names

@@ -24,9 +24,14 @@ from pretrain.config.training import RUN_SECTIONS, RunSettings, build_sections
 class PretrainSettings(RunSettings):
     """Settings of a pretraining run.
 
-    The towers are those of `initial_checkpoint` (a folder, an `.npz` file or a hub id, see `models/checkpoints/io.py`),
-    or of a published size: `family` "siglip" or "clip" and `variant` such as "B/16" (`models/variants.py`); the
-    sections `vision` and `text` set the rest. `preprocessing` is exported with the towers.
+    The towers are those of `initial_checkpoint`, or of a published size: `family` and `variant`. The sections `vision`
+    and `text` set the rest.
+
+    initial_checkpoint: checkpoint to continue: a folder, an `.npz` file or a Hub id.
+    family: "siglip" or "clip".
+    variant: published size of the towers, such as "B/16" (`models/variants.py`).
+    preprocessing: resizing and normalisation of images, exported with the towers (default: of the checkpoint, or
+        resizing to the square).
     """
 
     vision: VisionSettings

@@ -47,13 +47,27 @@ class MeshSettings:
 class RunSettings:
     """Settings of a training run.
 
-    The length of the run is one of `steps`, `examples` (pairs) and `epochs` (over all sources together). With
-    `microbatch_size`, the model processes that many pairs of the batch at a time, which bounds its memory; the
-    gradient is that of the whole batch. The run is evaluated every `evaluate_every` steps (0: never).
+    The length of the run is one of `steps`, `examples` and `epochs`.
 
-    A checkpoint is written every `checkpoint_every` steps. Kept are the newest `keep_checkpoints`, those of every
-    `keep_every`-th step (0: none), and the best by `keep_best`, a metric in `metrics.jsonl`: the lowest value if its
-    name ends in "loss", else the highest.
+    seed: seed of initial weights, order of the data and augmentation.
+    batch_size: pairs per step, over all devices.
+    steps: length of the run in steps.
+    examples: length of the run in pairs.
+    epochs: length of the run in epochs over all sources together.
+    microbatch_size: pairs that the model processes at a time, which bounds its memory; the gradient is that of the
+        whole batch (default: all).
+    dtype: dtype of the computation; parameters are float32.
+    remat: what the backward pass keeps; "auto" takes the policy with the least arithmetic that fits the device.
+    attention: kernel of the towers' attention (default: the fastest that the device has).
+    scan_unroll: number of layers per iteration of the scan over layers; more compile longer and may run faster.
+    log_every: steps between two lines of the log and of `metrics.jsonl`.
+    checkpoint_every: steps between two checkpoints.
+    keep_checkpoints: number of the newest checkpoints that are kept.
+    keep_every: checkpoints of every such step are kept, too (0: none).
+    keep_best: a metric in `metrics.jsonl` by which the best checkpoint is kept: the lowest value if its name ends in
+        "loss", else the highest.
+    evaluate_every: steps between two evaluations during training (0: none).
+    keep_evaluated_exports: whether the exports that these evaluations write are kept.
     """
 
     seed: Seed

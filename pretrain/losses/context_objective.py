@@ -47,6 +47,7 @@ class Objective:
     definition.
 
     base: name of the base loss in `PAIRWISE_LOSSES`.
+    context: whether the context loss is computed.
     alpha: weight of the base loss.
     context_start_step: number of steps with the base loss alone, whose weight is 1, before the context loss starts; 0:
         the context loss counts from the first step.
@@ -61,13 +62,16 @@ class Objective:
         "ignored", left out of the sum. This holds for both losses; images still attend to those with the same text.
 
     Ablations of the context objective:
-    self_mask, stop_gradient ("values", "keys"), normalized_values: see `ContextualAttention`.
+    self_mask: whether images are kept from attending to themselves.
+    stop_gradient: the roles, of "keys" and "values", through which no gradient flows.
+    normalized_values: whether the mixtures are of vectors of length 1 instead of raw embeddings.
     shared_logit_scale: whether the context loss uses the scale and bias of the base loss.
     buffer: what images attend to: the "global" batch or their "device".
 
     Computation:
     dtype: dtype of the operands of matrix products, which accumulate in float32.
-    block_size, gather_limit: see `BlockLayout`.
+    block_size: largest number of rows, and of columns, of a block of pairs (default: chosen for the platform).
+    gather_limit: bytes of all embeddings up to which every device gathers them; more go around a ring.
     implementation: of the sigmoid loss: "xla", or "pallas", a kernel for NVIDIA GPUs (`pair_kernel`) that has never run
         on one; the context's attention is XLA's in both. "pallas_interpreted" runs the kernel anywhere, slowly, for
         tests.

@@ -15,7 +15,8 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 Tree = Any  # a pytree of arrays
-_BLOCKS = {"cpu": 1024, "gpu": 2048, "tpu": 4096}  # rows and columns of a block, by platform (docs/PERFORMANCE.md)
+# Rows and columns of a block, by platform: docs/results/performance.md and compiled-programs.md.
+_BLOCKS = {"cpu": 1024, "gpu": 2048, "tpu": 4096}
 _NORM_EPSILON = 1e-12  # cosines and gradients of shorter embeddings are zero
 _PADDING = -1  # index of the rows that fill the last block
 

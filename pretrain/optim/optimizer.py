@@ -30,6 +30,12 @@ class OptimizerSettings:
         float32 number per row and per column of each matrix.
     schedule: after a linear warm-up, "cosine" decays to zero; "rsqrt" decays with the square root of the steps, by half
         in three times `timescale`, and linearly to zero in the last `cooldown_steps`.
+    learning_rate: peak of the learning rate.
+    warmup_steps: steps in which the learning rate rises linearly from 0.
+    cooldown_steps: steps at the end in which it falls linearly to 0, for "rsqrt".
+    timescale: a third of the steps after which "rsqrt" has decayed by half.
+    weight_decay: decoupled weight decay of matrices, times the learning rate.
+    b1, b2: decay rates of the first and of the second moment.
     clip_norm: global norm above which gradients are scaled down (inf: never).
     scalar_learning_rate: factor for the learning rate of the objective's scalars.
     context_temperature_learning_rate: a further factor for that of the context temperature.

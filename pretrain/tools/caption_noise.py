@@ -13,7 +13,7 @@ enter this choice. There
   captions that agree with nothing count as wrong;
 - low = high − [P(1/20 < p ≤ 1/2) − 9/20 high] − 0.08 (1 − high). It assumes that right captions without a sign of it
   are at most as many as those with a weak sign, which is what the bracket estimates, and 8 % of those with any sign
-  (chosen and checked on the sets in docs/OWN_DATA.md). Partial captions give weak signs and widen the range.
+  (chosen and checked on the sets in docs/guides/context.md). Partial captions give weak signs and widen the range.
 
 Both ends are extended by 3 standard errors of independent captions: images share neighbours, and the estimates of
 simulated sets varied 1.6 times as much. If high is near 1, either no image has companions or almost all captions are

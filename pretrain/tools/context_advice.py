@@ -30,8 +30,8 @@ class Rule(NamedTuple):
     gain: str
 
 
-# docs/STUDY.md. Right captions: heads on CLIP's features, where context paid from half of the attention on the same
-# class and cost below a third. Wrong captions: the quickstart's icons with half of the names wrong in batches of 2,048,
+# docs/results/study.md. Right captions: heads on CLIP's features, where context paid from half of the attention on the
+# same class and cost below a third. Wrong captions: the quickstart's icons, half of the names wrong, batches of 2,048,
 # for which this estimate reads 33 %, and one seed on 25,000 mixed pairs, which read 20 to 25 % in batches of 4,096
 # (paid) and 16 to 19 % in batches of 1,024 (did not).
 RIGHT = Rule(wrong_from=0.0, attention_from=0.5, alpha=0.5, gain="up to 1.4 points zero-shot and 0.5 few-shot")
@@ -103,7 +103,7 @@ def describe(found: ContextEstimate, *, batch_size: int, from_scratch: bool) -> 
     if from_scratch:
         lines.append(
             "the towers start untrained: until they find companions, context gains nothing or costs. Start it later "
-            "(objective.context_start_step), or post-train with it (docs/POST_TRAINING.md)"
+            "(objective.context_start_step), or post-train with it (docs/guides/post-training.md)"
         )
     return lines
 

@@ -37,7 +37,7 @@ def test_every_row_is_a_config_of_the_project_and_the_page_has_it():
     assert {f"{row.config}.py" for row in ROWS} <= set(configs.known_configs())
     shown = read_table(compiled_configs.PAGE.read_text(encoding="utf-8"))
     assert set(shown) == {
-        (f"{row.machine} (`{row.topology}`)", f"[{row.config}](../configs/{row.config}.py)") for row in ROWS
+        (f"{row.machine} (`{row.topology}`)", f"[{row.config}](../../configs/{row.config}.py)") for row in ROWS
     }
 
 
@@ -47,7 +47,7 @@ def test_a_peak_that_differs_by_more_than_two_percent_and_a_missing_row_are_name
     assert list(shown.values()) == [50.8]
     assert differences([row], shown) == []
     larger = cells(ROWS[0], FIGURES | {"peak_bytes": 52e9})
-    assert differences([larger], shown) == [f"{row[0]}, {row[1]}: 52.0 GB, but docs/MACHINES.md says 50.8 GB"]
+    assert differences([larger], shown) == [f"{row[0]}, {row[1]}: 52.0 GB, but docs/results/machines.md says 50.8 GB"]
     assert "has no row" in differences([cells(ROWS[1], FIGURES)], shown)[0]
 
 

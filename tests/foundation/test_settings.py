@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from foundation.deprecation import warn_renamed
-from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat, build, check
+from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat, accepted_values, build, check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,13 @@ def test_errors_name_the_setting_the_value_and_what_it_must_be(values, message):
     with pytest.raises(ValueError) as error:
         build(Settings, "s", values)
     assert str(error.value).startswith(message)
+
+
+def test_the_values_that_a_field_accepts_are_described_in_words():
+    values = accepted_values(Settings)
+    assert list(values) == [field.name for field in dataclasses.fields(Settings)]
+    assert values["kind"] == "'red', 'green', None" and values["share"] == "a number from 0 to 1"
+    assert values["names"] == "a tuple of strings" and values["inner"] == "a section of settings"
 
 
 def test_check_covers_settings_that_were_made_without_build():

@@ -19,7 +19,7 @@ class TipAdapterF(Adapter):
 
     The keys S `[n, dim]` start at the support examples, so zero steps give Tip-Adapter, and are not normalised. A class
     without examples keeps its text, but loses against growing keys: if there are such classes, use `local` around this
-    method (docs/ADAPTERS.md).
+    method (docs/guides/adapters.md).
     """
 
     name = "tip_adapter_f"

@@ -18,10 +18,6 @@ from data.pipeline.image_ops import DECODING
 from models.preprocessing import Preprocessing
 from models.towers import create_model
 
-BASELINES = {
-    "raw_pixels": "16 × 16 pixels in RGB",
-    "untrained": "the image tower of the checkpoint with random weights",
-}
 _SIDE = 16  # pixels
 _SEED = 0  # of the random weights
 
@@ -77,5 +73,5 @@ class UntrainedEncoder(Encoder):
 def open_baseline(
     kind: str, checkpoint: str | os.PathLike, *, image_size: int | None = None
 ) -> PixelEncoder | UntrainedEncoder:
-    """Return the encoder of a baseline in `BASELINES`; `image_size` is that of the tower."""
+    """Return the encoder of a baseline in `adapt.choices.BASELINES`; `image_size` is that of the tower."""
     return PixelEncoder() if kind == "raw_pixels" else UntrainedEncoder(checkpoint, image_size=image_size)

@@ -30,7 +30,7 @@ _VERSION = "1"  # of the classifiers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A baseline of one checkpoint; `kind` is a name in `BASELINES`, `checkpoint` the name in the results."""
+    """A baseline of one checkpoint, whose name in the results is `checkpoint`; `kind` is a name in `BASELINES`."""
 
     kind: str
     checkpoint: str

@@ -76,7 +76,7 @@ def _sets_of(item: str) -> list[FeatureSet]:
         what = " or ".join(parts) if parts else "support.npy, train.npy or images.npy"
         raise ValueError(
             f"{path} is not a data set of features and contains none. Each is an .npz, or a folder with {what} and "
-            "labels (docs/EVALUATION.md)."
+            "labels (docs/guides/evaluation.md)."
         )
     return sets
 

@@ -1,6 +1,6 @@
 """Swap captions of data sets, and compare the estimate of `launch.py inspect` with the share that was swapped.
 
-    python -m benchmarks.study.captions.caption_noise --data=FOLDER        # the table of docs/OWN_DATA.md
+    python -m benchmarks.study.captions.caption_noise --data=FOLDER        # the table of docs/guides/context.md
 
 FOLDER has pretrain/SET/train-*.tar; indexes of shards go to runs/data. The images of each set are embedded once.
 Captions are swapped among random samples, and one of several is drawn.

@@ -1,4 +1,4 @@
-"""Tables and figure of docs/study/icons.csv, for docs/STUDY.md and the README.
+"""Tables and figure of docs/study/icons.csv, for docs/results/study.md and the README.
 
 python -m benchmarks.study.captions.icons_page
 """
@@ -115,7 +115,7 @@ def figure(runs: Runs, share: str = "0.5") -> str:
 
 
 def main() -> None:
-    """Write the tables into docs/STUDY.md, and the figure next to the CSV file."""
+    """Write the tables into docs/results/study.md, and the figure next to the CSV file."""
     runs, epochs = read_runs()
     put("\n".join(table(runs, epochs)), "icons")
     put("\n".join(variants_table(read_variants())), "icon variants")

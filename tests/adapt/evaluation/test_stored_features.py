@@ -182,7 +182,7 @@ def test_names_of_encoders_and_data_sets_follow_from_the_folders(images, tmp_pat
 
 
 def test_the_example_of_the_documentation_writes_a_data_set(images, texts, tmp_path, monkeypatch):
-    page = (pathlib.Path(__file__).parents[3] / "docs" / "EVALUATION.md").read_text(encoding="utf-8")
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "guides" / "evaluation.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(import numpy as np\n.*?)```", page, re.DOTALL)[1]
     (tmp_path / "features" / "clip").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -76,7 +76,8 @@ def project(tmp_path, monkeypatch):
     write_pairs(tmp_path / "runs" / "study" / "small")
     results = tmp_path / "docs" / "study"
     results.mkdir(parents=True)
-    page = tmp_path / "docs" / "STUDY.md"
+    page = tmp_path / "docs" / "results" / "study.md"
+    page.parent.mkdir()
     page.write_text("<!-- scratch -->\nold\n<!-- end of scratch -->\n")
     for module in (study_near, study_attention, study_page):
         for name, value in {"ROOT": tmp_path, "RUNS": tmp_path / "runs" / "study", "RESULTS": results}.items():

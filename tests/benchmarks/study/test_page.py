@@ -1,4 +1,4 @@
-"""docs/STUDY.md is short and says what the CSV files of docs/study say."""
+"""docs/results/study.md is short and says what the CSV files of docs/study say."""
 
 import re
 
@@ -21,7 +21,7 @@ def test_the_page_and_the_gains_are_made_from_the_csv_files(tmp_path):
 def test_the_page_is_short_and_every_file_of_its_folder_is_linked():
     text = files.PAGE.read_text()
     assert len(text.splitlines()) <= 200
-    linked = set(re.findall(r"\]\(study/([\w.-]+)\)", text))
+    linked = set(re.findall(r"\]\(\.\./study/([\w.-]+)\)", text))
     assert linked == {path.name for path in files.RESULTS.iterdir()}
     assert sum(name.endswith(".svg") for name in linked) == 4
 

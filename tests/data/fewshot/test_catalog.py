@@ -307,7 +307,7 @@ def test_the_catalogue_imports_no_slow_package_and_looks_for_data_without_tensor
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_the_documented_table_matches_the_catalogue(name):
-    document = pathlib.Path(__file__).parents[3] / "docs" / "DATASETS.md"
+    document = pathlib.Path(__file__).parents[3] / "docs" / "reference" / "datasets.md"
     cells = next(line for line in document.read_text().splitlines() if line.startswith(f"| `{name}` |")).split(" | ")
     settings = CATALOGUE[name]
     if settings.draws == "coop":

@@ -1,0 +1,6 @@
+"""The command line of launch.py: jobs, options, help, and the config that the options select."""
+
+from arguments.config_file import evaluate_overrides, find_config, known_settings, load_config
+from arguments.parser import build_parser, parse
+
+__all__ = ["build_parser", "evaluate_overrides", "find_config", "known_settings", "load_config", "parse"]
