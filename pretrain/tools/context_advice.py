@@ -132,8 +132,8 @@ def _verdict(found: ContextEstimate, batch_size: int) -> str:
         return "context may pay or not; the data does not show it. Compare a run with objective.context=False"
     if noise.low >= MOSTLY_WRONG:
         return (
-            "context is unlikely to pay: most captions are wrong, and companions with right ones are too few to outvote "
-            "them. With 80% wrong it gained nothing over plain training that ended earlier; set "
+            "context is unlikely to pay: most captions are wrong, and companions with right ones are too few to "
+            "outvote them. With 80% wrong it gained nothing over plain training that ended earlier; set "
             "objective.context=False, and clean the captions"
         )
     wrong, unclear = noise.low >= WRONG.wrong_from, noise.low < WRONG.wrong_from <= noise.high
