@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterable, Mapping
 
 import configs
 from adapt.adapters.registry import METHODS
-from arguments import build_parser, known_settings
-from arguments.options import add_log_arguments
+from arguments.config_file import known_settings
+from arguments.help_texts import EXAMPLES, JOBS
+from arguments.options import add_arguments, add_log_arguments
 from foundation.settings import accepted_values
 
 
 def command_line() -> str:
-    """Return a section for each job with its options and examples."""
-    [jobs] = [each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction)]
-    shared = argparse.ArgumentParser()
-    add_log_arguments(shared)
-    known = {action.option_strings[0] for action in shared._actions}
+    """Return a section for each job with its examples and options."""
     parts = []
-    for job, parser in jobs.choices.items():
-        own = [action for action in parser._actions if action.option_strings[0] not in known]
-        examples = f"```text\n{parser.epilog.strip()}\n```\n"
-        parts.append(f"## {job}\n\n{parser.description}\n\n{_options(own)}\n{examples}")
-    parts.append(f"## Options of every job\n\n{_options(shared._actions)}")
+    for job, summary in JOBS.items():
+        parser = argparse.ArgumentParser(add_help=False)
+        add_arguments(parser, job)
+        examples = "\n".join(f"python launch.py {job} {given}".rstrip() for given in EXAMPLES[job])
+        parts.append(f"## {job}\n\n{summary}\n\n```bash\n{examples}\n```\n\n{_options(parser)}")
+    parser = argparse.ArgumentParser(add_help=False)
+    add_log_arguments(parser)
+    parts.append(f"## Options of every job\n\n{_options(parser)}")
     return "\n".join(parts)
 
 
@@ -54,9 +54,9 @@ def methods() -> str:
     return "\n".join(parts)
 
 
-def _options(actions: Iterable[argparse.Action]) -> str:
+def _options(parser: argparse.ArgumentParser) -> str:
     rows = []
-    for action in actions:
+    for action in parser._actions:
         name = f"`{action.option_strings[0]}`" + (" (required)" if action.required else "")
         choices = f": {', '.join(map(str, action.choices))}" if action.choices else ""
         text = (action.help or "").replace(f"{configs.FOLDER.parent}/", "")
