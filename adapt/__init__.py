@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
-    from adapt.estimators.few_shot_classifier import FewShotClassifier
     from adapt.embedding.isoclip import isoclip_projection
+    from adapt.estimators.few_shot_classifier import FewShotClassifier
     from adapt.public_names import (
         METHODS,
         TRAINING_FREE,
