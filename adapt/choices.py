@@ -12,6 +12,7 @@ TRAINING_FREE_SUMMARIES = {
     "ape": "Tip-Adapter on the most discriminative channels",
     "gda": "class texts plus Gaussians with a shared covariance",
     "proker": "kernel ridge regression around zero-shot",
+    "ss_text": "class texts plus sums of the support images",
     "local": "another method, gated by the distance to the nearest support image",
 }
 TRAINED_SUMMARIES = {
@@ -23,6 +24,7 @@ TRAINED_SUMMARIES = {
     "tip_adapter_f": "Tip-Adapter with trained keys",
     "clip_adapter": "small residual network on the image features",
     "taskres": "learned residual on the class texts",
+    "rla": "linear map of the image features near the identity",
 }
 METHOD_SUMMARIES = TRAINING_FREE_SUMMARIES | TRAINED_SUMMARIES
 

@@ -18,6 +18,7 @@ import adapt
 import arguments
 import launch
 from adapt.adapters.registry import METHODS
+from arguments.help_texts import JOBS
 from models.checkpoints.io import save_checkpoint
 from pretrain.losses.contrastive import PAIRWISE_LOSSES, Scales, base_loss
 from pretrain.losses.equal_texts import EqualTexts
@@ -229,7 +230,7 @@ def site_pages():
 def test_the_reference_names_and_explains_every_job_option_and_setting():
     pages = {name: make() for name, make in site_pages().PAGES.items()}
     command_line, settings = pages["reference/command-line.md"], pages["reference/settings.md"]
-    assert re.findall(r"^## (\w+)$", command_line, re.MULTILINE) == list(arguments.JOBS)
+    assert re.findall(r"^## (\w+)$", command_line, re.MULTILINE) == list(JOBS)
     assert "| `--topology` (required) | TPU chips such as v5e:16x16" in command_line
     for path in arguments.known_settings():
         assert f"`{'.'.join(path)}`" in settings

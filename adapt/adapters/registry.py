@@ -17,6 +17,7 @@ from adapt.adapters.trained.clap import Clap
 from adapt.adapters.trained.clip_adapter import ClipAdapter
 from adapt.adapters.trained.linear_probe import LinearProbe, LinearProbeText
 from adapt.adapters.trained.lp_plus_plus import LpPlusPlus
+from adapt.adapters.trained.rla import Rla
 from adapt.adapters.trained.taskres import TaskRes
 from adapt.adapters.trained.tip_adapter_f import TipAdapterF
 from adapt.adapters.training_free.ape import Ape
@@ -24,6 +25,7 @@ from adapt.adapters.training_free.gda import Gda
 from adapt.adapters.training_free.knn import Knn
 from adapt.adapters.training_free.proker import Proker
 from adapt.adapters.training_free.prototypes import Prototypes
+from adapt.adapters.training_free.ss_text import SsText
 from adapt.adapters.training_free.tip_adapter import TipAdapter
 from adapt.adapters.training_free.tip_x import TipX
 from adapt.adapters.training_free.zero_shot import ZeroShot
@@ -41,6 +43,7 @@ METHODS: dict[str, type[Adapter]] = {
         Ape,
         Gda,
         Proker,
+        SsText,
         Local,
         Llu,
         LinearProbe,
@@ -50,6 +53,7 @@ METHODS: dict[str, type[Adapter]] = {
         TipAdapterF,
         ClipAdapter,
         TaskRes,
+        Rla,
     )
 }
 TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free)

@@ -31,12 +31,20 @@ def mean_loss(logits: jax.Array, support: Support) -> jax.Array:
     return jnp.sum(losses) / jnp.maximum(jnp.sum(support.labels >= 0), 1)
 
 
-def descend(loss: Callable[[Params], jax.Array], start: Params, *, learning_rate: jax.Array, steps: int) -> Params:
+def descend(
+    loss: Callable[[Params], jax.Array],
+    start: Params,
+    *,
+    learning_rate: jax.Array,
+    steps: int,
+    epsilon: float = 1e-8,
+) -> Params:
     """Return the parameters after `steps` steps of Adam (arXiv 1412.6980) on `loss` from `start`.
 
-    The learning rate falls from `learning_rate` to zero along half a cosine.
+    The learning rate falls from `learning_rate` to zero along half a cosine. `epsilon` is added to the root of the
+    second moment.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1)))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1)), eps=epsilon)
 
     def step(carry: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], None]:
         params, state = carry

@@ -4,8 +4,11 @@ python -m benchmarks.peers.adapter_accuracy --features=FOLDER [--sets=caltech101
 
 FOLDER holds .npz files of CLIP ViT-B/32 features. For caltech101 and oxford_flowers, which have no text, ten random
 support sets per number of shots are drawn from `support_16` and `val` together, and `test` holds the queries. For
-imagenet_a, `support_1` and `support_2` are evaluated on `support_4`, and `support_4` on `support_2`. Settings are
+imagenet_a, `support_1` and `support_2` are evaluated on `support_4`, and `support_4` on `support_2`. imagenet_a_100
+draws 100 of its classes and, per class, three query images and up to four support images from all three. Settings are
 selected on the support set alone. Prints the mean accuracy and the half-width of its 95 % interval over support sets.
+
+--uneven gives each class between 1 and the stated number of shots, at random (imagenet_a_100).
 
 --locality instead adapts to the first 250 of the 500 classes of imagenet_a, from `support_2`, and prints the accuracy
 on queries of those classes and of the other classes, always among all 500.
@@ -32,8 +35,14 @@ from adapt.model_selection.hyperparameters import Grid
 from adapt.report.statistics import mean_interval
 from benchmarks.machine import describe_machine
 
-SHOTS = {"caltech101": (1, 2, 4, 8, 16), "oxford_flowers": (1, 2, 4, 8, 16), "imagenet_a": (1, 2, 4)}
+SHOTS = {
+    "caltech101": (1, 2, 4, 8, 16),
+    "oxford_flowers": (1, 2, 4, 8, 16),
+    "imagenet_a": (1, 2, 4),
+    "imagenet_a_100": (1, 2, 4),
+}
 DRAWS = 10
+_SUBSET_CLASSES, _SUBSET_QUERIES = 100, 3
 
 
 class Draws(NamedTuple):
@@ -52,8 +61,7 @@ class Draws(NamedTuple):
 
 def draw_supports(folder: pathlib.Path, name: str, *, shots: int, draws: int = DRAWS) -> Draws:
     """Return support sets of `shots` images per class, and their queries."""
-    found = dict(np.load(folder / f"{name}.npz", allow_pickle=False))
-    unit = {key: np.asarray(normalize(array)) for key, array in found.items() if array.ndim == 2}
+    found, unit = _read_features(folder, name)
     if name == "imagenet_a":
         support = unit[f"support_{shots}"][None], found[f"support_labels_{shots}"][None]
         query = 4 if shots < 4 else 2
@@ -68,6 +76,35 @@ def draw_supports(folder: pathlib.Path, name: str, *, shots: int, draws: int = D
         rows.append(np.concatenate(members))
     rows = np.stack(rows)
     return Draws(pool[rows], labels[rows], unit["test"], np.eye(labels.max() + 1)[found["test_labels"]], None)
+
+
+def draw_subsets(folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven: bool = False) -> list[Draws]:
+    """Return tasks of 100 classes of imagenet_a, each with one support set and its own queries.
+
+    With `uneven`, classes have between 1 and `shots` support images; the missing ones are padding.
+    """
+    found, unit = _read_features(folder, "imagenet_a")
+    pool = np.concatenate([unit[f"support_{k}"] for k in (1, 2, 4)])
+    labels = np.concatenate([found[f"support_labels_{k}"] for k in (1, 2, 4)])
+    tasks = []
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        classes = rng.permutation(500)[:_SUBSET_CLASSES]
+        rows = np.stack([rng.permutation(np.flatnonzero(labels == label)) for label in classes])
+        query, support = rows[:, :_SUBSET_QUERIES], rows[:, _SUBSET_QUERIES:][:, :shots]
+        numbers = np.repeat(np.arange(_SUBSET_CLASSES)[:, None], shots, axis=1)
+        if uneven:
+            numbers = np.where(np.arange(shots) < rng.integers(1, shots + 1, (_SUBSET_CLASSES, 1)), numbers, -1)
+        members = np.repeat(np.eye(_SUBSET_CLASSES), _SUBSET_QUERIES, axis=0)
+        text = unit["text"][classes]
+        tasks.append(Draws(pool[support.ravel()][None], numbers.reshape(1, -1), pool[query.ravel()], members, text))
+    return tasks
+
+
+def _read_features(folder: pathlib.Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the arrays of a file, and its features with rows of length 1."""
+    found = dict(np.load(folder / f"{name}.npz", allow_pickle=False))
+    return found, {key: np.asarray(normalize(array)) for key, array in found.items() if array.ndim == 2}
 
 
 class SupportAccuracies(NamedTuple):
@@ -143,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--leave_out", choices=("one", "fold"), help="how settings are selected (default: as each method prefers)"
     )
+    parser.add_argument("--uneven", action="store_true", help="between 1 and the number of shots per class, at random")
     parser.add_argument("--locality", action="store_true", help="print the accuracy on classes without support images")
     args = parser.parse_args(arguments)
     if args.locality:
@@ -156,22 +194,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("|---|---|" + "---|" * len(shots))
         for method in args.methods.split(","):
             needs_text = adapt.find(method).needs_text
-            if needs_text and name != "imagenet_a":
+            if needs_text and not name.startswith("imagenet_a"):
                 continue
             for select in (False, True):
                 if method == "zero_shot" and select:
                     continue
                 began, row, taken = time.perf_counter(), [], []
                 for k in shots:
-                    accuracy, chosen = accuracies(
-                        method,
-                        draw_supports(args.features, name, shots=k, draws=args.draws),
-                        select=select,
-                        leave_out=args.leave_out,
-                    )
-                    mean, half = mean_interval([float(100 * value) for value in accuracy])
+                    if name == "imagenet_a_100":
+                        tasks = draw_subsets(args.features, shots=k, draws=args.draws, uneven=args.uneven)
+                    else:
+                        tasks = [draw_supports(args.features, name, shots=k, draws=args.draws)]
+                    found = [accuracies(method, task, select=select, leave_out=args.leave_out) for task in tasks]
+                    mean, half = mean_interval([float(100 * value) for one in found for value in one.accuracy])
                     row.append(f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}"))
-                    taken.append(np.asarray(chosen))
+                    taken.append(np.concatenate([one.chosen for one in found]))
                 how = "selected" if select else "defaults"
                 print(
                     f"| {method} | {how} | " + " | ".join(row) + f" | {time.perf_counter() - began:.1f} s", flush=True

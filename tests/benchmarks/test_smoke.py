@@ -181,6 +181,18 @@ def test_adapter_accuracy_prints_a_row_per_method_and_selection(features, capsys
     assert "| prototypes | defaults | 100.0 ± 0.0 | 100.0 ± 0.0 |" in out and "| prototypes | selected | " in out
 
 
+def test_draws_of_100_classes_have_queries_of_their_own_and_uneven_ones_any_number_of_shots(features):
+    even, uneven = (
+        adapter_accuracy.draw_subsets(features, shots=4, draws=2, uneven=uneven) for uneven in (False, True)
+    )
+    for task in (*even, *uneven):
+        assert task.features.shape == (1, 400, 8) and task.query.shape == (300, 8) and task.text.shape == (100, 8)
+        assert not (task.features[0][:, None] == task.query).all(axis=2).any()
+    assert (np.bincount(even[0].labels[0]) == 4).all()
+    counts = np.bincount(uneven[0].labels[0] + 1, minlength=101)
+    assert set(counts[1:]) == {1, 2, 3, 4} and counts[0] == 400 - counts[1:].sum()
+
+
 @pytest.mark.slow
 def test_adapter_accuracy_prints_the_accuracy_on_classes_without_support(features, capsys):
     assert adapter_accuracy.main([f"--features={features}", "--locality", "--methods=prototypes"]) == 0

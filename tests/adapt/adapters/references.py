@@ -169,6 +169,17 @@ def proker(features, labels, text, queries, scale, num_classes, beta=2.5, ridge=
     return scale * (queries @ words.T + np.exp(-beta * (1 - queries @ features.T)) @ coefficients)
 
 
+def ss_text(features, labels, text, queries, scale, num_classes, constraint=20.0, repel=0.0, penalty="shots"):
+    n, vectors = len(labels), []
+    for c in range(num_classes):
+        members = features[labels == c]
+        strength = constraint / max(len(members), 1) if penalty == "shots" else constraint / n
+        vectors.append(text[c] + scale / (n * strength) * members.sum(axis=0))
+    vectors = np.stack(vectors)
+    vectors = vectors - repel * unit(2 * vectors - vectors.mean(axis=0))
+    return scale * queries @ unit(vectors).T
+
+
 def local(features, labels, text, queries, scale, num_classes, inner="tip_adapter", rbf=-16.0, damp=1.0, **settings):
     start = zero_shot(features, labels, text, queries, scale, num_classes)
     end = globals()[inner](features, labels, text, queries, scale, num_classes, **settings)

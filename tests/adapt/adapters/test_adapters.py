@@ -30,6 +30,9 @@ VARIANTS = [
     ("gda", {"alpha": 1.0}),
     ("proker", {}),
     ("proker", {"beta": 5.5, "ridge": 1.0}),
+    ("ss_text", {}),
+    ("ss_text", {"constraint": 0.3, "repel": 1.0}),
+    ("ss_text", {"constraint": 7.0, "penalty": "constant"}),
     ("local", {}),
     ("local", {"inner": "gda", "alpha": 1.0, "rbf": -3.0, "damp": 0.7}),
     ("local", {"inner": "prototypes", "centering": "cl2n", "rbf": -0.5}),
@@ -86,6 +89,34 @@ def test_gda_with_fewer_examples_than_dimensions_equals_float64_loops():
     features, labels, text, queries = references.large_example(5, 4, dim=300)
     ours = fit("gda", {}, features, labels, text)(queries)
     assert_equal(ours, references.logits("gda", {}, features, labels, text, queries))
+
+
+def test_ss_text_is_the_minimum_of_its_loss():
+    x, text = references.unit(FEATURES), references.unit(TEXT)
+    counts, classes = np.bincount(LABELS, minlength=6), sorted(set(LABELS))
+    vectors = np.asarray(fit("ss_text", {"constraint": 0.7}, logit_scale=30.0).state["vectors"], np.float64)
+
+    def loss(v):
+        fitted = np.mean([30 * s @ v[y] for s, y in zip(x, LABELS, strict=True)])
+        return sum(0.7 / counts[c] * np.sum((v[c] - text[c]) ** 2) for c in classes) / 2 - fitted
+
+    # The classifier keeps only the direction of V_c; the best length along it must leave no gradient.
+    lengths = [(30 * counts[c] / (len(x) * 0.7) * x[c == LABELS].sum(axis=0) + text[c]) @ vectors[c] for c in range(6)]
+    best, step = np.array(lengths)[:, None] * vectors, 1e-4
+    for place in np.ndindex(5, 7):
+        moved = np.zeros_like(best)
+        moved[classes[place[0]], place[1]] = step
+        assert abs(loss(best + moved) - loss(best - moved)) / (2 * step) < 1e-5
+
+
+def test_ss_text_keeps_a_rare_class_nearer_to_its_text():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [1, 15])
+    features, text = rng.normal(size=(16, 7)), rng.normal(size=(2, 7))
+    vectors = fit("ss_text", {}, features, labels, text).state["vectors"]
+    means = references.unit([references.unit(features)[labels == c].mean(axis=0) for c in (0, 1)])
+    away = 1 - np.sum(vectors * means, axis=1)
+    assert away[0] > 100 * away[1]
 
 
 @pytest.mark.parametrize("name", adapt.TRAINING_FREE)
@@ -189,6 +220,9 @@ def test_num_classes_comes_from_the_texts_or_the_argument_or_the_labels():
         ("ape", {"channels": 0.0}, r"channels 0\.0 is outside \(0, 1\]"),
         ("gda", {"alpha": -1}, r"alpha -1\.0 is less than 0"),
         ("proker", {"ridge": 0.0}, r"ridge 0\.0 is not positive"),
+        ("ss_text", {"constraint": 0.0}, r"constraint 0\.0 is not positive"),
+        ("ss_text", {"repel": -1.0}, r"repel -1\.0 is less than 0"),
+        ("ss_text", {"penalty": "shot"}, r"unknown penalty 'shot'\. Did you mean 'shots'\? Known: shots, constant"),
     ],
 )
 def test_unknown_names_and_settings_outside_their_range_raise(name, settings, message):
@@ -442,10 +476,15 @@ def test_an_adapter_without_leave_one_out_has_no_closed_form():
     assert adapt.create("gda").closed_form and adapt.create("local").closed_form
 
 
-def test_public_names_can_be_imported_and_encoder_is_imported_on_first_use():
-    code = "import sys, adapt; assert 'adapt.embedding.encoder' not in sys.modules; print(adapt.Encoder.__name__)"
+def test_importing_adapt_brings_in_nothing_heavy_and_names_are_imported_on_first_use():
+    heavy = ["numpy", "jax", "flax", "optax", "scipy", "sklearn", "transformers", "PIL", "matplotlib"]
+    code = f"""import sys, adapt
+print([name for name in {heavy} if name in sys.modules])
+adapt.create("tip_adapter")
+print([name for name in {heavy[-4:]} + ["flax", "adapt.embedding.encoder"] if name in sys.modules])
+print(adapt.Encoder.__name__)"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "Encoder\n"
-    assert all(hasattr(adapt, name) and name in adapt.__doc__ for name in adapt.__all__)
+    assert result.stdout == "[]\n[]\nEncoder\n"
+    assert all(hasattr(adapt, name) and name in adapt.__doc__ and name in dir(adapt) for name in adapt.__all__)
     with pytest.raises(AttributeError, match="module 'adapt' has no attribute 'Decoder'"):
         adapt.Decoder  # noqa: B018

@@ -20,6 +20,7 @@ SHAPE = {
     "clap": "vectors",
     "taskres": "residual",
     "tip_adapter_f": "keys",
+    "rla": "map",
 }  # methods that train one array by Adam
 
 
@@ -51,12 +52,12 @@ def numerical_gradient(loss, params, step=1e-5):
     return gradient
 
 
-def adam(loss, params, learning_rate, steps):
+def adam(loss, params, learning_rate, steps, epsilon=1e-8):
     first, second = np.zeros_like(params), np.zeros_like(params)
     for t in range(steps):
         gradient = numerical_gradient(loss, params)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        moved = (first / (1 - 0.9 ** (t + 1))) / (np.sqrt(second / (1 - 0.999 ** (t + 1))) + 1e-8)
+        moved = (first / (1 - 0.9 ** (t + 1))) / (np.sqrt(second / (1 - 0.999 ** (t + 1))) + epsilon)
         params = params - learning_rate * (1 + np.cos(np.pi * t / steps)) / 2 * moved
     return params
 
@@ -78,6 +79,15 @@ def loops(name, settings):
         )
     if name == "taskres":
         return np.zeros_like(text), lambda r: cross_entropy(SCALE * x @ references.unit(text + 0.5 * r).T, LABELS)
+    if name == "rla":
+        shots = len(LABELS) / len(set(LABELS))
+        return (
+            np.eye(7),
+            lambda a: (
+                cross_entropy(SCALE * references.unit(x @ a.T) @ text.T, LABELS)
+                + settings["constraint"] / shots * np.sum((a - np.eye(7)) ** 2)
+            ),
+        )
     values = np.eye(6)[LABELS]
     return x.copy(), lambda keys: cross_entropy(
         SCALE * x @ text.T + settings["alpha"] * np.exp(-settings["beta"] * (1 - x @ keys.T)) @ values, LABELS
@@ -150,7 +160,7 @@ def test_linear_probe_text_reaches_the_minimum_of_its_objective(c):
 def test_without_training_logits_are_those_of_the_initial_state(name):
     settings = {"iterations": 0} if name == "linear_probe_text" else {"steps": 0}
     logits = fit(name, settings)(QUERIES)
-    if name in ("linear_probe_text", "clap", "taskres"):
+    if name in ("linear_probe_text", "clap", "taskres", "rla"):
         np.testing.assert_allclose(logits, zero_shot(), atol=1e-4)
     elif name == "tip_adapter_f":
         plain = fit("tip_adapter", {"alpha": 3.0})(QUERIES)
@@ -174,12 +184,15 @@ def test_without_training_logits_are_those_of_the_initial_state(name):
         ("clap", {"constraint": 0.0}),
         ("taskres", {}),
         ("tip_adapter_f", {"alpha": 3.0, "beta": 5.5, "class_weight": "none"}),
+        ("rla", {"constraint": 1.0}),
+        ("rla", {"constraint": 0.0}),
     ],
 )
 def test_training_equals_adam_in_float64_loops(name, settings):
     start, loss = loops(name, settings)
     found = fit(name, {**settings, "steps": 4, "learning_rate": 0.01}).state[SHAPE[name]]
-    expected = adam(loss, start, learning_rate=0.01, steps=4)
+    epsilon = 1e-4 if name == "rla" else 1e-8
+    expected = adam(loss, start, learning_rate=0.01, steps=4, epsilon=epsilon)
     np.testing.assert_allclose(found - start, expected - start, atol=1e-4)
     assert loss(np.asarray(fit(name, settings).state[SHAPE[name]], np.float64)) < loss(start)
 
@@ -327,6 +340,7 @@ def test_descend_without_steps_returns_its_start_and_minimize_reaches_the_minimu
         ("clip_adapter", {"ratio": 1.5}, r"ratio 1\.5 is outside \[0, 1\]"),
         ("clip_adapter", {"reduction": 0}, "reduction 0 is less than 1"),
         ("taskres", {"learning_rate": 0.0}, r"learning_rate 0\.0 is not positive"),
+        ("rla", {"constraint": -1.0}, r"constraint -1\.0 is less than 0"),
     ],
 )
 def test_settings_outside_their_range_raise(name, settings, message):
