@@ -156,7 +156,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "evaluate": lambda args, config: jobs.evaluate(
         config, args.workdir, **options(args, "checkpoint", "shard", "cache")
     ),
-    "report": lambda args, config: jobs.report(args.workdir, config_path=args.config),
+    "report": lambda args, config: jobs.report(args.workdir, config_path=args.config, **options(args, "baseline")),
     "quickstart": lambda args, config: jobs.quickstart(config, args.workdir),
     "inspect": lambda args, config: jobs.inspect_data(
         config, args.workdir, **options(args, "step", "steps", "rows", "pairs")

@@ -3,16 +3,22 @@
     import adapt
 
     encoder = adapt.Encoder("runs/mine/export")
-    support_features = encoder.embed_images(support_images)  # PIL images, arrays or paths
-    adapter = adapt.create("tip_adapter", alpha=1.0, beta=5.5)
-    classifier = adapter.fit(support_features, support_labels, class_text_features=class_text_features)
-    logits = classifier(query_features)  # [queries, classes]; also classifier.predict, classifier.predict_proba
+    features = encoder.embed_images(support_images)  # PIL images, arrays or paths
+    texts = dict(zip(names, encoder.embed_texts(names)))  # optional
+
+    estimator = adapt.FewShotClassifier("tip_adapter", class_text_features=texts)
+    estimator.fit(features, labels)  # labels are names or numbers
+    estimator.predict_proba(encoder.embed_images(query_images))  # calibrated, [queries, classes]
 
 The public names:
 
-- `create(method, **settings)` returns an `Adapter`; `adapter.fit(...)` returns a `Classifier`.
+- `FewShotClassifier(method, **settings)` is a scikit-learn classifier: names as labels, calibrated probabilities,
+  `partial_fit`, cross-validation, pipelines.
+- `create(method, **settings)` returns an `Adapter`, and `adapter.fit(...)` a `Classifier`, which maps features to
+  logits. They are pytrees and pure functions in JAX, for compiled functions; `FewShotClassifier` wraps them.
 - `select(method, ...)` chooses the settings of a method on the support set and returns a `Selection`.
-- `load(folder)` opens a classifier that `classifier.save(folder)` wrote.
+- `load(folder)` opens a `Classifier` that `classifier.save(folder)` wrote; `FewShotClassifier.load(folder)` opens it
+  with its class names.
 - `methods()` describes all methods; `find(method)` returns the class of one. `METHODS` maps method names to classes,
   `TRAINING_FREE` lists the methods without gradient descent.
 - `Encoder(checkpoint)` embeds images and texts.
@@ -22,11 +28,13 @@ The public names:
 docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
     from adapt.embedding.isoclip import isoclip_projection
+    from adapt.estimators.few_shot_classifier import FewShotClassifier
     from adapt.public_names import (
         METHODS,
         TRAINING_FREE,
@@ -47,6 +55,7 @@ __all__ = [
     "Adapter",
     "Classifier",
     "Encoder",
+    "FewShotClassifier",
     "Selection",
     "Support",
     "create",
@@ -57,17 +66,17 @@ __all__ = [
     "select",
 ]
 
+_MODULES = {
+    "Encoder": "adapt.embedding.encoder",
+    "FewShotClassifier": "adapt.estimators.few_shot_classifier",
+    "isoclip_projection": "adapt.embedding.isoclip",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: JAX takes a second, and `Encoder` also brings in Flax and the models."""
-    if name == "Encoder":
-        from adapt.embedding.encoder import Encoder
-
-        return Encoder
-    if name == "isoclip_projection":
-        from adapt.embedding.isoclip import isoclip_projection
-
-        return isoclip_projection
+    """Import a public name on first use: JAX takes a second, and other names bring in Flax or scikit-learn."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name in __all__:
         from adapt import public_names
 

@@ -21,55 +21,52 @@ from arguments.parser import build_parser
 _DEFAULT_CONFIGS = {"quickstart": QUICKSTART_CONFIG, "evaluate": EVALUATE_CONFIG}
 
 
+def _datasets() -> Iterable[str]:
+    from data.fewshot.catalog import CATALOGUE
+
+    return CATALOGUE
+
+
+_LISTS: dict[str, Callable[[], Iterable[str]]] = {
+    "--methods": lambda: ("all", "training_free", *METHOD_SUMMARIES),
+    "--tasks": lambda: TASKS,
+    "--jobs": lambda: JOBS,
+    "--datasets": _datasets,
+}
+
+
 def complete() -> None:
     """Print the completions of the command line that the shell is editing, and exit."""
     import argcomplete
 
     parser = build_parser()
     job_parsers = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    for job, job_parser in job_parsers.items():
-        for action in job_parser._actions:
-            _add_completer(action, job)
+    for action in (action for each in job_parsers.values() for action in each._actions):
+        _add_completer(action)
     job = next((word for word in _words() if word in JOBS), None)
     if job is not None and job not in WITHOUT_CONFIG:
         _add_settings(job_parsers[job], job)
     argcomplete.autocomplete(parser)
 
 
-def _add_completer(action: argparse.Action, job: str) -> None:
+def _add_completer(action: argparse.Action) -> None:
     """Let an option complete the names that it takes; argcomplete itself completes choices and files."""
-    names: Callable[[], Iterable[str]] | None = {
-        "--config": lambda: (f"{configs.FOLDER.name}/{name}" for name in configs.known_configs()),
-        "--method": lambda: ("auto", *METHOD_SUMMARIES),
-        "--methods": lambda: ("all", "training_free", *METHOD_SUMMARIES),
-        "--tasks": lambda: TASKS,
-        "--jobs": lambda: JOBS,
-        "--datasets": _datasets,
-    }.get(next(iter(action.option_strings), ""))
-    if names is None:
-        return
-    is_list = action.option_strings[0] in ("--methods", "--tasks", "--jobs", "--datasets")
-    if action.option_strings[0] == "--config":
+    option = next(iter(action.option_strings), "")
+    if option == "--config":
         from argcomplete.completers import FilesCompleter
 
-        files = FilesCompleter(("py",))
-        action.completer = lambda prefix, **_: [*names(), *files(prefix)]
-    elif is_list:
-        action.completer = lambda prefix, **_: _extend_list(prefix, names())
-    else:
-        action.completer = lambda prefix, **_: list(names())
+        files, own = FilesCompleter(("py",)), [f"{configs.FOLDER.name}/{name}" for name in configs.known_configs()]
+        action.completer = lambda prefix, **_: [*own, *files(prefix)]
+    elif option == "--method":
+        action.completer = lambda **_: ["auto", *METHOD_SUMMARIES]
+    elif option in _LISTS:
+        action.completer = lambda prefix, **_: _extend_list(prefix, _LISTS[option]())
 
 
 def _extend_list(prefix: str, names: Iterable[str]) -> list[str]:
     """Return the lists that begin with the complete items of `prefix`, each with one of the remaining names."""
     *complete, _ = prefix.split(",")
     return [",".join([*complete, name]) for name in names if name not in complete]
-
-
-def _datasets() -> Iterable[str]:
-    from data.fewshot.catalog import CATALOGUE
-
-    return CATALOGUE
 
 
 def _add_settings(parser: argparse.ArgumentParser, job: str) -> None:

@@ -18,7 +18,7 @@ A run has one workdir. Each job reads the files that earlier jobs wrote there:
   align       heads on stored features     writes  the same; or a text tower against stored image features
   export      the newest checkpoint        writes  export/ (a transformers directory), or export.npz for big_vision
   evaluate    the exported directory       writes  evaluation/results.jsonl
-  report      metrics and results          writes  report.html report.csv
+  report      metrics and results          writes  report.html report.csv tables/ figures/
   inspect     a config                     writes  inspect/ (images and captions of a batch, as the model gets them)
   compile     a config and a topology      prints  memory, arithmetic and traffic of a step, compiled ahead of time
   submit      jobs, to a cluster           writes  submit/ (scripts), shows the commands and runs them
@@ -38,7 +38,7 @@ JOBS = {
     "align": "Train heads on stored features, or a text tower against them (the align section), or resume the run.",
     "export": "Write the newest checkpoint as a Hugging Face directory, or as an .npz for big_vision.",
     "evaluate": "Evaluate WORKDIR/export, --checkpoint or --features on few-shot and retrieval tasks.",
-    "report": "Write WORKDIR/report.html and report.csv from the results of pretrain and evaluate.",
+    "report": "Write WORKDIR/report.html, its tables and its figures from the results of pretrain and evaluate.",
     "inspect": "Show the exact batch of a step, count unusable records, and advise on the context objective.",
     "adapt": "Sort images, or stored features, into classes, given a few labelled examples of each class.",
     "embed": "Embed a folder or shards of images, a file of texts, or both, with any checkpoint.",
@@ -68,7 +68,7 @@ EXAMPLES = {
         "--checkpoint=checkpoints/photos --workdir=runs/photos --datasets=digits --shots=1,4,16 --methods=gda,knn",
         "--features=features/clip --workdir=runs/stored --methods=all",
     ),
-    "report": ("--workdir=runs/towers", "--workdir=runs"),
+    "report": ("--workdir=runs/towers", "--workdir=runs --baseline=plain"),
     "inspect": ("--config=configs/emoji.py --workdir=runs/towers --step=100",),
     "adapt": (
         "--checkpoint=checkpoints/photos --support=examples --query=photos --out=sorted",

@@ -80,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser, job: str) -> None:
         _add_export_arguments(parser)
     if job == "evaluate":
         _add_evaluate_arguments(parser)
+    if job == "report":
+        parser.add_argument(
+            "--baseline", metavar="NAME", help="run that all runs are compared with (default: the first)"
+        )
     if job == "inspect":
         parser.add_argument("--step", type=count, default=0, help="step whose batch is shown (default: 0)")
         parser.add_argument("--steps", type=positive, default=8, help="number of batches that are counted (default: 8)")

@@ -23,9 +23,8 @@ _SECTIONS = {
 def describe_unknown(name: str, value: str, *, jobs: Sequence[str], known: Sequence[str]) -> str:
     """Return the error message for an option that a job does not have.
 
-    `jobs` are the job and, after it, those that it submits.
     A setting of the config is answered with the override that sets it to `value`, another name with the nearest of the
-    `known` options or settings.
+    `known` options or settings. `jobs` are the job and, after it, those that it submits.
     """
     setting = name.lstrip("-").removeprefix("config.").replace("-", "_")
     job, keys = jobs[0], _settings(jobs)

@@ -80,11 +80,14 @@ def _evaluate_features(
         describe(f"{len(rows)} results")
 
 
-def report(workdir: pathlib.Path, *, config_path: str | None = None) -> None:
-    """Write the report of a run, or of all runs in a folder; the config file names the points of a sweep."""
+def report(workdir: pathlib.Path, *, config_path: str | None = None, baseline: str | None = None) -> None:
+    """Write the report of a run, or of all runs in a folder, compared with the run named `baseline`.
+
+    The config file names the points of a sweep.
+    """
     from adapt.report.html_report import write_report
     from adapt.report.results_index import read_all_runs
 
     points = point_names(configs.load_sweep(config_path)) if config_path else []
     runs = read_all_runs(workdir, expected=points)
-    print_path(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}"))
+    print_path(write_report(runs, workdir, title=f"Report of {workdir.resolve().name}", baseline=baseline))

@@ -200,8 +200,8 @@ class Classifier:
     def predict_proba(self, features: Any) -> jax.Array:
         """Return the softmax of the logits, `[queries, classes]`.
 
-        The scale of the logits differs between methods, so these are not calibrated;
-        `adapt.model_selection.calibration` fits a factor for that.
+        The scale of the logits differs between methods, so these are not calibrated; those of
+        `adapt.FewShotClassifier` are.
         """
         return jax.nn.softmax(self(features), axis=-1)
 
@@ -230,6 +230,9 @@ class Classifier:
             support=self.support,
             state=self.state,
         )
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.adapter!r}, {self.support!r})"
 
     def _check_not_stacked(self) -> None:
         if self.support.features.ndim != 2:

@@ -16,6 +16,7 @@ from foundation.files.atomic import atomic_files
 from foundation.files.checksum_file import sha256_of
 
 JSON_FILE, ARRAYS_FILE = "classifier.json", "classifier.safetensors"
+CLASSES_FILE = "classes.json"  # class names and calibration, where they are known
 FORMAT = 1  # version of the two files
 MAX_CLASSES = 1 << 24  # of a loaded classifier: the logits of one query take 64 MB
 

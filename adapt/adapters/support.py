@@ -86,6 +86,11 @@ class Support:
             return jnp.zeros((x.shape[0], self.num_classes))
         return self.logit_scale * cosines(x, self.class_text_features)
 
+    def __repr__(self) -> str:
+        shape = getattr(self.features, "shape", None)
+        text = "no class texts" if self.class_text_features is None else "class texts"
+        return f"Support(features {list(shape or ())}, {self.num_classes} classes, {text})"
+
     def without(self, rows: jax.Array) -> Support:
         """Return the support set in which the rows where `rows` `[n]` is true are padding."""
         return dataclasses.replace(self, labels=jnp.where(rows, -1, self.labels))

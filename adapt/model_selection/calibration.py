@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
+
+from adapt.adapters.base import Adapter, Classifier
+from adapt.adapters.support import Support
 
 PSEUDO_EXAMPLES = 2  # as in Platt's targets
 SUPPORT_CONFIDENCE = 0.9
@@ -19,6 +23,35 @@ class Calibration(NamedTuple):
 
     factor: float
     source: str
+
+
+def calibrate(classifier: Classifier, left_out: np.ndarray | None) -> Calibration:
+    """Return the factor τ of the logits of a classifier, given the result of `left_out_logits` on its support set.
+
+    It is fitted on left-out support examples of classes with two or more: without its only example, a class is unknown
+    to the classifier. If nothing can be left out, τ is 1 for logits on the scale of text logits, and otherwise it is
+    fitted on the support examples themselves.
+
+    Raises `ValueError` for logits that are not finite.
+    """
+    labels = np.asarray(classifier.support.labels)
+    several = np.bincount(labels)[labels] > 1
+    if left_out is not None:
+        return Calibration(fit_on_left_out(left_out[several], labels[several]), "held-out support images")
+    if classifier.support.class_text_features is not None and classifier.adapter.text_logits:
+        return Calibration(1.0, "the scale of the text logits")
+    factor = fit_on_support(np.asarray(classifier(classifier.support.features)), labels)
+    return Calibration(factor, "the support images themselves")
+
+
+def left_out_logits(adapter: Adapter, support: Support, *, key: jax.Array) -> np.ndarray | None:
+    """Return the logits `[n, classes]` of the support examples by fits without the example's fold.
+
+    None if no class has two examples, so that nothing can be left out.
+    """
+    if not np.bincount(np.asarray(support.labels)).max() > 1:
+        return None
+    return np.asarray(_left_out_logits(adapter, support, key))
 
 
 def probabilities(logits: np.ndarray, factor: float) -> np.ndarray:
@@ -95,3 +128,8 @@ def _log_factor_bounds(logits: np.ndarray) -> tuple[float, float] | None:
         return None
     low, high = (math.log(scale / spread) for scale in _SCALE_RANGE)
     return low, high
+
+
+@jax.jit
+def _left_out_logits(adapter: Adapter, support: Support, key: jax.Array) -> jax.Array:
+    return adapter.logits(adapter.leave_fold_out(support, key=key))

@@ -25,7 +25,7 @@ LEAVE_OUT = ("one", "fold")
 
 
 class Selection(NamedTuple):
-    """The result of `select`.
+    """The result of `select`: the chosen settings as `best_params`, and all that were tried as the table `trials`.
 
     adapter: the adapter with the chosen settings.
     settings: all settings that were tried.
@@ -38,6 +38,32 @@ class Selection(NamedTuple):
     settings: list[dict[str, Any]]
     accuracy: np.ndarray
     selected_by: str
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The chosen values of the searched settings; fixed ones are not included."""
+        return self.settings[self._best]
+
+    @property
+    def best_score(self) -> float:
+        """The accuracy of the chosen settings on left-out support examples; NaN if nothing could be left out."""
+        return self.trials[self._best]["score"]
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """One row per setting that was tried: its values, and its accuracy as `score`; `pandas.DataFrame` takes it."""
+        scores = (round(float(score), 6) for score in self.accuracy)
+        return [row | {"score": score} for row, score in zip(self.settings, scores, strict=True)]
+
+    @property
+    def _best(self) -> int:
+        return 0 if np.isnan(self.accuracy).all() else int(np.argmax(self.accuracy))
+
+    def __repr__(self) -> str:
+        return (
+            f"Selection({self.adapter!r}, best_score={self.best_score:.4g}, {len(self.settings)} tried, "
+            f"selected_by={self.selected_by!r})"
+        )
 
 
 class GridChoice(NamedTuple):

@@ -11,7 +11,8 @@ import numpy as np
 from adapt.adapters.base import Adapter
 from adapt.adapters.pytrees import settings_of
 from adapt.adapters.registry import METHODS, TRAINING_FREE, create
-from adapt.adapters.support import Support, make_support
+from adapt.adapters.support import make_support
+from adapt.model_selection.calibration import left_out_logits
 from adapt.model_selection.hyperparameters import DEFAULTS, select
 from foundation.error_text import error_text
 from foundation.suggestions import unknown_name
@@ -95,10 +96,8 @@ def choose_method(
     while usable := [number for number, candidate in enumerate(candidates) if candidate.error is None]:
         best = max(usable, key=lambda number: np.nan_to_num(candidates[number].accuracy))
         chosen = candidates[best]
-        if not can_leave_out:
-            return MethodChoice(chosen, candidates, None)
-        logits = np.asarray(_left_out_logits(chosen.adapter, support, jax.random.key(_SEED)))
-        if np.isfinite(logits).all():
+        logits = left_out_logits(chosen.adapter, support, key=jax.random.key(_SEED))
+        if logits is None or np.isfinite(logits).all():
             return MethodChoice(chosen, candidates, logits)
         candidates[best] = Candidate(chosen.method, error="its logits of left-out examples are not finite")
         on_candidate(candidates[best])
@@ -131,8 +130,3 @@ def _try_method(name: str, features: np.ndarray, labels: np.ndarray, arguments: 
         tried=len(selection.settings),
         selected_by=selection.selected_by,
     )
-
-
-@jax.jit
-def _left_out_logits(adapter: Adapter, support: Support, key: jax.Array) -> jax.Array:
-    return adapter.logits(adapter.leave_fold_out(support, key=key))

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from adapt.adapters.base import Classifier
-from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support, probabilities
-from adapt.model_selection.methods import Candidate, MethodChoice, choose_method
-from adapt.photos.expected_accuracy import find_problems
+from adapt.adapters.classifier_files import CLASSES_FILE
+from adapt.model_selection.calibration import calibrate, probabilities
+from adapt.model_selection.methods import Candidate, choose_method
 from adapt.photos.folders import EmbeddedFolder, check_finite, readable
 from adapt.photos.outliers import far_threshold, find_nearest
+from adapt.photos.problems import find_problems
 from adapt.photos.sorting_result import SortingResult
 from foundation.files.atomic import write_json, write_text
 from foundation.files.csv_text import csv_text
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS_FILE, CLASSES_FILE = "predictions.csv", "classes.json"
+PREDICTIONS_FILE = "predictions.csv"
 PREDICTION_FIELDS = ("path", "class", "probability", "nearest", "cosine", "far")
 
 
@@ -59,7 +59,7 @@ def classify(
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
     check_finite(logits, query.paths, f"rows of logits of {chosen.method}")
-    calibration = _calibrate(choice, classifier, labels)
+    calibration = calibrate(classifier, choice.left_out_logits)
     nearest = find_nearest(query.features, support.features)
     result = SortingResult(
         class_names=[readable(name) for name in class_names],
@@ -96,23 +96,6 @@ def _description(result: SortingResult, described: Mapping[str, Any]) -> dict[st
         "calibrated_on": result.calibration.source,
         "far_below": result.far_threshold,
     }
-
-
-def _calibrate(choice: MethodChoice, classifier: Classifier, labels: np.ndarray) -> Calibration:
-    """Return the factor τ of the logits.
-
-    It is fitted on held-out support images of classes with two or more: without its only image, a class is unknown to
-    the classifier. If nothing can be held out, τ is 1 for logits on the scale of text logits, and otherwise it is
-    fitted on the support images themselves.
-    """
-    several = np.bincount(labels)[labels] > 1
-    if choice.left_out_logits is not None:
-        factor = fit_on_left_out(choice.left_out_logits[several], labels[several])
-        return Calibration(factor, "held-out support images")
-    if classifier.support.class_text_features is not None and classifier.adapter.text_logits:
-        return Calibration(1.0, "the scale of the text logits")
-    factor = fit_on_support(np.asarray(classifier(classifier.support.features)), labels)
-    return Calibration(factor, "the support images themselves")
 
 
 def describe(candidate: Candidate) -> str:

@@ -11,8 +11,8 @@ from urllib.parse import quote_from_bytes
 
 import numpy as np
 
-from adapt.photos.expected_accuracy import find_problems
 from adapt.photos.folders import readable
+from adapt.photos.problems import find_problems
 from adapt.photos.sorting_result import SortingResult
 from adapt.photos.thumbnails import embedded_thumbnail, write_thumbnails
 from foundation.files.atomic import write_text
@@ -69,17 +69,17 @@ def write_page(
 def _facts(result: SortingResult) -> list[tuple[str, str]]:
     """Return the main numbers, each with what it counts."""
     expected = result.expected_accuracy
-    facts = [
+    interval, held_out = "–", "unknown, as no class has two support images"
+    if expected is not None:
+        interval = f"{100 * expected.low:.0f}–{100 * expected.high:.0f}%"
+        held_out = f"{expected.correct:,} of {expected.total:,} held-out support images are correct"
+    return [
         (f"{len(result.query.paths):,}", "images classified"),
+        (interval, f"expected accuracy: {held_out}"),
         (f"{len(result.class_names):,}", f"classes, {len(result.labels):,} support images"),
         (f"{int(result.far.sum()):,}", "far from every support image"),
         (f"{len(result.left_out):,}", "file left out" if len(result.left_out) == 1 else "files left out"),
     ]
-    if expected is None:
-        return [*facts, ("–", "expected accuracy: unknown, as no class has two support images")]
-    low, high = f"{100 * expected.low:.0f}", f"{100 * expected.high:.0f}%"
-    held_out = f"{expected.correct:,} of {expected.total:,} held-out support images are correct"
-    return [*facts, (f"{low}–{high}", f"expected accuracy: {held_out}")]
 
 
 def _candidate(result: SortingResult, number: int) -> dict[str, Any]:

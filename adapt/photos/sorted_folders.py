@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import pathlib
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
@@ -76,27 +77,29 @@ def sort_into_folders(
 
     Raises `OSError` where an image cannot be read or a file cannot be written.
     """
-    previous = {row["file"]: PlacedFile(**row) for row in read_json_lines(out / RECORD_FILE, appended=False)}
+    previous = _read_record(out / RECORD_FILE)
     shutil.rmtree(out / _PARTIAL_FOLDER, ignore_errors=True)
     wanted, blocked = {}, []
     for source, names in _plan(result):
         state = os.stat(source)
-        files = [PlacedFile(name, readable(source), placement, state.st_size, state.st_mtime) for name in names]
-        file = next((each for each in files if _is_free(each, out, previous)), None)
+        choices = [PlacedFile(name, readable(source), placement, state.st_size, state.st_mtime) for name in names]
+        file = next((each for each in choices if _is_free(each, out, previous)), None)
         if file is None:
             blocked.append(names[-1])
         else:
             wanted[file.file] = file, source
-    write_json_lines(out / RECORD_FILE, _rows(previous | {name: file for name, (file, _) in wanted.items()}))
-    removed, changed = _remove(out, [file for name, file in previous.items() if name not in wanted])
+    files = [file for file, _ in wanted.values()]
+    _write_record(out / RECORD_FILE, [*itertools.chain(*previous.values()), *files])
+    removed, changed = _remove(out, {name: known for name, known in previous.items() if name not in wanted})
     for folder in _class_folders(result):
         (out / CLASSES_FOLDER / folder).mkdir(parents=True, exist_ok=True)
     placed = kept = 0
     for number, (file, source) in enumerate(wanted.values(), 1):
-        path, before = os.path.join(out, file.file), previous.get(file.file, file)
-        if os.path.lexists(path) and not before.is_at(path):
+        path = os.path.join(out, file.file)
+        own = [known for known in previous.get(file.file, [file]) if known.is_at(path)]
+        if os.path.lexists(path) and not own:
             changed.append(file.file)
-        elif file.is_at(path) and before.source == file.source:
+        elif file.is_at(path) and file.source in {known.source for known in own}:
             kept += 1
         else:
             if os.path.lexists(path):
@@ -105,7 +108,7 @@ def sort_into_folders(
             placed += 1
         progress(placement, number, len(wanted))
     shutil.rmtree(out / _PARTIAL_FOLDER, ignore_errors=True)
-    write_json_lines(out / RECORD_FILE, _rows({name: file for name, (file, _) in wanted.items()}))
+    _write_record(out / RECORD_FILE, files)
     return SortedFiles(placed, kept, removed, changed, blocked)
 
 
@@ -113,7 +116,8 @@ def report_sorted(sorted_files: SortedFiles, out: pathlib.Path) -> None:
     """Log what `sort_into_folders` has done."""
     placed, kept, removed, changed, blocked = sorted_files
     logger.info(
-        f"{placed + kept:,} images sorted into {out / CLASSES_FOLDER}, {placed:,} of them now, {removed:,} moved"
+        f"{placed + kept:,} images in {out / CLASSES_FOLDER} and {out / FAR_FOLDER}: {placed:,} placed now, {kept:,} "
+        f"already there; {removed:,} removed from other classes"
     )
     for files, problem in (
         (changed, "files there were changed since an earlier run and are left alone"),
@@ -158,24 +162,24 @@ def _plan(result: SortingResult) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield os.path.join(root, path), tuple(f"{folder}/{name}" for name in dict.fromkeys(own))
 
 
-def _is_free(file: PlacedFile, out: pathlib.Path, previous: dict[str, PlacedFile]) -> bool:
+def _is_free(file: PlacedFile, out: pathlib.Path, previous: Container[str]) -> bool:
     """Return whether a file may be placed: nothing is there, or a file of an earlier run."""
     path = os.path.join(out, file.file)
     return file.file in previous or not os.path.lexists(path) or file.is_at(path)
 
 
-def _remove(out: pathlib.Path, files: Sequence[PlacedFile]) -> tuple[int, list[str]]:
+def _remove(out: pathlib.Path, files: Mapping[str, Sequence[PlacedFile]]) -> tuple[int, list[str]]:
     """Remove files of an earlier run; return their number, and those that have changed and are left alone."""
     removed, changed = 0, []
-    for file in files:
-        path = os.path.join(out, file.file)
-        if file.is_at(path):
+    for name, known in files.items():
+        path = os.path.join(out, name)
+        if any(file.is_at(path) for file in known):
             os.unlink(path)
             removed += 1
             with suppress(OSError):  # not empty
                 os.rmdir(os.path.dirname(path))
         elif os.path.lexists(path):
-            changed.append(file.file)
+            changed.append(name)
     return removed, changed
 
 
@@ -198,5 +202,17 @@ def _place(source: str, path: str, placement: Placement, partial: pathlib.Path) 
         os.unlink(copy)
 
 
-def _rows(files: dict[str, PlacedFile]) -> list[dict]:
-    return [file._asdict() for file in files.values()]
+def _read_record(path: pathlib.Path) -> dict[str, list[PlacedFile]]:
+    """Return the files of earlier runs; after an interruption, a file may be any of several copies or links."""
+    found = collections.defaultdict(list)
+    for row in read_json_lines(path, appended=False):
+        parts = str(row.get("file")).split("/")
+        if set(row) != set(PlacedFile._fields) or len(parts) != 3 or ".." in parts:
+            raise ValueError(f"{path} is damaged or was changed. Remove it: files that are in place are recognised.")
+        if parts[0] in (CLASSES_FOLDER, FAR_FOLDER):
+            found[row["file"]].append(PlacedFile(**row))
+    return dict(found)
+
+
+def _write_record(path: pathlib.Path, files: Iterable[PlacedFile]) -> None:
+    write_json_lines(path, (file._asdict() for file in files))

@@ -22,8 +22,13 @@ def format_interval(interval: AccuracyInterval | None) -> str:
 
 def format_difference(difference: Difference) -> str:
     """Return a difference in percentage points with its interval, for example `+1.5 [+0.4, +2.6]`."""
-    ends = "" if math.isnan(difference.low) else f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    return f"{100 * difference.mean:+.1f}{ends}".replace("-", "−")
+    ends = "" if math.isnan(difference.low) else f" {format_ends(difference)}"
+    return f"{100 * difference.mean:+.1f}".replace("-", "−") + ends
+
+
+def format_ends(difference: Difference) -> str:
+    """Return the interval of a difference in percentage points, for example `[+0.4, +2.6]`."""
+    return f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]".replace("-", "−")
 
 
 def mark_best(intervals: Sequence[AccuracyInterval | None]) -> list[Cell]:

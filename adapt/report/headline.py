@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from adapt.report.baselines import baseline_sentences, missing_sentences
-from adapt.report.formatting import count, format_difference, format_interval, run_suffix
+from adapt.report.formatting import count, format_difference, format_ends, format_interval, run_suffix
 from adapt.report.results_index import ResultsIndex, TaskKey, interval_of
-from adapt.report.statistics import AccuracyInterval, Difference, mean_difference
+from adapt.report.sections.ranking import rank_runs
+from adapt.report.statistics import AccuracyInterval, mean_difference
 
-_FIRST = 3  # datasets that the first lines name
+_FIRST = 3  # datasets, or runs of many, that the first lines name
+_COMPARED = 4  # runs up to which each is compared with the baseline
 
 
 def headline(index: ResultsIndex) -> list[str]:
@@ -54,41 +56,70 @@ def _at_most_shots(index: ResultsIndex, run: str, key: TaskKey) -> dict[str, Acc
 
 
 def _comparisons(index: ResultsIndex) -> list[str]:
-    """Return a sentence for every other run against the first, with the best method and with zero-shot."""
-    sentences = []
-    first = index.runs[0].name
-    methods = list(dict.fromkeys(filter(None, (best_method(index), "zero_shot"))))
-    for other in index.runs[1:]:
-        for method in methods:
-            gains = []
-            for key in index.keys("few_shot"):
-                shots = index.shots(key)
-                gain = index.difference(first, other.name, key=key, method=method, shots=shots[-1]) if shots else None
-                if gain is not None:
-                    gains.append(gain)
-            if gains:
-                sentences.append(_verdict(first, other.name, method, gains))
+    """Return a sentence for every other run against the first, with the best method and with zero-shot.
+
+    Of many runs, only the best ones have a sentence, after one on the ranking.
+    """
+    best, first = best_method(index), index.runs[0].name
+    others = [run.name for run in index.runs[1:]]
+    sentences, methods = [], list(dict.fromkeys(filter(None, (best, "zero_shot"))))
+    if len(others) > _COMPARED:
+        ranked = rank_runs(index, best) if best else []
+        sentences += _ranking(index, ranked, method=best)
+        others = [run for run in ranked if run != first][:_FIRST] or others[:_FIRST]
+        methods = methods[:1]
+    for other in others:
+        sentences += [verdict for method in methods if (verdict := _verdict(index, first, other, method=method))]
     return sentences
 
 
-def _verdict(first: str, other: str, method: str, gains: Sequence[Difference]) -> str:
-    mean = gains[0] if len(gains) == 1 else mean_difference([gain.mean for gain in gains])
-    better = sum(gain.significant and gain.mean > 0 for gain in gains)
-    worse = sum(gain.significant and gain.mean < 0 for gain in gains)
-    what = "zero-shot" if method == "zero_shot" else f"{method} at the most shots"
-    if math.isnan(mean.low) or not mean.significant:
-        verdict = f"No significant difference between {other} and {first} in {what}"
+def _ranking(index: ResultsIndex, ranked: Sequence[str], *, method: str) -> list[str]:
+    if not ranked:
+        return []
+    first, keys = index.runs[0].name, index.keys("few_shot")
+    keys = [key for key in keys if index.shots(key)]
+    average = index.average(ranked[0], keys, method=method)
+    place = f"; {first} is number {ranked.index(first) + 1}" if first in ranked[1:] else ""
+    over = f"over {count(len(keys), 'dataset')}" if len(keys) > 1 else f"on {keys[0].dataset}"
+    return [
+        f"{ranked[0]} is the best of {len(index.runs)} runs, with {format_interval(average)} % {over}, {method} at the "
+        f"most shots{place}. The best of many runs is partly luck: the ranking below shows how close they are."
+    ]
+
+
+def _verdict(index: ResultsIndex, first: str, other: str, *, method: str) -> str | None:
+    """Return which run is better, by how much and how sure that is, or None where they cannot be compared."""
+    gains = {}
+    for key in index.keys("few_shot"):
+        shots = index.shots(key)
+        gain = index.difference(first, other, key=key, method=method, shots=shots[-1]) if shots else None
+        if gain is not None:
+            gains[key] = gain
+    if not gains:
+        return None
+    several, [key, *_] = len(gains) > 1, gains
+    mean = mean_difference([gain.mean for gain in gains.values()]) if several else gains[key]
+    before, after = (f"{100 * index.average(run, list(gains), method=method).mean:.1f} %" for run in (first, other))
+    where = f"on average over {len(gains)} datasets" if several else f"on {key.dataset}"
+    how = "in zero-shot" if method == "zero_shot" else f"with {method} at "
+    how += "" if method == "zero_shot" else "the most shots" if several else count(index.shots(key)[-1], "shot")
+    ends = f"the 95% confidence interval of the difference, {format_ends(mean)},"
+    if math.isnan(mean.low):
+        verdict = f"{other} and {first} cannot be distinguished {where} {how}: {after} against {before}. "
+        verdict += f"The difference of {format_difference(mean)} points has no interval; more seeds would give one."
+    elif mean.significant:
+        verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} by {abs(100 * mean.mean):.1f} "
+        verdict += f"percentage points {where} {how}: {after} against {before}. "
+        verdict += f"Chance hardly explains it: {ends} excludes zero."
     else:
-        verdict = f"{other} is {'better' if mean.mean > 0 else 'worse'} than {first} in {what}"
-    over = f"on average over {len(gains)} datasets" if len(gains) > 1 else "on one dataset"
-    by_dataset = (
-        f" It is significantly better on {count(better, 'dataset')} and significantly worse on {worse}: there, the "
-        "interval excludes zero."
-    )
-    return (
-        f"{verdict}: the difference in accuracy is {format_difference(mean)} percentage points {over}, with the 95% "
-        f"confidence interval in brackets.{by_dataset if len(gains) > 1 else ''}"
-    )
+        difference = format_difference(mean._replace(low=math.nan))
+        verdict = f"{other} and {first} do not differ clearly {where} {how}: {after} against {before}. "
+        verdict += f"The difference of {difference} points may be chance: {ends} contains zero."
+    if several:
+        better = sum(gain.significant and gain.mean > 0 for gain in gains.values())
+        worse = sum(gain.significant and gain.mean < 0 for gain in gains.values())
+        verdict += f" Single datasets: clearly better on {better}, clearly worse on {worse}."
+    return verdict
 
 
 def _shared_protocol(index: ResultsIndex) -> str:
@@ -96,7 +127,8 @@ def _shared_protocol(index: ResultsIndex) -> str:
     seeds, shots = {row["seed"] for row in rows}, sorted({row["shots"] for row in rows})
     return (
         f"{count(len(seeds), 'seed')} at {', '.join(map(str, shots))} shots. All runs use the same support sets and "
-        "query images; hyper-parameters are selected on the support sets alone."
+        f"query images; hyper-parameters are selected on the support sets alone. All runs are compared with "
+        f"{index.runs[0].name}."
     )
 
 

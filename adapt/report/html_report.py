@@ -7,21 +7,26 @@ import json
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from adapt.report import detail_sections as details
-from adapt.report import sections as parts
-from adapt.report.charts import Line, line_chart
-from adapt.report.formatting import format_interval
+from adapt.report.figures.chart import Chart
+from adapt.report.figures.draw import panel_svg, swatch, write_figures
 from adapt.report.headline import best_method, headline
 from adapt.report.protocol import protocol
-from adapt.report.results_index import ResultsIndex, Run, interval_of
+from adapt.report.results_index import ResultsIndex, Run
+from adapt.report.sections import accuracy, predictions, tasks
+from adapt.report.sections.gains import gains
+from adapt.report.sections.learning_curves import learning_curves
+from adapt.report.sections.ranking import ranking
+from adapt.report.sections.section import Section
 from adapt.report.tables import ReportTable
 from foundation.files.atomic import write_text
 from foundation.files.csv_text import csv_text
 from foundation.files.distinct_names import distinct_names
 from foundation.html import render
+from foundation.suggestions import did_you_mean
 
 CSV_FIELDS = (
     "run",
@@ -44,50 +49,111 @@ CSV_FIELDS = (
     "checkpoint_fingerprint",
     "dataset_fingerprint",
 )
-TABLES = "tables"
+TABLES, FIGURES = "tables", "figures"
 
 
-def write_report(runs: Sequence[Run], folder: str | os.PathLike, *, title: str) -> pathlib.Path:
-    """Write `report.html`, `report.csv` with all rows, and each table as CSV, Markdown and LaTeX to `folder/tables`.
+def write_report(
+    runs: Sequence[Run], folder: str | os.PathLike, *, title: str, baseline: str | None = None
+) -> pathlib.Path:
+    """Write `report.html`, `report.csv` with all rows, and all tables and figures as files of their own.
 
-    The first run is the baseline that all later ones are compared with. Returns the path of the page.
+    `folder/tables` has each table as CSV, Markdown and LaTeX, `folder/figures` each chart as SVG and PDF. All runs are
+    compared with the run named `baseline`, by default the first. Returns the path of the page; raises `ValueError` for
+    a baseline that is none of the runs.
     """
     folder = pathlib.Path(folder)
+    runs = _baseline_first(runs, baseline)
     index = ResultsIndex(runs)
     sections = [
-        *parts.summary(index),
-        *(parts.comparison(index) if len(runs) > 1 else []),
-        *parts.curves(index),
-        *details.halves(index),
-        *details.other_tasks(index),
-        *details.locality(index),
-        *details.worst_classes(index),
-        *details.costs(index),
+        *accuracy.summary(index),
+        *ranking(index),
+        *gains(index),
+        *accuracy.curves(index),
+        *tasks.halves(index),
+        *tasks.other_tasks(index),
+        *predictions.locality(index),
+        *predictions.confusion(index),
+        *predictions.worst_classes(index),
+        *tasks.retrieval(runs),
+        *learning_curves(runs),
+        *tasks.costs(index),
+        *tasks.jobs(runs),
     ]
-    page = render(
-        pathlib.Path(__file__).with_name("report.html.j2"),
+    tables = [table for section in sections for table in section.tables]
+    charts = [chart for section in sections for chart in section.charts]
+    write_text(folder / "report.html", _page(index, sections, title=title))
+    write_text(folder / "report.csv", _rows_as_csv(runs))
+    for name in (TABLES, FIGURES):
+        for old in (folder / name).glob("*"):
+            old.unlink()
+    for name, table in zip(distinct_names([table.name for table in tables]), tables, strict=True):
+        _write_table(folder / TABLES, name, table)
+    for name, chart in zip(distinct_names([chart.name for chart in charts]), charts, strict=True):
+        write_figures(chart, folder / FIGURES, name=name)
+    return folder / "report.html"
+
+
+def _baseline_first(runs: Sequence[Run], baseline: str | None) -> list[Run]:
+    names = [run.name for run in runs]
+    if baseline is None:
+        return list(runs)
+    if baseline not in names:
+        raise ValueError(
+            f"--baseline={baseline} is not a run of this report.{did_you_mean(baseline, names)} Known runs: "
+            f"{', '.join(names)}."
+        )
+    return sorted(runs, key=lambda run: run.name != baseline)
+
+
+def _page(index: ResultsIndex, sections: Sequence[Section], *, title: str) -> str:
+    folder = pathlib.Path(__file__).parent
+    anchors = iter(_anchors([section.title for section in sections]))
+    return render(
+        folder / "report.html.j2",
         title=title,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        script=(folder / "report.js").read_text(encoding="utf-8"),
         headline=headline(index),
         datasets=index.datasets(),
         methods=index.methods(),
         chosen=best_method(index),
-        runs=runs,
-        sections=sections,
-        retrieval=_retrieval_rows(runs),
-        examples=_examples(runs),
-        curves=_learning_curves(runs),
+        runs=index.runs,
+        sections=[(next(anchors), section, _drawn(section.charts)) for section in sections],
+        examples=_examples(index.runs),
         protocol=protocol(index),
     )
-    for old in (folder / TABLES).glob("*"):
-        old.unlink()
-    tables = [table for section in sections for table in section.tables]
-    for name, table in zip(distinct_names([table.name for table in tables]), tables, strict=True):
-        _write_table(folder / TABLES, name, table)
-    write_text(folder / "report.csv", _rows_as_csv(runs))
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+
+
+def _anchors(titles: Sequence[str]) -> list[str]:
+    """Return a distinct id for each heading, of lower-case letters, digits and hyphens."""
+    readable = [re.sub(r"[^\w]+", "-", title.lower()).strip("-") or "section" for title in titles]
+    taken = {"protocol", "contents"}
+    anchors = []
+    for name in readable:
+        number, anchor = 1, name
+        while anchor in taken:
+            number += 1
+            anchor = f"{name}-{number}"
+        taken.add(anchor)
+        anchors.append(anchor)
+    return anchors
+
+
+def _drawn(charts: Sequence[Chart]) -> list[dict[str, Any]]:
+    """Return the panels of charts as SVG, with their titles and legends."""
+    return [
+        {
+            "title": chart.title,
+            "panels": [
+                {"title": panel.title, "svg": panel_svg(panel, name=f"{chart.name} {number}"), "width": panel.width}
+                for number, panel in enumerate(chart.panels)
+            ],
+            "legend": [{"label": entry.label, "swatch": swatch(entry.look)} for entry in chart.legend],
+        }
+        for chart in charts
+    ]
 
 
 def _write_table(folder: pathlib.Path, name: str, table: ReportTable) -> None:
@@ -104,49 +170,9 @@ def _rows_as_csv(runs: Sequence[Run]) -> str:
     return csv_text(CSV_FIELDS, ([row.get(field, "") for field in CSV_FIELDS] for row in rows))
 
 
-def _retrieval_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    return [
-        {
-            "run": run.name,
-            "dataset": row["dataset"],
-            "metric": row["metric"],
-            "value": format_interval(interval_of([row])),
-            "chance": f"{min(1, row['k'] / row['classes']):.1%}",
-            "queries": f"{row['queries']:,}",
-        }
-        for run in runs
-        for row in run.results
-        if row["task"] == "retrieval"
-    ]
-
-
 def _examples(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [
         {"run": run.name, "dataset": dataset, "examples": examples}
         for run in runs
         for dataset, examples in run.examples.items()
     ]
-
-
-def _learning_curves(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Return a chart for each group of training metrics that any run logged."""
-    groups = (
-        ("Loss", (("loss", "loss"), ("context_loss", "context loss")), False),
-        ("Logit scale", (("logit_scale", "base loss"), ("context_logit_scale", "context loss")), False),
-        ("Context temperature", (("context_temperature", "temperature"),), True),
-        ("Effective number of attended items", (("effective_items", "effective number"),), False),
-        ("Attention on companions", (("companion_attention", "share of the attention"),), False),
-    )
-    curves = []
-    for heading, members, log_y in groups:
-        lines = []
-        for number, run in enumerate(runs):
-            for color, (metric, label) in enumerate(members):
-                points = [(line["step"], line[metric]) for line in run.metrics if metric in line]
-                if points:
-                    name = f"{label}, {run.name}" if len(runs) > 1 else label
-                    lines.append(Line(name, *zip(*points, strict=True), color=color, style=number))
-        if lines:
-            chart = line_chart(lines, x_label="step", y_label=heading.lower(), log_y=log_y)
-            curves.append({"title": heading, "chart": chart})
-    return curves

@@ -169,6 +169,14 @@ class ResultsIndex:
         rows = self.rows(run, key, method=method, shots=shots)
         return interval_of(rows) if rows else None
 
+    def average(
+        self, run: str, keys: Sequence[TaskKey], *, method: str, shots: int | None = None
+    ) -> AccuracyInterval | None:
+        """Return the mean over datasets, at the most shots of each by default, or None unless all of them have rows."""
+        at = [shots or (self.shots(key) or [0])[-1] for key in keys]
+        groups = [self.rows(run, key, method=method, shots=k) for key, k in zip(keys, at, strict=True)]
+        return average_interval(groups) if groups and all(groups) else None
+
     @functools.cache  # noqa: B019 - an index lives only while a report is written
     def difference(self, first: str, second: str, *, key: TaskKey, method: str, shots: int) -> Difference | None:
         """Return how much better the second run is than the first on the same support sets and queries.
@@ -223,8 +231,30 @@ def interval_of(rows: Sequence[Mapping[str, Any]]) -> AccuracyInterval:
         [row["value"] for row in rows],
         [_query_error(row) for row in rows],
         queries=rows[0]["queries"],
-        drawn=rows[0]["method"] != "zero_shot" and rows[0]["shots"] != "all",
+        drawn=_is_drawn(rows[0]),
     )
+
+
+def average_interval(groups: Sequence[Sequence[Mapping[str, Any]]]) -> AccuracyInterval:
+    """Return the mean over datasets of their rows, with the interval of the mean of these datasets over the seeds.
+
+    The query errors of the datasets are independent: that of their mean is √(Σ e²) / datasets. Datasets with different
+    seeds have a mean without an interval.
+    """
+    by_seed = [{row["seed"]: row for row in rows} for rows in groups]
+    if any(each.keys() != by_seed[0].keys() for each in by_seed):
+        return AccuracyInterval(float(np.mean([interval_of(rows).mean for rows in groups])))
+    drawn = [[each[seed] for each in by_seed] for seed in by_seed[0]]
+    return accuracy_interval(
+        [float(np.mean([row["value"] for row in rows])) for rows in drawn],
+        [math.hypot(*map(_query_error, rows)) / len(rows) for rows in drawn],
+        queries=min(rows[0]["queries"] for rows in groups),
+        drawn=_is_drawn(groups[0][0]),
+    )
+
+
+def _is_drawn(row: Mapping[str, Any]) -> bool:
+    return row["method"] != "zero_shot" and row["shots"] != "all"
 
 
 def _query_error(row: Mapping[str, Any]) -> float:

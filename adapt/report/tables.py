@@ -26,20 +26,28 @@ _MARKDOWN = {"|": r"\|", "<": "&lt;", ">": "&gt;", "\n": " ", "*": r"\*", "`": r
 
 
 class Cell(NamedTuple):
-    """A text with a mark: "best", "near" (within the interval of the best), "grey" (a baseline) or "" (none)."""
+    """A text with a mark: "best", "near" (within the interval of the best), "grey" (a baseline) or "" (none).
+
+    `heat`, 0 to 1, is the strength of the colour behind it, None for none.
+    """
 
     text: str
     mark: str = ""
+    heat: float | None = None
 
 
 class ReportTable(NamedTuple):
-    """Columns and rows of cells; the first cell of a row is its label, `name` that of the files."""
+    """Columns and rows of cells; the first `labels` cells of a row are its labels, `name` that of the files.
+
+    The last `totals` rows are averages, which stay at the end when the page sorts the table.
+    """
 
     name: str
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    note: str = ""
+    labels: int = 1
+    totals: int = 0
 
     def to_csv(self) -> str:
         """Return the table as CSV."""
@@ -57,9 +65,11 @@ class ReportTable(NamedTuple):
         """Return the table as a LaTeX tabular with booktabs rules, "best" cells in bold and "near" ones underlined."""
         wrap = {"best": r"\textbf{%s}", "near": r"\underline{%s}", "grey": "%s", "": "%s"}
         lines = [" & ".join(_escape(column, _LATEX) for column in self.columns) + r" \\", r"\midrule"]
-        for row in self.rows:
+        for number, row in enumerate(self.rows):
+            if self.totals and number == len(self.rows) - self.totals:
+                lines.append(r"\midrule")
             lines.append(" & ".join(wrap[cell.mark] % _escape(cell.text, _LATEX) for cell in row) + r" \\")
-        begin = r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}"
+        begin = r"\begin{tabular}{" + "l" * self.labels + "r" * (len(self.columns) - self.labels) + "}"
         return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""])
 
 

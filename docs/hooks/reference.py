@@ -8,20 +8,24 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-import arguments
+import configs
 from adapt.adapters.registry import METHODS
+from arguments.config_file import known_settings
+from arguments.help_texts import EXAMPLES, JOBS
+from arguments.options import add_arguments, add_log_arguments
 from foundation.settings import accepted_values
 
 
 def command_line() -> str:
-    """Return a section for each job with its options."""
+    """Return a section for each job with its examples and options."""
     parts = []
-    for job, summary in arguments.JOBS.items():
+    for job, summary in JOBS.items():
         parser = argparse.ArgumentParser(add_help=False)
-        arguments.add_arguments(parser, job)
-        parts.append(f"## {job}\n\n{summary}\n\n{_options(parser)}")
+        add_arguments(parser, job)
+        examples = "\n".join(f"python launch.py {job} {given}".rstrip() for given in EXAMPLES[job])
+        parts.append(f"## {job}\n\n{summary}\n\n```bash\n{examples}\n```\n\n{_options(parser)}")
     parser = argparse.ArgumentParser(add_help=False)
-    arguments.add_log_arguments(parser)
+    add_log_arguments(parser)
     parts.append(f"## Options of every job\n\n{_options(parser)}")
     return "\n".join(parts)
 
@@ -29,7 +33,7 @@ def command_line() -> str:
 def settings() -> str:
     """Return a section for each section of a config with its settings."""
     sections: dict[type, list[str]] = {}
-    for path, settings_class in arguments.known_settings().items():
+    for path, settings_class in known_settings().items():
         sections.setdefault(settings_class, []).append(".".join(path))
     parts = []
     for settings_class, names in sections.items():
@@ -55,7 +59,7 @@ def _options(parser: argparse.ArgumentParser) -> str:
     for action in parser._actions:
         name = f"`{action.option_strings[0]}`" + (" (required)" if action.required else "")
         choices = f": {', '.join(map(str, action.choices))}" if action.choices else ""
-        text = (action.help or "").replace(f"{arguments.configs.FOLDER.parent}/", "")
+        text = (action.help or "").replace(f"{configs.FOLDER.parent}/", "")
         if not all(str(choice) in text for choice in action.choices or ()):
             text += choices
         rows.append((name, text))

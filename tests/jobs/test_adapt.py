@@ -1,5 +1,6 @@
 """`launch.py adapt`, as a user runs it on folders of photos."""
 
+import csv
 import json
 import pathlib
 
@@ -42,6 +43,35 @@ def test_photos_are_sorted_and_embedded_only_once(photos, tmp_path, capsys):
     assert described["templates"] == ["{}, a pet", "a {}"] and described["checkpoint"] == str(photos / "export")
     assert launch.main(["adapt", *given, "--template=none"]) == 0
     assert "support 4/4" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("placement", ["copy", "link"])
+def test_photos_are_placed_in_a_folder_per_class(photos, tmp_path, capsys, placement):
+    given = [f"--checkpoint={photos / 'export'}", f"--support={photos / 'few'}", f"--query={photos / 'few'}"]
+    given += ["--method=knn", "--template=none", f"--{placement}", f"--out={tmp_path / 'out'}"]
+    for number in (4, 0):
+        assert launch.main(["adapt", *given]) == 0
+        assert f": {number} placed now, {4 - number} already there; 0 removed" in capsys.readouterr().out
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        folder = tmp_path / "out" / ("far" if row["far"] == "yes" else "classes") / row["class"]
+        file = folder / pathlib.Path(row["path"]).name
+        assert file.read_bytes() == (photos / "few" / row["path"]).read_bytes()
+        assert file.is_symlink() == (placement == "link")
+
+
+def test_copies_are_refused_where_the_next_run_would_read_them(photos, capsys):
+    given = ["adapt", "--checkpoint=nowhere", f"--support={photos / 'few'}", "--method=knn", "--copy"]
+    assert launch.main([*given, f"--query={photos / 'all'}", f"--out={photos / 'all' / 'deep' / 'out'}"]) == 1
+    assert "/all/deep/out is in --query=" in capsys.readouterr().err and not (photos / "all" / "deep").exists()
+    for options, message in (
+        (["--link", f"--query={photos / 'all'}", "--out=out"], "not allowed with argument"),
+        (["--features=f", "--out=out"], "--copy cannot be used with --features, which have no images"),
+    ):
+        with pytest.raises(SystemExit):
+            launch.main([*given, *options])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -476,10 +476,15 @@ def test_an_adapter_without_leave_one_out_has_no_closed_form():
     assert adapt.create("gda").closed_form and adapt.create("local").closed_form
 
 
-def test_public_names_can_be_imported_and_encoder_is_imported_on_first_use():
-    code = "import sys, adapt; assert 'adapt.embedding.encoder' not in sys.modules; print(adapt.Encoder.__name__)"
+def test_importing_adapt_brings_in_nothing_heavy_and_names_are_imported_on_first_use():
+    heavy = ["numpy", "jax", "flax", "optax", "scipy", "sklearn", "transformers", "PIL", "matplotlib"]
+    code = f"""import sys, adapt
+print([name for name in {heavy} if name in sys.modules])
+adapt.create("tip_adapter")
+print([name for name in {heavy[-4:]} + ["flax", "adapt.embedding.encoder"] if name in sys.modules])
+print(adapt.Encoder.__name__)"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "Encoder\n"
-    assert all(hasattr(adapt, name) and name in adapt.__doc__ for name in adapt.__all__)
+    assert result.stdout == "[]\n[]\nEncoder\n"
+    assert all(hasattr(adapt, name) and name in adapt.__doc__ and name in dir(adapt) for name in adapt.__all__)
     with pytest.raises(AttributeError, match="module 'adapt' has no attribute 'Decoder'"):
         adapt.Decoder  # noqa: B018

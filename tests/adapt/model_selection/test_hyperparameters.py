@@ -230,3 +230,14 @@ def test_support_without_a_row_marks_it_as_padding():
     less = support.without(jnp.arange(len(LABELS)) == 3)
     assert less.labels[3] == -1 and (np.delete(less.labels, 3) == np.delete(LABELS, 3)).all()
     assert dataclasses.replace(less, labels=support.labels).features is support.features
+
+
+def test_a_selection_has_the_best_parameters_their_score_and_a_table_of_trials():
+    chosen = adapt.select("tip_adapter", FEATURES, LABELS, class_text_features=TEXT, grid=SMALL["tip_adapter"])
+    table = chosen.trials
+    assert [{key: row[key] for key in row if key != "score"} for row in table] == chosen.settings
+    assert chosen.best_score == max(row["score"] for row in table)
+    assert adapt.create("tip_adapter", **chosen.best_params) == chosen.adapter
+    assert repr(chosen).count("\n") == 0 and f"{len(table)} tried" in repr(chosen)
+    without = adapt.select("knn", np.eye(4, 5), [0, 1, 2, 3])
+    assert without.best_params == without.settings[0] and np.isnan(without.best_score)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from adapt.photos.expected_accuracy import expect_accuracy, find_problems
+from adapt.photos.expected_accuracy import expect_accuracy
+from adapt.photos.problems import find_problems
 from tests.adapt.photos.results import make_result
 
 

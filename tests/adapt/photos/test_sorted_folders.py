@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from adapt.photos.sorted_folders import distinct_file_names, report_sorted, sort_into_folders
-from foundation.files.json_lines import read_json_lines
+from foundation.files.json_lines import read_json_lines, write_json_lines
 from tests.adapt.photos.results import make_result
 
 
@@ -193,3 +193,32 @@ def test_without_the_record_files_in_place_are_recognised(tmp_path):
     sort(result, tmp_path / "out")
     (tmp_path / "out" / "sorted_files.jsonl").unlink()
     assert sort(result, tmp_path / "out").kept == 1 and len(files(tmp_path / "out")) == 1
+
+
+def test_an_interrupted_change_from_links_to_copies_is_continued(tmp_path):
+    paths = write(tmp_path, [f"{number}.png" for number in range(4)])
+    result, out = make_result(tmp_path, paths, [0] * 4), tmp_path / "out"
+    sort(result, out, "link")
+
+    def interrupt(name, done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sort(result, out, "copy", interrupt)
+    done = sort(result, out, "copy")
+    assert (done.placed, done.kept, done.changed) == (2, 2, [])
+    assert not any((out / name).is_symlink() for name in files(out))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"file": "../../precious"}, {"file": "classes/cat/../x", "source": "s", "kind": "copy", "size": 1, "mtime": 0}],
+)
+def test_a_record_of_other_folders_is_refused(tmp_path, row):
+    result, out = make_result(tmp_path, write(tmp_path, ["a.png"]), [0]), tmp_path / "out"
+    out.mkdir()
+    write_json_lines(out / "sorted_files.jsonl", [row])
+    with pytest.raises(ValueError, match=r"is damaged or was changed\. Remove it: files that are in place are recog"):
+        sort(result, out)
+    assert not (out / "classes").exists()

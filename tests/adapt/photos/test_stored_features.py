@@ -31,6 +31,10 @@ def test_rows_are_classified_and_named_by_their_numbers(tmp_path, capsys):
     chosen = adapt.select("tip_adapter", SUPPORT, LABELS, class_text_features=TEXTS).adapter
     expected = chosen.fit(SUPPORT, LABELS, class_text_features=TEXTS)(QUERY)
     np.testing.assert_allclose(adapt.load(tmp_path / "out" / "classifier")(QUERY), expected, rtol=1e-4, atol=1e-4)
+    estimator = adapt.FewShotClassifier.load(tmp_path / "out" / "classifier")
+    assert estimator.predict(QUERY).tolist() == NAMES[1]
+    shown = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(estimator.predict_proba(QUERY).max(axis=1), shown, atol=1e-5)
 
 
 def test_other_rows_with_ids_are_classified_instead(tmp_path):

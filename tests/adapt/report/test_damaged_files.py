@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import launch
+from adapt.report import html_report
 from models.checkpoints.io import save_checkpoint
 from tests.data.shard_files import labelled, write_shard
 from tests.models.tiny_models import tiny_checkpoint
@@ -23,6 +24,12 @@ DAMAGES = {
 STOPS = {"results.jsonl", "SHA256SUMS"}  # without them, every number would be in doubt
 HISTORY = {"costs.jsonl", "jobs.jsonl"}  # appended to: a cut last line is what a killed process leaves
 FILES = [*sorted(STOPS | HISTORY), "classes", "examples", "labels", "distances", "predictions"]
+
+
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch):
+    """Leave out the files of figures, which take most of the time of a report and have tests of their own."""
+    monkeypatch.setattr(html_report, "write_figures", lambda *args, **options: None)
 
 
 @pytest.fixture(scope="module")

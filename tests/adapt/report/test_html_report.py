@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from adapt.report import html_report
 from adapt.report.charts import Line, line_chart
 from adapt.report.html_report import CSV_FIELDS, write_report
 from adapt.report.results_index import Run, read_runs
@@ -58,6 +59,14 @@ def run(name, shift=0.0, seeds=3):
     return Run(name, [*results, retrieval(1), retrieval(10)], examples, metrics, jobs)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_figures():
+    """Leave out the files of figures, which take most of the time of a report: see test_figures.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html_report, "write_figures", lambda *args, **options: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def runs():
     return [run(f"first {HOSTILE}"), run("second", shift=0.07)]
@@ -78,7 +87,7 @@ def tables(page):
     return [
         [
             [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)]
-            for line in re.findall(r"<tr>(.*?)</tr>", table)
+            for line in re.findall(r"<tr[^>]*>(.*?)</tr>", table)
         ]
         for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL)
     ]
@@ -87,7 +96,8 @@ def tables(page):
 def tables_of(page, title):
     """Return the tables of the section whose heading starts with `title`."""
     sections = re.findall(r"<section[^>]*>.*?</section>", page, re.DOTALL)
-    return tables(next(each for each in sections if html.unescape(each).partition("<h2>")[2].startswith(title)))
+    headings = [html.unescape(re.search(r"<h2[^>]*><a[^>]*>(.*?)</a>", each)[1]) for each in sections]
+    return tables(next(each for each, heading in zip(sections, headings, strict=True) if heading.startswith(title)))
 
 
 def test_the_page_loads_nothing(page):
@@ -101,7 +111,7 @@ def test_the_page_loads_nothing(page):
 def test_hostile_names_are_shown_as_text(page):
     assert HOSTILE not in page
     shown = html.unescape(re.sub(r"<[^>]*>", "", page))
-    for name in (f"Report {HOSTILE}", f"set {HOSTILE}", f"knn, first {HOSTILE}", f"Texts of {HOSTILE}"):
+    for name in (f"Report {HOSTILE}", f"set {HOSTILE}", f"first {HOSTILE}", f"Texts of {HOSTILE}"):
         assert name in shown
     for attribute in ("alt", "title"):
         assert HOSTILE in map(html.unescape, re.findall(rf'{attribute}="([^"]*)"', page))
@@ -109,10 +119,10 @@ def test_hostile_names_are_shown_as_text(page):
 
 def test_every_mean_equals_that_of_its_rows(page, runs):
     head, *lines = tables_of(page, "Few-shot classification")[0]
-    assert head == ["accuracy, %", "1 shot", "2 shots", "4 shots"]
+    assert head == ["method", "run", "1 shot", "2 shots", "4 shots"]
     expected = []
-    for one in runs:
-        for method in ("zero_shot", "knn"):
+    for method in ("zero_shot", "knn"):
+        for one in runs:
             cells = []
             for shots in SHOTS:
                 at = (method, 0 if method == "zero_shot" else shots)
@@ -124,12 +134,12 @@ def test_every_mean_equals_that_of_its_rows(page, runs):
                     cells.append(f"{mean:.1f} ± {1.96 * error:.1f}")
                 else:
                     cells.append(f"{mean:.1f} ({low:.1f}–{high:.1f})")
-            expected.append([f"{method}, {one.name}", *cells])
+            expected.append([method, one.name, *cells])
     assert lines == expected
 
 
 def test_the_best_of_each_column_is_marked(page):
-    section = page[page.index("<h2>Few-shot classification") :]
+    section = page[page.index(">Few-shot classification", page.index("<section")) :]
     cells = re.findall(r'<td class="best">(.*?) [(±]', section[: section.index("</section>")])
     assert cells == ["40.2", "48.2", "68.2"]  # zero_shot 0.38, knn 0.26 + 0.1 · shots, both plus 0.013 · 5 / 3
 
@@ -142,7 +152,7 @@ def test_retrieval_is_listed_with_its_interval_and_chance_at_most_one(page, runs
         half_width = 1.96 * (share * (1 - share) / (row["queries"] + 4)) ** 0.5
         expected.append(f"{100 * row['value']:.1f} ± {100 * half_width:.1f}")
     assert expected[0].startswith("5.0 ± ") and expected[1].startswith("50.0 ± ")
-    assert [line[3:5] for line in lines] == [[expected[0], "12.5%"], [expected[1], "100.0%"]] * 2
+    assert [line[3:5] for line in lines] == [[expected[0], "12.5"], [expected[1], "100.0"]] * 2
     assert "recall@10 is " + expected[1] + " % over" in html.unescape(page)
 
 
@@ -160,7 +170,8 @@ def test_the_csv_has_every_row_and_field(written, runs):
 
 def test_charts_have_the_text_colour_of_the_page(page):
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == 3  # accuracy by shots and two learning curves
+    charts = [chart for chart in charts if "data-hover" in chart]  # without the swatches of legends
+    assert len(charts) == 2 + 2  # accuracy by shots of two methods, and two metrics of training
     for chart in charts:
         assert "#010203" not in chart and "#000000" not in chart and "black" not in chart
         assert "currentColor" in chart
@@ -185,7 +196,7 @@ def test_a_run_with_partial_results_is_still_shown(tmp_path, left):
     }[left]
     page = write_report([kept], tmp_path, title="t").read_text(encoding="utf-8")
     assert ("Few-shot classification" in page) == (left in ("few_shot", "zero_shot"))
-    assert ("<h2>Retrieval" in page) == (left == "retrieval")
+    assert (">Retrieval</a></h2>" in page) == (left == "retrieval")
     assert ("Learning curves" in page) == (left not in ("retrieval", "nothing"))
     assert ("±" in "".join(cell for table in tables(page) for line in table for cell in line)) == (
         left in ("retrieval", "few_shot", "zero_shot")
@@ -200,7 +211,7 @@ def test_missing_shots_are_dashes(tmp_path):
     page = write_report([run("one"), other], tmp_path, title="t").read_text(encoding="utf-8")
     head, *lines = tables_of(page, "Few-shot classification")[0]
     assert head[-1] == "8 shots" and lines[1][-1] == "–"
-    assert lines[-1] == ["prototypes, other", "–", "–", "–", "50.0 (50.0–50.0)"]
+    assert lines[-1] == ["prototypes", "other", "–", "–", "–", "50.0 (50.0–50.0)"]
 
 
 def test_runs_are_read_from_the_files_of_the_jobs(tmp_path):
@@ -224,7 +235,7 @@ def test_tables_of_runs_and_datasets_whose_names_differ_in_punctuation_have_file
         copies = [row | {"dataset": name} for name in names for row in one.results[:-2]]
         one.results[:] = copies
     page = write_report([one._replace(examples={}, metrics=[]) for one in runs], tmp_path, title="t")
-    shown = [table for table in tables(page.read_text(encoding="utf-8")) if table[0][0] != "run"]
+    shown = tables(page.read_text(encoding="utf-8"))
     written = [list(csv.reader(io.StringIO(path.read_text("utf-8")))) for path in (tmp_path / "tables").glob("*.csv")]
     assert sorted(written) == sorted(shown)
 
@@ -241,3 +252,15 @@ def test_zero_shot_with_two_values_is_explained_and_identical_images_are_counted
         sentence = "zero_shot is 45.0% on all 60 query images, and 40.0% in the few-shot tables, where the images"
         assert (sentence in text) == ("in the section Zero-shot: hence two values" in text) == told
         assert "3 query images identical to an image that support sets are drawn from" in text
+
+
+def test_the_baseline_is_the_run_that_all_runs_are_compared_with(tmp_path):
+    others = [run(name, shift=shift) for name, shift in (("plain", 0.0), ("context", -0.05))]
+    page = write_report(others, tmp_path, title="t", baseline="context").read_text(encoding="utf-8")
+    assert "The difference of −5.0 points has no interval; more seeds would give one." in page  # three seeds
+    assert "All runs are compared with context." in page and "Gain over context: knn" in page
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8").splitlines()[1].startswith("context,")
+    with pytest.raises(ValueError, match=r"^--baseline=contxt is not a run of this report\. Did you mean 'context'\? "):
+        write_report(others, tmp_path, title="t", baseline="contxt")
+    with pytest.raises(ValueError, match=r"Known runs: plain, context\.$"):
+        write_report(others, tmp_path, title="t", baseline="x")

@@ -103,10 +103,10 @@ def test_the_report_shows_them_in_grey_once_and_never_as_the_best(folder):
         run(folder, "report", checkpoints=("a", "b"))
     assert any("a, things, baseline raw_pixels: class means" in line for line in said)
     page = write_report(read_runs(folder / "report"), folder / "report", title="t").read_text()
-    assert page.count('class="grey">raw pixels: class means<') == 1
-    assert page.count('class="grey">untrained: nearest neighbour (a)<') == 1  # that of b is the same
+    assert page.count('class="grey left">raw pixels: class means<') == 1
+    assert page.count('class="grey left">untrained: nearest neighbour (a)<') == 1  # that of b is the same
     assert "things: without pretraining, " in page and "#8d929c" in page
-    summary = (folder / "report" / "tables" / "summary_a.csv").read_text().splitlines()
+    summary = (folder / "report" / "tables" / "summary.csv").read_text().splitlines()
     assert summary[0].endswith(",raw pixels,untrained") and summary[1].count("±") + summary[1].count("(") >= 3
     table = (folder / "report" / "tables" / "few_shot_things.md").read_text()
     grey = [line for line in table.splitlines() if "raw pixels" in line or "untrained" in line]
