@@ -28,7 +28,6 @@ The public names:
 docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,17 +65,21 @@ __all__ = [
     "select",
 ]
 
-_MODULES = {
-    "Encoder": "adapt.embedding.encoder",
-    "FewShotClassifier": "adapt.estimators.few_shot_classifier",
-    "isoclip_projection": "adapt.embedding.isoclip",
-}
-
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: JAX takes a second, and other names bring in Flax or scikit-learn."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+    if name == "Encoder":
+        from adapt.embedding.encoder import Encoder
+
+        return Encoder
+    if name == "FewShotClassifier":
+        from adapt.estimators.few_shot_classifier import FewShotClassifier
+
+        return FewShotClassifier
+    if name == "isoclip_projection":
+        from adapt.embedding.isoclip import isoclip_projection
+
+        return isoclip_projection
     if name in __all__:
         from adapt import public_names
 

@@ -22,7 +22,7 @@ A run has one workdir. Each job reads the files that earlier jobs wrote there:
   inspect     a config                     writes  inspect/ (images and captions of a batch, as the model gets them)
   compile     a config and a topology      prints  memory, arithmetic and traffic of a step, compiled ahead of time
   submit      jobs, to a cluster           writes  submit/ (scripts), shows the commands and runs them
-  quickstart  embed to report              aligns the included encoder with icons, in six minutes on two cores
+  quickstart  embed to report              aligns the included encoder with icons, in six to nine minutes on two cores
 
 These need no run, only a checkpoint: exported here, public, or one of checkpoints/; a folder or a Hub id.
 

@@ -6,7 +6,7 @@ The encoder is checkpoints/photos, and its features are computed once. The pairs
 the names belong to other icons, as captions of the web often describe something else. The aligned models are evaluated
 on concepts and artists that the training lacks, next to the encoder alone.
 
-Hardware: two CPU cores, 2.5 GB of memory. Time: about six minutes. docs/tutorials/quickstart.md has the
+Hardware: two CPU cores, 2.5 GB of memory. Time: six to nine minutes. docs/tutorials/quickstart.md has the
 expected results.
 """
 

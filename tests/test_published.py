@@ -12,6 +12,7 @@ from PIL import Image
 import adapt
 import launch
 from adapt.embedding.encoder import Encoder
+from data.icons import samples
 from data.pipeline.image_ops import decode
 from data.sources.open import open_source
 from foundation.files.checksum_file import changed_files
@@ -40,6 +41,22 @@ def test_checkpoints_are_small_float16_and_credit_their_training_data():
         assert "license: cc-by-4.0" in card and "flickr8k" not in card.partition("## Measured")[0]
         for text in (page, card):
             assert all(words in text for words in ("Noto", "Twemoji", "Open Clip Art", "Apache-2.0", "CC-BY-4.0"))
+
+
+@pytest.mark.parametrize("name", ["icons", "icons_plain"])
+def test_the_heads_for_icons_open_with_their_encoder_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = ROOT / "checkpoints" / name
+    assert changed_files(folder) == [] and describe_checkpoint(str(folder)).files.float_dtype == "float16"
+    page, card = ((path / "README.md").read_text(encoding="utf-8") for path in (folder.parent, folder))
+    assert f"({name}/README.md)" in page and "data/icons/ATTRIBUTION.md" in page and "license: cc-by-4.0" in card
+    assert ("with the context objective" in card) == (name == "icons")
+    encoder = Encoder(folder)
+    concepts = ["umbrella", "bicycle"]
+    icons = [icon for icon in samples("train") if icon.record["class"] in concepts]
+    found = encoder.embed_images([icon.image for icon in icons])
+    best = np.argmax(found @ encoder.embed_texts(concepts).T, axis=1)
+    assert np.mean([concepts[row] == icon.record["class"] for row, icon in zip(best, icons, strict=True)]) > 0.8
 
 
 def test_the_encoder_of_photos_names_its_source_and_license():

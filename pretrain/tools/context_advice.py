@@ -37,6 +37,7 @@ class Rule(NamedTuple):
 RIGHT = Rule(wrong_from=0.0, attention_from=0.5, alpha=0.5, gain="up to 1.4 points zero-shot and 0.5 few-shot")
 WRONG = Rule(wrong_from=0.4, attention_from=0.2, alpha=0.2, gain="about 1 point zero-shot and 1 to 2 few-shot")
 COSTS_BELOW = 1 / 3  # share of attention, with right captions
+MOSTLY_WRONG = 2 / 3  # share of wrong captions; icons with 80 %, which read 72 to 94 %, gained nothing
 
 
 class ContextEstimate(NamedTuple):
@@ -129,6 +130,12 @@ def _verdict(found: ContextEstimate, batch_size: int) -> str:
     noise, share = found.noise, found.share_at(batch_size)
     if not noise.identifiable:
         return "context may pay or not; the data does not show it. Compare a run with objective.context=False"
+    if noise.low >= MOSTLY_WRONG:
+        return (
+            "context is unlikely to pay: most captions are wrong, and companions with right ones are too few to "
+            "outvote them. With 80% wrong it gained nothing over plain training that ended earlier; set "
+            "objective.context=False, and clean the captions"
+        )
     wrong, unclear = noise.low >= WRONG.wrong_from, noise.low < WRONG.wrong_from <= noise.high
     rule = WRONG if wrong or unclear else RIGHT
     settings = f"objective.alpha={rule.alpha} and objective.context_temperature={TEMPERATURE}"

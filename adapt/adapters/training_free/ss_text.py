@@ -20,7 +20,8 @@ class SsText(Adapter):
 
     V minimises −(1/n) Σ_k scale · s_k·V_{y_k} + ½ Σ_c λ_c ‖V_c − w_c‖², where n is the number of support examples.
     `penalty` "shots" is λ_c = `constraint` / n_c, where n_c is the number of examples of class c: V_c stays nearer to
-    the text where the class has few examples. This is SS-Text+ of arXiv 2506.17500, made for uneven support sets.
+    the text where the class has few examples. This is SS-Text+ of arXiv 2506.17500, made for uneven support sets. But
+    images are nearer to images than to texts, so that classes with more examples attract too many queries.
     "constant" is λ_c = `constraint` / n, as in arXiv 2506.06076. A class without examples keeps its text.
 
     The authors have `constraint` 1, and 2 in arXiv 2603.02959, for tasks of a few classes. The weight of the examples
@@ -35,7 +36,7 @@ class SsText(Adapter):
     penalty: str = static("shots")
 
     needs_text = True
-    grid = {"constraint": (20.0, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 200.0)}
+    grid = {"constraint": (20.0, 1.0, 2.0, 5.0, 10.0, 50.0, 200.0, 1000.0)}
 
     def check_settings(self) -> None:
         check_positive(self, "constraint")

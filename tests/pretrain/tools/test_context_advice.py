@@ -37,6 +37,11 @@ def test_wrong_captions_and_companions_speak_for_context():
     assert line.endswith("it is likely to pay from batches of about 4,096")
 
 
+def test_mostly_wrong_captions_speak_against_context():
+    line = verdict(estimated(0.72, 0.94, shares=(0.3, 0.4, 0.5)))
+    assert line.startswith("context is unlikely to pay: most captions are wrong") and "context=False" in line
+
+
 def test_right_captions_and_few_companions_speak_against_context():
     line = verdict(estimated(0.0, 0.05, shares=(0.1, 0.2, 0.3)))
     assert "and likely to cost accuracy: captions are right" in line
