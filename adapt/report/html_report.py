@@ -83,9 +83,10 @@ def write_report(
     charts = [chart for section in sections for chart in section.charts]
     write_text(folder / "report.html", _page(index, sections, title=title))
     write_text(folder / "report.csv", _rows_as_csv(runs))
-    for name in (TABLES, FIGURES):
+    for name, endings in ((TABLES, (".csv", ".md", ".tex")), (FIGURES, (".svg", ".pdf"))):
         for old in (folder / name).glob("*"):
-            old.unlink()
+            if old.is_file() and old.suffix in endings:  # a run of a sweep may have the name of the folder
+                old.unlink()
     for name, table in zip(distinct_names([table.name for table in tables]), tables, strict=True):
         _write_table(folder / TABLES, name, table)
     for name, chart in zip(distinct_names([chart.name for chart in charts]), charts, strict=True):

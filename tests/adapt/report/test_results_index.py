@@ -63,6 +63,14 @@ def test_the_headline_states_which_run_is_better_by_how_much_and_with_which_inte
     assert headline(index)[2].startswith("3 seeds at 1, 4 shots. All runs use the same support sets and query images;")
 
 
+def test_old_tables_and_figures_are_removed_and_nothing_else(folder):
+    for name, kept in (("tables/old.csv", False), ("figures/old.pdf", False), ("figures/metrics.jsonl", True)):
+        (folder / "empty" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "empty" / name).write_text("")
+        write_report([read_runs(folder)[0]._replace(results=[])], folder / "empty", title="nothing")
+        assert (folder / "empty" / name).exists() == kept
+
+
 def test_the_table_files_have_the_numbers_of_the_page(folder, page):
     shown = html.unescape(page)
     for path in (folder / "tables").glob("*.csv"):
