@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     pretrain.objective = objective = ConfigDict()
     objective.base = "sigmoid"  # SigLIP's loss
     objective.context = True  # add the context objective
-    objective.alpha = 0.9  # weight of the base loss; the context objective has 1 − alpha
+    objective.alpha = 0.9  # the paper's, as is the initial temperature; docs/results/study.md on small scale
     objective.dtype = "bfloat16"  # operands of the loss's matrix products
 
     pretrain.optimizer = optimizer = ConfigDict()

@@ -109,7 +109,7 @@ def open_icons(split: str) -> Icons:
 
 
 def as_pixels(icons: Icons, split: str) -> Icons:
-    """Return the icons of a split with raw pixels as features, as `evaluate.baselines` has them."""
+    """Return the icons of a split with the raw pixels of `evaluate.baselines`, before it subtracts the mean."""
     images = [sample.image for sample in samples(split)]
     pixels = PixelEncoder().iterate_images(images.__getitem__, range(len(images)))
     return icons._replace(features=np.concatenate(list(pixels)))
