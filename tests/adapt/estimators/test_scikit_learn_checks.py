@@ -13,7 +13,7 @@ def test_class_means_follow_the_conventions_of_scikit_learn(estimator, check):
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [adapt.FewShotClassifier(method) for method in ("knn", "tip_adapter", "gda", "proker", "linear_probe", "llu")]
+    [adapt.FewShotClassifier(method) for method in ("gda", "linear_probe")]  # one in closed form, one trained
 )
 def test_methods_without_texts_follow_the_conventions_of_scikit_learn(estimator, check):
     check(estimator)
