@@ -20,6 +20,11 @@ def find_problems(result: SortingResult) -> list[str]:
             f"is {expected.low:.0%} to {expected.high:.0%}, which may be little better than always answering the "
             f"largest class ({expected.chance:.0%}). Add support images{better}."
         )
+    if expected is None:
+        problems.append(
+            "No support image can be held out, so the accuracy is not known and the probabilities are not calibrated. "
+            "Add a second image of each class."
+        )
     counts = np.bincount(result.predicted, minlength=len(result.class_names))
     empty = [name for name, count in zip(result.class_names, counts, strict=True) if not count]
     if empty:
