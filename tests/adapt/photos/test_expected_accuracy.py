@@ -69,7 +69,7 @@ def test_classes_without_images_are_named(tmp_path):
     assert problem.startswith("No image is classified as class 2, class 3,") and "class 9 and 2 more. If" in problem
 
 
-def test_without_a_held_out_image_the_probabilities_are_said_to_be_uncalibrated(tmp_path):
+def test_without_a_held_out_image_a_warning_names_uncalibrated_probabilities(tmp_path):
     result = make_result(tmp_path, ["a.png", "b.png"], [0, 1], support=1, accuracy=float("nan"))
     (problem,) = find_problems(result)
     assert "the probabilities are not calibrated. Add a second image of each class" in problem
