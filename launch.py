@@ -175,6 +175,11 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
         **options(args, "dtype", "image_size"),
         **options(args, "tokenizer", "canonicalize"),
     ),
+    "label": lambda args, config: jobs.label(
+        args.checkpoint,
+        **options(args, "images", "out", "classes", "template", "host", "port", "no_browser"),
+        **options(args, "dtype", "image_size", "tokenizer", "canonicalize"),
+    ),
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,
         **options(args, "out", "images", "texts", "image_features", "text_features", "data_dir"),

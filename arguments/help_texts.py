@@ -27,6 +27,7 @@ A run has one workdir. Each job reads the files that earlier jobs wrote there:
 These need no run, only a checkpoint: exported here, public, or one of checkpoints/; a folder or a Hub id.
 
   adapt       examples in class folders    writes  predictions.html, predictions.csv, classifier/, folders per class
+  label       a folder of pictures         serves  a page to label them by clicking, and writes what adapt writes
   embed       images, texts or both        writes  .safetensors and .npy files, and the ids of their rows
   convert     a checkpoint                 writes  a transformers directory, or an .npz for big_vision
 
@@ -41,6 +42,7 @@ JOBS = {
     "report": "Write WORKDIR/report.html, its tables and its figures from the results of pretrain and evaluate.",
     "inspect": "Show the exact batch of a step, count unusable records, and advise on the context objective.",
     "adapt": "Sort images, or stored features, into classes, given a few labelled examples of each class.",
+    "label": "Label a folder of pictures by clicking on a web page, while a classifier learns from every label.",
     "embed": "Embed a folder or shards of images, a file of texts, or both, with any checkpoint.",
     "convert": "Write any checkpoint as a Hugging Face directory, or a SigLIP checkpoint as an .npz for big_vision.",
     "compile": "Compile the config's training step ahead of time for a described topology, and check that it fits.",
@@ -48,7 +50,7 @@ JOBS = {
     "quickstart": "Align, export, evaluate and report on the included icons, with and without context.",
 }
 
-WITHOUT_CONFIG = ("adapt", "embed", "convert")
+WITHOUT_CONFIG = ("adapt", "label", "embed", "convert")
 
 EXAMPLES = {
     "pretrain": (
@@ -74,6 +76,10 @@ EXAMPLES = {
         "--checkpoint=checkpoints/photos --support=examples --query=photos --out=sorted",
         "--checkpoint=checkpoints/photos --support=examples --query=photos --out=sorted --link --method=knn",
         "--features=features/clip/birds --out=sorted",
+    ),
+    "label": (
+        "--checkpoint=checkpoints/photos --images=photos --out=labels",
+        "--checkpoint=google/siglip-base-patch16-224 --images=photos --classes=cat,dog --out=labels",
     ),
     "embed": (
         "--checkpoint=checkpoints/photos --images=photos --out=embeddings",

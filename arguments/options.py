@@ -8,7 +8,7 @@ import logging
 from arguments.config_file import EVALUATE_CONFIG, QUICKSTART_CONFIG, find_config
 from arguments.help_texts import CANONICALIZE_HELP, EVALUATE_OPTIONS, WITHOUT_CONFIG
 from cluster.config import TARGETS
-from foundation.command_line.option_types import count, input_name, output, positive, remote_output
+from foundation.command_line.option_types import count, input_name, output, port, positive, remote_output
 
 
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +134,9 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         parser.add_argument(
             "--method", default="auto", help="adapter, or auto for the best by cross-validation (default: auto)"
         )
+    if job == "label":
+        _add_label_arguments(parser)
+    if job in ("adapt", "label"):
         parser.add_argument(
             "--template",
             action="append",
@@ -156,10 +159,26 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         parser.add_argument(
             "--data_dir", type=input_name, default="runs/data", help="folder of source indexes (default: runs/data)"
         )
-    if job in ("adapt", "embed"):
+    if job in ("adapt", "label", "embed"):
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16"), help="dtype of the towers (default: bfloat16, float32 on CPUs)"
         )
+
+
+def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=input_name, required=True, help="folder of pictures, at any depth")
+    parser.add_argument(
+        "--classes", help="comma-separated names of classes (default: none; they are typed on the page as needed)"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address at which the page is served; 0.0.0.0 lets other machines use it, too (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port", type=port, help="port of the page; 0: a free one (default: 8765, or a free one if it is in use)"
+    )
+    parser.add_argument("--no_browser", action="store_true", help="do not open the page in a browser")
 
 
 def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:

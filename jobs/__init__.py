@@ -7,6 +7,7 @@ from jobs.checkpoints import convert, export
 from jobs.embedding import embed, sort_photos
 from jobs.evaluation import evaluate, report
 from jobs.inspection import compile_step, inspect_data
+from jobs.labelling import label
 from jobs.quickstart import quickstart
 from jobs.submission import submit
 from jobs.training import align, pretrain
@@ -19,6 +20,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect_data",
+    "label",
     "pretrain",
     "quickstart",
     "report",

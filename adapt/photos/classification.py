@@ -11,7 +11,7 @@ import numpy as np
 
 from adapt.adapters.classifier_files import CLASSES_FILE
 from adapt.model_selection.calibration import calibrate, probabilities
-from adapt.model_selection.methods import Candidate, choose_method
+from adapt.model_selection.methods import Candidate, MethodChoice, choose_method
 from adapt.photos.folders import EmbeddedFolder, check_finite, readable
 from adapt.photos.outliers import far_threshold, find_nearest
 from adapt.photos.problems import find_problems
@@ -25,23 +25,18 @@ PREDICTIONS_FILE = "predictions.csv"
 PREDICTION_FIELDS = ("path", "class", "probability", "nearest", "cosine", "far")
 
 
-def classify(
+def choose_and_log(
     method: str,
     *,
     class_names: list[str],
     support: EmbeddedFolder,
     labels: np.ndarray,
-    query: EmbeddedFolder,
     class_texts: np.ndarray | None,
-    out: pathlib.Path,
-    described: Mapping[str, Any],
-) -> SortingResult:
-    """Choose a method, fit the classifier, and classify the query rows; write `predictions.csv` and `classifier/`.
+) -> MethodChoice:
+    """Return the method with settings for a support set, as `choose_method` does, and log what was compared.
 
-    `labels` `[support]` are class numbers and `class_texts` `[classes, dim]` text features, or None. `described` has
-    the fields of `classes.json` that tell where the features are from.
+    `labels` `[support]` are class numbers and `class_texts` `[classes, dim]` text features, or None.
     """
-    arguments = {"num_classes": len(class_names), "class_text_features": class_texts}
     if np.bincount(labels).max() < 2:
         logger.info(
             "no class has two support images, so methods and settings cannot be compared on held-out images; defaults "
@@ -52,10 +47,31 @@ def classify(
         support.features,
         labels,
         on_candidate=lambda candidate: logger.info(describe(candidate)),
-        **arguments,
+        num_classes=len(class_names),
+        class_text_features=class_texts,
     )
+    logger.info(f"selected: {choice.chosen.method} ({choice.chosen.selected_by})")
+    return choice
+
+
+def classify(
+    choice: MethodChoice,
+    *,
+    class_names: list[str],
+    support: EmbeddedFolder,
+    labels: np.ndarray,
+    query: EmbeddedFolder,
+    class_texts: np.ndarray | None,
+    out: pathlib.Path,
+    described: Mapping[str, Any],
+) -> SortingResult:
+    """Fit the chosen classifier and classify the query rows; write `classifier/` and return the result.
+
+    `labels` and `class_texts` are as in `choose_and_log`. `described` has the fields of `classes.json` that tell where
+    the features are from.
+    """
     chosen = choice.chosen
-    logger.info(f"selected: {chosen.method} ({chosen.selected_by})")
+    arguments = {"num_classes": len(class_names), "class_text_features": class_texts}
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
     check_finite(logits, query.paths, f"rows of logits of {chosen.method}")
@@ -78,8 +94,12 @@ def classify(
         logger.warning(problem)
     classifier.save(out / "classifier")
     write_json(out / "classifier" / CLASSES_FILE, _description(result, described))
-    write_text(out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
     return result
+
+
+def write_predictions(result: SortingResult, out: pathlib.Path) -> None:
+    """Write `predictions.csv`."""
+    write_text(out / PREDICTIONS_FILE, csv_text(PREDICTION_FIELDS, _predictions(result)))
 
 
 def _description(result: SortingResult, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,10 +39,15 @@ def expect_accuracy(accuracy: float, labels: np.ndarray) -> ExpectedAccuracy | N
     """
     if math.isnan(accuracy):
         return None
-    from scipy.stats import binomtest
-
     total = len(labels)
     correct = round(accuracy * total)
-    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
     chance = float(np.bincount(labels).max()) / total
-    return ExpectedAccuracy(correct, total, float(interval.low), float(interval.high), chance)
+    return ExpectedAccuracy(correct, total, *wilson_interval(correct, total), chance)
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Return the score interval at 95% of a share of `correct` ones in `total`."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

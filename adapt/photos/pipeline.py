@@ -14,7 +14,13 @@ from adapt.embedding.cache import Progress, embed_classes
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.identical_images import find_identical
 from adapt.model_selection.methods import AUTO, check_method
-from adapt.photos.classification import PREDICTIONS_FILE, classify, report_identical_support
+from adapt.photos.classification import (
+    PREDICTIONS_FILE,
+    choose_and_log,
+    classify,
+    report_identical_support,
+    write_predictions,
+)
 from adapt.photos.folders import (
     EmbeddedFolder,
     check_finite,
@@ -26,6 +32,7 @@ from adapt.photos.folders import (
 from adapt.photos.page import write_page
 from adapt.photos.sorted_folders import Placement, report_sorted, sort_into_folders
 from adapt.photos.sorting_result import SortingResult
+from adapt.photos.templates import check_template, choose_templates
 from data.sources.image_folders import ClassFolders, ImageFiles
 from data.sources.split_folders import class_pattern, training_folder
 from foundation.files.atomic import write_text
@@ -36,7 +43,6 @@ from foundation.suggestions import nearest_path
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TEMPLATE = "a photo of a {}."
 LEFT_OUT_FILE, PAGE_FILE = "left_out.csv", "predictions.html"
 
 
@@ -65,7 +71,7 @@ class SortingTask:
         check_method(self.method, text=self.templates != ())
         check_output_folder(self.out)
         for template in self.templates or ():
-            _check_template(template)
+            check_template(template)
         existing = next((path for path in (self.out, *self.out.parents) if path.exists()), None)
         if existing is not None and not existing.is_dir():
             raise FileExistsError(f"{existing} is a file. Set --out to a folder.")
@@ -107,9 +113,8 @@ def sort_photos(encoder: Encoder, task: SortingTask, *, progress: Progress = _no
     task.check()
     folder = training_folder(task.support)
     folder.log()
-    task = dataclasses.replace(task, support=folder.path, templates=_choose_templates(encoder, task))
-    if task.templates:
-        _check_tokenizer(encoder)
+    _check_needs_text(encoder, task.method)
+    task = dataclasses.replace(task, support=folder.path, templates=choose_templates(encoder, task.templates))
     with lock_folder(task.out, ".adapt.lock", job="adapt job", option="--out"):
         return _sort(encoder, task, progress, split=folder.split)
 
@@ -139,13 +144,12 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str
     copies = find_identical(support.features, support.features, support.image, support.image, own_rows=rows)
     report_identical_support(copies, support, labels)
     _report_identical(support, query)
+    class_texts = _embed_class_names(encoder, task, class_names) if task.templates else None
+    task_data = {"class_names": class_names, "support": support, "labels": labels, "class_texts": class_texts}
     result = classify(
-        task.method,
-        class_names=class_names,
-        support=support,
-        labels=labels,
+        choose_and_log(task.method, **task_data),
+        **task_data,
         query=query,
-        class_texts=_embed_class_names(encoder, task, class_names) if task.templates else None,
         out=task.out,
         described={
             "templates": list(task.templates),
@@ -153,6 +157,7 @@ def _sort(encoder: Encoder, task: SortingTask, progress: Progress, *, split: str
             "checkpoint_fingerprint": encoder.fingerprint if task.templates else encoder.image_fingerprint,
         },
     )
+    write_predictions(result, task.out)
     if task.placement:
         report_sorted(sort_into_folders(result, task.out, placement=task.placement, progress=progress), task.out)
     page = write_page(result, task.out / PAGE_FILE, progress=progress)
@@ -191,43 +196,11 @@ def _check_classes(class_names: list[str], root: str) -> None:
         )
 
 
-def _check_template(template: str) -> None:
-    try:
-        valid = "\0" in template.format("\0")
-    except (ValueError, IndexError, KeyError, AttributeError):
-        valid = False
-    if not valid:
-        raise ValueError(
-            f"template {template!r} has no {{}} for the class name. Write for example {DEFAULT_TEMPLATE!r}, or only "
-            "--template=none to ignore the class names."
-        )
-
-
-def _choose_templates(encoder: Encoder, task: SortingTask) -> tuple[str, ...]:
-    """Return the templates of a task; raise `ValueError` if a template or the method needs texts that there are not."""
-    if encoder.embeds_texts:
-        return (DEFAULT_TEMPLATE,) if task.templates is None else task.templates
-    if task.templates:
-        raise ValueError(
-            f"{encoder.name} embeds images only, so --template={task.templates[0]} cannot be used. Leave it out, or "
-            "use a checkpoint that embeds texts, too."
-        )
-    if task.method != AUTO and METHODS[task.method].needs_text:
+def _check_needs_text(encoder: Encoder, method: str) -> None:
+    """Raise `ValueError` if the method needs class texts and the checkpoint embeds images only."""
+    if not encoder.embeds_texts and method != AUTO and METHODS[method].needs_text:
         without = ", ".join(name for name in TRAINING_FREE if not METHODS[name].needs_text)
         raise ValueError(
-            f"{encoder.name} embeds images only, and {task.method} needs class texts. Use another --method ({AUTO}, "
+            f"{encoder.name} embeds images only, and {method} needs class texts. Use another --method ({AUTO}, "
             f"{without}), or a checkpoint that embeds texts, too."
         )
-    logger.info(f"{encoder.name} embeds images only: class names are not used")
-    return ()
-
-
-def _check_tokenizer(encoder: Encoder) -> None:
-    try:
-        _ = encoder.tokenizer
-    except (ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0].partition(";")[0]
-        raise ValueError(
-            f"class names need a tokenizer ({reason}). Set --tokenizer=FOLDER, or classify by images alone with "
-            "--template=none."
-        ) from error

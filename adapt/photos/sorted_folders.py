@@ -22,7 +22,6 @@ from foundation.files.json_lines import read_json_lines, write_json_lines
 logger = logging.getLogger(__name__)
 
 CLASSES_FOLDER, FAR_FOLDER = "classes", "far"
-RECORD_FILE = "sorted_files.jsonl"
 COPY, LINK = "copy", "link"
 Placement = Literal["copy", "link"]
 
@@ -32,8 +31,19 @@ _SAME_TIME = 2.0  # seconds; file systems such as FAT round times
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
+class Places(NamedTuple):
+    """The folder of the classes, the folder for far images, and the file that lists what was placed there."""
+
+    classes: str = CLASSES_FOLDER
+    far: str = FAR_FOLDER
+    record: str = "sorted_files.jsonl"
+
+
+DEFAULT_PLACES = Places()
+
+
 class PlacedFile(NamedTuple):
-    """A line of `sorted_files.jsonl`: a file in the output folder, the image that it is of, and that image's state."""
+    """A line of the record: a file in the output folder, the image that it is of, and that image's state."""
 
     file: str
     source: str
@@ -66,21 +76,26 @@ class SortedFiles(NamedTuple):
 
 
 def sort_into_folders(
-    result: SortingResult, out: pathlib.Path, *, placement: Placement, progress: Callable[[str, int, int], None]
+    result: SortingResult,
+    out: pathlib.Path,
+    *,
+    placement: Placement,
+    progress: Callable[[str, int, int], None],
+    places: Places = DEFAULT_PLACES,
 ) -> SortedFiles:
     """Copy the query images of a result to `out/classes/CLASS`, or link to them there, and return what was done.
 
-    Images that are far from every support image are placed in `out/far/CLASS` instead. A name that several images have
-    gets a hash of the path in the query folder. `out/sorted_files.jsonl` lists the files, before they are written:
-    after an interruption, the next run continues. If the prediction of an image has changed, its file is moved. No file
-    is overwritten or removed that this function has not placed, or that has changed since.
+    Images that are far from every support image are placed in `out/far/CLASS` instead; `places` names other folders. A
+    name that several images have gets a hash of the path in the query folder. `out/sorted_files.jsonl` lists the files,
+    before they are written: after an interruption, the next run continues. If the prediction of an image has changed,
+    its file is moved. No file is overwritten or removed that this function has not placed, or that has changed since.
 
     Raises `OSError` where an image cannot be read or a file cannot be written.
     """
-    previous = _read_record(out / RECORD_FILE)
+    previous = _read_record(out, places)
     shutil.rmtree(out / _PARTIAL_FOLDER, ignore_errors=True)
     wanted, blocked = {}, []
-    for source, names in _plan(result):
+    for source, names in _plan(result, places):
         state = os.stat(source)
         choices = [PlacedFile(name, readable(source), placement, state.st_size, state.st_mtime) for name in names]
         file = next((each for each in choices if _is_free(each, out, previous)), None)
@@ -89,10 +104,10 @@ def sort_into_folders(
         else:
             wanted[file.file] = file, source
     files = [file for file, _ in wanted.values()]
-    _write_record(out / RECORD_FILE, [*itertools.chain(*previous.values()), *files])
+    _write_record(out / places.record, [*itertools.chain(*previous.values()), *files])
     removed, changed = _remove(out, {name: known for name, known in previous.items() if name not in wanted})
     for folder in _class_folders(result):
-        (out / CLASSES_FOLDER / folder).mkdir(parents=True, exist_ok=True)
+        (out / places.classes / folder).mkdir(parents=True, exist_ok=True)
     placed = kept = 0
     for number, (file, source) in enumerate(wanted.values(), 1):
         path = os.path.join(out, file.file)
@@ -108,7 +123,7 @@ def sort_into_folders(
             placed += 1
         progress(placement, number, len(wanted))
     shutil.rmtree(out / _PARTIAL_FOLDER, ignore_errors=True)
-    _write_record(out / RECORD_FILE, files)
+    _write_record(out / places.record, files)
     return SortedFiles(placed, kept, removed, changed, blocked)
 
 
@@ -153,12 +168,12 @@ def _class_folders(result: SortingResult) -> list[str]:
     return [name for name, _ in distinct_file_names(result.class_names)]
 
 
-def _plan(result: SortingResult) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _plan(result: SortingResult, places: Places) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the path of each image and the names in the output folder that it may have, the preferred one first."""
     folders, root = _class_folders(result), os.path.abspath(result.query.root)
     names = distinct_file_names(result.query.paths)
     for path, label, far, own in zip(result.query.paths, result.predicted, result.far, names, strict=True):
-        folder = f"{FAR_FOLDER if far else CLASSES_FOLDER}/{folders[label]}"
+        folder = f"{places.far if far else places.classes}/{folders[label]}"
         yield os.path.join(root, path), tuple(f"{folder}/{name}" for name in dict.fromkeys(own))
 
 
@@ -202,14 +217,14 @@ def _place(source: str, path: str, placement: Placement, partial: pathlib.Path) 
         os.unlink(copy)
 
 
-def _read_record(path: pathlib.Path) -> dict[str, list[PlacedFile]]:
+def _read_record(out: pathlib.Path, places: Places) -> dict[str, list[PlacedFile]]:
     """Return the files of earlier runs; after an interruption, a file may be any of several copies or links."""
-    found = collections.defaultdict(list)
+    found, path = collections.defaultdict(list), out / places.record
     for row in read_json_lines(path, appended=False):
         parts = str(row.get("file")).split("/")
         if set(row) != set(PlacedFile._fields) or len(parts) != 3 or ".." in parts:
             raise ValueError(f"{path} is damaged or was changed. Remove it: files that are in place are recognised.")
-        if parts[0] in (CLASSES_FOLDER, FAR_FOLDER):
+        if parts[0] in (places.classes, places.far):
             found[row["file"]].append(PlacedFile(**row))
     return dict(found)
 

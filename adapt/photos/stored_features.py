@@ -12,7 +12,13 @@ import numpy as np
 from adapt.adapters.ops import normalize_numpy
 from adapt.adapters.registry import METHODS, TRAINING_FREE
 from adapt.model_selection.methods import AUTO, check_method
-from adapt.photos.classification import PREDICTIONS_FILE, classify, report_identical_support
+from adapt.photos.classification import (
+    PREDICTIONS_FILE,
+    choose_and_log,
+    classify,
+    report_identical_support,
+    write_predictions,
+)
 from adapt.photos.folders import EmbeddedFolder
 from adapt.photos.sorting_result import SortingResult
 from data.features.feature_files import split_parts
@@ -81,13 +87,12 @@ def _sort(task: FeatureSortingTask, dataset: FeatureDataset) -> SortingResult:
     own = np.arange(len(labels))
     copies = find_identical_rows(dataset.support.features, dataset.support.features, own_rows=own)
     report_identical_support(copies, support, labels)
+    class_names = list(dataset.class_names)
+    task_data = {"class_names": class_names, "support": support, "labels": labels, "class_texts": dataset.texts}
     result = classify(
-        task.method,
-        class_names=list(dataset.class_names),
-        support=support,
-        labels=labels,
+        choose_and_log(task.method, **task_data),
+        **task_data,
         query=query,
-        class_texts=dataset.texts,
         out=task.out,
         described={
             "templates": [],
@@ -96,6 +101,7 @@ def _sort(task: FeatureSortingTask, dataset: FeatureDataset) -> SortingResult:
             "features": os.fspath(task.features),
         },
     )
+    write_predictions(result, task.out)
     logger.info(
         f"{len(query.paths):,} predictions in {task.out / PREDICTIONS_FILE}, {int(result.far.sum()):,} far from every "
         "support row; there is no page, as stored features have no pictures"

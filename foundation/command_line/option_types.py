@@ -43,3 +43,10 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", text.strip()) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def port(text: str) -> int:
+    """Return the number of a port, or 0 for any free one."""
+    if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Label pictures by clicking: `launch.py label`."""

@@ -1,0 +1,35 @@
+"""Names of classes that a person types: they become names of folders."""
+
+from __future__ import annotations
+
+import unicodedata
+
+LONGEST = 80  # characters
+
+
+def check_class_name(name: object) -> str:
+    """Return a class name without spaces at its ends, in Unicode's composed form.
+
+    Raises `ValueError` for a name that is not text, is empty or too long, or cannot be the name of a folder.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"class {name!r} is not a text. Type the name of a class.")
+    name = unicodedata.normalize("NFC", name).strip()
+    if not name:
+        raise ValueError("the name of the class is empty. Type at least one letter.")
+    if len(name) > LONGEST:
+        raise ValueError(f"class {name[:20]!r}… has {len(name):,} characters. Use at most {LONGEST}.")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp", "Co", "Cn") for character in name):
+        raise ValueError(f"class {name!r} contains a character that cannot be shown. Remove it.")
+    if name.startswith(".") or any(character in name for character in "/\\:"):
+        raise ValueError(f"class {name!r} cannot be the name of a folder. Leave out / \\ : and a dot at the start.")
+    return name
+
+
+def parse_class_names(text: str | None) -> list[str]:
+    """Return the names of a comma-separated list; raises `ValueError` as `check_class_name` does, and for doubles."""
+    names = [check_class_name(part) for part in text.split(",")] if text else []
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise ValueError(f"--classes names {doubled!r} twice. Remove one of the two.")
+    return names

@@ -1,0 +1,122 @@
+"""Write the result of a session: sorted folders, predictions, the classifier, and a support set for other jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adapt.adapters.registry import create
+from adapt.labelling.session import LabellingSession
+from adapt.model_selection.methods import Candidate, MethodChoice
+from adapt.photos.classification import PREDICTIONS_FILE, classify, write_predictions
+from adapt.photos.folders import EmbeddedFolder, LeftOut
+from adapt.photos.sorted_folders import CLASSES_FOLDER, Placement, Places, sort_into_folders
+from adapt.photos.sorting_result import SortingResult
+
+SUPPORT_FOLDER = "support"
+_SUPPORT = Places(classes=SUPPORT_FOLDER, far="support_far", record="support_files.jsonl")
+
+
+class Exported(NamedTuple):
+    """The numbers of pictures that were sorted, that are far from all labelled ones, and of the support set.
+
+    `files` are what was written, by its path in the output folder, with a description. `alone` are files there that
+    were left alone, because they are not this session's or have changed since.
+    """
+
+    pictures: int
+    far: int
+    labelled: int
+    files: dict[str, str]
+    alone: int
+
+
+def export_session(
+    session: LabellingSession,
+    *,
+    placement: Placement,
+    described: Mapping[str, Any],
+    progress: Callable[[str, int, int], None],
+) -> Exported:
+    """Write the results of a session to its folder; existing results of an earlier export are updated.
+
+    `classes/NAME` (and `far/NAME`) have all embedded pictures, labelled ones in the class of their label, and
+    `support/NAME` only these; `predictions.csv` and `classifier/` are those of `launch.py adapt`, by the method that
+    the page shows. `described` has the fields of `classes.json` that tell where the features are from.
+
+    Raises `ValueError` before two classes have labels, and `OSError` where a picture has vanished.
+    """
+    result = _classify(session, described)
+    write_predictions(result, session.out)
+    done = sort_into_folders(result, session.out, placement=placement, progress=progress)
+    support = sort_into_folders(
+        _only_labelled(result), session.out, placement=placement, progress=progress, places=_SUPPORT
+    )
+    return Exported(
+        pictures=len(result.query.paths),
+        far=int(result.far.sum()),
+        labelled=len(result.labels),
+        files={
+            f"{CLASSES_FOLDER}/": "all pictures, in a folder per class",
+            PREDICTIONS_FILE: "class, probability and nearest labelled picture of each",
+            "classifier/": "the classifier, for adapt.load",
+            f"{SUPPORT_FOLDER}/": "the labelled pictures, for launch.py adapt, evaluate and align",
+        },
+        alone=len(done.changed + done.blocked + support.changed + support.blocked),
+    )
+
+
+def _classify(session: LabellingSession, described: Mapping[str, Any]) -> SortingResult:
+    """Return the predictions for all embedded pictures, in which labelled ones have the class of their label."""
+    with session.lock:
+        predictions = session.predictions
+        if predictions is None or len(set(predictions.labelled.labels.tolist())) < 2:
+            raise ValueError("there are labels of fewer than two classes. Label pictures of another class first.")
+        numbers = session.predicted_numbers.tolist()
+        features = session.features[: len(numbers)]
+        class_names = session.class_names
+        bad = [LeftOut(session.pictures.names[number], reason) for number, reason in session.bad.items()]
+    labelled, fit = predictions.labelled, predictions.fit
+    used = np.flatnonzero(labelled.counts) if labelled.texts is None else np.arange(len(class_names))
+    renumbered = np.full(len(class_names), -1)
+    renumbered[used] = np.arange(len(used))
+    labels = renumbered[labelled.labels]
+    paths = [session.pictures.path(number) for number in numbers]
+    query = EmbeddedFolder(session.pictures.root, paths, features, bad)
+    support = EmbeddedFolder(query.root, [paths[row] for row in predictions.rows], labelled.features, [])
+    right = fit.left_out.argmax(axis=1) == labelled.labels
+    left_out = fit.left_out[:, used] if np.bincount(labels).max() > 1 else None
+    candidate = Candidate(
+        method=fit.method,
+        adapter=create(fit.method, **fit.settings),
+        accuracy=float("nan") if left_out is None else float(right.mean()),
+        tried=fit.tried,
+        selected_by="defaults" if left_out is None else "leave-one-out on the labelled pictures",
+    )
+    result = classify(
+        MethodChoice(candidate, [candidate], left_out),
+        class_names=[class_names[label] for label in used],
+        support=support,
+        labels=labels,
+        query=query,
+        class_texts=labelled.texts,
+        out=session.out,
+        described=described,
+    )
+    probabilities = result.probabilities.copy()
+    probabilities[predictions.rows] = np.eye(len(used))[labels]
+    return dataclasses.replace(result, probabilities=probabilities)
+
+
+def _only_labelled(result: SortingResult) -> SortingResult:
+    """Return a result whose queries are the labelled pictures."""
+    return dataclasses.replace(
+        result,
+        query=result.support,
+        probabilities=np.eye(len(result.class_names))[result.labels],
+        nearest=np.arange(len(result.labels)),
+        cosines=np.ones(len(result.labels), np.float32),
+    )

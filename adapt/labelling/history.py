@@ -1,0 +1,109 @@
+"""The labels that a person gives, in a file that is only appended to: nothing is lost when the process is killed."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from adapt.labelling.class_names import check_class_name
+from foundation.files.json_lines import append_json_line, read_json_lines
+
+HISTORY_FILE = "labels.jsonl"
+_LABEL, _UNDO = "label", "undo"
+
+
+class Change(NamedTuple):
+    """One action of a person: pictures, by name, that got a class, or lost theirs where `name` is None."""
+
+    pictures: tuple[str, ...]
+    name: str | None
+
+
+class LabelHistory:
+    """The actions in `folder/labels.jsonl`, and the labels that result.
+
+    A line is an object with `time`, `action` and, for "label", `pictures` and `class` (null removes a label). "undo"
+    takes back the last action that was not taken back. Lines are synced to disk one by one, and never changed.
+
+    Raises `ValueError` for a file that is damaged, except for a cut last line, which is left out.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self._path = pathlib.Path(folder) / HISTORY_FILE
+        self._done: list[Change] = []
+        self._labels: dict[str, str] = {}
+        self.actions = 0
+        for number, row in enumerate(read_json_lines(self._path), 1):
+            try:
+                self._replay(row)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise ValueError(
+                    f"line {number} of {self._path} is not an action ({error}). Restore the file from a copy, or "
+                    "remove the line."
+                ) from error
+        self._rebuild()
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The class of each labelled picture, by name, in the order in which they were labelled."""
+        return self._labels
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in the order in which they were first used, also those without pictures by now."""
+        return list(dict.fromkeys(change.name for change in self._done if change.name is not None))
+
+    @property
+    def last(self) -> Change | None:
+        """The action that `undo` would take back, or None."""
+        return self._done[-1] if self._done else None
+
+    def label(self, pictures: Sequence[str], name: str | None) -> None:
+        """Give pictures a class, or remove their labels; written to disk before it takes effect.
+
+        Raises `ValueError` for a class name that cannot be used, and without pictures.
+        """
+        change = Change(tuple(dict.fromkeys(pictures)), None if name is None else check_class_name(name))
+        if not change.pictures:
+            raise ValueError("no picture is selected. Select at least one.")
+        self._append({"action": _LABEL, "pictures": list(change.pictures), "class": change.name})
+        self._done.append(change)
+        self._apply(change)
+
+    def undo(self) -> Change:
+        """Take back the last action and return it; raises `ValueError` if there is none."""
+        if not self._done:
+            raise ValueError("there is nothing to undo.")
+        self._append({"action": _UNDO})
+        change = self._done.pop()
+        self._rebuild()
+        return change
+
+    def _append(self, row: dict[str, Any]) -> None:
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        append_json_line(self._path, {"time": time, **row})
+        self.actions += 1
+
+    def _replay(self, row: Mapping[str, Any]) -> None:
+        if row["action"] == _UNDO:
+            self._done.pop()
+        elif row["action"] == _LABEL:
+            name = row["class"]
+            self._done.append(Change(tuple(row["pictures"]), None if name is None else check_class_name(name)))
+        else:
+            raise ValueError(f"unknown action {row['action']!r}")
+        self.actions += 1
+
+    def _apply(self, change: Change) -> None:
+        for picture in change.pictures:
+            self._labels.pop(picture, None)  # a picture that is labelled again moves to the end
+            if change.name is not None:
+                self._labels[picture] = change.name
+
+    def _rebuild(self) -> None:
+        self._labels = {}
+        for change in self._done:
+            self._apply(change)

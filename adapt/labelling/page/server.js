@@ -1,0 +1,44 @@
+// Requests to the server. All addresses are relative, so they keep the secret in the path of the page.
+
+export class Refused extends Error {}
+
+async function request(path, options) {
+  const response = await fetch(path, options);
+  let body;
+  try {
+    body = await response.json();
+  } catch {
+    throw new Refused(`The server answered ${response.status}.`);
+  }
+  if (!response.ok) throw new Refused(body.problem);
+  return body;
+}
+
+function post(path, body = {}) {
+  return request(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+}
+
+// `keep` are the numbers of pictures that the answer describes, whether they are suggested or not.
+export const getState = (keep) => post("api/state", { keep });
+export const label = (pictures, name, keep) => post("api/label", { pictures, class: name, keep });
+export const undo = (keep) => post("api/undo", { keep });
+export const startExport = (placement, keep) => post("api/export", { placement, keep });
+
+/** Return a part of the pictures of a view: {show, order, similar_to, text}. */
+export function listPictures(view, start, count) {
+  const query = new URLSearchParams({ ...view, start, count });
+  return request(`api/pictures?${query}`);
+}
+
+/** Call `onChange(session, version, exports)` whenever something changes, and `onLost(lost)` when the connection does. */
+export function watch(onChange, onLost) {
+  const events = new EventSource("api/events");
+  events.onmessage = (event) => {
+    onLost(false);
+    onChange(...JSON.parse(event.data));
+  };
+  events.onerror = () => {
+    onLost(true);
+    if (events.readyState === EventSource.CLOSED) setTimeout(() => watch(onChange, onLost), 1000);
+  };
+}

@@ -1,0 +1,260 @@
+"""A labelling session: the labels, the classifier that follows them, and what to look at next.
+
+All methods may be called from several threads. What changes raises `version`, by which pages notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adapt.labelling.chooser import Chooser, Suggestion
+from adapt.labelling.class_names import check_class_name
+from adapt.labelling.estimate import Estimate, estimate_accuracy
+from adapt.labelling.history import Change, LabelHistory
+from adapt.labelling.methods import choose
+from adapt.labelling.model import LabellingModel, Predictions, stack_texts
+from adapt.labelling.pictures import PictureFolder
+
+logger = logging.getLogger(__name__)
+
+SUGGESTIONS = 24
+_REFRESH_SECONDS = 1.0  # between two refits because of new features
+_CURVE_POINTS = 16  # that are computed after a restart
+
+EmbedText = Callable[[str], np.ndarray]
+
+
+class LabellingSession:
+    """The state of a session over the pictures of a folder, with labels in `out/labels.jsonl`.
+
+    `class_names` are classes that exist before any picture has them. `embed_text` returns the features `[dim]` of
+    length 1 of a text, or is None for a checkpoint without texts. `embed_class` does the same for a class name.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureFolder,
+        out: pathlib.Path,
+        *,
+        dim: int,
+        class_names: Sequence[str] = (),
+        embed_text: EmbedText | None = None,
+        embed_class: EmbedText | None = None,
+    ):
+        self.pictures, self.out = pictures, out
+        self.identity = secrets.token_hex(8)  # of this process: numbers of pictures hold as long as it lives
+        self.version = 0
+        self.bad: dict[int, str] = {}
+        self.finished_embedding = False
+        self.problem: str | None = None
+        self.embed_text = embed_text
+        self._embed_class = embed_class
+        self._given = tuple(class_names)
+        self._history = LabelHistory(out)
+        self._model = LabellingModel(len(pictures), dim)
+        self._numbers = np.zeros(len(pictures), np.int64)  # of the picture in each row of the model
+        self._rows = np.full(len(pictures), -1, np.int64)
+        self._chooser = Chooser()
+        self._texts: dict[str, np.ndarray] = {}
+        self._lock = threading.RLock()
+        self._predictions: Predictions | None = None
+        self._suggestions: list[Suggestion] = []
+        self._curve: dict[int, Estimate] = {}
+        self._refreshed = 0.0
+
+    # Changes
+
+    def label(self, numbers: Sequence[int], name: str | None) -> None:
+        """Give pictures a class, which may be new, or remove their labels with None.
+
+        Raises `ValueError` for unknown numbers and for names that cannot be those of a class.
+        """
+        with self._lock:
+            known = self.class_names
+            if name is not None:
+                name = check_class_name(name)
+                folded = next((each for each in known if each.casefold() == name.casefold()), name)
+                if folded != name:
+                    raise ValueError(f"class {name!r} differs from {folded!r} only in case. Use {folded!r}.")
+            self._history.label([self._name(number) for number in numbers], name)
+            self._changed(from_label=len(self._history.labels))
+
+    def undo(self) -> Change:
+        """Take back the last action, whoever did it, and return it; raises `ValueError` if there is none."""
+        with self._lock:
+            change = self._history.undo()
+            self._changed(from_label=len(self._history.labels) + 1)
+            return change
+
+    def add_features(self, numbers: Sequence[int], features: np.ndarray) -> None:
+        """Note the unit features `[pictures, dim]` of some pictures."""
+        with self._lock:
+            start = self._model.count
+            self._numbers[start : start + len(numbers)] = numbers
+            self._rows[list(numbers)] = np.arange(start, start + len(numbers))
+            self._model.add(features)
+            self._chooser.add(features)
+            if time.monotonic() > self._refreshed + _REFRESH_SECONDS or self._model.count <= 2 * len(numbers):
+                self._refresh()
+
+    def add_bad(self, number: int, reason: str) -> None:
+        """Note that a picture cannot be read."""
+        with self._lock:
+            self.bad[number] = reason
+            self.version += 1
+
+    def finish_embedding(self, problem: str | None = None) -> None:
+        """Note that there are no more features, because all pictures are embedded or because of a problem."""
+        with self._lock:
+            self.finished_embedding, self.problem = problem is None, problem
+            self._refresh()
+            self._restore_curve()
+            self.version += 1
+
+    def add_class_text(self, name: str) -> None:
+        """Embed the text of a class; slow, so it is called from a thread of its own."""
+        if self._embed_class is None or name in self._texts:
+            return
+        features = self._embed_class(name)
+        with self._lock:
+            self._texts[name] = features
+            self._refresh()
+
+    # Views
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock that keeps several reads consistent."""
+        return self._lock
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes: those given at the start, and those of labels, in the order of their first use."""
+        return list(dict.fromkeys((*self._given, *self._history.class_names)))
+
+    @property
+    def uses_texts(self) -> bool:
+        """Whether class names are embedded."""
+        return self._embed_class is not None
+
+    @property
+    def missing_texts(self) -> list[str]:
+        """The classes whose text is to be embedded."""
+        return [name for name in self.class_names if name not in self._texts] if self.uses_texts else []
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The class of each labelled picture that the folder has, by number, in the order of labelling."""
+        found = ((self.pictures.number(name), label) for name, label in self._history.labels.items())
+        return {number: label for number, label in found if number is not None}
+
+    @property
+    def missing_pictures(self) -> list[str]:
+        """The names of labelled pictures that the folder no longer has."""
+        return [name for name in self._history.labels if self.pictures.number(name) is None]
+
+    @property
+    def last(self) -> Change | None:
+        """The action that `undo` would take back."""
+        return self._history.last
+
+    @property
+    def embedded(self) -> int:
+        """The number of pictures with features."""
+        return self._model.count
+
+    @property
+    def features(self) -> np.ndarray:
+        """The features of embedded pictures `[pictures, dim]`, row by row."""
+        return self._model.features
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The number of the picture in each row, `[pictures]`."""
+        return self._numbers[: self._model.count]
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """The predictions for all embedded pictures, or None before two classes have labels."""
+        return self._predictions
+
+    @property
+    def predicted_numbers(self) -> np.ndarray:
+        """The number of the picture that each row of the predictions is of; newer ones have no prediction yet."""
+        return self.numbers[:0] if self._predictions is None else self.numbers[: len(self._predictions.nearest)]
+
+    @property
+    def suggestions(self) -> list[Suggestion]:
+        """The pictures to label next, by row, the most useful first."""
+        return self._suggestions
+
+    @property
+    def curve(self) -> list[tuple[int, Estimate]]:
+        """The estimated accuracy after some numbers of labels."""
+        return sorted(self._curve.items())
+
+    def row(self, number: int) -> int | None:
+        """Return the row of a picture, or None before it is embedded."""
+        row = int(self._rows[number])
+        return None if row < 0 else row
+
+    def is_open(self) -> np.ndarray:
+        """Return the mask of the rows without a label, `[pictures]`."""
+        mask = np.ones(self._model.count, bool)
+        mask[[row for row in map(self.row, self.labels) if row is not None]] = False
+        return mask
+
+    def _name(self, number: int) -> str:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self.pictures):
+            raise ValueError(f"picture {number!r} does not exist; there are {len(self.pictures):,}.")
+        return self.pictures.names[number]
+
+    def _changed(self, *, from_label: int) -> None:
+        self._curve = {count: point for count, point in self._curve.items() if count < from_label}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Fit again, and choose the next pictures."""
+        names = self.class_names
+        labels = self._labelled_rows(names)
+        texts = stack_texts(self._texts, names)
+        self._predictions = self._model.fit(labels, texts=texts, num_classes=len(names))
+        if self._predictions is not None and labels:
+            estimate = estimate_accuracy(self._predictions.fit.left_out, self._predictions.labelled.labels)
+            if estimate is not None:
+                self._curve[len(labels)] = estimate
+        self._suggestions = self._chooser.choose(
+            SUGGESTIONS,
+            features=self._model.features,
+            labelled=np.array(list(labels), np.int64),
+            labels=np.array(list(labels.values()), np.int64),
+            logits=None if self._predictions is None else self._predictions.probabilities,
+            open_rows=self.is_open(),
+        )
+        self._refreshed = time.monotonic()
+        self.version += 1
+
+    def _labelled_rows(self, names: Sequence[str]) -> dict[int, int]:
+        """Return the class number of each labelled row, in the order of labelling."""
+        number_of = {name: number for number, name in enumerate(names)}
+        rows = ((self.row(number), number_of[label]) for number, label in self.labels.items())
+        return {row: label for row, label in rows if row is not None}
+
+    def _restore_curve(self) -> None:
+        """Compute some points of the curve from labels of an earlier process."""
+        names = self.class_names
+        labels = list(self._labelled_rows(names).items())
+        texts = stack_texts(self._texts, names)
+        for count in np.unique(np.linspace(2, len(labels), _CURVE_POINTS, dtype=int)):
+            if 2 <= count < len(labels) and count not in self._curve:
+                part = self._model.labelled(dict(labels[:count]), texts=texts, num_classes=len(names))
+                estimate = estimate_accuracy(choose(part).left_out, part.labels) if len(names) > 1 else None
+                if estimate is not None:
+                    self._curve[int(count)] = estimate
