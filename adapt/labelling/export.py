@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.adapters.registry import create
+from adapt.labelling.model import Predictions
 from adapt.labelling.session import LabellingSession
 from adapt.model_selection.methods import Candidate, MethodChoice
 from adapt.photos.classification import PREDICTIONS_FILE, classify, write_predictions
-from adapt.photos.folders import EmbeddedFolder, LeftOut
+from adapt.photos.folders import EmbeddedFolder
 from adapt.photos.sorted_folders import CLASSES_FOLDER, Placement, Places, sort_into_folders
 from adapt.photos.sorting_result import SortingResult
 
@@ -21,7 +22,7 @@ _SUPPORT = Places(classes=SUPPORT_FOLDER, far="support_far", record="support_fil
 
 
 class Exported(NamedTuple):
-    """The numbers of pictures that were sorted, that are far from all labelled ones, and of the support set.
+    """The numbers of pictures that were sorted, of those far from all labelled ones, and of those in the support set.
 
     `files` are what was written, by its path in the output folder, with a description. `alone` are files there that
     were left alone, because they are not this session's or have changed since.
@@ -49,16 +50,22 @@ def export_session(
 
     Raises `ValueError` before two classes have labels, and `OSError` where a picture has vanished.
     """
-    result = _classify(session, described)
+    with session.lock:
+        predictions = session.predictions
+        numbers, bad = session.predicted_numbers.copy(), dict(session.bad)
+    if predictions is None or len(set(predictions.labelled.labels.tolist())) < 2:
+        raise ValueError("there are labels of fewer than two classes. Label pictures of another class first.")
+    everything = _classify(session, predictions, numbers, described)
+    present = ~np.isin(numbers, list(bad))
+    result = _take(everything, np.flatnonzero(present))
+    labelled = _take(everything, predictions.rows[present[predictions.rows]])
     write_predictions(result, session.out)
     done = sort_into_folders(result, session.out, placement=placement, progress=progress)
-    support = sort_into_folders(
-        _only_labelled(result), session.out, placement=placement, progress=progress, places=_SUPPORT
-    )
+    support = sort_into_folders(labelled, session.out, placement=placement, progress=progress, places=_SUPPORT)
     return Exported(
         pictures=len(result.query.paths),
         far=int(result.far.sum()),
-        labelled=len(result.labels),
+        labelled=len(labelled.query.paths),
         files={
             f"{CLASSES_FOLDER}/": "all pictures, in a folder per class",
             PREDICTIONS_FILE: "class, probability and nearest labelled picture of each",
@@ -69,23 +76,18 @@ def export_session(
     )
 
 
-def _classify(session: LabellingSession, described: Mapping[str, Any]) -> SortingResult:
-    """Return the predictions for all embedded pictures, in which labelled ones have the class of their label."""
-    with session.lock:
-        predictions = session.predictions
-        if predictions is None or len(set(predictions.labelled.labels.tolist())) < 2:
-            raise ValueError("there are labels of fewer than two classes. Label pictures of another class first.")
-        numbers = session.predicted_numbers.tolist()
-        features = session.features[: len(numbers)]
-        class_names = session.class_names
-        bad = [LeftOut(session.pictures.names[number], reason) for number, reason in session.bad.items()]
+def _classify(
+    session: LabellingSession, predictions: Predictions, numbers: np.ndarray, described: Mapping[str, Any]
+) -> SortingResult:
+    """Return the predictions for the pictures `numbers`, in which labelled ones have the class of their label."""
+    class_names, features = session.class_names, session.features[: len(numbers)]
     labelled, fit = predictions.labelled, predictions.fit
     used = np.flatnonzero(labelled.counts) if labelled.texts is None else np.arange(len(class_names))
     renumbered = np.full(len(class_names), -1)
     renumbered[used] = np.arange(len(used))
     labels = renumbered[labelled.labels]
-    paths = [session.pictures.path(number) for number in numbers]
-    query = EmbeddedFolder(session.pictures.root, paths, features, bad)
+    paths = [session.pictures.path(number) for number in numbers.tolist()]
+    query = EmbeddedFolder(session.pictures.root, paths, features, [])
     support = EmbeddedFolder(query.root, [paths[row] for row in predictions.rows], labelled.features, [])
     right = fit.left_out.argmax(axis=1) == labelled.labels
     left_out = fit.left_out[:, used] if np.bincount(labels).max() > 1 else None
@@ -111,12 +113,13 @@ def _classify(session: LabellingSession, described: Mapping[str, Any]) -> Sortin
     return dataclasses.replace(result, probabilities=probabilities)
 
 
-def _only_labelled(result: SortingResult) -> SortingResult:
-    """Return a result whose queries are the labelled pictures."""
+def _take(result: SortingResult, rows: np.ndarray) -> SortingResult:
+    """Return a result for some rows of its queries."""
+    query = result.query
     return dataclasses.replace(
         result,
-        query=result.support,
-        probabilities=np.eye(len(result.class_names))[result.labels],
-        nearest=np.arange(len(result.labels)),
-        cosines=np.ones(len(result.labels), np.float32),
+        query=query._replace(paths=[query.paths[row] for row in rows], features=query.features[rows]),
+        probabilities=result.probabilities[rows],
+        nearest=result.nearest[rows],
+        cosines=result.cosines[rows],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import os
@@ -15,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import uvicorn
 
 from adapt.adapters.ops import normalize_numpy
 from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
@@ -35,7 +33,6 @@ from foundation.suggestions import nearest_path
 logger = logging.getLogger(__name__)
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
-_SHUTDOWN_SECONDS = 1  # that open pages get to close their connections
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
@@ -131,7 +128,7 @@ def label_pictures(encoder: Encoder, task: LabellingTask) -> None:
         if task.open_browser and _has_screen():
             webbrowser.open(address)
         try:
-            _serve(server, listener)
+            server.run(listener)
         finally:
             stop.set()
             workers.shutdown(wait=False, cancel_futures=True)
@@ -186,21 +183,6 @@ class _TextEmbedder:
         texts = prompts([name.replace("_", " ")], self._templates)
         with self._lock:
             return mean_of_prompts(self._encoder.embed_texts(texts), len(self._templates))[0]
-
-
-def _serve(server: LabellingServer, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    config = uvicorn.Config(
-        server.app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-    )
-    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
 def _listen(task: LabellingTask) -> socket.socket:

@@ -59,8 +59,11 @@ def choose(labelled: Labelled) -> Fit:
     """Return the most accurate method and settings by leave-one-out, the first of equal ones.
 
     Only pictures of classes with two or more are counted: without its only label, a class is unknown. If there is none,
-    the first is `tip_adapter` with class texts and `prototypes` without, with default settings.
+    the first is `tip_adapter` with class texts and `prototypes` without, with default settings. Without any labels, it
+    is `zero_shot`.
     """
+    if not len(labelled.labels):
+        return Fit("zero_shot", {}, np.zeros((0, labelled.num_classes), np.float32), float("nan"), 0)
     several = labelled.counts[labelled.labels] > 1
     best: Fit | None = None
     tried = 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import pathlib
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,6 +26,7 @@ from adapt.labelling.export import Exported
 from adapt.labelling.session import LabellingSession
 from adapt.labelling.thumbnails import Thumbnails
 from adapt.labelling.views import MOST, View, list_pictures, session_state
+from adapt.photos.folders import readable
 from adapt.photos.sorted_folders import COPY, LINK
 from data.sources.base import BadRecord
 from foundation.error_text import error_text
@@ -35,14 +39,16 @@ STATIC = {
     **dict.fromkeys(("label.js", "all.js", "server.js", "pictures.js", "chart.js"), "text/javascript"),
 }
 _POLL_SECONDS = 0.1
+_SHUTDOWN_SECONDS = 2  # that open requests get to finish
 _MOST_BYTES = 4_000_000  # of a request: the names of every picture of a large selection
+_NOTHING = base64.b64decode("R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==")  # one transparent pixel
 _KEEP = {"cache-control": "private, max-age=86400"}
 
 Export = Callable[[str, Callable[[str, int, int], None]], Exported]
 
 
 class LabellingServer:
-    """The ASGI application `app` for a session.
+    """A server of the page of a session.
 
     export: writes the results, given "copy" or "link" and a function for its progress.
     on_class: called with the name of a class that was used for the first time.
@@ -75,12 +81,37 @@ class LabellingServer:
             Route("/small/{number:int}", self._small),
             Route("/large/{number:int}", self._large),
         ]
-        self.app = Starlette(
+        app = Starlette(
             routes=[Mount(f"/{token}", routes=routes)],
             middleware=[Middleware(AccessControl, token=token, host_names=host_names)],
             exception_handlers={ValueError: _refuse, HTTPException: _refuse_http},
             max_body_size=_MOST_BYTES,
         )
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                ws="none",
+                proxy_headers=False,
+                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            )
+        )
+
+    def run(self, listener: socket.socket) -> None:
+        """Serve until `stop`, or in the main thread until SIGINT or SIGTERM, which are raised again."""
+        self._server.run(sockets=[listener])
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._server.should_exit = True
+
+    @property
+    def started(self) -> bool:
+        """Whether requests are answered."""
+        return self._server.started
 
     async def _page(self, request: Request) -> Response:
         return FileResponse(PAGE / "label.html", media_type="text/html", headers={"cache-control": "no-store"})
@@ -144,14 +175,15 @@ class LabellingServer:
         try:
             return Response(make(number), media_type="image/webp", headers=_KEEP)
         except (BadRecord, OSError) as error:
-            raise HTTPException(404, error_text(error)) from error
+            self._session.add_bad(number, readable(error_text(error)))
+            return Response(_NOTHING, media_type="image/gif", headers={"cache-control": "no-store"})
 
     async def _events(self, request: Request) -> Response:
         """Stream the version of the session whenever it changes, as server-sent events."""
 
         async def events() -> AsyncIterator[str]:
             last = None
-            while not await request.is_disconnected():
+            while not (self._server.should_exit or await request.is_disconnected()):
                 now = [self._session.identity, self._session.version, self._exports_version]
                 if now != last:
                     last = now
@@ -182,7 +214,7 @@ class LabellingServer:
                 f"exported {found.pictures:,} pictures, {found.labelled:,} of them labelled, to {self._session.out}"
             )
         except (ValueError, OSError) as error:
-            self._set_export(state="failed", problem=error_text(error))
+            self._set_export(state="failed", problem=readable(error_text(error)))
             logger.warning(f"the export failed: {error_text(error)}")
         except BaseException:
             self._set_export(state="failed", problem="an unexpected error; see the terminal")
@@ -222,7 +254,7 @@ def _number(text: str, name: str) -> int:
 
 
 def _refuse(request: Request, error: Exception) -> Response:
-    return JSONResponse({"problem": error_text(error)}, 400)
+    return JSONResponse({"problem": readable(error_text(error))}, 400)
 
 
 def _refuse_http(request: Request, error: Exception) -> Response:

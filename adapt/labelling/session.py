@@ -105,9 +105,13 @@ class LabellingSession:
                 self._refresh()
 
     def add_bad(self, number: int, reason: str) -> None:
-        """Note that a picture cannot be read."""
+        """Note that a picture cannot be read, or no longer; it is not suggested again."""
         with self._lock:
+            if number in self.bad:
+                return
             self.bad[number] = reason
+            if self._rows[number] >= 0:
+                self._refresh()
             self.version += 1
 
     def finish_embedding(self, problem: str | None = None) -> None:
@@ -206,9 +210,9 @@ class LabellingSession:
         return None if row < 0 else row
 
     def is_open(self) -> np.ndarray:
-        """Return the mask of the rows without a label, `[pictures]`."""
+        """Return the mask of the rows without a label whose pictures can be read, `[pictures]`."""
         mask = np.ones(self._model.count, bool)
-        mask[[row for row in map(self.row, self.labels) if row is not None]] = False
+        mask[[row for row in map(self.row, (*self.labels, *self.bad)) if row is not None]] = False
         return mask
 
     def _name(self, number: int) -> str:

@@ -101,7 +101,10 @@ def _ordered(session: LabellingSession, view: View, query: np.ndarray | None, la
     numbers = np.flatnonzero(members)
     if query is not None:
         rows = np.flatnonzero(members[session.numbers])
-        order = np.argsort(-(session.features[rows] @ query), kind="stable")
+        likeness = session.features[rows] @ query
+        if view.similar_to is not None:
+            likeness[session.numbers[rows] == view.similar_to] = np.inf  # before its copies
+        order = np.argsort(-likeness, kind="stable")
         return session.numbers[rows[order]]
     if view.order not in ORDERS:
         raise ValueError(f"order {view.order!r} is unknown. Use one of {', '.join(ORDERS)}.")

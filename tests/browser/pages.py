@@ -13,6 +13,7 @@ import pytest
 
 CHROMIUM = os.environ.get("CHROME") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 WIDTHS = (400, 1400)
+LOCAL = "http://127.0.0.1:"
 _OFFLINE = ("file", "data", "blob", "about")
 
 
@@ -34,14 +35,15 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """A function that opens a file and returns its Playwright `Page`.
+    """A function that opens a file, or an address on this machine, and returns its Playwright `Page`.
 
     The test fails at its end if any of its pages logged an error or a warning, raised an exception, opened a dialog
-    or asked for anything from a network.
+    or asked for anything from another server.
     """
     contexts, faults = [], []
 
     def open_file(path, *, width=1400, height=900, dark=False, fragment=""):
+        address = str(path) if str(path).startswith(LOCAL) else pathlib.Path(path).resolve().as_uri() + fragment
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
@@ -52,15 +54,20 @@ def open_page(browser):
         page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on(
             "request",
-            lambda request: None if urlsplit(request.url).scheme in _OFFLINE else faults.append(request.url),
+            lambda request: None if _is_own(request.url, address) else faults.append(request.url),
         )
-        page.goto(pathlib.Path(path).resolve().as_uri() + fragment)
+        page.goto(address)
         return page
 
     yield open_file
     for context in contexts:
         context.close()
-    assert not faults
+    assert not faults, faults
+
+
+def _is_own(url, address):
+    """Return whether a request stays on this machine, at the server of the page if it has one."""
+    return urlsplit(url).scheme in _OFFLINE or urlsplit(url)[:2] == urlsplit(address)[:2]
 
 
 def find_overlaps(page, selector, *, tolerance=1.5):

@@ -10,6 +10,7 @@ const $ = (id) => document.getElementById(id);
 let state = null; // as the server gave it
 let slots = []; // numbers of the pictures in "Label these next", which keep their places
 let current = null; // the picture that keys act on: its element
+let anchor = null; // the one before a click, where a range begins
 const selection = new Set(); // numbers
 const pending = new Map(); // number → class, of requests under way
 let queue = Promise.resolve(); // requests, one after the other
@@ -98,9 +99,9 @@ function markSelected() {
 
 function toggle(element, { range = false } = {}) {
   const number = Number(element.dataset.number);
-  if (range && current && current.parentElement === element.parentElement) {
+  if (range && anchor?.parentElement === element.parentElement) {
     const elements = [...element.parentElement.children];
-    const [from, to] = [elements.indexOf(current), elements.indexOf(element)].sort((a, b) => a - b);
+    const [from, to] = [elements.indexOf(anchor), elements.indexOf(element)].sort((a, b) => a - b);
     for (const each of elements.slice(from, to + 1)) selection.add(Number(each.dataset.number));
   } else if (!selection.delete(number)) {
     selection.add(number);
@@ -362,6 +363,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+document.addEventListener("mousedown", () => { anchor = current; }); // before the focus moves
 document.addEventListener("click", (event) => {
   const element = event.target.closest?.(".picture");
   if (element) toggle(element, { range: event.shiftKey });

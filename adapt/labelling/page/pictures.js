@@ -25,8 +25,7 @@ function caption(picture, heading) {
  */
 function pictureElement(picture, session, heading) {
   const image = make("img", { alt: picture.name, loading: "lazy", decoding: "async", draggable: false });
-  image.src = `small/${picture.number}?${session}`;
-  image.onerror = () => element.classList.add("broken");
+  if (!picture.problem) image.src = `small/${picture.number}?${session}`;
   const element = make("div", { className: "picture", tabIndex: -1, title: picture.problem ?? picture.name });
   element.setAttribute("role", "option");
   element.dataset.number = picture.number;

@@ -1,0 +1,198 @@
+"""The page of a labelling session in a real browser, served over loopback."""
+
+import pytest
+
+from tests.adapt.labelling.sessions import COLOURS, make_pictures, open_session, serving
+from tests.browser.pages import WIDTHS, contrast, find_overlaps, hidden_width
+
+HOSTILE = """"><script>alert(1)</script>'&<b>%23.png"""
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A session over 60 pictures, one of which has a hostile name, and one cannot be read; its client; the classes."""
+    folder = tmp_path / "pictures"
+    truth = make_pictures(folder, per_class=20)
+    (folder / HOSTILE).parent.mkdir(parents=True)
+    (folder / "IMG_000.png").rename(folder / HOSTILE)
+    truth[HOSTILE] = truth.pop("IMG_000.png")
+    session = open_session(folder, tmp_path / "out")
+    session.add_bad(session.pictures.number("IMG_059.png"), "IMG_059.png: cut off")
+    with serving(session) as client:
+        yield session, client, truth
+
+
+def open_session_page(open_page, client, **options):
+    page = open_page(client.address, **options)
+    page.wait_for_selector("#suggestions .picture.current")
+    return page
+
+
+def label_current(page, truth):
+    """Label the current picture with its class by keys alone, and wait until the page shows it."""
+    name = page.evaluate("document.querySelector('.picture.current img').alt")
+    classes = page.locator("#classes .name").all_inner_texts()
+    before = page.inner_text("#progress")
+    if truth[name] in classes:
+        page.keyboard.press(str(classes.index(truth[name]) + 1))
+    else:
+        page.keyboard.press("n")
+        page.keyboard.type(truth[name])
+        page.keyboard.press("Enter")
+    page.wait_for_function("before => document.getElementById('progress').textContent !== before", arg=before)
+    return name
+
+
+def test_thirty_pictures_by_keyboard_then_undo_and_export(served, open_page):
+    session, client, truth = served
+    page = open_session_page(open_page, client)
+    labelled = [label_current(page, truth) for _ in range(30)]
+    assert len(set(labelled)) == 30
+    assert {session.pictures.names[number]: label for number, label in session.labels.items()} == {
+        name: truth[name] for name in labelled
+    }
+    columns = page.locator(".column")
+    counts = {columns.nth(n).locator("h3").inner_text(): columns.nth(n).locator("p").inner_text() for n in range(4)}
+    left = {name: sum(truth[each] == name for each in set(truth) - set(labelled) - {"IMG_059.png"}) for name in COLOURS}
+    far = int(counts.pop("Far from everything").split()[0])
+    assert sum(int(text.split()[0]) for text in counts.values()) + far == sum(left.values())
+    assert "30 of 30 labelled pictures" in page.inner_text("#estimate") or "%" in page.inner_text("#estimate")
+    assert page.locator("#curve svg polyline").count() == 1
+    page.keyboard.press("u")
+    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('29 labelled')")
+    assert len(session.labels) == 29
+    page.click("#open-export")
+    page.click("#export-copy")
+    page.wait_for_selector("#export-state ul")
+    assert "59 pictures, 29 of them labelled" in page.inner_text("#export-state")
+    assert len(list((session.out / "support").glob("*/*"))) == 29
+
+
+def test_two_pages_stay_the_same(served, open_page):
+    session, client, truth = served
+    first, second = (open_session_page(open_page, client) for _ in range(2))
+    label_current(first, truth)
+    second.wait_for_function("() => document.getElementById('progress').textContent.startsWith('1 labelled')")
+    label_current(second, truth)
+    for page in (first, second):
+        page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('2 labelled')")
+    assert first.locator("#classes").inner_text() == second.locator("#classes").inner_text()
+
+
+def test_clicks_select_and_the_buttons_label_what_is_selected(served, open_page):
+    session, client, _ = served
+    page = open_session_page(open_page, client)
+    pictures = page.locator("#suggestions .picture")
+    pictures.nth(1).click()
+    pictures.nth(4).click(modifiers=["Shift"])
+    assert page.inner_text("#selected") == "4 selected"
+    page.fill("#class-name", "several")
+    page.click("#new-class button")
+    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('4 labelled')")
+    assert list(session.labels.values()) == ["several"] * 4
+    assert page.inner_text("#selected") == ""
+    pictures.nth(0).click()
+    page.click("#classes button")
+    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('5 labelled')")
+    page.select_option("#show", "labelled")
+    page.wait_for_function("() => document.querySelectorAll('#all-pictures .picture').length === 5")
+    page.locator("#all-pictures .picture").nth(2).click()
+    page.keyboard.press("0")
+    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('4 labelled')")
+
+
+def test_keys_move_accept_guesses_and_find_similar_pictures(served, open_page):
+    session, client, truth = served
+    page = open_session_page(open_page, client)
+    for _ in range(9):
+        label_current(page, truth)
+    current = "document.querySelector('.picture.current').dataset.number"
+    page.locator("#suggestions .picture").first.focus()
+    before = page.evaluate(current)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(current) != before
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(current) == before
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('10 labelled')")
+    name = session.pictures.names[int(before)]
+    assert session.labels[int(before)] == truth[name]
+    page.keyboard.press("s")
+    page.wait_for_selector("#likeness:not([hidden])")
+    similar = page.evaluate(current)
+    page.wait_for_function(
+        "number => document.querySelector('#all-pictures .picture')?.dataset.number === number", arg=similar
+    )
+    alike = page.locator("#all-pictures .picture img").evaluate_all("all => all.slice(0, 8).map((one) => one.alt)")
+    assert len({truth[name] for name in alike}) == 1
+    page.click("#end-likeness")
+    page.locator("#suggestions .picture").first.click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("v")
+    page.wait_for_selector("#view[open]")
+    page.wait_for_function("() => document.getElementById('view-picture').naturalWidth > 0")
+
+
+def test_unreadable_pictures_and_hostile_names_are_shown_as_they_are(served, open_page):
+    session, client, _ = served
+    page = open_session_page(open_page, client)
+    assert "1 cannot be read" in page.inner_text("#progress")
+    page.select_option("#show", "unreadable")
+    page.wait_for_selector("#all-pictures .picture.broken")
+    assert page.locator("#all-pictures .caption").all_inner_texts() == ["cannot be read"]
+    page.select_option("#show", "all")
+    page.select_option("#order", "name")
+    page.wait_for_function("name => document.querySelector('#all-pictures img')?.alt === name", arg=HOSTILE)
+    page.fill("#class-name", "<img src=x onerror=alert(1)>")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#classes button")
+    assert page.locator("#classes .name").all_inner_texts() == ["<img src=x onerror=alert(1)>"]
+
+
+def test_a_name_that_cannot_be_a_folder_is_answered_with_a_sentence(served, browser):
+    session, client, _ = served
+    page = browser.new_page()
+    page.goto(client.address)
+    page.wait_for_selector("#suggestions .picture.current")
+    page.fill("#class-name", "../x")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "cannot be the name of a folder" in page.inner_text("#problem")
+    assert not session.labels
+    page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_the_window_and_is_readable(served, open_page, width, dark):
+    session, client, truth = served
+    for number in range(9):
+        session.label([number], truth[session.pictures.names[number]])
+    page = open_session_page(open_page, client, width=width, dark=dark)
+    page.wait_for_selector("#all-pictures .picture")
+    assert hidden_width(page) == 0
+    scrolled = "" if width == 400 else ", #suggestions .picture"  # on a phone they scroll in a box of their own
+    assert not find_overlaps(page, "h1, h2, h3, h4, p, button, label, #columns .picture, dt, dd" + scrolled)
+    assert contrast(page, "h1, h2, h3, h4, p, button, label, .caption, .reason, kbd, option") >= 4.5
+
+
+def test_a_long_list_shows_only_what_is_in_sight(tmp_path, open_page):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    make_pictures(folder, per_class=1)
+    for number in range(3000):
+        (folder / f"copy_{number:04d}.png").hardlink_to(folder / "IMG_000.png")
+    session = open_session(folder, tmp_path / "out", embedded=False)
+    with serving(session) as client:
+        page = open_page(client.address)
+        page.wait_for_selector("#all-pictures .picture")
+        page.select_option("#order", "name")
+        assert page.inner_text("#total") == "3,003 pictures"
+        assert page.locator("#all-pictures .picture").count() < 200
+        page.evaluate("document.getElementById('all').scrollTop = 1e9")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('#all-pictures img')].at(-1)?.alt === 'copy_2999.png'"
+        )
+        assert page.locator("#all-pictures .picture").count() < 200

@@ -1,0 +1,215 @@
+"""A session: labels, predictions, what is shown, and several threads."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import adapt
+from adapt.labelling.views import View, list_pictures, session_state
+from tests.adapt.labelling.sessions import COLOURS, colour_features, make_pictures, open_session
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    return root, make_pictures(root)
+
+
+def label_all(session, truth, count):
+    """Label the first suggestion `count` times with its class."""
+    for _ in range(count):
+        number = int(session.numbers[session.suggestions[0].row])
+        session.label([number], truth[session.pictures.names[number]])
+
+
+def test_labels_move_all_other_pictures(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path)
+    assert session.predictions is None
+    label_all(session, truth, 9)
+    assert set(session.class_names) == set(COLOURS)
+    predicted = [session.class_names[label] for label in session.predictions.predicted]
+    assert predicted == [truth[session.pictures.names[number]] for number in session.numbers]
+    state = session_state(session)
+    assert sum(column["count"] for column in state["columns"]) == len(truth) - 9
+    assert {each["name"]: each["labelled"] for each in state["classes"]} == {
+        name: sum(label == name for label in session.labels.values()) for name in COLOURS
+    }
+    assert state["estimate"]["low"] < state["estimate"]["accuracy"] <= state["estimate"]["high"] == 1
+
+
+def test_predictions_are_those_of_the_adapter(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path)
+    label_all(session, truth, 7)
+    found = session.predictions
+    classifier = adapt.create(found.fit.method, **found.fit.settings).fit(
+        found.labelled.features, found.labelled.labels, num_classes=len(session.class_names)
+    )
+    np.testing.assert_allclose(found.logits, classifier(session.features), rtol=1e-4, atol=2e-3)
+    expected = np.exp(found.calibration.factor * np.asarray(classifier(session.features), np.float64))
+    np.testing.assert_allclose(found.probabilities, expected / expected.sum(axis=1, keepdims=True), atol=1e-3)
+
+
+def test_the_order_in_which_features_arrive_does_not_matter(folder, tmp_path):
+    root, truth = folder
+    first = open_session(root, tmp_path / "a")
+    second = open_session(root, tmp_path / "b", embedded=False)
+    features = colour_features(second.pictures)
+    numbers = np.random.default_rng(0).permutation(len(features))
+    for name, number in zip(COLOURS, (3, 7, 11), strict=True):  # labels may precede the features
+        for session in (first, second):
+            session.label([number], name)
+    for part in np.array_split(numbers, 5):
+        second.add_features(part.tolist(), features[part])
+    second.finish_embedding()
+    place = [second.row(number) for number in first.numbers]
+    np.testing.assert_allclose(second.predictions.probabilities[place], first.predictions.probabilities, atol=1e-5)
+
+
+def test_undo_and_restart_give_the_same_state(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path)
+    label_all(session, truth, 6)
+    before = session_state(session)
+    session.label([0, 1, 2], "wrong")
+    assert "wrong" in [each["name"] for each in session_state(session)["classes"]]
+    session.undo()
+    for state in (session_state(session), session_state(open_session(root, tmp_path))):
+        changed = {"session", "version", "suggestions", "curve"}
+        assert {k: v for k, v in state.items() if k not in changed} == {
+            k: v for k, v in before.items() if k not in changed
+        }
+
+
+def test_a_restart_restores_the_curve(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path)
+    label_all(session, truth, 12)
+    points = dict(session.curve)
+    restored = dict(open_session(root, tmp_path).curve)
+    assert max(restored) == 12
+    assert len(restored) >= 5
+    assert all(points[count] == estimate for count, estimate in restored.items())
+
+
+def test_a_relabelled_picture_counts_once(folder, tmp_path):
+    root, _ = folder
+    session = open_session(root, tmp_path)
+    session.label([0], "red")
+    session.label([1], "blue")
+    session.label([0], "blue")
+    assert session.labels == {1: "blue", 0: "blue"}
+    assert session.predictions is None  # one class is left
+    session.label([0], None)
+    assert session.labels == {1: "blue"}
+
+
+@pytest.mark.parametrize("numbers", [[-1], [30], [True], ["0"], [1.0], [None]])
+def test_unknown_pictures_are_refused(folder, tmp_path, numbers):
+    session = open_session(folder[0], tmp_path)
+    with pytest.raises(ValueError, match="does not exist"):
+        session.label(numbers, "red")
+    assert not session.labels
+
+
+def test_names_that_differ_in_case_only_are_refused(folder, tmp_path):
+    session = open_session(folder[0], tmp_path, class_names=["Cat"])
+    with pytest.raises(ValueError, match="only in case. Use 'Cat'"):
+        session.label([0], "cat")
+
+
+def test_class_texts_give_guesses_before_any_label(folder, tmp_path):
+    root, truth = folder
+    colours = {name: np.pad(np.array(rgb, np.float32), (0, 5)) for name, rgb in COLOURS.items()}
+    texts = {name: vector / np.linalg.norm(vector) for name, vector in colours.items()}
+    session = open_session(
+        root, tmp_path, class_names=list(COLOURS), embed_text=texts.__getitem__, embed_class=texts.__getitem__
+    )
+    assert session.missing_texts == list(COLOURS)
+    for name in COLOURS:
+        session.add_class_text(name)
+    state = session_state(session)
+    assert state["method"]["name"] == "zero_shot"
+    assert all(truth[each["name"]] == each["guess"] for each in state["suggestions"])
+    found = list_pictures(session, View(text="blue"), start=0, count=10)["pictures"]
+    assert {truth[each["name"]] for each in found} == {"blue"}
+    session.label([0], "new")  # a class without a text yet: texts are not used
+    assert session.predictions is None or session.predictions.labelled.texts is None
+
+
+def test_views(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path)
+    label_all(session, truth, 6)
+
+    def names(**view):
+        return [each["name"] for each in list_pictures(session, View(**view), start=0, count=100)["pictures"]]
+
+    labelled = {session.pictures.names[number] for number in session.labels}
+    assert names(order="name") == sorted(truth)
+    assert set(names(show="labelled")) == labelled
+    assert set(names(show="unlabelled")) == set(truth) - labelled
+    assert names(order="sure", show="unlabelled") == names(order="unsure", show="unlabelled")[::-1]
+    reds = names(show="class:red")
+    assert {truth[name] for name in reds} <= {"red"}
+    number = session.pictures.number(reds[0])
+    assert names(similar_to=number)[0] == reds[0]
+    assert {truth[name] for name in names(similar_to=number)[:10]} == {"red"}
+    part = list_pictures(session, View(order="name"), start=28, count=100)
+    assert (part["total"], [each["name"] for each in part["pictures"]]) == (30, sorted(truth)[28:])
+    for view, problem in (
+        (View(show="other"), "unknown"),
+        (View(show="class:nobody"), "does not exist"),
+        (View(order="age"), "unknown"),
+        (View(similar_to=10**6), "not embedded"),
+        (View(text="red"), "images only"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            list_pictures(session, view, start=0, count=1)
+
+
+def test_unreadable_and_missing_pictures(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path)
+    session.add_bad(4, "vanished")
+    assert 4 not in [int(session.numbers[one.row]) for one in session.suggestions]
+    found = list_pictures(session, View(show="unreadable"), start=0, count=10)["pictures"]
+    assert [(each["number"], each["problem"]) for each in found] == [(4, "vanished")]
+    assert list_pictures(session, View(), start=0, count=1)["total"] == len(truth) - 1
+    session.label([0], "red")
+    other = tmp_path / "other"
+    make_pictures(other, per_class=1)
+    (other / session.pictures.names[0]).rename(other / "renamed.png")
+    moved = open_session(other, tmp_path)
+    assert moved.missing_pictures == [session.pictures.names[0]]
+    assert not moved.labels
+
+
+def test_threads_at_the_same_time_lose_nothing(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path, embedded=False)
+    features = colour_features(session.pictures)
+    names = session.pictures.names
+
+    def label(part):
+        for number in part:
+            session.label([number], truth[names[number]])
+            session_state(session)
+
+    def embed():
+        for number in range(len(names)):
+            session.add_features([number], features[number : number + 1])
+
+    threads = [threading.Thread(target=label, args=(range(start, 24, 3),)) for start in range(3)]
+    threads.append(threading.Thread(target=embed))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.finish_embedding()
+    expected = {number: truth[names[number]] for number in range(24)}
+    assert session.labels == expected
+    assert open_session(root, tmp_path).labels == expected
+    assert set(session.predictions.rows.tolist()) == {session.row(number) for number in expected}
