@@ -1,0 +1,1 @@
+"""Labelling of unsorted pictures by a person: which pictures to label next."""
