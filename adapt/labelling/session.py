@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from adapt.labelling.chooser import Chooser, Suggestion
+from adapt.labelling.chooser import Chooser, Suggestions
 from adapt.labelling.class_names import check_class_name
 from adapt.labelling.estimate import Estimate, estimate_accuracy
 from adapt.labelling.history import Change, LabelHistory
@@ -65,7 +65,7 @@ class LabellingSession:
         self._texts: dict[str, np.ndarray] = {}
         self._lock = threading.RLock()
         self._predictions: Predictions | None = None
-        self._suggestions: list[Suggestion] = []
+        self._suggestions = Suggestions(np.empty(0, np.int64), ())
         self._curve: dict[int, Estimate] = {}
         self._refreshed = 0.0
 
@@ -195,8 +195,8 @@ class LabellingSession:
         return self.numbers[:0] if self._predictions is None else self.numbers[: len(self._predictions.nearest)]
 
     @property
-    def suggestions(self) -> list[Suggestion]:
-        """The pictures to label next, by row, the most useful first."""
+    def suggestions(self) -> Suggestions:
+        """The rows of the pictures to label next, the most useful first."""
         return self._suggestions
 
     @property
@@ -238,7 +238,6 @@ class LabellingSession:
             SUGGESTIONS,
             features=self._model.features,
             labelled=np.array(list(labels), np.int64),
-            labels=np.array(list(labels.values()), np.int64),
             logits=None if self._predictions is None else self._predictions.probabilities,
             open_rows=self.is_open(),
         )

@@ -51,8 +51,8 @@ def session_state(session: LabellingSession, *, keep: Sequence[int] = ()) -> dic
             "undo": _describe_change(session),
             "classes": [{"name": name, "labelled": counts[name]} for name in names],
             "suggestions": [
-                _picture(session, int(session.numbers[one.row]), labels) | {"reason": one.reason}
-                for one in session.suggestions
+                _picture(session, int(session.numbers[row]), labels) | {"reason": reason}
+                for row, reason in zip(*session.suggestions, strict=True)
             ],
             "kept": [_picture(session, number, labels) for number in keep if 0 <= number < len(session.pictures)],
             "columns": [] if predictions is None else _columns(session, labels),

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 def label_all(session, truth, count):
     """Label the first suggestion `count` times with its class."""
     for _ in range(count):
-        number = int(session.numbers[session.suggestions[0].row])
+        number = int(session.numbers[session.suggestions.rows[0]])
         session.label([number], truth[session.pictures.names[number]])
 
 
@@ -174,7 +174,7 @@ def test_unreadable_and_missing_pictures(folder, tmp_path):
     root, truth = folder
     session = open_session(root, tmp_path)
     session.add_bad(4, "vanished")
-    assert 4 not in [int(session.numbers[one.row]) for one in session.suggestions]
+    assert 4 not in session.numbers[session.suggestions.rows].tolist()
     found = list_pictures(session, View(show="unreadable"), start=0, count=10)["pictures"]
     assert [(each["number"], each["problem"]) for each in found] == [(4, "vanished")]
     assert list_pictures(session, View(), start=0, count=1)["total"] == len(truth) - 1
