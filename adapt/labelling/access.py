@@ -1,4 +1,4 @@
-"""Who may use the server: the address has a secret, and other web sites are refused.
+"""Access to the server: the address has a secret, and other web sites are refused.
 
 The server binds to 127.0.0.1 unless asked. A page of another site can still make the browser of the same person send
 requests there. It does not know the token, which is the first part of every path; a foreign `Origin` or `Host`, as in

@@ -23,7 +23,7 @@ OnFeatures = Callable[[Sequence[int], np.ndarray], None]
 OnBad = Callable[[int, str], None]
 
 
-class Piece(NamedTuple):
+class FeaturePiece(NamedTuple):
     """Some pictures: their states, and their features `[rows, dim]`, not normalised."""
 
     states: list[str]
@@ -37,16 +37,16 @@ class FeatureStore:
         self._folder = folder
         self._row = np.dtype([("state", "S16"), ("features", "<f4", (dim,))])
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[FeaturePiece]:
         """Yield the pieces that can be read; damaged ones are removed, so that they are computed again."""
         for path in sorted(self._folder.glob(_PATTERN)):
             rows = load_array(path, advice="Its pictures are embedded again")
             if rows is None or rows.dtype != self._row or not np.isfinite(rows["features"]).all():
                 path.unlink(missing_ok=True)
                 continue
-            yield Piece([state.decode("ascii", "replace") for state in rows["state"]], rows["features"])
+            yield FeaturePiece([state.decode("ascii", "replace") for state in rows["state"]], rows["features"])
 
-    def append(self, piece: Piece) -> None:
+    def append(self, piece: FeaturePiece) -> None:
         """Write a piece, atomically."""
         if not piece.states:
             return
@@ -94,7 +94,7 @@ def embed_pictures(
                 f"the embedding of {pictures.names[numbers[broken]]} is not finite. The checkpoint is broken, or its "
                 "dtype overflows: try --dtype=float32."
             )
-        store.append(Piece([state_of[numbers[row]] for row in good], features[good]))
+        store.append(FeaturePiece([state_of[numbers[row]] for row in good], features[good]))
         if good:
             on_features([numbers[row] for row in good], normalize_numpy(features[good]))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.adapters.registry import create
-from adapt.labelling.model import Predictions
+from adapt.labelling.model import PicturePredictions
 from adapt.labelling.session import LabellingSession
 from adapt.model_selection.methods import Candidate, MethodChoice
 from adapt.photos.classification import PREDICTIONS_FILE, classify, write_predictions
@@ -77,7 +77,7 @@ def export_session(
 
 
 def _classify(
-    session: LabellingSession, predictions: Predictions, numbers: np.ndarray, described: Mapping[str, Any]
+    session: LabellingSession, predictions: PicturePredictions, numbers: np.ndarray, described: Mapping[str, Any]
 ) -> SortingResult:
     """Return the predictions for the pictures `numbers`, in which labelled ones have the class of their label."""
     class_names, features = session.class_names, session.features[: len(numbers)]

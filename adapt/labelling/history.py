@@ -62,7 +62,7 @@ class LabelHistory:
         return self._done[-1] if self._done else None
 
     def label(self, pictures: Sequence[str], name: str | None) -> None:
-        """Give pictures a class, or remove their labels; written to disk before it takes effect.
+        """Put pictures into a class, or remove their labels; written to disk before it takes effect.
 
         Raises `ValueError` for a class name that cannot be used, and without pictures.
         """

@@ -129,6 +129,8 @@ def label_pictures(encoder: Encoder, task: LabellingTask) -> None:
             webbrowser.open(address)
         try:
             server.run(listener)
+        except KeyboardInterrupt:
+            pass  # how a session ends
         finally:
             stop.set()
             workers.shutdown(wait=False, cancel_futures=True)

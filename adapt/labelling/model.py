@@ -13,7 +13,7 @@ from adapt.photos.outliers import far_threshold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predictions:
+class PicturePredictions:
     """The predictions for all embedded pictures, by a classifier that was fitted on the labelled ones.
 
     `fit` is the method, `labelled` what it was fitted on, and `rows` `[n]` the rows of the labelled pictures.
@@ -77,7 +77,9 @@ class LabellingModel:
             self._columns[row] = column
         return self._columns[row][: self.count]
 
-    def fit(self, labels: Mapping[int, int], *, texts: np.ndarray | None, num_classes: int) -> Predictions | None:
+    def fit(
+        self, labels: Mapping[int, int], *, texts: np.ndarray | None, num_classes: int
+    ) -> PicturePredictions | None:
         """Return predictions, given the class number of each labelled row; None if there is nothing to tell apart.
 
         `texts` are class text features `[classes, dim]` of length 1, or None. Without them, two classes need labels.
@@ -97,7 +99,7 @@ class LabellingModel:
         nearest = np.full(self.count, -1, np.float32)
         for column in columns:
             np.maximum(nearest, column, out=nearest)
-        return Predictions(
+        return PicturePredictions(
             fit=fit,
             labelled=labelled,
             rows=np.array(list(labels), np.int64),

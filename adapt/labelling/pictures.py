@@ -20,7 +20,7 @@ class PictureFolder:
     """All image files in a folder, at any depth; some may turn out to be damaged.
 
     `root` is the folder and `names[number]` the path of a picture within it, as text. Raises `ValueError` if there are
-    no pictures, or two whose names cannot be told apart as text.
+    no pictures, or two that have the same name as text.
     """
 
     def __init__(self, root: str):

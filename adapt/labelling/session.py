@@ -19,7 +19,7 @@ from adapt.labelling.class_names import check_class_name
 from adapt.labelling.estimate import Estimate, estimate_accuracy
 from adapt.labelling.history import Change, LabelHistory
 from adapt.labelling.methods import choose
-from adapt.labelling.model import LabellingModel, Predictions, stack_texts
+from adapt.labelling.model import LabellingModel, PicturePredictions, stack_texts
 from adapt.labelling.pictures import PictureFolder
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class LabellingSession:
         self._chooser = Chooser()
         self._texts: dict[str, np.ndarray] = {}
         self._lock = threading.RLock()
-        self._predictions: Predictions | None = None
+        self._predictions: PicturePredictions | None = None
         self._suggestions = Suggestions(np.empty(0, np.int64), ())
         self._curve: dict[int, Estimate] = {}
         self._refreshed = 0.0
@@ -72,7 +72,7 @@ class LabellingSession:
     # Changes
 
     def label(self, numbers: Sequence[int], name: str | None) -> None:
-        """Give pictures a class, which may be new, or remove their labels with None.
+        """Put pictures into a class, which may be new, or remove their labels with None.
 
         Raises `ValueError` for unknown numbers and for names that cannot be those of a class.
         """
@@ -185,7 +185,7 @@ class LabellingSession:
         return self._numbers[: self._model.count]
 
     @property
-    def predictions(self) -> Predictions | None:
+    def predictions(self) -> PicturePredictions | None:
         """The predictions for all embedded pictures, or None before two classes have labels."""
         return self._predictions
 

@@ -1,4 +1,4 @@
-"""What the page shows of a session, as JSON: columns per class, pictures in an order, the estimate of accuracy."""
+"""The content of the page, as JSON: columns per class, pictures in an order, the estimate of accuracy."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ FUNCTIONS = {
     "compile": (jobs.compile_step, ["--config=c", "--topology=local:2"]),
     "submit": (jobs.submit, ["--target=local", "--workdir=w"]),
     "adapt": (jobs.sort_photos, ["--checkpoint=c", "--support=s", "--query=q", "--out=o"]),
+    "label": (jobs.label, ["--checkpoint=c", "--images=i", "--out=o"]),
     "embed": (jobs.embed, ["--checkpoint=c", "--out=o"]),
     "convert": (jobs.convert, ["--checkpoint=c", "--out=o"]),
 }

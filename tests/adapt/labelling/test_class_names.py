@@ -34,7 +34,7 @@ def test_a_name_is_trimmed_and_composed(given, name):
     ],
 )
 def test_a_name_that_cannot_be_a_folder_is_refused(name):
-    with pytest.raises(ValueError, match="class|name"):
+    with pytest.raises(ValueError, match=r"class|name"):
         check_class_name(name)
 
 

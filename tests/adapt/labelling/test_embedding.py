@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from adapt.labelling.embedding import PIECE_ROWS, FeatureStore, Piece, embed_pictures
+from adapt.labelling.embedding import PIECE_ROWS, FeatureStore, FeaturePiece, embed_pictures
 from adapt.labelling.pictures import PictureFolder
 from tests.adapt.labelling.sessions import make_pictures
 
@@ -95,7 +95,7 @@ def test_damaged_pieces_are_computed_again(pictures, tmp_path, damage):
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     else:
-        FeatureStore(tmp_path / "elsewhere", 4).append(Piece(["0" * 16], np.zeros((1, 4), np.float32)))
+        FeatureStore(tmp_path / "elsewhere", 4).append(FeaturePiece(["0" * 16], np.zeros((1, 4), np.float32)))
         path.write_bytes(next((tmp_path / "elsewhere").iterdir()).read_bytes())
     again, _, seen = run(pictures, tmp_path / "store")
     assert 1 < seen <= PIECE_ROWS + 1
@@ -113,7 +113,7 @@ def test_features_that_are_not_finite_stop_with_the_name(pictures, tmp_path):
     assert not list((tmp_path / "store").glob("*"))
 
 
-def test_names_that_cannot_be_told_apart_are_refused(tmp_path):
+def test_two_files_with_the_same_name_as_text_are_refused(tmp_path):
     make_pictures(tmp_path, per_class=1)
     (tmp_path / "IMG_000.png").rename(tmp_path / "\\xe9.png")
     try:

@@ -43,7 +43,7 @@ def test_folders_have_every_picture_and_the_support_set_the_labelled_ones(labell
 
 
 def test_the_saved_classifier_predicts_what_the_page_shows(labelled):
-    session, truth = labelled
+    session, _ = labelled
     export(session)
     shown = session.predictions
     classifier = adapt.load(session.out / "classifier")

@@ -59,7 +59,7 @@ def test_a_cut_last_line_is_the_only_one_lost(tmp_path, cut):
         {"pictures": ["a"]},
     ],
 )
-def test_a_line_that_is_no_action_is_named(tmp_path, line):
+def test_a_line_that_is_not_an_action_is_named(tmp_path, line):
     (tmp_path / HISTORY_FILE).write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=r"line 1 of .*labels\.jsonl is not an action"):
         LabelHistory(tmp_path)

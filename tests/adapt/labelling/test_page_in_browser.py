@@ -10,7 +10,7 @@ HOSTILE = """"><script>alert(1)</script>'&<b>%23.png"""
 
 @pytest.fixture
 def served(tmp_path):
-    """A session over 60 pictures, one of which has a hostile name, and one cannot be read; its client; the classes."""
+    """A session over 60 pictures, one with a hostile name and one that cannot be read; its client; the classes."""
     folder = tmp_path / "pictures"
     truth = make_pictures(folder, per_class=20)
     (folder / HOSTILE).parent.mkdir(parents=True)
@@ -69,7 +69,7 @@ def test_thirty_pictures_by_keyboard_then_undo_and_export(served, open_page):
 
 
 def test_two_pages_stay_the_same(served, open_page):
-    session, client, truth = served
+    _, client, truth = served
     first, second = (open_session_page(open_page, client) for _ in range(2))
     label_current(first, truth)
     second.wait_for_function("() => document.getElementById('progress').textContent.startsWith('1 labelled')")
@@ -136,7 +136,7 @@ def test_keys_move_accept_guesses_and_find_similar_pictures(served, open_page):
 
 
 def test_unreadable_pictures_and_hostile_names_are_shown_as_they_are(served, open_page):
-    session, client, _ = served
+    _, client, _ = served
     page = open_session_page(open_page, client)
     assert "1 cannot be read" in page.inner_text("#progress")
     page.select_option("#show", "unreadable")
@@ -178,21 +178,23 @@ def test_the_page_fits_the_window_and_is_readable(served, open_page, width, dark
     assert contrast(page, "h1, h2, h3, h4, p, button, label, .caption, .reason, kbd, option") >= 4.5
 
 
-def test_a_long_list_shows_only_what_is_in_sight(tmp_path, open_page):
+@pytest.fixture
+def long_list(tmp_path):
+    """The client of a session over 3,003 pictures."""
     folder = tmp_path / "pictures"
-    folder.mkdir()
     make_pictures(folder, per_class=1)
     for number in range(3000):
         (folder / f"copy_{number:04d}.png").hardlink_to(folder / "IMG_000.png")
-    session = open_session(folder, tmp_path / "out", embedded=False)
-    with serving(session) as client:
-        page = open_page(client.address)
-        page.wait_for_selector("#all-pictures .picture")
-        page.select_option("#order", "name")
-        assert page.inner_text("#total") == "3,003 pictures"
-        assert page.locator("#all-pictures .picture").count() < 200
-        page.evaluate("document.getElementById('all').scrollTop = 1e9")
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('#all-pictures img')].at(-1)?.alt === 'copy_2999.png'"
-        )
-        assert page.locator("#all-pictures .picture").count() < 200
+    with serving(open_session(folder, tmp_path / "out", embedded=False)) as client:
+        yield client
+
+
+def test_a_long_list_shows_only_what_is_in_sight(long_list, open_page):
+    page = open_page(long_list.address)
+    page.wait_for_selector("#all-pictures .picture")
+    page.select_option("#order", "name")
+    assert page.inner_text("#total") == "3,003 pictures"
+    assert page.locator("#all-pictures .picture").count() < 200
+    page.evaluate("document.getElementById('all').scrollTop = 1e9")
+    page.wait_for_function("() => [...document.querySelectorAll('#all-pictures img')].at(-1)?.alt === 'copy_2999.png'")
+    assert page.locator("#all-pictures .picture").count() < 200

@@ -43,7 +43,7 @@ def test_a_label_is_answered_with_the_new_state_and_is_on_disk(served):
 
 
 def test_two_clients_see_the_same(served):
-    session, first, _ = served
+    _, first, _ = served
     second = Client(first.port)
     first.request("api/label", {"pictures": [1], "class": "red"})
     second.request("api/label", {"pictures": [2], "class": "blue"})
@@ -108,7 +108,7 @@ def test_a_picture_that_vanished_is_shown_as_such(served):
     ],
 )
 def test_no_other_file_is_served(served, path):
-    session, client, _ = served
+    _, client, _ = served
     client.request("api/label", {"pictures": [0], "class": "red"})
     status, content = client.request(path)
     assert status in (403, 404)

@@ -53,7 +53,7 @@ def test_predictions_are_those_of_the_adapter(folder, tmp_path):
 
 
 def test_the_order_in_which_features_arrive_does_not_matter(folder, tmp_path):
-    root, truth = folder
+    root, _ = folder
     first = open_session(root, tmp_path / "a")
     second = open_session(root, tmp_path / "b", embedded=False)
     features = colour_features(second.pictures)
@@ -116,7 +116,7 @@ def test_unknown_pictures_are_refused(folder, tmp_path, numbers):
 
 def test_names_that_differ_in_case_only_are_refused(folder, tmp_path):
     session = open_session(folder[0], tmp_path, class_names=["Cat"])
-    with pytest.raises(ValueError, match="only in case. Use 'Cat'"):
+    with pytest.raises(ValueError, match=r"only in case\. Use 'Cat'"):
         session.label([0], "cat")
 
 
