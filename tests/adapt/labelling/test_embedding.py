@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from adapt.labelling.embedding import PIECE_ROWS, FeatureStore, FeaturePiece, embed_pictures
+from adapt.labelling.embedding import PIECE_ROWS, FeaturePiece, FeatureStore, embed_pictures
 from adapt.labelling.pictures import PictureFolder
 from tests.adapt.labelling.sessions import make_pictures
 
