@@ -2,8 +2,8 @@
 
     python -m benchmarks.labelling.page
 
-The server is a process of its own, with random features of 10 clusters; the browser is another, and both share the
-machine. A click labels the first suggestion: the key is pressed, the label is written to disk and synced, the
+The server is a process of its own, with random features of 10 clusters; in the last row it embeds pictures with
+`checkpoints/photos` at the same time. The browser is another process, and both share the machine. A click labels the first suggestion: the key is pressed, the label is written to disk and synced, the
 classifier refits, the next pictures are chosen, and the browser has drawn the answer. There is no peer to compare with.
 The physical limit of a click is the time in which the features are read once, for the cosines to the new label: at
 10 GB/s 2 ms for 10,000 pictures of 512 dimensions, and 20 ms for 100,000.
@@ -30,6 +30,7 @@ DIM, CLUSTERS = 512, 10
 TOKEN = "benchmark"
 _LINKS = 10_000  # names of one file; file systems allow 65,000
 WARMUP = 12  # clicks, until every class is known
+_LABELLED = "count => document.getElementById('progress').textContent.startsWith(`${count} labelled`)"
 _PRESS = """
 async (key) => {
   const progress = document.getElementById("progress");
@@ -37,7 +38,10 @@ async (key) => {
   const start = performance.now();
   (document.activeElement ?? document.body).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
   await new Promise((resolve) => {
-    const look = () => (progress.textContent === before ? setTimeout(look, 1) : requestAnimationFrame(() => setTimeout(resolve)));
+    const look = () => {
+      if (progress.textContent === before) setTimeout(look, 1);
+      else requestAnimationFrame(() => setTimeout(resolve));
+    };
     look();
   });
   return performance.now() - start;
@@ -52,20 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clicks", type=int, default=100, help="clicks that are timed (default: 100)")
     args = parser.parse_args(arguments)
     print(describe_machine())
-    print(
-        "| pictures | key to refreshed page, median ms | 95 % of clicks, ms | of these in the server, median ms | memory of the server, MB |"
-    )
-    print("|---|---|---|---|---|")
-    for count in map(int, args.pictures.split(",")):
-        times, server_times, memory = measure(count, clicks=args.clicks)
+    titles = ("pictures", "key to page, median ms", "95 % of clicks, ms", "server, median ms", "server, MB")
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    counts = [int(count) for count in args.pictures.split(",")]
+    for count, embedding in [*((count, False) for count in counts), (counts[0], True)]:
+        times, server_times, memory = measure(count, clicks=args.clicks, embedding=embedding)
         print(
-            f"| {count:,} | {statistics.median(times):.0f} | {np.percentile(times, 95):.0f} | "
+            f"| {count:,}{', while embedding' if embedding else ''} | {statistics.median(times):.0f} | {np.percentile(times, 95):.0f} | "
             f"{statistics.median(server_times):.0f} | {memory:.0f} |",
             flush=True,
         )
 
 
-def measure(count: int, *, clicks: int) -> tuple[list[float], list[float], float]:
+def measure(count: int, *, clicks: int, embedding: bool = False) -> tuple[list[float], list[float], float]:
     """Return the milliseconds of each click, those spent in the server, and the server's peak memory in MB."""
     from playwright.sync_api import sync_playwright
 
@@ -74,7 +77,7 @@ def measure(count: int, *, clicks: int) -> tuple[list[float], list[float], float
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(count, folder, theirs), daemon=True)
+        process = context.Process(target=serve, args=(count, folder, theirs, embedding), daemon=True)
         process.start()
         theirs.close()  # so that `recv` fails if the server does
         port, labels = ours.recv()
@@ -95,9 +98,7 @@ def measure(count: int, *, clicks: int) -> tuple[list[float], list[float], float
             else:
                 page.evaluate("name => { document.getElementById('class-name').value = name; }", name)
                 page.locator("#new-class button").click()
-                page.wait_for_function(
-                    "count => document.getElementById('progress').textContent.startsWith(`${count} `)", arg=click + 1
-                )
+                page.wait_for_function(_LABELLED, arg=click + 1)
             page.wait_for_timeout(50)
         ours.send("memory")
         memory = ours.recv()
@@ -112,7 +113,7 @@ def _waited(request) -> float | None:
     return request.timing["responseEnd"] if request.url.endswith("/api/label") else None
 
 
-def serve(count: int, folder: str, pipe) -> None:
+def serve(count: int, folder: str, pipe, embedding: bool) -> None:
     """Serve a session over random features; send the port and the classes, and later the peak memory in MB."""
     import threading
 
@@ -143,9 +144,21 @@ def serve(count: int, folder: str, pipe) -> None:
     threading.Thread(target=server.run, args=(listener,), daemon=True).start()
     while not server.started:
         time.sleep(0.01)
+    if embedding:
+        threading.Thread(target=embed_forever, daemon=True).start()
     pipe.send((listener.getsockname()[1], labels))
     pipe.recv()
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def embed_forever() -> None:
+    """Embed random pictures as the job does."""
+    from adapt.embedding.encoder import Encoder
+
+    encoder = Encoder(pathlib.Path(__file__).parents[2] / "checkpoints" / "photos")
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 96, 128, 3), np.uint8)
+    while True:
+        encoder.embed_images(list(pixels))
 
 
 if __name__ == "__main__":
