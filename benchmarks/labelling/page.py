@@ -3,10 +3,11 @@
     python -m benchmarks.labelling.page
 
 The server is a process of its own, with random features of 10 clusters; in the last row it embeds pictures with
-`checkpoints/photos` at the same time. The browser is another process, and both share the machine. A click labels the first suggestion: the key is pressed, the label is written to disk and synced, the
-classifier refits, the next pictures are chosen, and the browser has drawn the answer. There is no peer to compare with.
-The physical limit of a click is the time in which the features are read once, for the cosines to the new label: at
-10 GB/s 2 ms for 10,000 pictures of 512 dimensions, and 20 ms for 100,000.
+`checkpoints/photos` at the same time. The browser is another process, and both share the machine. A click labels the
+first suggestion: the key is pressed, the label is written to disk and synced, the classifier refits, the next pictures
+are chosen, and the browser has drawn the answer. There is no peer to compare with. The physical limit of a click is the
+time in which the features are read once, for the cosines to the new label: at 10 GB/s 2 ms for 10,000 pictures of 512
+dimensions, and 20 ms for 100,000.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for count, embedding in [*((count, False) for count in counts), (counts[0], True)]:
         times, server_times, memory = measure(count, clicks=args.clicks, embedding=embedding)
         print(
-            f"| {count:,}{', while embedding' if embedding else ''} | {statistics.median(times):.0f} | {np.percentile(times, 95):.0f} | "
+            f"| {count:,}{', while embedding' if embedding else ''} | "
+            f"{statistics.median(times):.0f} | {np.percentile(times, 95):.0f} | "
             f"{statistics.median(server_times):.0f} | {memory:.0f} |",
             flush=True,
         )
