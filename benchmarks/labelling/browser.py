@@ -1,6 +1,6 @@
 """Time from a key to the refreshed page of `launch.py label`, in Chromium, and the memory of the server.
 
-    python -m benchmarks.labelling.page
+    python -m benchmarks.labelling.browser
 
 The server is a process of its own, with random features of 10 clusters; in the last row it embeds pictures with
 `checkpoints/photos` at the same time. The browser is another process, and both share the machine. A click labels the
@@ -52,7 +52,7 @@ async (key) => {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one row per number of pictures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.labelling.browser", description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", default="10000,100000", help="comma-separated numbers of pictures")
     parser.add_argument("--clicks", type=int, default=100, help="clicks that are timed (default: 100)")
     args = parser.parse_args(arguments)
