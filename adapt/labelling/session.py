@@ -238,7 +238,7 @@ class LabellingSession:
             SUGGESTIONS,
             features=self._model.features,
             labelled=np.array(list(labels), np.int64),
-            logits=None if self._predictions is None else self._predictions.probabilities,
+            logits=self._predictions.probabilities if self._predictions is not None and labels else None,
             open_rows=self.is_open(),
         )
         self._refreshed = time.monotonic()
