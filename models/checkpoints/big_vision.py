@@ -158,11 +158,17 @@ def save_big_vision(
     """Write the float32 `.npz` file that big_vision and open_clip's loader read; return its path.
 
     Settings that the format does not store are logged as warnings. Raises `ValueError` for towers of another family
-    than SigLIP, and `FileExistsError` if `path` is anything but an `.npz` file.
+    than SigLIP and for images of any aspect ratio, and `FileExistsError` if `path` is anything but an `.npz` file.
     """
     path = pathlib.Path(path)
     if path.exists() and not zipfile.is_zipfile(path):
         raise FileExistsError(f"{path} exists and is not an .npz file. It was not changed; choose another path.")
+    if getattr(settings.vision, "max_patches", None) is not None:
+        raise ValueError(
+            "an .npz of big_vision is for images of one size, and this model takes any aspect ratio (NaFlex). Write a "
+            f"Hugging Face directory, or `launch.py convert --image_size={settings.vision.image_shape[0]}` for images "
+            "of that size."
+        )
     weight_map = weight_map_for(settings)
     for name, tower in (("vision", settings.vision), ("text", settings.text)):
         for field in ("activation", "norm_epsilon"):

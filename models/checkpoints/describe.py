@@ -27,7 +27,7 @@ from models.checkpoints.locate import (
     locate_checkpoint,
     missing_weights,
 )
-from models.checkpoints.pos_embed import resample_positions
+from models.checkpoints.pos_embed import resample_positions, resize_grid
 from models.checkpoints.weight_map import (
     PlaceArray,
     WeightMap,
@@ -39,7 +39,7 @@ from models.checkpoints.weight_map import (
 )
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
-from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
+from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_naflex_preprocessing, load_preprocessing
 from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
 from models.text.hf_tokenizer import load_hf_tokenizer, open_hf_tokenizer
 from models.text.preparation import describe_preparation, prepare_texts
@@ -126,7 +126,10 @@ class CheckpointDescription(NamedTuple):
 
         def fit(path: str, array: np.ndarray) -> Any:
             if path == POSITIONS and old.grid != new.grid:
-                array = resample_positions(array, old=old.grid, new=new.grid, class_tokens=old.class_tokens)
+                if old.max_patches is not None:
+                    array = resize_grid(array, old=old.grid, new=new.grid)
+                else:
+                    array = resample_positions(array, old=old.grid, new=new.grid, class_tokens=old.class_tokens)
             return place(path, array)
 
         shapes = parameter_shapes(self.trained_settings)
@@ -156,12 +159,16 @@ def describe_checkpoint(
     name: str | os.PathLike,
     *,
     image_size: int | tuple[int, int] | None = None,
+    max_patches: int | None = None,
 ) -> CheckpointDescription:
     """Find a checkpoint and read its config files and the names and shapes of its tensors, but no weights.
 
     `name` is a folder as transformers or open_clip writes it, an `.npz` file of big_vision or a folder with one, a
     folder with an EfficientNet-Lite, or a Hub ID. With `image_size`, position embeddings are resampled for images of
     that size, which is logged.
+
+    A SigLIP 2 of variable resolution (NaFlex) embeds images of any aspect ratio with at most `max_patches` patches, by
+    default as its image processor says. With `image_size` alone it is opened as one of that fixed resolution.
 
     Raises `FileNotFoundError`, `OSError` or `ValueError`, with a one-line message, if there is no checkpoint or its
     files are invalid.
@@ -177,7 +184,11 @@ def describe_checkpoint(
     check_tensors(description.files, description.weight_map, shapes=parameter_shapes(description.settings))
     if image_size is not None and description.format == "aligned":
         raise ValueError(f"{name} maps features, and the image size is that of their encoder. Omit --image_size.")
-    return description if image_size is None else _with_image_size(description, image_size)
+    if max_patches is not None:
+        description = _with_max_patches(description, max_patches)
+    if image_size is None:
+        return description
+    return _with_image_size(description, image_size, keep_aspect=max_patches is not None)
 
 
 def _report_changes(folder: pathlib.Path) -> None:
@@ -221,7 +232,9 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
     model_type, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
     check_depth(settings, files)
     if model_type == huggingface.SIGLIP2:
-        preprocessing = load_square_preprocessing(folder, settings.vision.image_shape)
+        vision = settings.vision
+        most, preprocessing = load_naflex_preprocessing(folder, shape=vision.image_shape, patch_size=vision.patch_size)
+        settings = dataclasses.replace(settings, vision=dataclasses.replace(vision, max_patches=most))
     else:
         preprocessing = load_preprocessing(folder)
         check_image_size(preprocessing, settings, name=str(folder))
@@ -365,9 +378,25 @@ def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
     )
 
 
-def _with_image_size(description: CheckpointDescription, image_size: int | tuple[int, int]) -> CheckpointDescription:
+def _with_max_patches(description: CheckpointDescription, max_patches: int) -> CheckpointDescription:
+    """Return a NaFlex for another largest number of patches; raise `ValueError` for images of one size."""
+    vision = description.settings.vision
+    if getattr(vision, "max_patches", None) is None:
+        raise ValueError(
+            f"{description.name} takes images of one size, not up to max_patches {max_patches} patches, as SigLIP 2 "
+            "NaFlex does. Set image_size instead."
+        )
+    vision = dataclasses.replace(vision, max_patches=max_patches)
+    return description._replace(settings=dataclasses.replace(description.settings, vision=vision))
+
+
+def _with_image_size(
+    description: CheckpointDescription, image_size: int | tuple[int, int], *, keep_aspect: bool
+) -> CheckpointDescription:
+    """Return a checkpoint for images of another size; a NaFlex keeps its variable resolution with `keep_aspect`."""
     old = description.settings.vision
-    new = dataclasses.replace(old, image_size=image_size)
+    fixed = {"max_patches": None} if isinstance(old, VisionSettings) and not keep_aspect else {}
+    new = dataclasses.replace(old, image_size=image_size, **fixed)
     if isinstance(old, VisionSettings) and new.grid != old.grid:
         grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
         logger.info(f"{description.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")

@@ -1,7 +1,7 @@
-"""The format of `SiglipModel` and `CLIPModel` of transformers: their `config.json` and the names of their tensors.
+"""The format of `SiglipModel`, `Siglip2Model` and `CLIPModel` of transformers: `config.json` and names of tensors.
 
-`Siglip2Model`, which takes the patches of images of any shape, is opened as the `SiglipModel` with the same weights on
-a square grid.
+`Siglip2Model` is the SigLIP 2 that takes the patches of images of any aspect ratio (NaFlex): settings with
+`vision.max_patches`. A SigLIP 2 of fixed resolution is a `SiglipModel`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _ACTIVATIONS = {
 _END_IS_LARGEST_ID = 2  # CLIPModel takes this eos_token_id to mean that the largest id of a text is its end
 
 
+_ARCHITECTURES = {SIGLIP: "SiglipModel", SIGLIP2: "Siglip2Model", CLIP: "CLIPModel"}
+
 # What tells the families apart, in the order of `family_of`.
 _FAMILY_TRAITS = {
     SIGLIP: (("attention", False, True, False), ("last", False, True)),
@@ -57,6 +59,17 @@ def family_of(settings: ModelSettings) -> str:
         "the towers mix settings of SiglipModel and CLIPModel (pooling, pre_norm, biases, projection, causal) or pool "
         "by the average, as CLIPA and OpenVision, and neither class can hold them. Use the settings of one family."
     )
+
+
+def model_type_of(settings: ModelSettings) -> str:
+    """Return the one of `MODEL_TYPES` that holds towers with these settings; raises as `family_of`."""
+    family = family_of(settings)
+    return SIGLIP2 if family == SIGLIP and settings.vision.max_patches is not None else family
+
+
+def architecture_of(settings: ModelSettings) -> str:
+    """Return the class of transformers that holds towers with these settings; raises as `family_of`."""
+    return _ARCHITECTURES[model_type_of(settings)]
 
 
 def weight_map_for(settings: ModelSettings, model_type: str) -> WeightMap:
@@ -240,37 +253,39 @@ def _read_tower(section: Any) -> dict[str, Any]:
 def to_config(
     settings: ModelSettings, *, start_id: int | None, end_id: int | None, pad_id: int, dtype: str
 ) -> dict[str, Any]:
-    """Return the `config.json` of `SiglipModel` or `CLIPModel`; raise `ValueError` for towers that neither can hold."""
-    family = family_of(settings)
+    """Return the `config.json` of the class for the towers; raise `ValueError` for towers that none can hold."""
+    model_type = model_type_of(settings)
     vision, text = settings.vision, settings.text
     height, width = vision.image_shape
     if height != width:
         raise ValueError(f"images of {height} × {width} pixels are not square, as SiglipModel and CLIPModel require")
-    if family == CLIP:
+    if model_type == CLIP:
         if text.end_id == _END_IS_LARGEST_ID:
             raise ValueError(
                 f"text.end_id {text.end_id} cannot be stored: CLIPModel takes it to mean that the largest id of a text "
                 "is its end"
             )
         end_id = _END_IS_LARGEST_ID if text.end_id is None else text.end_id
-    projection = {"projection_dim" if family == CLIP else "projection_size": settings.dim}
+    projection = {"projection_dim" if model_type == CLIP else "projection_size": settings.dim}
+    clip_projection = projection if model_type == CLIP else {}
+    images = {"num_patches": vision.num_patches} if model_type == SIGLIP2 else {"image_size": height}
     return {
-        "architectures": ["CLIPModel" if family == CLIP else "SiglipModel"],
-        "model_type": family,
+        "architectures": [_ARCHITECTURES[model_type]],
+        "model_type": model_type,
         "dtype": dtype,
         "initializer_factor": 1.0,
-        **(projection if family == CLIP else {}),
+        **clip_projection,
         "vision_config": {
             **_tower_fields(vision),
-            "model_type": f"{family}_vision_model",
+            "model_type": f"{model_type}_vision_model",
             "num_channels": 3,
-            "image_size": height,
+            **images,
             "patch_size": vision.patch_size,
-            **(projection if family == CLIP else {}),
+            **clip_projection,
         },
         "text_config": {
             **_tower_fields(text),
-            "model_type": f"{family}_text_model",
+            "model_type": f"{model_type}_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.length,
             **projection,
