@@ -15,8 +15,6 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
-    Siglip2Config,
-    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -45,7 +43,7 @@ TEXT = {
     "one layer": dict(hidden_size=90, intermediate_size=130, num_hidden_layers=3, num_attention_heads=2),
     "three layers": dict(hidden_size=36, intermediate_size=28, num_hidden_layers=1, num_attention_heads=3),
 }
-KINDS = ("siglip", "siglip with Gemma's tokens", "siglip2", "clip", "clip of laion")
+KINDS = ("siglip", "siglip with Gemma's tokens", "clip", "clip of laion")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def pictures(tmp_path_factory):
 
 def build(kind, size, *, images=None):
     """Return a random model of transformers, its tokenizer and its image processor."""
-    family = "siglip2" if "Gemma" in kind or kind == "siglip2" else kind.split()[0]
+    family = "siglip2" if "Gemma" in kind else kind.split()[0]
     tokenizer = FAMILIES[family]()
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     vocabulary = {"vocab_size": max(tokenizer.get_vocab().values()) + 1, "max_position_embeddings": 13}
@@ -71,7 +69,6 @@ def build(kind, size, *, images=None):
     vision, text = {**VISION[size], **images}, {**TEXT[size], **vocabulary, **special}
     torch.manual_seed(1)
     side = images["image_size"]
-    side -= side % images["patch_size"] if kind == "siglip2" else 0  # its config has the number of patches only
     squeeze = SiglipImageProcessorPil(size={"height": side, "width": side})
     if kind.startswith("clip"):
         act = {"hidden_act": "gelu"} if "laion" in kind else {}
@@ -82,9 +79,6 @@ def build(kind, size, *, images=None):
         )
         return randomized(CLIPModel(config)), tokenizer, crop
     text["projection_size"] = vision["hidden_size"]
-    if kind == "siglip2":
-        vision["num_patches"] = (vision.pop("image_size") // vision["patch_size"]) ** 2
-        return randomized(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))), tokenizer, squeeze
     return randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=vision))), tokenizer, squeeze
 
 
@@ -114,14 +108,6 @@ def pixels_of(processor, pictures):
 def outputs(model, tokens, pixels):
     """Return image embeddings, text embeddings and logits of transformers."""
     inputs = {"pixel_values": pixels}
-    if isinstance(model, Siglip2Model):
-        patch = model.config.vision_config.patch_size
-        rows = pixels.shape[-1] // patch
-        cut = pixels[..., : rows * patch, : rows * patch].unfold(2, patch, patch).unfold(3, patch, patch)
-        cut = cut.permute(0, 2, 3, 4, 5, 1).reshape(len(pixels), rows * rows, -1)
-        ones = torch.ones(cut.shape[:2], dtype=torch.int32)
-        inputs = {"pixel_values": cut, "pixel_attention_mask": ones}
-        inputs["spatial_shapes"] = torch.tensor([[rows, rows]] * len(pixels))
     with torch.no_grad():
         found = model(input_ids=tokens, **inputs)
         texts = model.get_text_features(input_ids=tokens).pooler_output
@@ -162,7 +148,7 @@ def reopened(kind, folder):
     """Open a folder with transformers alone."""
     from transformers import AutoTokenizer
 
-    family = CLIPModel if kind.startswith("clip") else Siglip2Model if kind == "siglip2" else SiglipModel
+    family = CLIPModel if kind.startswith("clip") else SiglipModel
     processor = CLIPImageProcessorPil if kind.startswith("clip") else SiglipImageProcessorPil
     model = family.from_pretrained(folder).eval()
     return model, AutoTokenizer.from_pretrained(folder), processor.from_pretrained(folder)
@@ -213,17 +199,6 @@ def test_oblong_grid_equals_transformers(tmp_path, kind):
     settings: ModelSettings = found.settings
     ours = create_model(settings).embed_images(parameters, pixels.numpy().transpose(0, 2, 3, 1))
     close(ours, theirs, 1e-5)
-
-
-def test_siglip2_opens_as_siglip_on_a_square_grid(tmp_path, pictures):
-    model, tokenizer, processor = build("siglip2", "one layer")
-    save(tmp_path / "naflex", model, tokenizer, processor)
-    save_checkpoint(tmp_path / "fixed", open_checkpoint(tmp_path / "naflex"))
-    fixed = SiglipModel.from_pretrained(tmp_path / "fixed").eval()
-    pixels = pixels_of(SiglipImageProcessorPil.from_pretrained(tmp_path / "fixed"), pictures)
-    tokens = tokens_of("siglip2", tokenizer)
-    for a, b in zip(outputs(fixed, tokens, pixels), outputs(model, tokens, pixels), strict=True):
-        close(a, b, 1e-5)
 
 
 def test_position_ids_of_old_checkpoints_are_ignored(tmp_path):
