@@ -248,7 +248,7 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
         preprocessing=preprocessing,
         text_evidence=TextEvidence(
             format="huggingface",
-            siglip=model_type != huggingface.CLIP,
+            siglip=model_type in (huggingface.SIGLIP, huggingface.SIGLIP2),
             vocab_size=settings.text.vocab_size,
             names=read_names(name, folder),
         ),

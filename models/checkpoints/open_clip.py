@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from foundation.suggestions import unknown_name
+from models.checkpoints.huggingface import unsupported_tower
 from models.checkpoints.weight_map import (
     MappedSettings,
     WeightEntry,
@@ -40,6 +41,8 @@ _TIMM_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+
 _TIMM_TANH_NAME = re.compile(
     r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|(so400m|giantopt)_patch16_siglip_\d+)(\..*)?"
 )
+_PERCEPTION_ENCODER = re.compile(r"vit_pe_")
+_ROTARY = "the attention of Perception Encoder has rotary position embeddings (arXiv 2504.13181)"
 _TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
 # Keys of the tower sections that are read, and other keys with the only supported values, the defaults of open_clip.
 _VISION_KEYS = ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "norm_kwargs")
@@ -61,6 +64,8 @@ def read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> M
     """
     try:
         vision, text = dict(fields["vision_cfg"]), dict(fields["text_cfg"])
+        if _PERCEPTION_ENCODER.match(str(vision.get("timm_model_name"))):
+            raise unsupported_tower(f"timm_model_name {vision['timm_model_name']!r}", _ROTARY)
         embed_dim = fields["embed_dim"]
         activation = "quick_gelu" if fields.get("quick_gelu") else "gelu"
         _check_keys("vision_cfg", vision, known=_VISION_KEYS, defaults=_VISION_DEFAULTS)

@@ -15,6 +15,8 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -43,7 +45,12 @@ TEXT = {
     "one layer": dict(hidden_size=90, intermediate_size=130, num_hidden_layers=3, num_attention_heads=2),
     "three layers": dict(hidden_size=36, intermediate_size=28, num_hidden_layers=1, num_attention_heads=3),
 }
-KINDS = ("siglip", "siglip with Gemma's tokens", "clip", "clip of laion")
+KINDS = ("siglip", "siglip with Gemma's tokens", "clip", "clip of laion", "metaclip 2")
+CLASSES = {
+    "siglip": (SiglipConfig, SiglipModel),
+    "clip": (CLIPConfig, CLIPModel),
+    "metaclip": (MetaClip2Config, MetaClip2Model),
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +67,7 @@ def pictures(tmp_path_factory):
 
 def build(kind, size, *, images=None):
     """Return a random model of transformers, its tokenizer and its image processor."""
-    family = "siglip2" if "Gemma" in kind else kind.split()[0]
+    family = "siglip2" if "Gemma" in kind else "xlm" if kind == "metaclip 2" else kind.split()[0]
     tokenizer = FAMILIES[family]()
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     vocabulary = {"vocab_size": max(tokenizer.get_vocab().values()) + 1, "max_position_embeddings": 13}
@@ -70,14 +77,15 @@ def build(kind, size, *, images=None):
     torch.manual_seed(1)
     side = images["image_size"]
     squeeze = SiglipImageProcessorPil(size={"height": side, "width": side})
-    if kind.startswith("clip"):
+    if "clip" in kind:
         act = {"hidden_act": "gelu"} if "laion" in kind else {}
-        legacy = {"eos_token_id": 2} if "laion" not in kind else {}
-        config = CLIPConfig(text_config=text | act | legacy, vision_config=vision | act, projection_dim=18)
+        legacy = {"eos_token_id": 2} if kind == "clip" else {}
+        config_class, model_class = CLASSES[kind.split()[0]]
+        config = config_class(text_config=text | act | legacy, vision_config=vision | act, projection_dim=18)
         crop = CLIPImageProcessorPil(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
         )
-        return randomized(CLIPModel(config)), tokenizer, crop
+        return randomized(model_class(config)), tokenizer, crop
     text["projection_size"] = vision["hidden_size"]
     return randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=vision))), tokenizer, squeeze
 
@@ -148,13 +156,13 @@ def reopened(kind, folder):
     """Open a folder with transformers alone."""
     from transformers import AutoTokenizer
 
-    family = CLIPModel if kind.startswith("clip") else SiglipModel
-    processor = CLIPImageProcessorPil if kind.startswith("clip") else SiglipImageProcessorPil
+    family = CLASSES[kind.split()[0]][1]
+    processor = CLIPImageProcessorPil if "clip" in kind else SiglipImageProcessorPil
     model = family.from_pretrained(folder).eval()
     return model, AutoTokenizer.from_pretrained(folder), processor.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("kind", ["siglip", "clip"])
+@pytest.mark.parametrize("kind", ["siglip", "clip", "metaclip 2"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_checkpoint_of_transformers_round_trips_byte_for_byte(tmp_path, kind, dtype):
     model, tokenizer, processor = build(kind, "three layers")

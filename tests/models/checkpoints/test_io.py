@@ -189,6 +189,11 @@ def test_embeddings_equal_those_of_open_clip_in_pytorch():
     ("section", "change", "message"),
     [
         ("vision_cfg", {"ls_init_value": 0.1}, r"vision_cfg.ls_init_value 0.1 is not supported"),
+        (
+            "vision_cfg",
+            {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": ""},
+            r"'vit_pe_core_base_patch16_224' is not supported: .* rotary .*`launch\.py align`",
+        ),
         ("vision_cfg", {"timm_model_name": "convnext_base"}, r"timm_model_name 'convnext_base' is not supported"),
         ("vision_cfg", {"pool_type": "none"}, r"vision_cfg.pool_type 'none' is not supported\. Supported: tok, avg"),
         ("vision_cfg", {"layers": [3, 4, 6, 3]}, r"vision.depth is \[3, 4, 6, 3\]; it must be a positive whole"),
