@@ -400,6 +400,11 @@ def _with_image_size(
     if isinstance(old, VisionSettings) and new.grid != old.grid:
         grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
         logger.info(f"{description.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
+    if fixed and old.max_patches is not None:
+        size = " × ".join(map(str, new.image_shape))
+        logger.info(
+            f"{description.name}: images are resized to {size} pixels; without image_size they keep their aspect"
+        )
     return description._replace(
         settings=dataclasses.replace(description.settings, vision=new),
         preprocessing=description.preprocessing.for_shape(new.image_shape),

@@ -67,6 +67,7 @@ def test_image_size_makes_a_fixed_resolution_with_positions_resized_as_for_an_im
     with logged() as messages:
         convert(str(folder), out=tmp_path / "fixed", image_size=25)
     assert "position embeddings of 3 × 3 patches resampled to 5 × 5" in messages[0]
+    assert messages[1].endswith("images are resized to 25 × 25 pixels; without image_size they keep their aspect")
     fixed = open_checkpoint(tmp_path / "fixed")
     assert fixed.settings.vision.max_patches is None and fixed.settings.vision.image_size == 25
     assert json.loads((tmp_path / "fixed" / "config.json").read_text())["model_type"] == "siglip"
