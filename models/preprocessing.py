@@ -21,7 +21,7 @@ NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields h
 LARGEST_SIDE = 16_384  # pixels
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of the filters, which the file stores
 _HALVES = [0.5, 0.5, 0.5]  # mean and standard deviation of the class of NaFlex processors
-_NAFLEX_PATCH_SIZE, _NAFLEX_PATCHES = 16, 256  # of that class
+_NAFLEX_PATCH_SIZE, NAFLEX_PATCHES = 16, 256  # of that class
 _NAFLEX_PROCESSOR = re.compile(r"Siglip2ImageProcessor(Fast|Pil)?")
 _SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
@@ -197,7 +197,7 @@ def load_naflex_preprocessing(
         )
     if not fields.get("do_resize", True):
         raise ValueError(f"{path}: do_resize is False; only images that are resized to whole patches are supported")
-    cut, most = fields.get("patch_size", _NAFLEX_PATCH_SIZE), fields.get("max_num_patches", _NAFLEX_PATCHES)
+    cut, most = fields.get("patch_size", _NAFLEX_PATCH_SIZE), fields.get("max_num_patches", NAFLEX_PATCHES)
     if cut != patch_size:
         raise ValueError(f"{path}: patch_size is {cut!r}, but the image tower takes patches of {patch_size} pixels")
     if type(most) is not int or most < 1:

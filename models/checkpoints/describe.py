@@ -357,11 +357,12 @@ def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path |
 def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
     files = open_tensors(path)
     settings, weight_map = big_vision.read_settings(files, path)
+    naflex = {} if settings.vision.max_patches is None else {"image tower": "SigLIP 2 NaFlex"}
     evidence = TextEvidence(
         format="big_vision",
         siglip=True,
         vocab_size=settings.text.vocab_size,
-        names=read_names(f"{name}/{path.name}", path.parent),
+        names=read_names(f"{name}/{path.name}", path.parent) | naflex,
     )
     family = find_family(evidence)
     resample = BILINEAR if family is not None and family.name == SIGLIP2 else BICUBIC  # as in the converted folders

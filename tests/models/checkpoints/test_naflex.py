@@ -12,7 +12,7 @@ from models.checkpoints.describe import POSITIONS, describe_checkpoint
 from models.checkpoints.io import open_checkpoint, save_checkpoint
 from models.checkpoints.weight_map import get_path
 from models.naflex import resize_positions
-from models.preprocessing import PREPROCESSOR_FILE
+from models.preprocessing import BICUBIC, BILINEAR, PREPROCESSOR_FILE
 from tests.logged import logged
 from tests.models.tiny_models import tiny_checkpoint
 
@@ -78,13 +78,23 @@ def test_image_size_makes_a_fixed_resolution_with_positions_resized_as_for_an_im
     assert (both.image_size, both.max_patches) == (25, 20)
 
 
-def test_npz_of_big_vision_needs_one_size(naflex, tmp_path):
+def test_npz_of_big_vision_holds_either_form(naflex, tmp_path):
     folder, saved = naflex
-    with pytest.raises(ValueError, match=r"takes any aspect ratio .*`launch.py convert --image_size=15`"):
-        convert(str(folder), out=tmp_path / "model.npz")
-    convert(str(folder), out=tmp_path / "model.npz", image_size=15)
-    opened = describe_checkpoint(tmp_path / "model.npz").read()
-    jax.tree.map(np.testing.assert_array_equal, dict(opened), dict(saved.parameters))
+    for name, size, most in (("naflex", {}, 256), ("fixed", {"image_size": 15}, None)):
+        convert(str(folder), out=tmp_path / f"{name}.npz", **size)
+        opened = describe_checkpoint(tmp_path / f"{name}.npz")
+        expected = dataclasses.replace(saved.settings.vision, max_patches=most)  # the file does not store the number
+        assert opened.settings.vision == expected
+        assert opened.preprocessing.resample == (BILINEAR if most else BICUBIC)  # only a SigLIP 2 is a NaFlex
+        jax.tree.map(np.testing.assert_array_equal, dict(opened.read()), dict(saved.parameters))
+    with np.load(tmp_path / "naflex.npz") as arrays:
+        assert arrays["params/img/embedding/kernel"].shape == (75, 24)
+        assert arrays["params/img/pos_embedding"].shape == (3, 3, 24)
+        damaged = dict(arrays)
+    damaged["params/img/pos_embedding"] = np.zeros((9, 1, 24), np.float32)
+    np.savez(tmp_path / "damaged.npz", **damaged)
+    with pytest.raises(ValueError, match="9 patches of 5 × 5 × 3 do not form a square RGB image"):
+        describe_checkpoint(tmp_path / "damaged.npz")
 
 
 @pytest.mark.parametrize(
