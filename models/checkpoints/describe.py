@@ -13,11 +13,10 @@ import jax
 import numpy as np
 
 from foundation.error_text import one_line
-from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.files.safe_json import read_json
 from models.checkpoints import big_vision, efficientnet, huggingface, open_clip
 from models.checkpoints.aligned import RecordedEncoder, aligned_weight_map, is_aligned, read_aligned_config
-from models.checkpoints.consistency import check_image_size, check_vocabulary, images_only
+from models.checkpoints.consistency import check_image_size, check_vocabulary, images_only, report_changes
 from models.checkpoints.locate import (
     MODEL_TYPES,
     Location,
@@ -48,7 +47,6 @@ from models.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 POSITIONS = "vision/position_embedding"
-_MOST_HASHED = 256 << 20  # bytes; whatever reads a larger file refuses it
 DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 
 
@@ -174,7 +172,7 @@ def describe_checkpoint(
     files are invalid.
     """
     location = locate_checkpoint(os.fspath(name))
-    _report_changes(location.folder)
+    report_changes(location.folder)
     try:
         description = _describe(os.fspath(name), location)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # fields of unexpected types
@@ -189,14 +187,6 @@ def describe_checkpoint(
     if image_size is None:
         return description
     return _with_image_size(description, image_size, keep_aspect=max_patches is not None)
-
-
-def _report_changes(folder: pathlib.Path) -> None:
-    """Warn of files that changed since the export; those of the weights are checked when they are read."""
-    paths = [folder / name for name in read_checksums(folder) if not name.endswith(".safetensors")]
-    small = [path.name for path in paths if path.is_file() and path.stat().st_size < _MOST_HASHED]
-    for name in changed_files(folder, small):
-        logger.warning(f"{folder / name} was changed after the export: it does not have the checksum in {SUMS_FILE}")
 
 
 def _describe(name: str, location: Location) -> CheckpointDescription:
@@ -238,7 +228,7 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
     else:
         preprocessing = load_preprocessing(folder)
         check_image_size(preprocessing, settings, name=str(folder))
-        _warn_if_open_clip_differs(name, folder, preprocessing, settings)
+        open_clip.warn_if_images_differ(name, folder, preprocessing, settings)
     return CheckpointDescription(
         name=name,
         format="huggingface",
@@ -302,22 +292,6 @@ def _describe_aligned(name: str, folder: pathlib.Path) -> CheckpointDescription:
         files=open_tensors(weights),
         encoders=config.encoders,
     )
-
-
-def _warn_if_open_clip_differs(
-    name: str, folder: pathlib.Path, preprocessing: Preprocessing, settings: ModelSettings
-) -> None:
-    """Log how images would be prepared by an open_clip config in the same folder, if otherwise, as for DFN-5B."""
-    path = folder / open_clip.CONFIG_FILE
-    fields = read_json(path).get("preprocess_cfg") if path.is_file() else None
-    if not fields:
-        return
-    differing = preprocessing.differences(open_clip.read_preprocessing(fields, settings))
-    if differing:
-        logger.warning(
-            f"{name}: images are prepared by the files of transformers, from which {path.name} differs: "
-            f"{'; '.join(differing)}. Pass the file of open_clip's weights to use that."
-        )
 
 
 def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:

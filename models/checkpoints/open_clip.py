@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from foundation.files.safe_json import read_json
 from foundation.suggestions import unknown_name
 from models.checkpoints.huggingface import unsupported_tower
 from models.checkpoints.weight_map import (
@@ -23,6 +25,8 @@ from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import Tensor
 from models.preprocessing import Preprocessing
 from models.variants import SIZES
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
@@ -113,6 +117,22 @@ def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Pr
         mean=tuple(fields.get("mean") or mean),
         std=tuple(fields.get("std") or std),
     )
+
+
+def warn_if_images_differ(
+    name: str, folder: pathlib.Path, preprocessing: Preprocessing, settings: ModelSettings
+) -> None:
+    """Log how images would be prepared by an open_clip config in the same folder, if otherwise, as for DFN-5B."""
+    path = folder / CONFIG_FILE
+    fields = read_json(path).get("preprocess_cfg") if path.is_file() else None
+    if not fields:
+        return
+    differing = preprocessing.differences(read_preprocessing(fields, settings))
+    if differing:
+        logger.warning(
+            f"{name}: images are prepared by the files of transformers, from which {path.name} differs: "
+            f"{'; '.join(differing)}. Pass the file of open_clip's weights to use that."
+        )
 
 
 class TextOptions(NamedTuple):
