@@ -18,7 +18,7 @@ from PIL import Image
 
 from adapt.embedding.patch_batches import ImagePatches, cut_patches, embed_in_order
 from adapt.embedding.pictures import list_pictures, list_texts, open_picture
-from adapt.embedding.programs import compile_programs
+from adapt.embedding.programs import choose_rows, compile_programs
 from adapt.embedding.recorded import check_features, check_recorded, open_recorded
 from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import DECODING, resize_and_crop
@@ -30,9 +30,6 @@ from models.naflex import PatchedImages
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import Tokenizer
 
-_MAX_DEVICE_ROWS = 256  # rows per device, for any number of devices: another shape would round differently
-_ACTIVATION_BYTES = {"cpu": 25e6}  # of one layer per device, so that they fit into the caches of a processor
-_ACTIVATION_BYTES_ELSEWHERE = 2e9
 _BATCHES_AHEAD = 2  # prepared while the devices compute
 _HEAD_ROWS = 64  # rows per device of a head, for any number of rows
 _THREADS = max(2, os.cpu_count() or 1)
@@ -90,7 +87,7 @@ class Encoder:
         mesh = Mesh(devices, ("data",))
         self._replicated, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._programs = compile_programs(self.settings, checkpoint.preprocessing, mesh)
-        self.batch_size = self._choose_batch_size(devices.size)
+        self.batch_size = devices.size * choose_rows(self.settings)
 
     @functools.cached_property
     def image_encoder(self) -> Encoder:
@@ -187,16 +184,6 @@ class Encoder:
     def dim(self) -> int:
         """The number of dimensions of an embedding."""
         return self.settings.dim
-
-    def _choose_batch_size(self, devices: int) -> int:
-        if self._has_image_head:  # of the text tower, if there is one
-            return devices * _MAX_DEVICE_ROWS
-        value_bytes = np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
-        vision = self.settings.vision
-        values = vision.largest_activation if self.max_patches is None else self.max_patches * vision.mlp_width
-        row_bytes = values * value_bytes
-        rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
-        return devices * min(2 ** int(np.log2(max(rows, 1))), _MAX_DEVICE_ROWS)
 
     def embed_images(self, images: Iterable[Any] | Callable[[int], Any], count: int | None = None) -> np.ndarray:
         """Return the embeddings of images, `[images, dim]` float32.

@@ -1,4 +1,4 @@
-"""The compiled functions that embed a batch of images or texts."""
+"""The compiled functions that embed a batch of images or texts, and the number of rows of a batch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.config import ModelSettings
+from models.config import FeatureHeadSettings, ModelSettings
 from models.naflex import PatchedImages
 from models.preprocessing import Preprocessing
 from models.towers import create_model
+
+_MAX_ROWS = 256  # per device, for any number of devices: another shape would round differently
+_ACTIVATION_BYTES = {"cpu": 25e6}  # of one layer per device, so that they fit into the caches of a processor
+_ACTIVATION_BYTES_ELSEWHERE = 2e9
 
 
 class EncoderPrograms(NamedTuple):
@@ -42,3 +47,15 @@ def compile_programs(settings: ModelSettings, preprocessing: Preprocessing | Non
         return model.embed_texts(parameters, tokens).astype("float32")
 
     return EncoderPrograms(*(jax.jit(function, out_shardings=replicated) for function in (images, patches, texts)))
+
+
+def choose_rows(settings: ModelSettings) -> int:
+    """Return the number of rows that a device embeds at a time, a power of two; NaFlex: of the most patches."""
+    vision = settings.vision
+    if isinstance(vision, FeatureHeadSettings):  # then of the text tower, if there is one
+        return _MAX_ROWS
+    most = getattr(vision, "max_patches", None)
+    values = vision.largest_activation if most is None else most * vision.mlp_width
+    row_bytes = values * np.dtype(jax.numpy.dtype(settings.dtype)).itemsize
+    rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
+    return min(2 ** int(np.log2(max(rows, 1))), _MAX_ROWS)
