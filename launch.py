@@ -172,7 +172,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "adapt": lambda args, config: jobs.sort_photos(
         args.checkpoint,
         **options(args, "support", "query", "features", "out", "method", "template", "placement"),
-        **options(args, "dtype", "image_size"),
+        **options(args, "dtype", "image_size", "max_patches"),
         **options(args, "tokenizer", "canonicalize"),
     ),
     "label": lambda args, config: jobs.label(
@@ -183,10 +183,10 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,
         **options(args, "out", "images", "texts", "image_features", "text_features", "data_dir"),
-        **options(args, "dtype", "image_size", "tokenizer", "canonicalize"),
+        **options(args, "dtype", "image_size", "max_patches", "tokenizer", "canonicalize"),
     ),
     "convert": lambda args, config: jobs.convert(
-        args.checkpoint, **options(args, "out", "image_size", "tokenizer", "canonicalize")
+        args.checkpoint, **options(args, "out", "image_size", "max_patches", "tokenizer", "canonicalize")
     ),
 }
 

@@ -108,6 +108,12 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         help="image size in pixels; resamples position embeddings (default: the checkpoint's)",
     )
     parser.add_argument(
+        "--max_patches",
+        type=positive,
+        help="largest number of patches of an image with its aspect ratio, for SigLIP 2 NaFlex (default: the "
+        "checkpoint's)",
+    )
+    parser.add_argument(
         "--tokenizer", type=input_name, help="folder, tokenizer.json or Hub id (default: the checkpoint's)"
     )
     parser.add_argument("--canonicalize", help=CANONICALIZE_HELP)

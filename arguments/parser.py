@@ -125,7 +125,7 @@ def _check_adapt(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         if missing:
             parser.error(f"the following arguments are required: {', '.join(missing)}; or --features")
         return
-    names = ("checkpoint", "support", "dtype", "image_size", "tokenizer", "canonicalize")
+    names = ("checkpoint", "support", "dtype", "image_size", "max_patches", "tokenizer", "canonicalize")
     given = next((f"--{name}={value}" for name in names if (value := getattr(args, name)) is not None), None)
     if args.template not in (None, ["none"]):
         given = f"--template={args.template[0]}"

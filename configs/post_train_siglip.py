@@ -4,10 +4,10 @@
         --config.pretrain.data.sources='/data/shards/*.tar'
     python launch.py export --config=configs/post_train_siglip.py --workdir=runs/post_train_siglip
 
-Any SigLIP or SigLIP 2 of fixed resolution works: a folder, an .npz of big_vision or a Hub id, for example
-`--config.pretrain.initial_checkpoint=google/siglip2-base-patch16-256`. Towers, tokenizer, image processor, logit scale
-and bias come from the checkpoint. `--config.pretrain.vision.image_size=384` changes the image size and resamples the
-position embeddings.
+Any SigLIP or SigLIP 2 works: a folder, an .npz of big_vision or a Hub id, for example
+`--config.pretrain.initial_checkpoint=google/siglip2-base-patch16-256`. A SigLIP 2 NaFlex is trained on squares, and its
+export keeps the variable resolution. Towers, tokenizer, image processor, logit scale and bias come from the checkpoint.
+`--config.pretrain.vision.image_size=384` changes the image size and resamples the position embeddings.
 
 Hardware: 8 accelerators with 80 GB for B/16; set `pretrain.microbatch_size` for fewer or smaller ones. Time and
 expected result: unknown; public weights have not been post-trained with this code.

@@ -42,6 +42,7 @@ def convert(
     *,
     out: pathlib.Path,
     image_size: int | None = None,
+    max_patches: int | None = None,
     tokenizer: str | None = None,
     canonicalize: str | None = None,
 ) -> None:
@@ -56,14 +57,15 @@ def convert(
     def on_host(path: str, array: Any) -> Any:
         return array
 
+    size = {"image_size": image_size, "max_patches": max_patches}
     if out.suffix != ".npz":
         texts = {"tokenizer": tokenizer, "canonicalize": canonicalize}
-        save_checkpoint(out, open_checkpoint(checkpoint, image_size=image_size, place=on_host, **texts))
+        save_checkpoint(out, open_checkpoint(checkpoint, **size, place=on_host, **texts))
     elif tokenizer is not None or canonicalize is not None:
         option = f"--canonicalize={canonicalize}" if tokenizer is None else f"--tokenizer={tokenizer}"
         raise ValueError(f"{option} cannot be written: an .npz contains no tokenizer. Omit the option.")
     else:
-        found = describe_checkpoint(checkpoint, image_size=image_size)
+        found = describe_checkpoint(checkpoint, **size)
         found.check_towers()
         save_big_vision(out, found.settings, parameters=found.read(place=on_host), scalars=found.scalars())
         logger.info(f"the .npz contains no tokenizer; open it with --tokenizer={checkpoint}")

@@ -26,6 +26,7 @@ def sort_photos(
     placement: str | None = None,
     dtype: str | None = None,
     image_size: int | None = None,
+    max_patches: int | None = None,
     tokenizer: str | None = None,
     canonicalize: str | None = None,
 ) -> None:
@@ -47,9 +48,8 @@ def sort_photos(
         placement=placement,
     )
     task.check()
-    encoder = open_encoder(
-        checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
-    )
+    size = {"image_size": image_size, "max_patches": max_patches}
+    encoder = open_encoder(checkpoint, dtype=dtype, **size, tokenizer=tokenizer, canonicalize=canonicalize)
     run(encoder, task, progress=ProgressBars().show)
 
 
@@ -70,6 +70,7 @@ def embed(
     data_dir: str = "runs/data",
     dtype: str | None = None,
     image_size: int | None = None,
+    max_patches: int | None = None,
     tokenizer: str | None = None,
     canonicalize: str | None = None,
 ) -> None:
@@ -79,9 +80,8 @@ def embed(
 
     features = {"image_features": image_features, "text_features": text_features}
     check_inputs(out, images, texts, data_dir, **features)
-    encoder = open_encoder(
-        checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
-    )
+    size = {"image_size": image_size, "max_patches": max_patches}
+    encoder = open_encoder(checkpoint, dtype=dtype, **size, tokenizer=tokenizer, canonicalize=canonicalize)
     progress = ProgressBars().show
     written = embed_collections(
         encoder, out, images=images, texts=texts, **features, data_dir=data_dir, progress=progress
@@ -96,6 +96,7 @@ def open_encoder(
     *,
     dtype: str | None,
     image_size: int | None,
+    max_patches: int | None,
     tokenizer: str | None,
     canonicalize: str | None,
 ) -> Encoder:
@@ -105,7 +106,10 @@ def open_encoder(
     from adapt.embedding.encoder import Encoder
 
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    options = {"image_size": image_size, "tokenizer": tokenizer, "canonicalize": canonicalize}
+    options = {"image_size": image_size, "max_patches": max_patches}
+    options |= {"tokenizer": tokenizer, "canonicalize": canonicalize}
     encoder = Encoder(checkpoint, dtype=dtype, **options)
-    logger.info(f"{checkpoint}: {encoder.dim} dimensions, {dtype}, {jax.device_count()} device(s)")
+    most = encoder.max_patches
+    patches = "" if most is None else f", images of any aspect ratio with up to {most} patches"
+    logger.info(f"{checkpoint}: {encoder.dim} dimensions{patches}, {dtype}, {jax.device_count()} device(s)")
     return encoder

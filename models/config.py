@@ -44,6 +44,9 @@ class VisionSettings:
     pre_norm: whether a norm precedes the first layer.
     patch_bias: whether the patch embedding has a bias.
     projection: dimensions of the embedding; None if it is the pooled token itself.
+    max_patches: largest number of patches of an image whose aspect ratio is kept, as in NaFlex (arXiv 2502.14786); the
+        grid of `image_size` is then that of the position embeddings, and the size of images in training. None: every
+        image is resized to `image_size`.
     """
 
     causal: ClassVar[bool] = False
@@ -61,10 +64,17 @@ class VisionSettings:
     activation: Activation = "gelu_tanh"
     norm_epsilon: PositiveFloat = 1e-6
     projection: PositiveInt | None = None
+    # not in the names of cached embeddings, where it stands next to the preprocessing
+    max_patches: PositiveInt | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check(self, "vision")
         _check_heads("vision", self)
+        if self.max_patches is not None and (self.pooling != "attention" or self.pre_norm or self.projection):
+            raise ValueError(
+                f"vision.max_patches {self.max_patches} is for towers that pool by attention, without pre_norm and "
+                "projection, as SigLIP 2. Remove it."
+            )
         if self.norm_after_pooling and self.pooling != "average":
             raise ValueError(f"vision.norm_after_pooling needs pooling 'average', not {self.pooling!r}")
         if min(self.image_shape) < self.patch_size:

@@ -34,7 +34,10 @@ def create_layer_norm(tower: VisionSettings | TextSettings, *, dtype: Any, rngs:
 
 
 class MultiHeadAttention(nnx.Module):
-    """Multi-head attention from `queries` `[batch, q, width]` to `tokens` `[batch, t, width]`."""
+    """Multi-head attention from `queries` `[batch, q, width]` to `tokens` `[batch, t, width]`.
+
+    With `lengths` `[batch]` int32, only the first `lengths[i]` tokens of row i are attended to.
+    """
 
     def __init__(self, tower: VisionSettings | TextSettings, model: ModelSettings, *, rngs: nnx.Rngs):
         self.heads, self.causal, self.implementation = tower.heads, tower.causal, model.attention
@@ -44,12 +47,13 @@ class MultiHeadAttention(nnx.Module):
         self.value = create_linear(width, width, dtype=dtype, rngs=rngs)
         self.out = create_linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, queries: jax.Array, tokens: jax.Array) -> jax.Array:
+    def __call__(self, queries: jax.Array, tokens: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         projections = self.query(queries), self.key(tokens), self.value(tokens)
         query, key, value = (
             self._split_heads(checkpoint_name(x, name)) for x, name in zip(projections, QKV, strict=True)
         )
-        attended = attend(query, key, value, causal=self.causal, implementation=self.implementation)
+        options = {"causal": self.causal, "lengths": lengths, "implementation": self.implementation}
+        attended = attend(query, key, value, **options)
         return checkpoint_name(self.out(attended.reshape(queries.shape)), OUT_PROJ)
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
@@ -58,11 +62,18 @@ class MultiHeadAttention(nnx.Module):
 
 @jax.named_scope("attention")
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False, implementation: str = "cpu"
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    causal: bool = False,
+    lengths: jax.Array | None = None,
+    implementation: str = "cpu",
 ) -> jax.Array:
     """Return softmax(query keyᵀ / sqrt(head_dim)) value; all arrays are `[batch, tokens, heads, head_dim]`.
 
-    With `causal`, a token attends to itself and to the tokens before it.
+    With `causal`, a token attends to itself and to the tokens before it. With `lengths` `[batch]` int32, at least 1,
+    only the first `lengths[i]` keys of row i are attended to.
 
     "xla" and "cudnn" call `jax.nn.dot_product_attention`, which is fused on accelerators; cuDNN gains nothing for a
     single query, so that case always uses "xla". "cpu" is faster with XLA on CPUs: it multiplies with the head axis
@@ -70,12 +81,16 @@ def attend(
     """
     if implementation != "cpu":
         chosen = "xla" if query.shape[1] == 1 else implementation
-        attended = jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=chosen)
+        attended = jax.nn.dot_product_attention(
+            query, key, value, is_causal=causal, key_value_seq_lengths=lengths, implementation=chosen
+        )
         return attended if chosen == "cudnn" else checkpoint_name(attended, CONTEXT)  # cuDNN's is kept by primitive
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     logits = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
     if causal:
         logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
+    if lengths is not None:
+        logits = jnp.where(jnp.arange(key.shape[2]) < lengths[:, None, None, None], logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     attended = checkpoint_name(jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value), CONTEXT)
     attended = attended / jnp.sum(weights, axis=-1, keepdims=True).astype(value.dtype)
@@ -105,9 +120,9 @@ class TransformerLayer(nnx.Module):
         self.norm2 = create_layer_norm(tower, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(tower, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         normed = self.norm1(x)
-        x = x + self.attention(normed, normed)
+        x = x + self.attention(normed, normed, lengths)
         return x + self.mlp(self.norm2(x))
 
 
@@ -115,7 +130,8 @@ class TransformerEncoder(nnx.Module):
     """`depth` transformer layers and a final layer norm.
 
     The layers are one module whose parameters have a leading layer axis, and `jax.lax.scan` runs over that axis. If
-    `pool` is given, it is applied to the output of the layers, before the norm.
+    `pool` is given, it is applied to the output of the layers, before the norm. With `lengths` `[batch]`, the tokens
+    behind the first `lengths[i]` of row i are not attended to.
     """
 
     def __init__(
@@ -132,9 +148,15 @@ class TransformerEncoder(nnx.Module):
         self.layers = create_stacked(rngs.split(tower.depth))
         self.norm = create_layer_norm(tower, dtype=jnp.dtype(model.dtype), rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        pool: Callable[[jax.Array], jax.Array] | None = None,
+        lengths: jax.Array | None = None,
+    ) -> jax.Array:
         definition, stacked_parameters = nnx.split(self.layers)
-        layer = functools.partial(_apply_layer, definition, self.sharding)
+        layer = functools.partial(_apply_layer, definition, self.sharding, lengths)
         policy = remat_policy(self.remat, num_devices=self.sharding.num_devices)
         if policy is not None:
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
@@ -143,15 +165,22 @@ class TransformerEncoder(nnx.Module):
 
 
 def _apply_layer(
-    definition: nnx.GraphDef, sharding: ActivationSharding, x: jax.Array, parameters: nnx.State
+    definition: nnx.GraphDef,
+    sharding: ActivationSharding,
+    lengths: jax.Array | None,
+    x: jax.Array,
+    parameters: nnx.State,
 ) -> tuple[jax.Array, None]:
     """Apply one layer with its slice of the stacked parameters: the body of the scan over layers."""
-    x = nnx.merge(definition, sharding.gather(parameters))(x)
+    x = nnx.merge(definition, sharding.gather(parameters))(x, lengths)
     return sharding.split_rows(x), None
 
 
 class AttentionPooling(nnx.Module):
-    """Attention of a learned probe to all tokens, and a residual MLP: `[batch, t, width]` to `[batch, width]`."""
+    """Attention of a learned probe to all tokens, and a residual MLP: `[batch, t, width]` to `[batch, width]`.
+
+    With `lengths` `[batch]`, the probe attends to the first `lengths[i]` tokens of row i.
+    """
 
     def __init__(self, tower: VisionSettings, model: ModelSettings, *, rngs: nnx.Rngs):
         self.dtype = dtype = jnp.dtype(model.dtype)
@@ -160,8 +189,8 @@ class AttentionPooling(nnx.Module):
         self.norm = create_layer_norm(tower, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(tower, dtype=dtype, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         probe = jnp.broadcast_to(self.probe[...].astype(self.dtype), (len(tokens), 1, tokens.shape[-1]))
-        pooled = self.attention(probe, tokens)
+        pooled = self.attention(probe, tokens, lengths)
         pooled = pooled + self.mlp(self.norm(pooled))
         return pooled[:, 0]

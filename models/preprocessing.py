@@ -20,7 +20,9 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 NESTED_FILE = "processor_config.json"  # transformers 5 writes the same fields here, under `image_processor`
 LARGEST_SIDE = 16_384  # pixels
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of the filters, which the file stores
-_STATISTICS = {"mean": "image_mean", "std": "image_std", "resample": "resample"}
+_HALVES = [0.5, 0.5, 0.5]  # mean and standard deviation of the class of NaFlex processors
+_NAFLEX_PATCH_SIZE, NAFLEX_PATCHES = 16, 256  # of that class
+_NAFLEX_PROCESSOR = re.compile(r"Siglip2ImageProcessor(Fast|Pil)?")
 _SUPPORTED_PROCESSOR = re.compile(r"(CLIP|Siglip)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
@@ -92,8 +94,22 @@ class Preprocessing:
         std = np.asarray(self.std, np.float64)
         return images.astype(jnp.float32) * np.float32(self.rescale / std) - np.float32(self.mean / std)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of a `SiglipImageProcessor`, or of a `CLIPImageProcessor` if images are cropped."""
+    def to_json(self, *, patch_size: int | None = None, max_patches: int | None = None) -> dict[str, Any]:
+        """Return the fields of a `SiglipImageProcessor`, or of a `CLIPImageProcessor` if images are cropped.
+
+        With `max_patches` they are those of a `Siglip2ImageProcessor` for patches of `patch_size` pixels, in which the
+        filter and the statistics are kept, and the size follows from each image.
+        """
+        if max_patches is not None:
+            return {
+                "image_processor_type": "Siglip2ImageProcessor",
+                "do_convert_rgb": True,
+                "do_resize": True,
+                "resample": self.resample,
+                **self._statistics(),
+                "patch_size": patch_size,
+                "max_num_patches": max_patches,
+            }
         fields: dict[str, Any] = {
             "image_processor_type": "SiglipImageProcessor" if self.crop is None else "CLIPImageProcessor",
             "do_convert_rgb": True,
@@ -106,7 +122,10 @@ class Preprocessing:
         fields["resample"] = self.resample
         if self.crop is not None:
             fields |= {"do_center_crop": True, "crop_size": _size_fields(self.crop)}
-        return fields | {
+        return fields | self._statistics()
+
+    def _statistics(self) -> dict[str, Any]:
+        return {
             "do_rescale": True,
             "rescale_factor": self.rescale,
             "do_normalize": True,
@@ -135,15 +154,12 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
         )
     if fields.get("do_pad"):
         raise ValueError(f"{path}: do_pad is not supported. Supported: resizing and a center crop.")
-    resized, rescaled, normalized = (fields.get(f"do_{name}", True) for name in ("resize", "rescale", "normalize"))
     try:
         return Preprocessing(
-            size=_read_size(fields["size"]) if resized else None,
+            size=_read_size(fields["size"]) if fields.get("do_resize", True) else None,
             crop=_read_crop(fields["crop_size"]) if fields.get("do_center_crop", "crop_size" in fields) else None,
             resample=fields.get("resample", BICUBIC),
-            rescale=fields.get("rescale_factor", 1 / 255) if rescaled else 1.0,
-            mean=tuple(fields["image_mean"]) if normalized else (0.0, 0.0, 0.0),
-            std=tuple(fields["image_std"]) if normalized else (1.0, 1.0, 1.0),
+            **_read_statistics(fields),
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks the field {error}") from error
@@ -151,15 +167,57 @@ def load_preprocessing(folder: str | os.PathLike) -> Preprocessing:
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_square_preprocessing(folder: str | os.PathLike, shape: tuple[int, int]) -> Preprocessing:
-    """Return a resize to `shape` with the statistics and filter of a NaFlex processor, or the defaults of its class."""
+class NaflexPreprocessing(NamedTuple):
+    """The preprocessing of images of any aspect ratio: the largest number of their patches, and the rest.
+
+    `square` has the filter and the statistics, and the size of images that are resized to a square instead.
+    """
+
+    max_patches: int
+    square: Preprocessing
+
+
+def load_naflex_preprocessing(
+    folder: str | os.PathLike, *, shape: tuple[int, int], patch_size: int
+) -> NaflexPreprocessing:
+    """Read the image processor of a SigLIP 2 of variable resolution, or the defaults of its class without a file.
+
+    `shape` is the (height, width) of the square images. Raises `ValueError` for preprocessing that is not supported and
+    for patches of another size than `patch_size` pixels.
+    """
     try:
-        _, fields = _read_processor(pathlib.Path(folder))
+        path, fields = _read_processor(pathlib.Path(folder))
     except FileNotFoundError:
-        fields = {}
-    given = {name: fields[key] for name, key in _STATISTICS.items() if key in fields}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return Preprocessing(size=shape, **{"resample": BILINEAR} | given)
+        path, fields = pathlib.Path(folder), {"patch_size": patch_size}
+    kind = fields.get("image_processor_type")
+    if kind is not None and not (isinstance(kind, str) and _NAFLEX_PROCESSOR.fullmatch(kind)):
+        raise ValueError(
+            f"{path}: image processor {kind} cannot prepare images for model_type siglip2, which takes patches. Use "
+            "the file of the checkpoint, with Siglip2ImageProcessor."
+        )
+    if not fields.get("do_resize", True):
+        raise ValueError(f"{path}: do_resize is False; only images that are resized to whole patches are supported")
+    cut, most = fields.get("patch_size", _NAFLEX_PATCH_SIZE), fields.get("max_num_patches", NAFLEX_PATCHES)
+    if cut != patch_size:
+        raise ValueError(f"{path}: patch_size is {cut!r}, but the image tower takes patches of {patch_size} pixels")
+    if type(most) is not int or most < 1:
+        raise ValueError(f"{path}: max_num_patches {most!r} must be a positive whole number")
+    fields = {"image_mean": _HALVES, "image_std": _HALVES} | fields
+    try:
+        square = Preprocessing(size=shape, resample=fields.get("resample", BILINEAR), **_read_statistics(fields))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return NaflexPreprocessing(most, square)
+
+
+def _read_statistics(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Preprocessing` that change the values of pixels."""
+    rescaled, normalized = (fields.get(f"do_{name}", True) for name in ("rescale", "normalize"))
+    return {
+        "rescale": fields.get("rescale_factor", 1 / 255) if rescaled else 1.0,
+        "mean": tuple(fields["image_mean"]) if normalized else (0.0, 0.0, 0.0),
+        "std": tuple(fields["image_std"]) if normalized else (1.0, 1.0, 1.0),
+    }
 
 
 def _read_processor(folder: pathlib.Path) -> _Processor:

@@ -22,6 +22,7 @@ from models.config import EfficientNetSettings, FeatureHeadSettings, ModelSettin
 from models.efficientnet import EfficientNetTower
 from models.heads import FeatureHead
 from models.layers import AttentionPooling, TransformerEncoder, create_layer_norm, create_linear
+from models.naflex import PatchedImages, resize_positions
 
 Parameters = Mapping[str, Any]
 
@@ -37,11 +38,11 @@ class VisionTower(nnx.Module):
     """Maps normalized images `[batch, height, width, 3]` to embeddings `[batch, dim]`.
 
     With `kept_patches` `[batch, kept]` the tower processes only those patches, at their positions (FLIP, arXiv
-    2212.00794).
+    2212.00794). A tower that pools by attention also embeds images of any aspect ratio: `embed_patches`.
     """
 
     def __init__(self, settings: VisionSettings, model: ModelSettings, *, rngs: nnx.Rngs, sharding: ActivationSharding):
-        self.patch_size, self.dtype = settings.patch_size, jnp.dtype(model.dtype)
+        self.patch_size, self.grid, self.dtype = settings.patch_size, settings.grid, jnp.dtype(model.dtype)
         self.pooling, self.class_tokens = settings.pooling, settings.class_tokens
         self.norm_after_pooling = settings.norm_after_pooling
         patch_values = settings.patch_size**2 * 3
@@ -78,6 +79,14 @@ class VisionTower(nnx.Module):
             x = self.pre_norm(x)
         x = self.encoder(x, pool=self._pool) if self.norm_after_pooling else self._pool(self.encoder(x))
         return self.projection(x) if hasattr(self, "projection") else x
+
+    def embed_patches(self, images: PatchedImages) -> jax.Array:
+        """Return the embeddings `[batch, dim]` of normalized images as patches; padding has no influence."""
+        table, slots = self.position_embedding[...], images.patches.shape[1]
+        positions = resize_positions(table, images.grids, old=self.grid, slots=slots)
+        lengths = jnp.prod(images.grids, axis=1)
+        x = self.encoder(self.patch_embedding(images.patches) + positions.astype(self.dtype), lengths=lengths)
+        return self.head(x, lengths)
 
     def _pool(self, tokens: jax.Array) -> jax.Array:
         """Return one vector per image `[batch, width]` from its tokens `[batch, tokens, width]`."""
@@ -158,6 +167,18 @@ class Model:
         images = self.sharding.split_rows(images.astype(self.settings.dtype))
         kept = () if kept_patches is None else (kept_patches,)
         return self.sharding.split_rows(self._towers(parameters).vision(images, *kept))
+
+    @jax.named_scope("image_tower")
+    def embed_patches(self, parameters: Parameters, images: PatchedImages) -> jax.Array:
+        """Return the embeddings `[batch, dim]` of normalized images of any aspect ratio, as patches.
+
+        Raises `ValueError` for a model without `vision.max_patches`.
+        """
+        if getattr(self.settings.vision, "max_patches", None) is None:
+            raise ValueError("the image tower takes images of one size, not patches. Set vision.max_patches.")
+        patches = self.sharding.split_rows(images.patches.astype(self.settings.dtype))
+        images = PatchedImages(patches, self.sharding.split_rows(images.grids))
+        return self.sharding.split_rows(self._towers(parameters).vision.embed_patches(images))
 
     @jax.named_scope("text_tower")
     def embed_texts(self, parameters: Parameters, tokens: jax.Array) -> jax.Array:

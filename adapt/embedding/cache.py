@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from adapt.embedding.encoder import Encoder, mean_of_prompts, prompts
+from adapt.adapters.ops import normalize_numpy
+from adapt.embedding.encoder import Encoder
 from data.fewshot.labelled import LabelledImages
 from data.io.fingerprint import fingerprint
 from foundation.files.array_files import load_array, save_array
@@ -191,3 +192,17 @@ class _Collection(NamedTuple):
                 )
             pieces.append(embeddings)
         return np.concatenate(pieces)
+
+
+def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return the texts of all classes, with the texts of a class next to each other, `classes × templates` of them."""
+    return [template.format(name) for name in class_names for template in templates]
+
+
+def mean_of_prompts(embeddings: np.ndarray, templates: int) -> np.ndarray:
+    """Return class embeddings `[classes, dim]` of length 1 from those of their prompts `[classes × templates, dim]`.
+
+    The embedding of each prompt is normalised, and so is their mean per class.
+    """
+    prompt_embeddings = normalize_numpy(embeddings).reshape(len(embeddings) // templates, templates, -1)
+    return normalize_numpy(prompt_embeddings.mean(axis=1))

@@ -9,29 +9,27 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from adapt.adapters.ops import normalize_numpy
+from adapt.embedding.patch_batches import ImagePatches, cut_patches, embed_in_order
 from adapt.embedding.pictures import list_pictures, list_texts, open_picture
+from adapt.embedding.programs import choose_rows, compile_programs
 from adapt.embedding.recorded import check_features, check_recorded, open_recorded
 from data.io.fingerprint import fingerprint, fingerprint_files
 from data.pipeline.image_ops import DECODING, resize_and_crop
 from data.sources.base import BadRecord
 from models.checkpoints.consistency import images_only
 from models.checkpoints.describe import describe_checkpoint
-from models.config import FeatureHeadSettings, ModelSettings
+from models.config import FeatureHeadSettings
+from models.naflex import PatchedImages
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import Tokenizer
-from models.towers import create_model
 
-_MAX_DEVICE_ROWS = 256  # rows per device, for any number of devices: another shape would round differently
-_ACTIVATION_BYTES = {"cpu": 25e6}  # of one layer per device, so that they fit into the caches of a processor
-_ACTIVATION_BYTES_ELSEWHERE = 2e9
 _BATCHES_AHEAD = 2  # prepared while the devices compute
 _HEAD_ROWS = 64  # rows per device of a head, for any number of rows
 _THREADS = max(2, os.cpu_count() or 1)
@@ -43,6 +41,8 @@ class Encoder:
     name: path or hub id of the checkpoint.
     dtype: of the parameters and of the computation.
     image_size: size at which images are embedded (default: the checkpoint's own).
+    max_patches: largest number of patches of an image, for a SigLIP 2 that keeps the aspect ratio (NaFlex; default: the
+        checkpoint's own). With `image_size` such a checkpoint squeezes all images to that size instead.
     tokenizer: path or hub id of another tokenizer than the checkpoint's own.
     canonicalize: how texts are prepared, one of `models.text.canonicalize.CANONICALIZATIONS` (default: as the
         checkpoint was trained, which is logged).
@@ -61,12 +61,19 @@ class Encoder:
         *,
         dtype: str = "float32",
         image_size: int | tuple[int, int] | None = None,
+        max_patches: int | None = None,
         tokenizer: str | None = None,
         canonicalize: str | None = None,
     ):
-        checkpoint = describe_checkpoint(name, image_size=image_size)
+        if image_size is not None and max_patches is not None:
+            raise ValueError(
+                f"image_size {image_size} squeezes images to one size, and max_patches {max_patches} keeps their "
+                "aspect ratio. Pass one of them."
+            )
+        checkpoint = describe_checkpoint(name, image_size=image_size, max_patches=max_patches)
         self.name, self.settings = os.fspath(name), dataclasses.replace(checkpoint.settings, dtype=dtype)
-        given = {"image_size": image_size, "tokenizer": tokenizer, "canonicalize": canonicalize}
+        given = {"image_size": image_size, "max_patches": max_patches}
+        given |= {"tokenizer": tokenizer, "canonicalize": canonicalize}
         self.options = {"dtype": dtype} | {option: value for option, value in given.items() if value is not None}
         self._checkpoint = checkpoint
         self._has_image_head, self._has_text_head = (
@@ -79,8 +86,8 @@ class Encoder:
         devices = np.array(jax.local_devices())
         mesh = Mesh(devices, ("data",))
         self._replicated, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._programs = _compiled_programs(self.settings, checkpoint.preprocessing, mesh)
-        self.batch_size = self._choose_batch_size(devices.size)
+        self._programs = compile_programs(self.settings, checkpoint.preprocessing, mesh)
+        self.batch_size = devices.size * choose_rows(self.settings)
 
     @functools.cached_property
     def image_encoder(self) -> Encoder:
@@ -107,6 +114,11 @@ class Encoder:
     def _preprocessing(self) -> Preprocessing:
         return self.image_encoder._checkpoint.preprocessing
 
+    @property
+    def max_patches(self) -> int | None:
+        """The largest number of patches of an image with its aspect ratio (NaFlex); None for images of one size."""
+        return getattr(self.settings.vision, "max_patches", None)
+
     @functools.cached_property
     def _parameters(self) -> dict[str, Any]:
         return self._checkpoint.read(
@@ -127,7 +139,8 @@ class Encoder:
         """Return in words what determines image embeddings, apart from the weights."""
         if self._has_image_head:
             return self._settings_text, self.image_encoder.image_fingerprint
-        return self._settings_text, f"{DECODING} {self._preprocessing!r}"
+        most = "" if self.max_patches is None else f" max_patches={self.max_patches}"
+        return self._settings_text, f"{DECODING} {self._preprocessing!r}{most}"
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -172,14 +185,6 @@ class Encoder:
         """The number of dimensions of an embedding."""
         return self.settings.dim
 
-    def _choose_batch_size(self, devices: int) -> int:
-        if self._has_image_head:  # of the text tower, if there is one
-            return devices * _MAX_DEVICE_ROWS
-        value_bytes = np.dtype(jax.numpy.dtype(self.settings.dtype)).itemsize
-        row_bytes = self.settings.vision.largest_activation * value_bytes
-        rows = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES_ELSEWHERE) // row_bytes
-        return devices * min(2 ** int(np.log2(max(rows, 1))), _MAX_DEVICE_ROWS)
-
     def embed_images(self, images: Iterable[Any] | Callable[[int], Any], count: int | None = None) -> np.ndarray:
         """Return the embeddings of images, `[images, dim]` float32.
 
@@ -209,7 +214,15 @@ class Encoder:
         """Return the embeddings of a batch of pixels `[rows, height, width, 3]` uint8, computed asynchronously."""
         if self._has_image_head:
             raise ValueError(f"{self.name} maps features of pixels. Use embed_images.")
+        if self.max_patches is not None:
+            raise ValueError(f"{self.name} takes images of any aspect ratio. Use embed_images or embed_patches.")
         return self._programs.images(self._parameters, jax.device_put(pixels, self._rows))
+
+    def embed_patches(self, images: PatchedImages) -> jax.Array:
+        """Return the embeddings of a batch of images as uint8 patches (NaFlex), computed asynchronously."""
+        if self.max_patches is None:
+            raise ValueError(f"{self.name} takes images of one size. Use embed_images or embed_pixels.")
+        return self._programs.patches(self._parameters, jax.device_put(images, self._rows))
 
     def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
         """Return the embeddings of a batch of token ids `[rows, length]`, computed asynchronously."""
@@ -259,22 +272,34 @@ class Encoder:
                 yield self.apply_image_head(features)
             return
 
-        def pixels(number: int) -> np.ndarray:
+        def prepared(number: int) -> np.ndarray | ImagePatches:
             try:
-                return to_pixels(image(number), self._preprocessing)
+                return self._prepare(image(number))
             except BadRecord as error:
                 if bad is None:
                     raise
                 bad[number] = error
-                return np.zeros((*self._preprocessing.shape, 3), np.uint8)
+                return self._prepare(Image.new("RGB", (1, 1)))
 
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+            if self.max_patches is not None:
+                size = {"rows": self._device_rows(len(numbers)), "max_patches": self.max_patches}
+                size |= {"devices": self._rows.mesh.size}
+                yield from embed_in_order(prepared, self.embed_patches, numbers, **size, threads=threads)
+                return
 
             def prepare(batch: range) -> Callable[[], np.ndarray]:
-                futures = [threads.submit(pixels, number) for number in batch]
+                futures = [threads.submit(prepared, number) for number in batch]
                 return lambda: np.stack([future.result() for future in futures])
 
             yield from self._in_batches(self.embed_pixels, prepare, numbers)
+
+    def _prepare(self, image: Image.Image) -> np.ndarray | ImagePatches:
+        """Return the pixels of an RGB image as the image tower takes them, uint8."""
+        if self.max_patches is None:
+            return to_pixels(image, self._preprocessing)
+        size = {"patch_size": self.settings.vision.patch_size, "max_patches": self.max_patches}
+        return cut_patches(image, **size, preprocessing=self._preprocessing)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the embeddings of texts, `[texts, dim]` float32.
@@ -336,11 +361,7 @@ class Encoder:
         most as many rows as the power of two that holds all `numbers`, unless `size` sets the rows of a batch. The
         shape on a device, and so the bits of an embedding, do not depend on the number of devices.
         """
-        devices = self._rows.mesh.size
-        device_rows = self.batch_size // devices
-        while device_rows % 2 == 0 and device_rows // 2 >= max(len(numbers), 1):
-            device_rows //= 2
-        size = size or device_rows * devices
+        size = size or self._device_rows(len(numbers)) * self._rows.mesh.size
         batches = (numbers[start : start + size] for start in range(0, len(numbers), size))
         prepared = deque(prepare(batch) for batch in itertools.islice(batches, _BATCHES_AHEAD))
         running: deque[tuple[jax.Array, int]] = deque()
@@ -355,44 +376,12 @@ class Encoder:
         while running:
             yield _fetch(*running.popleft())
 
-
-def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return the texts of all classes, with the texts of a class next to each other, `classes × templates` of them."""
-    return [template.format(name) for name in class_names for template in templates]
-
-
-def mean_of_prompts(embeddings: np.ndarray, templates: int) -> np.ndarray:
-    """Return class embeddings `[classes, dim]` of length 1 from those of their prompts `[classes × templates, dim]`.
-
-    The embedding of each prompt is normalised, and so is their mean per class.
-    """
-    prompt_embeddings = normalize_numpy(embeddings).reshape(len(embeddings) // templates, templates, -1)
-    return normalize_numpy(prompt_embeddings.mean(axis=1))
-
-
-class _Programs(NamedTuple):
-    """The compiled functions `(parameters, batch) → embeddings [rows, dim]`."""
-
-    images: Callable[[dict[str, Any], jax.Array], jax.Array]
-    texts: Callable[[dict[str, Any], jax.Array], jax.Array]
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled_programs(settings: ModelSettings, preprocessing: Preprocessing | None, mesh: Mesh) -> _Programs:
-    """Return the compiled functions; checkpoints of one architecture share them."""
-    model = create_model(settings, mesh=mesh if mesh.size > 1 else None)
-    replicated = NamedSharding(mesh, PartitionSpec())
-
-    def images(parameters: dict[str, Any], pixels: jax.Array) -> jax.Array:
-        inputs = (
-            pixels if preprocessing is None else preprocessing.normalize(pixels)
-        )  # features of a head are no pixels
-        return model.embed_images(parameters, inputs).astype("float32")
-
-    def texts(parameters: dict[str, Any], tokens: jax.Array) -> jax.Array:
-        return model.embed_texts(parameters, tokens).astype("float32")
-
-    return _Programs(jax.jit(images, out_shardings=replicated), jax.jit(texts, out_shardings=replicated))
+    def _device_rows(self, count: int) -> int:
+        """Return the rows per device of the batches of `count` inputs."""
+        rows = self.batch_size // self._rows.mesh.size
+        while rows % 2 == 0 and rows // 2 >= max(count, 1):
+            rows //= 2
+        return rows
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:

@@ -86,13 +86,11 @@ class CheckpointEvaluator:
         notes: NoteLog,
     ) -> CheckpointEvaluator:
         """Open a checkpoint; results go to `out`, embeddings to `cache`."""
-        encoder = Encoder(path, canonicalize=settings.canonicalize, image_size=settings.image_size)
+        size = {"image_size": settings.image_size, "max_patches": settings.max_patches}
+        encoder = Encoder(path, canonicalize=settings.canonicalize, **size)
         places = {"name": name, "hosts": hosts, "progress": progress}
         embedder = TaskEmbedder(encoder, cache, **places)
-        baselines = tuple(
-            Baseline.open(kind, path, image_size=settings.image_size, cache=cache, **places)
-            for kind in settings.baselines
-        )
+        baselines = tuple(Baseline.open(kind, path, **size, cache=cache, **places) for kind in settings.baselines)
         return cls(
             name=name,
             path=os.fspath(path),

@@ -37,6 +37,8 @@ class EvaluateSettings:
     transfer_from: the dataset of the support images of the task "transfer".
     logit_scale: scale of all text logits, whatever scale a checkpoint learned, so that checkpoints are comparable.
     image_size: pixels of an image's side (default: those of each checkpoint); position embeddings are resampled.
+    max_patches: largest number of patches of an image with its aspect ratio, for SigLIP 2 NaFlex (default: those of
+        each checkpoint); not with `image_size`.
     canonicalize: preparation of texts, one of `CANONICALIZATIONS` (default: as each checkpoint was trained).
     """
 
@@ -57,6 +59,7 @@ class EvaluateSettings:
     transfer_from: str = ""
     logit_scale: PositiveFloat = 100.0
     image_size: PositiveInt | None = None
+    max_patches: PositiveInt | None = None
     canonicalize: str | None = None
 
     def __post_init__(self) -> None:

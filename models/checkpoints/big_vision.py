@@ -17,6 +17,7 @@ from models.checkpoints.huggingface import SIGLIP, family_of
 from models.checkpoints.weight_map import MappedSettings, WeightEntry, WeightMap, to_tensors
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import Tensor
+from models.preprocessing import NAFLEX_PATCHES
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +45,33 @@ def read_settings(tensors: Mapping[str, Tensor], path: pathlib.Path) -> MappedSe
 
 
 def _settings(tensors: Mapping[str, Tensor], root: str) -> ModelSettings:
-    patch_height, patch_width, channels, _ = tensors[f"{root}img/embedding/kernel"].shape
-    _, num_patches, _ = tensors[f"{root}img/pos_embedding"].shape
+    *patch, _ = tensors[f"{root}img/embedding/kernel"].shape
+    *positions, _ = tensors[f"{root}img/pos_embedding"].shape
     _, length, _ = tensors[f"{root}txt/pos_embedding"].shape
     vocab_size, _ = tensors[f"{root}txt/Embed_0/embedding"].shape
-    side = math.isqrt(num_patches)
-    if patch_height != patch_width or channels != 3 or side**2 != num_patches:
+    naflex = len(patch) == 1  # a linear layer on patches, and positions in rows and columns
+    if naflex:
+        side = math.isqrt(patch[0] // 3)
+        patch = [side, side, patch[0] / side**2]
+    patch_height, patch_width, channels = patch
+    side = math.isqrt(math.prod(positions))
+    if (
+        patch_height != patch_width
+        or channels != 3
+        or positions != [side if naflex else 1, side if naflex else side**2]
+    ):
         raise ValueError(
-            f"{num_patches} patches of {patch_height} × {patch_width} × {channels} do not form a square RGB image"
+            f"{math.prod(positions)} patches of {patch_height} × {patch_width} × {channels:g} do not form a square RGB "
+            "image"
         )
     vision, text = (_read_tower(tensors, root + name) for name in (_VISION_ENCODER, _TEXT_ENCODER))
     return ModelSettings(
-        vision=VisionSettings(image_size=side * patch_height, patch_size=patch_height, **vision),
+        vision=VisionSettings(
+            image_size=side * patch_height,
+            patch_size=patch_height,
+            max_patches=NAFLEX_PATCHES if naflex else None,
+            **vision,
+        ),
         text=TextSettings(vocab_size=vocab_size, length=length, **text),
     )
 
@@ -94,10 +110,12 @@ def weight_map_for(settings: ModelSettings, *, root: str = "params/", stacked: C
 def _entries(settings: ModelSettings, root: str, stacked: Collection[str]) -> Iterator[WeightEntry]:
     vision, text = settings.vision, settings.text
     image = f"{root}img"
-    view = (vision.patch_size, vision.patch_size, 3, vision.width)
+    naflex = vision.max_patches is not None
+    view = None if naflex else (vision.patch_size, vision.patch_size, 3, vision.width)
     yield WeightEntry(f"{image}/embedding/kernel", "vision/patch_embedding/kernel", view=view)
     yield WeightEntry(f"{image}/embedding/bias", "vision/patch_embedding/bias")
-    yield WeightEntry(f"{image}/pos_embedding", "vision/position_embedding", view=(1, vision.num_patches, vision.width))
+    positions = vision.grid if naflex else (1, vision.num_patches)
+    yield WeightEntry(f"{image}/pos_embedding", "vision/position_embedding", view=(*positions, vision.width))
     yield from _encoder(root + _VISION_ENCODER, "vision/encoder", vision, stacked=_VISION_ENCODER in stacked)
     head = f"{image}/MAPHead_0"
     yield WeightEntry(f"{head}/probe", "vision/head/probe")

@@ -13,11 +13,10 @@ import jax
 import numpy as np
 
 from foundation.error_text import one_line
-from foundation.files.checksum_file import SUMS_FILE, changed_files, read_checksums
 from foundation.files.safe_json import read_json
 from models.checkpoints import big_vision, efficientnet, huggingface, open_clip
 from models.checkpoints.aligned import RecordedEncoder, aligned_weight_map, is_aligned, read_aligned_config
-from models.checkpoints.consistency import check_image_size, check_vocabulary, images_only
+from models.checkpoints.consistency import check_image_size, check_vocabulary, images_only, report_changes
 from models.checkpoints.locate import (
     MODEL_TYPES,
     Location,
@@ -27,7 +26,7 @@ from models.checkpoints.locate import (
     locate_checkpoint,
     missing_weights,
 )
-from models.checkpoints.pos_embed import resample_positions
+from models.checkpoints.pos_embed import resample_positions, resize_grid
 from models.checkpoints.weight_map import (
     PlaceArray,
     WeightMap,
@@ -39,7 +38,7 @@ from models.checkpoints.weight_map import (
 )
 from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import TensorFiles, open_tensors
-from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_preprocessing, load_square_preprocessing
+from models.preprocessing import BICUBIC, BILINEAR, Preprocessing, load_naflex_preprocessing, load_preprocessing
 from models.text.family import SIGLIP2, TextEvidence, find_family, read_names
 from models.text.hf_tokenizer import load_hf_tokenizer, open_hf_tokenizer
 from models.text.preparation import describe_preparation, prepare_texts
@@ -48,7 +47,6 @@ from models.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 POSITIONS = "vision/position_embedding"
-_MOST_HASHED = 256 << 20  # bytes; whatever reads a larger file refuses it
 DEFAULT_LOGIT_BIAS = 0.0  # of CLIP, which has none
 
 
@@ -126,7 +124,10 @@ class CheckpointDescription(NamedTuple):
 
         def fit(path: str, array: np.ndarray) -> Any:
             if path == POSITIONS and old.grid != new.grid:
-                array = resample_positions(array, old=old.grid, new=new.grid, class_tokens=old.class_tokens)
+                if old.max_patches is not None:
+                    array = resize_grid(array, old=old.grid, new=new.grid)
+                else:
+                    array = resample_positions(array, old=old.grid, new=new.grid, class_tokens=old.class_tokens)
             return place(path, array)
 
         shapes = parameter_shapes(self.trained_settings)
@@ -156,6 +157,7 @@ def describe_checkpoint(
     name: str | os.PathLike,
     *,
     image_size: int | tuple[int, int] | None = None,
+    max_patches: int | None = None,
 ) -> CheckpointDescription:
     """Find a checkpoint and read its config files and the names and shapes of its tensors, but no weights.
 
@@ -163,11 +165,14 @@ def describe_checkpoint(
     folder with an EfficientNet-Lite, or a Hub ID. With `image_size`, position embeddings are resampled for images of
     that size, which is logged.
 
+    A SigLIP 2 of variable resolution (NaFlex) embeds images of any aspect ratio with at most `max_patches` patches, by
+    default as its image processor says. With `image_size` alone it is opened as one of that fixed resolution.
+
     Raises `FileNotFoundError`, `OSError` or `ValueError`, with a one-line message, if there is no checkpoint or its
     files are invalid.
     """
     location = locate_checkpoint(os.fspath(name))
-    _report_changes(location.folder)
+    report_changes(location.folder)
     try:
         description = _describe(os.fspath(name), location)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # fields of unexpected types
@@ -177,15 +182,11 @@ def describe_checkpoint(
     check_tensors(description.files, description.weight_map, shapes=parameter_shapes(description.settings))
     if image_size is not None and description.format == "aligned":
         raise ValueError(f"{name} maps features, and the image size is that of their encoder. Omit --image_size.")
-    return description if image_size is None else _with_image_size(description, image_size)
-
-
-def _report_changes(folder: pathlib.Path) -> None:
-    """Warn of files that changed since the export; those of the weights are checked when they are read."""
-    paths = [folder / name for name in read_checksums(folder) if not name.endswith(".safetensors")]
-    small = [path.name for path in paths if path.is_file() and path.stat().st_size < _MOST_HASHED]
-    for name in changed_files(folder, small):
-        logger.warning(f"{folder / name} was changed after the export: it does not have the checksum in {SUMS_FILE}")
+    if max_patches is not None:
+        description = _with_max_patches(description, max_patches)
+    if image_size is None:
+        return description
+    return _with_image_size(description, image_size, keep_aspect=max_patches is not None)
 
 
 def _describe(name: str, location: Location) -> CheckpointDescription:
@@ -221,11 +222,13 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
     model_type, settings = huggingface.read_config(folder / huggingface.CONFIG_FILE)
     check_depth(settings, files)
     if model_type == huggingface.SIGLIP2:
-        preprocessing = load_square_preprocessing(folder, settings.vision.image_shape)
+        vision = settings.vision
+        most, preprocessing = load_naflex_preprocessing(folder, shape=vision.image_shape, patch_size=vision.patch_size)
+        settings = dataclasses.replace(settings, vision=dataclasses.replace(vision, max_patches=most))
     else:
         preprocessing = load_preprocessing(folder)
         check_image_size(preprocessing, settings, name=str(folder))
-        _warn_if_open_clip_differs(name, folder, preprocessing, settings)
+        open_clip.warn_if_images_differ(name, folder, preprocessing, settings)
     return CheckpointDescription(
         name=name,
         format="huggingface",
@@ -235,7 +238,7 @@ def _describe_huggingface(name: str, folder: pathlib.Path, weights: pathlib.Path
         preprocessing=preprocessing,
         text_evidence=TextEvidence(
             format="huggingface",
-            siglip=model_type != huggingface.CLIP,
+            siglip=model_type in (huggingface.SIGLIP, huggingface.SIGLIP2),
             vocab_size=settings.text.vocab_size,
             names=read_names(name, folder),
         ),
@@ -291,22 +294,6 @@ def _describe_aligned(name: str, folder: pathlib.Path) -> CheckpointDescription:
     )
 
 
-def _warn_if_open_clip_differs(
-    name: str, folder: pathlib.Path, preprocessing: Preprocessing, settings: ModelSettings
-) -> None:
-    """Log how images would be prepared by an open_clip config in the same folder, if otherwise, as for DFN-5B."""
-    path = folder / open_clip.CONFIG_FILE
-    fields = read_json(path).get("preprocess_cfg") if path.is_file() else None
-    if not fields:
-        return
-    differing = preprocessing.differences(open_clip.read_preprocessing(fields, settings))
-    if differing:
-        logger.warning(
-            f"{name}: images are prepared by the files of transformers, from which {path.name} differs: "
-            f"{'; '.join(differing)}. Pass the file of open_clip's weights to use that."
-        )
-
-
 def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path | None) -> CheckpointDescription:
     weights = weights or open_clip.find_weights(folder)
     if weights is None:
@@ -344,11 +331,12 @@ def _describe_open_clip(name: str, folder: pathlib.Path, weights: pathlib.Path |
 def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
     files = open_tensors(path)
     settings, weight_map = big_vision.read_settings(files, path)
+    naflex = {} if settings.vision.max_patches is None else {"image tower": "SigLIP 2 NaFlex"}
     evidence = TextEvidence(
         format="big_vision",
         siglip=True,
         vocab_size=settings.text.vocab_size,
-        names=read_names(f"{name}/{path.name}", path.parent),
+        names=read_names(f"{name}/{path.name}", path.parent) | naflex,
     )
     family = find_family(evidence)
     resample = BILINEAR if family is not None and family.name == SIGLIP2 else BICUBIC  # as in the converted folders
@@ -365,12 +353,33 @@ def _describe_npz(name: str, path: pathlib.Path) -> CheckpointDescription:
     )
 
 
-def _with_image_size(description: CheckpointDescription, image_size: int | tuple[int, int]) -> CheckpointDescription:
+def _with_max_patches(description: CheckpointDescription, max_patches: int) -> CheckpointDescription:
+    """Return a NaFlex for another largest number of patches; raise `ValueError` for images of one size."""
+    vision = description.settings.vision
+    if getattr(vision, "max_patches", None) is None:
+        raise ValueError(
+            f"{description.name} takes images of one size, not up to max_patches {max_patches} patches, as SigLIP 2 "
+            "NaFlex does. Set image_size instead."
+        )
+    vision = dataclasses.replace(vision, max_patches=max_patches)
+    return description._replace(settings=dataclasses.replace(description.settings, vision=vision))
+
+
+def _with_image_size(
+    description: CheckpointDescription, image_size: int | tuple[int, int], *, keep_aspect: bool
+) -> CheckpointDescription:
+    """Return a checkpoint for images of another size; a NaFlex keeps its variable resolution with `keep_aspect`."""
     old = description.settings.vision
-    new = dataclasses.replace(old, image_size=image_size)
+    fixed = {"max_patches": None} if isinstance(old, VisionSettings) and not keep_aspect else {}
+    new = dataclasses.replace(old, image_size=image_size, **fixed)
     if isinstance(old, VisionSettings) and new.grid != old.grid:
         grids = [" × ".join(map(str, vision.grid)) for vision in (old, new)]
         logger.info(f"{description.name}: position embeddings of {grids[0]} patches resampled to {grids[1]}")
+    if fixed and old.max_patches is not None:
+        size = " × ".join(map(str, new.image_shape))
+        logger.info(
+            f"{description.name}: images are resized to {size} pixels; without image_size they keep their aspect"
+        )
     return description._replace(
         settings=dataclasses.replace(description.settings, vision=new),
         preprocessing=description.preprocessing.for_shape(new.image_shape),

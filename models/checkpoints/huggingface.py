@@ -1,7 +1,8 @@
-"""The format of `SiglipModel` and `CLIPModel` of transformers: their `config.json` and the names of their tensors.
+"""The format of `SiglipModel`, `Siglip2Model` and `CLIPModel` of transformers: `config.json` and names of tensors.
 
-`Siglip2Model`, which takes the patches of images of any shape, is opened as the `SiglipModel` with the same weights on
-a square grid.
+`Siglip2Model` is the SigLIP 2 that takes the patches of images of any aspect ratio (NaFlex): settings with
+`vision.max_patches`. A SigLIP 2 of fixed resolution is a `SiglipModel`. `MetaClip2Model` has the tensors of
+`CLIPModel`, and takes the end token 2 literally, which means the largest id of a text to `CLIPModel`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from models.config import ModelSettings, TextSettings, VisionSettings
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
-SIGLIP, SIGLIP2, CLIP = "siglip", "siglip2", "clip"
-MODEL_TYPES = (SIGLIP, SIGLIP2, CLIP)
+SIGLIP, SIGLIP2, CLIP, METACLIP2 = "siglip", "siglip2", "clip", "metaclip_2"
+MODEL_TYPES = (SIGLIP, SIGLIP2, CLIP, METACLIP2)
 
 _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -30,6 +31,17 @@ _ACTIVATIONS = {
 }
 _END_IS_LARGEST_ID = 2  # CLIPModel takes this eos_token_id to mean that the largest id of a text is its end
 
+
+_ARCHITECTURES = {
+    SIGLIP: "SiglipModel",
+    SIGLIP2: "Siglip2Model",
+    CLIP: "CLIPModel",
+    METACLIP2: "MetaClip2Model",
+}
+_WITHOUT_TOWERS = (
+    "Compute features with the library of the model, and train heads on them with `launch.py align` or use them with "
+    "`evaluate --features`."
+)
 
 # What tells the families apart, in the order of `family_of`.
 _FAMILY_TRAITS = {
@@ -59,9 +71,22 @@ def family_of(settings: ModelSettings) -> str:
     )
 
 
+def model_type_of(settings: ModelSettings) -> str:
+    """Return the one of `MODEL_TYPES` that holds towers with these settings; raises as `family_of`."""
+    family = family_of(settings)
+    if family == CLIP and settings.text.end_id == _END_IS_LARGEST_ID:
+        return METACLIP2
+    return SIGLIP2 if family == SIGLIP and settings.vision.max_patches is not None else family
+
+
+def architecture_of(settings: ModelSettings) -> str:
+    """Return the class of transformers that holds towers with these settings; raises as `family_of`."""
+    return _ARCHITECTURES[model_type_of(settings)]
+
+
 def weight_map_for(settings: ModelSettings, model_type: str) -> WeightMap:
     """Return the tensors of a model of transformers, one of `MODEL_TYPES`, with these settings."""
-    if model_type == CLIP:
+    if model_type in (CLIP, METACLIP2):
         return WeightMap(tuple(_clip(settings)), {"logit_scale": "logit_scale"}, scalar_shape=())
     vision, name, path = settings.vision, "vision_model.embeddings.patch_embedding", "vision/patch_embedding"
     if model_type == SIGLIP2:
@@ -144,7 +169,14 @@ def unsupported_model_type(
     path: pathlib.Path, model_type: Any, *, supported: Collection[str] = MODEL_TYPES
 ) -> ValueError:
     """Return the error for a `config.json` of another kind of model."""
-    return ValueError(f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(supported)}.")
+    return ValueError(
+        f"{path}: model_type {model_type!r} is not supported. Supported: {', '.join(supported)}. {_WITHOUT_TOWERS}"
+    )
+
+
+def unsupported_tower(name: str, reason: str) -> ValueError:
+    """Return the error for an image tower that cannot be expressed here, with the reason and what to do instead."""
+    return ValueError(f"{name} is not supported: {reason}. {_WITHOUT_TOWERS}")
 
 
 def read_config(path: pathlib.Path) -> ModelConfig:
@@ -152,9 +184,9 @@ def read_config(path: pathlib.Path) -> ModelConfig:
 
     Raises `ValueError` for other models and for settings that are not supported.
     """
-    from transformers import CLIPConfig, Siglip2Config, SiglipConfig
+    from transformers import CLIPConfig, MetaClip2Config, Siglip2Config, SiglipConfig
 
-    classes = {SIGLIP: SiglipConfig, SIGLIP2: Siglip2Config, CLIP: CLIPConfig}
+    classes = {SIGLIP: SiglipConfig, SIGLIP2: Siglip2Config, CLIP: CLIPConfig, METACLIP2: MetaClip2Config}
     fields = read_json(path)
     model_type = fields.get("model_type")
     if model_type not in MODEL_TYPES:
@@ -162,7 +194,8 @@ def read_config(path: pathlib.Path) -> ModelConfig:
     try:
         with quiet_transformers():  # it warns about token ids outside of the default vocabulary
             config = classes[model_type].from_dict(fields)
-        settings = _clip_settings(config) if model_type == CLIP else _siglip_settings(config, model_type)
+        is_clip = model_type in (CLIP, METACLIP2)
+        settings = _clip_settings(config, model_type) if is_clip else _siglip_settings(config, model_type)
     except Exception as error:  # the config classes of transformers raise many kinds of errors
         raise ValueError(f"{path}: {one_line(error)}") from error
     return ModelConfig(model_type, settings)
@@ -197,7 +230,7 @@ def _siglip_settings(config: Any, model_type: str) -> ModelSettings:
     return settings
 
 
-def _clip_settings(config: Any) -> ModelSettings:
+def _clip_settings(config: Any, model_type: str) -> ModelSettings:
     vision, text = config.vision_config, config.text_config
     end = text.eos_token_id
     if isinstance(end, list):
@@ -216,7 +249,7 @@ def _clip_settings(config: Any) -> ModelSettings:
             vocab_size=text.vocab_size,
             length=text.max_position_embeddings,
             pooling="end",
-            end_id=None if end == _END_IS_LARGEST_ID else end,
+            end_id=None if model_type == CLIP and end == _END_IS_LARGEST_ID else end,
             causal=True,
             projection_bias=False,
             **_read_tower(text),
@@ -240,37 +273,35 @@ def _read_tower(section: Any) -> dict[str, Any]:
 def to_config(
     settings: ModelSettings, *, start_id: int | None, end_id: int | None, pad_id: int, dtype: str
 ) -> dict[str, Any]:
-    """Return the `config.json` of `SiglipModel` or `CLIPModel`; raise `ValueError` for towers that neither can hold."""
-    family = family_of(settings)
+    """Return the `config.json` of the class for the towers; raise `ValueError` for towers that none can hold."""
+    model_type = model_type_of(settings)
     vision, text = settings.vision, settings.text
     height, width = vision.image_shape
     if height != width:
         raise ValueError(f"images of {height} × {width} pixels are not square, as SiglipModel and CLIPModel require")
-    if family == CLIP:
-        if text.end_id == _END_IS_LARGEST_ID:
-            raise ValueError(
-                f"text.end_id {text.end_id} cannot be stored: CLIPModel takes it to mean that the largest id of a text "
-                "is its end"
-            )
+    is_clip = model_type in (CLIP, METACLIP2)
+    if is_clip:
         end_id = _END_IS_LARGEST_ID if text.end_id is None else text.end_id
-    projection = {"projection_dim" if family == CLIP else "projection_size": settings.dim}
+    projection = {"projection_dim" if is_clip else "projection_size": settings.dim}
+    clip_projection = projection if is_clip else {}
+    images = {"num_patches": vision.num_patches} if model_type == SIGLIP2 else {"image_size": height}
     return {
-        "architectures": ["CLIPModel" if family == CLIP else "SiglipModel"],
-        "model_type": family,
+        "architectures": [_ARCHITECTURES[model_type]],
+        "model_type": model_type,
         "dtype": dtype,
         "initializer_factor": 1.0,
-        **(projection if family == CLIP else {}),
+        **clip_projection,
         "vision_config": {
             **_tower_fields(vision),
-            "model_type": f"{family}_vision_model",
+            "model_type": f"{model_type}_vision_model",
             "num_channels": 3,
-            "image_size": height,
+            **images,
             "patch_size": vision.patch_size,
-            **(projection if family == CLIP else {}),
+            **clip_projection,
         },
         "text_config": {
             **_tower_fields(text),
-            "model_type": f"{family}_text_model",
+            "model_type": f"{model_type}_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.length,
             **projection,

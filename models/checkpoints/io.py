@@ -17,7 +17,7 @@ from models.checkpoints.describe import describe_checkpoint
 from models.checkpoints.model_card import write_card
 from models.checkpoints.replacing import check_replaceable
 from models.checkpoints.weight_map import PlaceArray, WeightMap, to_tensors
-from models.config import EfficientNetSettings, ModelSettings
+from models.config import EfficientNetSettings, ModelSettings, VisionSettings
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
 from models.text.tokenizer import Tokenizer
 
@@ -41,6 +41,7 @@ def open_checkpoint(
     name: str | os.PathLike,
     *,
     image_size: int | tuple[int, int] | None = None,
+    max_patches: int | None = None,
     tokenizer: str | None = None,
     canonicalize: str | None = None,
     dtype: str = "float32",
@@ -53,7 +54,7 @@ def open_checkpoint(
     prepared (`CheckpointDescription.open_tokenizer`). Without a text tower, both raise `ValueError`. Raises as
     `describe_checkpoint` does, and `ValueError` if tensors do not match the config.
     """
-    description = describe_checkpoint(name, image_size=image_size)
+    description = describe_checkpoint(name, image_size=image_size, max_patches=max_patches)
     description.check_towers()
     with_texts = description.settings.text is not None or tokenizer is not None or canonicalize is not None
     return Checkpoint(
@@ -69,7 +70,9 @@ def open_checkpoint(
 def save_checkpoint(
     folder: str | os.PathLike, checkpoint: Checkpoint, *, dtype: str | None = None, card: str | None = None
 ) -> pathlib.Path:
-    """Write a directory that `SiglipModel` or `CLIPModel` of transformers, its processor and tokenizer open; return it.
+    """Write a directory that transformers opens with its processor and tokenizer; return it.
+
+    It holds a `SiglipModel`, a `Siglip2Model` for settings with `vision.max_patches`, or a `CLIPModel`.
 
     A tower of convolutions is written in the format of `models.checkpoints.efficientnet` instead.
     `SHA256SUMS` has the checksums of all files but the card, which are checked when the directory is opened.
@@ -88,7 +91,7 @@ def save_checkpoint(
     tensors = _to_tensors(checkpoint, weight_map, dtype=dtype)
     with atomic_folder(folder) as temporary:
         write_json(temporary / huggingface.CONFIG_FILE, config)
-        write_json(temporary / PREPROCESSOR_FILE, checkpoint.preprocessing.to_json())
+        write_json(temporary / PREPROCESSOR_FILE, _preprocessor_json(checkpoint))
         if tokenizer is not None:
             tokenizer.save(temporary)
         weights = temporary / huggingface.WEIGHTS_FILE
@@ -110,6 +113,14 @@ def _describe(checkpoint: Checkpoint, *, name: str, dtype: str) -> tuple[dict[st
     ids = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
     config = huggingface.to_config(settings, **ids, dtype=dtype)
     return config, huggingface.weight_map_for(settings, config["model_type"])
+
+
+def _preprocessor_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the fields of the image processor of a checkpoint."""
+    vision = checkpoint.settings.vision
+    if not isinstance(vision, VisionSettings) or vision.max_patches is None:
+        return checkpoint.preprocessing.to_json()
+    return checkpoint.preprocessing.to_json(patch_size=vision.patch_size, max_patches=vision.max_patches)
 
 
 def _to_tensors(checkpoint: Checkpoint, weight_map: WeightMap, *, dtype: str) -> dict[str, np.ndarray]:

@@ -58,8 +58,11 @@ def model_card(
     vision, text = settings.vision, settings.text
     padding = ', padding="max_length"' if text.pooling == "last" else ", padding=True"
     height, width = vision.image_shape
+    size = f"{height} × {width} pixels"
+    if vision.max_patches is not None:
+        size = f"any aspect ratio, up to {vision.max_patches} patches; trained on squares of {height} pixels"
     towers = {
-        "image tower": f"{height} × {width} pixels, patch size {vision.patch_size}, width {vision.width}, "
+        "image tower": f"{size}, patch size {vision.patch_size}, width {vision.width}, "
         f"{vision.depth} layers, {vision.heads} heads",
         "text tower": f"{text.length} tokens, vocabulary of {text.vocab_size:,}, width {text.width}, "
         f"{text.depth} layers, {text.heads} heads",

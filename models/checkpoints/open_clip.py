@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from foundation.files.safe_json import read_json
 from foundation.suggestions import unknown_name
+from models.checkpoints.huggingface import unsupported_tower
 from models.checkpoints.weight_map import (
     MappedSettings,
     WeightEntry,
@@ -22,6 +25,8 @@ from models.config import ModelSettings, TextSettings, VisionSettings
 from models.io.tensor_reader import Tensor
 from models.preprocessing import Preprocessing
 from models.variants import SIZES
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
@@ -40,6 +45,8 @@ _TIMM_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_\d+
 _TIMM_TANH_NAME = re.compile(
     r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|(so400m|giantopt)_patch16_siglip_\d+)(\..*)?"
 )
+_PERCEPTION_ENCODER = re.compile(r"vit_pe_")
+_ROTARY = "the attention of Perception Encoder has rotary position embeddings (arXiv 2504.13181)"
 _TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
 # Keys of the tower sections that are read, and other keys with the only supported values, the defaults of open_clip.
 _VISION_KEYS = ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre", "norm_kwargs")
@@ -61,6 +68,8 @@ def read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> M
     """
     try:
         vision, text = dict(fields["vision_cfg"]), dict(fields["text_cfg"])
+        if _PERCEPTION_ENCODER.match(str(vision.get("timm_model_name"))):
+            raise unsupported_tower(f"timm_model_name {vision['timm_model_name']!r}", _ROTARY)
         embed_dim = fields["embed_dim"]
         activation = "quick_gelu" if fields.get("quick_gelu") else "gelu"
         _check_keys("vision_cfg", vision, known=_VISION_KEYS, defaults=_VISION_DEFAULTS)
@@ -108,6 +117,22 @@ def read_preprocessing(fields: Mapping[str, Any], settings: ModelSettings) -> Pr
         mean=tuple(fields.get("mean") or mean),
         std=tuple(fields.get("std") or std),
     )
+
+
+def warn_if_images_differ(
+    name: str, folder: pathlib.Path, preprocessing: Preprocessing, settings: ModelSettings
+) -> None:
+    """Log how images would be prepared by an open_clip config in the same folder, if otherwise, as for DFN-5B."""
+    path = folder / CONFIG_FILE
+    fields = read_json(path).get("preprocess_cfg") if path.is_file() else None
+    if not fields:
+        return
+    differing = preprocessing.differences(read_preprocessing(fields, settings))
+    if differing:
+        logger.warning(
+            f"{name}: images are prepared by the files of transformers, from which {path.name} differs: "
+            f"{'; '.join(differing)}. Pass the file of open_clip's weights to use that."
+        )
 
 
 class TextOptions(NamedTuple):

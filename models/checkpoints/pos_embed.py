@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
+
+from models.naflex import resize_positions
 
 
 def resample_positions(
@@ -18,3 +21,9 @@ def resample_positions(
     class_rows, grid = table[:class_tokens], table[class_tokens:].astype(np.float32).reshape(*old, -1)
     grid = zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1)
     return np.concatenate([class_rows, grid.reshape(new[0] * new[1], -1).astype(table.dtype)])
+
+
+def resize_grid(table: np.ndarray, *, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Return a table `[rows * columns, width]` for `new` (rows, columns), resized as NaFlex does for every image."""
+    positions = resize_positions(jnp.asarray(table), jnp.array([new]), old=old, slots=new[0] * new[1])
+    return np.asarray(positions[0]).astype(table.dtype)

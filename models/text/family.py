@@ -14,7 +14,7 @@ from models.text.hf_tokenizer import CONFIG_FILE
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SIGLIP2, SIGLIP, CLIP = "SigLIP 2", "SigLIP", "CLIP"
+SIGLIP2, SIGLIP, CLIP, METACLIP2 = "SigLIP 2", "SigLIP", "CLIP", "MetaCLIP 2"
 GEMMA_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3
 
 _SIGLIP2_NAME = re.compile(r"siglip[-_ ]?2(?!\d)", re.IGNORECASE)
@@ -23,10 +23,11 @@ _GEMMA_CLASS = re.compile(r"(Gemma|Siglip2)Tokenizer(Fast)?")
 _SIGLIP_CLASS = re.compile(r"(Siglip|T5)Tokenizer(Fast)?")
 _GEMMA_VOCABULARY = 256_000
 _CLIP_TOKENS = {"<|startoftext|>", "<|endoftext|>"}
-_TOKENIZER, _PATH = "tokenizer class", "name"
+_METACLIP2_TYPE = "metaclip_2"
+_TOKENIZER, _PATH, _MODEL_TYPE = "tokenizer class", "name", "model type"
 # file, field, and what the field names
 _NAMES = (
-    ("config.json", "model_type", "model type"),
+    ("config.json", "model_type", _MODEL_TYPE),
     ("config.json", "_name_or_path", "source"),
     (PREPROCESSOR_FILE, "image_processor_type", "image processor"),
     (PREPROCESSOR_FILE, "processor_class", "processor"),
@@ -35,7 +36,7 @@ _NAMES = (
     (CONFIG_FILE, "tokenizer_class", _TOKENIZER),
 )
 # Exports of this project have these names, too, whatever their tokenizer does.
-_GENERIC_NAMES = ("model type", "image processor", _PATH)
+_GENERIC_NAMES = (_MODEL_TYPE, "image processor", _PATH)
 
 
 class TextEvidence(NamedTuple):
@@ -78,7 +79,7 @@ def _read_if_valid(path: pathlib.Path) -> dict[str, Any]:
 
 def find_family(evidence: TextEvidence, hf_tokenizer: PreTrainedTokenizerBase | None = None) -> Family | None:
     """Return the family of a checkpoint, or None; its path counts least. Without a tokenizer only the files tell."""
-    found = _siglip_families(evidence, hf_tokenizer) if evidence.siglip else _clip_families(hf_tokenizer)
+    found = _siglip_families(evidence, hf_tokenizer) if evidence.siglip else _clip_families(evidence, hf_tokenizer)
     return next(found, None)
 
 
@@ -102,7 +103,9 @@ def _siglip_families(evidence: TextEvidence, hf_tokenizer: PreTrainedTokenizerBa
         yield Family(SIGLIP, f"format, {evidence.format}")
 
 
-def _clip_families(hf_tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Family]:
+def _clip_families(evidence: TextEvidence, hf_tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Family]:
+    if evidence.names.get(_MODEL_TYPE) == _METACLIP2_TYPE:
+        yield Family(METACLIP2, f"{_MODEL_TYPE} {_METACLIP2_TYPE}")
     if hf_tokenizer is not None and hf_tokenizer.get_vocab().keys() >= _CLIP_TOKENS:
         yield Family(CLIP, "special tokens")
 

@@ -7,6 +7,7 @@ The sources are the owners' own preprocessing:
 - SigLIP: `SiglipTokenizer` of transformers: lower case, no punctuation, padding with the end token `</s>`.
 - CLIP, MetaCLIP and DFN: `CLIPTokenizer` of transformers, which equals open_clip's `clean="lower"`: lower case,
   whitespace collapsed.
+- MetaCLIP 2: the tokenizer of XLM-V in transformers, which keeps the case.
 - open_clip: `tokenizer_kwargs` of its config; before that, broken Unicode and HTML entities are repaired.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from models.text.family import CLIP, GEMMA_TOKENS, SIGLIP, SIGLIP2, Family, TextEvidence, find_family
+from models.text.family import CLIP, GEMMA_TOKENS, METACLIP2, SIGLIP, SIGLIP2, Family, TextEvidence, find_family
 from models.text.hf_tokenizer import RECORD
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from models.text.tokenizer import Tokenizer
 
-_CANONICALIZE = {SIGLIP2: "lower", SIGLIP: "siglip", CLIP: "whitespace_lower"}
+_CANONICALIZE = {SIGLIP2: "lower", SIGLIP: "siglip", CLIP: "whitespace_lower", METACLIP2: "none"}
 _KEEP_CASE = ("whitespace", "whitespace_underscore")
 _REPAIR = "broken Unicode and HTML entities are repaired, as by open_clip"
 _OPEN_CLIP_SIGLIP = "open_clip"  # `clean="canonicalize"`, which every SigLIP config of open_clip has

@@ -29,7 +29,7 @@ def fold(model: AlignedModel) -> Checkpoint:
     """
     _check(model)
     encoder = model.encoders["vision"]
-    options = {name: encoder.options[name] for name in ("image_size",) if encoder.options.get(name)}
+    options = {name: encoder.options[name] for name in ("image_size", "max_patches") if encoder.options.get(name)}
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     described = describe_checkpoint(encoder.name, **options)
     if fingerprint_files(described.files.paths) != encoder.weights:

@@ -9,7 +9,7 @@ from typing import Any
 
 from foundation.suggestions import unknown_name
 from models.checkpoints.big_vision import save_big_vision
-from models.checkpoints.huggingface import CLIP, family_of
+from models.checkpoints.huggingface import architecture_of
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.checkpoints.model_card import model_card, read_card, shortened
 from models.text.tokenizer import load_tokenizer
@@ -31,11 +31,11 @@ def export(
 ) -> pathlib.Path:
     """Write the checkpoint of a step of `workdir`, or the newest readable one, to `folder`, and return the path.
 
-    "huggingface" is a directory that `transformers` opens as SiglipModel or CLIPModel, with a model card that names
-    `license`. The licence in an existing card is kept, and so are its results if the weights are the same. "big_vision"
-    is one `.npz` file. Weights are written in `dtype`, by default float32, as they were trained. The context branch and
-    its scalars are not exported: they serve training only. Raises `FileNotFoundError` for a workdir without a
-    checkpoint.
+    "huggingface" is a directory that `transformers` opens as SiglipModel, Siglip2Model or CLIPModel, with a model card
+    that names `license`. The licence in an existing card is kept, and so are its results if the weights are the same.
+    "big_vision" is one `.npz` file. Weights are written in `dtype`, by default float32, as they were trained. The
+    context branch and its scalars are not exported: they serve training only. Raises `FileNotFoundError` for a workdir
+    without a checkpoint.
     """
     if format not in FORMATS:
         raise ValueError(unknown_name("format", format, FORMATS))
@@ -78,7 +78,7 @@ def export_parameters(
     card = model_card(
         model,
         name=workdir.resolve().name,
-        architecture="CLIPModel" if family_of(model) == CLIP else "SiglipModel",
+        architecture=architecture_of(model),
         license=license or read_card(folder).license,
         base_model=_hub_id(settings.initial_checkpoint),
         training=_training(workdir, settings, step),

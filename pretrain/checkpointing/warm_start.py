@@ -18,7 +18,16 @@ logger = logging.getLogger(__name__)
 
 def start_from_checkpoint(settings: PretrainSettings, training: TrainStep) -> TrainState:
     """Return the initial state with the weights of a checkpoint, each array read directly to its devices."""
-    checkpoint = describe_checkpoint(settings.initial_checkpoint, image_size=settings.vision.image_size)
+    vision = settings.vision
+    checkpoint = describe_checkpoint(
+        settings.initial_checkpoint, image_size=vision.image_size, max_patches=vision.max_patches
+    )
+    if vision.max_patches is not None:
+        height, width = vision.image_shape
+        logger.info(
+            f"{settings.initial_checkpoint} takes images of any aspect ratio (NaFlex). Training resizes all of them to "
+            f"{height} × {width} pixels, {vision.num_patches} patches; the export takes up to {vision.max_patches}"
+        )
     abstract = training.abstract_state.parameters["model"]
 
     def place(path: str, array: np.ndarray) -> jax.Array:

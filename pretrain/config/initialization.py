@@ -23,7 +23,8 @@ def resolve(config: Mapping[str, Any], *, kept: Mapping[str, Any] | None = None)
     towers, tokenizer and preprocessing of the checkpoint, and its `logit_scale` and `logit_bias` unless the config sets
     them. `kept` are the settings stored when the run started: with them the checkpoint need not exist any more.
 
-    Raises `ValueError` for towers that differ from the checkpoint's; only `vision.image_size` may differ.
+    Raises `ValueError` for towers that differ from the checkpoint's; only the size of images may differ:
+    `vision.image_size` and, for SigLIP 2 NaFlex, `vision.max_patches`.
     """
     values = dict(config)
     sizes = tower_fields(values.get("family") or "siglip", values.get("variant"))
@@ -31,7 +32,8 @@ def resolve(config: Mapping[str, Any], *, kept: Mapping[str, Any] | None = None)
     name = values.get("initial_checkpoint")
     if name is None:
         return values | given
-    start = _kept_start(kept, name) or _checkpoint_start(name, image_size=given["vision"].get("image_size"))
+    size = {key: given["vision"].get(key) for key in ("image_size", "max_patches")}
+    start = _kept_start(kept, name) or _checkpoint_start(name, **size)
     for tower in _TOWERS:
         _check_tower(tower, given[tower], start[tower], checkpoint=name)
         given[tower] = {**start[tower], **given[tower]}
@@ -54,10 +56,10 @@ def _kept_start(kept: Mapping[str, Any] | None, checkpoint: str) -> dict[str, An
     return start | {"objective": {key: start["objective"][key] for key in ("logit_scale", "logit_bias")}}
 
 
-def _checkpoint_start(name: str, *, image_size: Any) -> dict[str, Any]:
-    """Return the settings that a checkpoint determines."""
+def _checkpoint_start(name: str, **size: Any) -> dict[str, Any]:
+    """Return the settings that a checkpoint determines, for images of another size if one is given."""
     with silenced("models"):
-        checkpoint: CheckpointDescription = describe_checkpoint(name, image_size=image_size)
+        checkpoint: CheckpointDescription = describe_checkpoint(name, **size)
     if checkpoint.settings.text is None:
         raise ValueError(
             f"initial_checkpoint {name} embeds images only, but pretrain trains an image tower and a text tower. Use a "

@@ -272,13 +272,15 @@ def test_data_loading_peers_run_or_name_the_missing_package(peer, package, shard
     assert data_loading_peers.main([peer, f"--shards={tmp_path}/nothing-*.tar"]) == 1
 
 
-def test_embedding_measures_our_side(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("naflex", [[], ["--max_patches=5"]])
+def test_embedding_measures_our_side(tmp_path, monkeypatch, capsys, naflex):
     monkeypatch.setattr(embedding, "PEAK_SIZE", 64)
-    args = types.SimpleNamespace(folder=tmp_path, variant="mu/16", image_size=32, images=2, dtype="float32")
+    most = {"max_patches": 5 if naflex else None}
+    args = types.SimpleNamespace(folder=tmp_path, variant="mu/16", image_size=32, images=2, dtype="float32", **most)
     embedding.write_checkpoint(args)
-    embedding.write_photos(tmp_path / "photos", 2)
+    embedding.write_photos(tmp_path / "photos", 2, shapes=[(64, 48), (20, 60)])
     monkeypatch.setattr("sys.stdin", io.StringIO("from files\ntowers\n"))
-    given = [f"--folder={tmp_path}", "--variant=mu/16", "--image_size=32", "--images=2", "--child=ours"]
+    given = [f"--folder={tmp_path}", "--variant=mu/16", "--image_size=32", "--images=2", "--child=ours", *naflex]
     assert embedding.main(given) == 0
     facts, *seconds = map(json.loads, capsys.readouterr().out.splitlines()[-3:])
     assert facts["device"] == "cpu" and len(facts["embedding"]) == 32 and len(seconds) == 2 and min(seconds) > 0

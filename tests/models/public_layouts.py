@@ -58,14 +58,12 @@ def huggingface(folder, model_type="siglip", *, vocab_size=600, **fields):
     """Write a Hugging Face folder of a model type without a tokenizer."""
     family = "clip" if model_type == "clip" else "siglip"
     text = {"length": LENGTH} | ({"end_id": None} if family == "clip" else {})
-    settings = tiny(family, vocab_size=vocab_size, vision={"image_size": 15}, text=text)
+    most = 9 if model_type == "siglip2" else None
+    settings = tiny(family, vocab_size=vocab_size, vision={"image_size": 15, "max_patches": most}, text=text)
     config = to_config(settings, start_id=None, end_id=1, pad_id=0, dtype="float32")
-    if model_type == "siglip2":
-        config |= {"model_type": "siglip2", "architectures": ["Siglip2Model"]}
-        config["vision_config"] |= {"model_type": "siglip2_vision_model", "num_patches": 9}
-        config["text_config"] |= {"model_type": "siglip2_text_model"}
     write_json(folder / "config.json", config | fields)
-    write_json(folder / "preprocessor_config.json", Preprocessing(size=(15, 15)).to_json())
+    processor = Preprocessing(size=(15, 15)).to_json(patch_size=5, max_patches=most)
+    write_json(folder / "preprocessor_config.json", processor)
     weights = to_tensors(weight_map_for(settings, model_type), parameters_of(settings), scalars=SCALARS, dtype="f4")
     save_file(weights, folder / "model.safetensors")
     return folder

@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Siglip2Tokenizer,
     T5Tokenizer,
+    XLMRobertaTokenizer,
 )
 
 CAPTIONS = [
@@ -87,6 +88,15 @@ def siglip2() -> PreTrainedTokenizerBase:
     return Siglip2Tokenizer(vocab=vocabulary, merges=merges, **options)
 
 
+def xlm() -> PreTrainedTokenizerBase:
+    """Return a unigram model that keeps the case, between <s> and </s>, like the XLM-V tokenizer of MetaCLIP 2."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary, _ = _train(tokenizer, trainers.UnigramTrainer, special_tokens=special, unk_token="<unk>")
+    return XLMRobertaTokenizer(vocab=[tuple(entry) for entry in vocabulary])
+
+
 def bert() -> PreTrainedTokenizerBase:
     """Return a WordPiece model that adds [CLS] and [SEP]."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -113,6 +123,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "siglip": siglip,
     "siglip2": siglip2,
     "t5": t5,
+    "xlm": xlm,
     "bert": bert,
     "gpt2": gpt2,
 }

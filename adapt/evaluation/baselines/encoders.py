@@ -70,8 +70,6 @@ class UntrainedEncoder(Encoder):
         return fingerprint(f"untrained {_SEED}", *self._described())
 
 
-def open_baseline(
-    kind: str, checkpoint: str | os.PathLike, *, image_size: int | None = None
-) -> PixelEncoder | UntrainedEncoder:
-    """Return the encoder of a baseline in `adapt.choices.BASELINES`; `image_size` is that of the tower."""
-    return PixelEncoder() if kind == "raw_pixels" else UntrainedEncoder(checkpoint, image_size=image_size)
+def open_baseline(kind: str, checkpoint: str | os.PathLike, **size: int | None) -> PixelEncoder | UntrainedEncoder:
+    """Return the encoder of a baseline in `adapt.choices.BASELINES`; `size` are the options of `Encoder` for images."""
+    return PixelEncoder() if kind == "raw_pixels" else UntrainedEncoder(checkpoint, **size)

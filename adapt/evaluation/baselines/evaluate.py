@@ -44,13 +44,14 @@ class Baseline:
         *,
         name: str,
         image_size: int | None,
+        max_patches: int | None,
         cache: pathlib.Path,
         hosts: Hosts | None,
         progress: Progress,
     ) -> Baseline:
-        """Open the baseline of the checkpoint at `path`, called `name`, for images of `image_size` pixels."""
+        """Open the baseline of the checkpoint at `path`, called `name`, for images of a size or number of patches."""
         shown = f"{name}, {kind}".strip(", ")
-        encoder = open_baseline(kind, path, image_size=image_size)
+        encoder = open_baseline(kind, path, image_size=image_size, max_patches=max_patches)
         embedder = TaskEmbedder(encoder, cache, name=shown, hosts=hosts, progress=progress)
         return cls(kind=kind, checkpoint=name, embedder=embedder)
 

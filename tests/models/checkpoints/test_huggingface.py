@@ -1,5 +1,6 @@
 """The weight map between our parameters and those of SiglipModel and CLIPModel."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,7 +16,7 @@ from models.config import ModelSettings, TextSettings, VisionSettings
 from models.preprocessing import PREPROCESSOR_FILE, Preprocessing
 from models.text.tokenizer import open_tokenizer, train_tokenizer
 from models.towers import create_model
-from tests.models.tiny_models import GOLDEN, open_golden, random_parameters, tiny
+from tests.models.tiny_models import GOLDEN, open_golden, random_parameters, tiny, tiny_checkpoint
 from tests.models.tokenizer_families import FAMILIES, TEXTS
 
 
@@ -70,6 +71,18 @@ def test_exported_directory_opens_unchanged(exported):
     ours, theirs = (to_tensors(weight_map_for(c.settings, "siglip"), c.parameters) for c in (saved, opened))
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     np.testing.assert_array_equal(opened.tokenizer(["a fish", ""]), saved.tokenizer(["a fish", ""]))
+
+
+def test_clip_that_ends_texts_with_token_2_is_a_metaclip_2(tmp_path):
+    checkpoint = tiny_checkpoint("clip")
+    text = dataclasses.replace(checkpoint.settings.text, end_id=2)
+    settings = dataclasses.replace(checkpoint.settings, text=text)
+    folder = save_checkpoint(tmp_path / "model", checkpoint._replace(settings=settings))
+    fields = json.loads((folder / "config.json").read_text())
+    assert fields["architectures"] == ["MetaClip2Model"] and fields["text_config"]["eos_token_id"] == 2
+    assert open_checkpoint(folder).settings == settings
+    (folder / "config.json").write_text(json.dumps(fields | {"model_type": "clip"}))
+    assert open_checkpoint(folder).settings.text.end_id is None  # CLIPModel takes the largest id of a text instead
 
 
 def test_transformers_reads_the_exported_config(exported):
@@ -144,5 +157,5 @@ def test_other_architectures_are_rejected(exported, tmp_path):
     shutil.copytree(exported[0], tmp_path / "export")
     path = tmp_path / "export" / "config.json"
     path.write_text(path.read_text().replace('"model_type": "siglip"', '"model_type": "bert"'))
-    with pytest.raises(ValueError, match="model_type 'bert' is not supported"):
+    with pytest.raises(ValueError, match=r"model_type 'bert' is not supported.*`launch\.py align`"):
         open_checkpoint(tmp_path / "export")

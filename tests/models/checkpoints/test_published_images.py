@@ -61,7 +61,7 @@ WAYS = {
         ((15, 15), None, 0, HALF, HALF),
     ),
     "SigLIP 2 NaFlex, transformers 5": (
-        lambda at: processor(huggingface(at, "siglip2"), "processor_config.json", **SIGLIP2_TYPE, **OPENAI),
+        lambda at: processor(huggingface(at, "siglip2"), "processor_config.json", **SIGLIP2_TYPE, **PATCHES, **OPENAI),
         ((15, 15), None, BILINEAR, MEAN, STD),
     ),
     "SigLIP, npz": (lambda at: npz(at / "webli_en_b16_224.npz"), ((15, 15), None, BICUBIC, HALF, HALF)),

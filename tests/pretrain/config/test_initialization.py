@@ -31,13 +31,19 @@ def shards(tmp_path_factory):
     return str(write_shard(tmp_path_factory.mktemp("data") / "s.tar", labelled(21)))
 
 
-@pytest.fixture(scope="module", params=["siglip", "clip"])
+STARTS = {
+    "siglip": ({}, "sigmoid"),
+    "clip": ({}, "softmax"),
+    "siglip naflex": ({"vision": {"image_size": 15, "max_patches": 12}}, "sigmoid"),
+}
+
+
+@pytest.fixture(scope="module", params=STARTS)
 def start(request, tmp_path_factory):
     """A checkpoint of one family, and its base loss."""
-    folder = tmp_path_factory.mktemp(request.param) / "export"
-    return save_checkpoint(folder, tiny_checkpoint(request.param, mean=MEAN)), {"siglip": "sigmoid", "clip": "softmax"}[
-        request.param
-    ]
+    changes, base = STARTS[request.param]
+    checkpoint = tiny_checkpoint(request.param.split()[0], mean=MEAN, **changes)
+    return save_checkpoint(tmp_path_factory.mktemp(request.param.replace(" ", "_")) / "export", checkpoint), base
 
 
 def continuing(checkpoint, shards, base="sigmoid", **changes):
@@ -116,6 +122,19 @@ def test_a_run_resumes_without_its_initial_checkpoint(start, shards, tmp_path):
     assert pretrain(values, tmp_path / "half", data_dir=tmp_path).step == 2
     with pytest.raises(FileNotFoundError, match=r"given is not a checkpoint"):
         pretrain(values, tmp_path / "new", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("start", ["siglip naflex"], indirect=True)
+def test_variable_resolution_is_kept_unless_only_the_image_size_is_set(start, shards):
+    def vision(**changes):
+        settings = read_settings(continuing(start[0], shards) | {"vision": changes})
+        assert settings.image_preprocessing().shape == settings.vision.image_shape
+        return settings.vision.image_size, settings.vision.max_patches
+
+    assert vision() == (15, 12)
+    assert vision(max_patches=30) == (15, 30)
+    assert vision(image_size=20, max_patches=30) == (20, 30)
+    assert vision(image_size=20) == (20, None)
 
 
 @pytest.mark.parametrize(
