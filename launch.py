@@ -178,7 +178,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     "label": lambda args, config: jobs.label(
         args.checkpoint,
         **options(args, "images", "out", "classes", "template", "host", "port", "no_browser"),
-        **options(args, "dtype", "image_size", "tokenizer", "canonicalize"),
+        **options(args, "dtype", "image_size", "max_patches", "tokenizer", "canonicalize"),
     ),
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,

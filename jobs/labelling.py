@@ -20,6 +20,7 @@ def label(
     no_browser: bool = False,
     dtype: str | None = None,
     image_size: int | None = None,
+    max_patches: int | None = None,
     tokenizer: str | None = None,
     canonicalize: str | None = None,
 ) -> None:
@@ -38,7 +39,6 @@ def label(
         open_browser=not no_browser,
     )
     task.check()
-    encoder = open_encoder(
-        checkpoint, dtype=dtype, image_size=image_size, tokenizer=tokenizer, canonicalize=canonicalize
-    )
+    size = {"image_size": image_size, "max_patches": max_patches}
+    encoder = open_encoder(checkpoint, dtype=dtype, **size, tokenizer=tokenizer, canonicalize=canonicalize)
     label_pictures(encoder, task)
