@@ -10,11 +10,11 @@ import numpy as np
 Reason = Literal["representative", "uncertain", "far"]
 POOL_SIZE = 2000
 _NEIGHBOURS = 20  # the kernel's width is a typical squared distance to the 20th nearest picture
-_RADIUS_ROWS = 64  # pictures of the pool from which the width is estimated
+_RADIUS_ROWS = 256  # pictures of the pool from which the width is estimated
 _LEAST_WIDTH = 1e-4  # of the kernel, for pools of copies
 _DUPLICATE = 1 - 1e-5  # cosine above which two pictures count as the same
 _FAR, _UNCERTAIN = 0.1, 0.25  # shares of the pool for which a reason is given
-_ROWS = 64  # of a block, so that it fits into the caches of a processor
+_ROWS = 32  # of a block, so that it fits into the caches of a processor
 
 
 class Suggestions(NamedTuple):
@@ -222,26 +222,26 @@ def _greedy(
     candidates at the top are computed again (Minoux's lazy greedy). Copies of a chosen candidate are left out.
     """
     cover = cover.copy()
-    bounds = np.full(len(kernel), -np.inf)
+    block = np.empty((_ROWS, len(kernel)), np.float32)
+
+    def gains(slots: np.ndarray) -> np.ndarray:
+        uncovered = np.take(kernel, slots, axis=0, out=block[: len(slots)], mode="clip")
+        uncovered -= cover
+        return np.maximum(uncovered, 0, out=uncovered) @ weights
+
+    bounds = np.full(len(kernel), -np.inf, np.float32)
     for start in range(0, len(candidates), _ROWS):
-        rows = candidates[start : start + _ROWS]
-        bounds[rows] = _gains(kernel[rows], cover, weights)
+        bounds[candidates[start : start + _ROWS]] = gains(candidates[start : start + _ROWS])
     chosen: list[int] = []
-    while len(chosen) < count and np.isfinite(bounds.max()):
+    while len(chosen) < count and (bounds > -np.inf).any():
         slot = -1
         while slot < 0 or bounds[slot] < bounds.max():
-            top = np.argsort(-bounds, kind="stable")[:_ROWS]
-            top = top[np.isfinite(bounds[top])]
-            bounds[top] = _gains(kernel[top], cover, weights)
+            top = np.sort(np.argpartition(-bounds, min(_ROWS, len(bounds)) - 1)[:_ROWS])
+            top = top[bounds[top] > -np.inf]
+            bounds[top] = gains(top)
             slot = int(top[bounds[top].argmax()])
         chosen.append(slot)
         np.maximum(cover, kernel[slot], out=cover)
         bounds[cosines[slot] > _DUPLICATE] = -np.inf
         bounds[slot] = -np.inf
     return np.array(chosen, np.int64)
-
-
-def _gains(kernel: np.ndarray, cover: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return what each row of `kernel` `[rows, pool]` adds to the cover `[pool]`, `[rows]`."""
-    uncovered = kernel - cover
-    return np.maximum(uncovered, 0, out=uncovered) @ weights
