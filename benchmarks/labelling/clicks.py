@@ -28,7 +28,7 @@ from scipy.optimize import isotonic_regression
 from adapt.photos.expected_accuracy import expect_accuracy
 from adapt.report.charts import Line, line_chart
 from benchmarks.labelling.sets import PUBLIC, LabelledSet, open_set
-from benchmarks.labelling.simulation import ORDERS, POOL_SHARE, Labelling, simulate
+from benchmarks.labelling.simulation import MIXED, ORDERS, POOL_SHARE, Labelling, simulate
 from benchmarks.machine import describe_machine
 from benchmarks.study.figures import framed
 from benchmarks.study.markdown import markdown, percent
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sets", default=",".join(PUBLIC), help="comma-separated; NAME:uneven for uneven classes")
     parser.add_argument("--runs", type=int, default=5, help="runs per set and order (default: 5)")
     parser.add_argument("--clicks", type=int, default=300, help="most clicks per run (default: 300)")
-    parser.add_argument("--orders", default=",".join(ORDERS), help="comma-separated (default: all)")
+    parser.add_argument("--orders", default=";".join(ORDERS), help="separated by semicolons (default: all)")
     parser.add_argument("--figure", type=pathlib.Path, metavar="FILE", help="SVG with the curves of the first set")
     args = parser.parse_args(arguments)
-    orders = args.orders.split(",")
+    orders = args.orders.split(";")
     try:
         sets = {name: open_set(name, data=args.data) for name in args.sets.split(",")}
     except (ValueError, OSError) as error:
@@ -155,7 +155,7 @@ def estimate_table(all_curves: Sequence[Curves]) -> tuple[list[str], list[list[s
     for curves in all_curves:
         for order, sessions in curves.items():
             for estimate in (each for session in sessions for each in session.estimates):
-                if order in ("random", "chooser", "chooser+audit"):
+                if order in ("random", "chooser", MIXED):
                     found[order, estimate.kind, estimate.clicks].append(estimate)
     rows = []
     for (order, kind, clicks), estimates in sorted(found.items()):
@@ -179,7 +179,7 @@ def estimate_table(all_curves: Sequence[Curves]) -> tuple[list[str], list[list[s
 def draw(curves: Curves, orders: Sequence[str]) -> str:
     """Return a chart of the mean accuracy by clicks."""
     lines = []
-    for number, order in enumerate(order for order in orders if order not in (CHANCE, "chooser+audit")):
+    for number, order in enumerate(order for order in orders if order not in (CHANCE, MIXED)):
         means = np.mean([session.accuracy for session in curves[order]], axis=0)
         grey = 0 if order == "random" else None
         lines.append(Line(order, np.arange(1, len(means) + 1), means, color=number, grey=grey))

@@ -11,8 +11,9 @@ from adapt.labelling.chooser import Chooser
 from benchmarks.labelling.sets import LabelledSet
 
 POOL_SHARE = 0.8  # of a set's pictures in each run
-AUDIT_EVERY = 5  # one click of this number is drawn at random, in the order "chooser+audit"
-ORDERS = ("random", "random again", "chooser", "representative", "uncertain", "chooser+audit")
+RANDOM_EVERY = 5  # of the order "chooser, 1 in 5 random"
+MIXED = f"chooser, 1 in {RANDOM_EVERY} random"
+ORDERS = ("random", "random again", "chooser", "representative", "uncertain", MIXED)
 
 
 class ClassMeans:
@@ -72,18 +73,15 @@ class Shuffled:
 class Suggested:
     """The first suggestion of a `Chooser`; without `weighted`, it does not see the classifier."""
 
-    def __init__(self, pictures: np.ndarray, seed: int, *, weighted: bool = True, audit_every: int | None = None):
+    def __init__(self, pictures: np.ndarray, seed: int, *, weighted: bool = True, random_every: int = 0):
         self._pictures, self._weighted = pictures, weighted
-        self._chooser = Chooser(seed=seed)
-        self._chooser.add(pictures)
-        self._audit_every, self._random = audit_every, Shuffled(len(pictures), seed)
+        self.chooser = Chooser(seed=seed, random_every=random_every)
+        self.chooser.add(pictures)
 
     def pick(self, means: ClassMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the first suggestion."""
-        if self._audit_every and len(labelled) % self._audit_every == self._audit_every - 1:
-            return self._random.pick(means, labelled, free)
         logits = means.cosines[: len(free)] if self._weighted else None
-        suggested = self._chooser.choose(
+        suggested = self.chooser.choose(
             1, features=self._pictures, labelled=np.array(labelled, np.int64), logits=logits, open_rows=free
         )
         return int(suggested.rows[0])
@@ -133,13 +131,11 @@ def simulate(found: LabelledSet, order: str, *, run: int, clicks: int, estimate_
     means = ClassMeans(np.concatenate([pictures, found.queries]), found.num_classes)
     free, labelled = np.ones(count, bool), []
     accuracy, classes, estimates = [], [], []
-    audited: list[int] = []
-    before = 0
+    drawn: list[bool] = []  # for each click of the random share, whether the prediction before it was correct
     for click in range(1, min(clicks, count) + 1):
         row = picker.pick(means, labelled, free)
-        if click % AUDIT_EVERY == 0:
-            audited.append(row)
-            before += int(labelled and means.predict(np.array([row]))[0] == labels[row])
+        if click % RANDOM_EVERY == 0:
+            drawn.append(bool(means.predict(np.array([row]))[0] == labels[row]))
         labelled.append(row)
         free[row] = False
         means.add(row, labels[row])
@@ -148,12 +144,12 @@ def simulate(found: LabelledSet, order: str, *, run: int, clicks: int, estimate_
         classes.append(np.count_nonzero(means.counts))
         if click in estimate_at and free.any():
             truth = float((means.predict(np.flatnonzero(free)) == labels[free]).mean())
-            samples = {"all labelled, left out": labelled}
-            if order == "chooser+audit":
-                samples["random share, left out"] = audited
-                estimates.append(Estimate("random share, before the click", click, before, len(audited), truth))
+            samples = {"all labelled, left out": np.array(labelled)}
+            if order == MIXED:
+                samples["random sample, left out"] = picker.chooser.sample(labelled, open_rows=free)
+                estimates.append(Estimate("random share, before the click", click, sum(drawn), len(drawn), truth))
             for kind, rows in samples.items():
-                right = means.left_out(np.array(rows), labels[rows])
+                right = means.left_out(rows, labels[rows])
                 estimates.append(Estimate(kind, click, int(right.sum()), len(rows), truth))
     return Labelling(np.array(accuracy), np.array(classes), estimates)
 
@@ -167,7 +163,7 @@ def _picker(order: str, pictures: np.ndarray, *, seed: int) -> Picker:
         pictures,
         seed,
         weighted=order != "representative",
-        audit_every=AUDIT_EVERY if order == "chooser+audit" else None,
+        random_every=RANDOM_EVERY if order == MIXED else 0,
     )
 
 

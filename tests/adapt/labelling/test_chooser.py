@@ -178,6 +178,25 @@ def test_reasons_name_uncertain_and_far_pictures():
     assert set(choose(created(features), features).reasons) == {"representative"}
 
 
+def test_one_of_five_suggestions_is_random_and_their_labels_are_the_sample():
+    features, _ = clusters([50] * 4)
+    chooser, labelled, drawn = created(features, random_every=5, pool_size=50), NONE, []
+    for click in range(40):
+        suggested = choose(chooser, features, labelled=labelled)
+        assert [place for place, reason in enumerate(suggested.reasons) if reason == "random"] == [
+            place for place in range(12) if (click + place) % 5 == 4
+        ]
+        drawn += [suggested.rows[0]] * (suggested.reasons[0] == "random")
+        labelled = np.append(labelled, suggested.rows[0])
+    sample = chooser.sample(labelled, open_rows=np.ones(200, bool))
+    assert len(drawn) == 8 and set(drawn) <= set(sample) and len(sample) <= 14
+    order = np.random.default_rng(0).random(200).argsort()
+    assert set(sample) == set(order[: len(sample)]) and order[len(sample)] not in labelled
+    assert len(chooser.sample(NONE, open_rows=np.ones(200, bool))) == 0
+    everything = choose(created(features, random_every=1), features, 300)
+    assert np.array_equal(everything.rows, order) and set(everything.reasons) == {"random"}
+
+
 def test_wrong_shapes_are_named():
     features, _ = clusters([5] * 4)
     chooser = created(features)
