@@ -23,7 +23,7 @@ class Suggestions(NamedTuple):
     "uncertain": its margin between the two best classes is among the smallest quarter of the pool.
     "far": its similarity to the nearest labelled picture is among the smallest tenth of the pool.
     "representative": neither; it stands for many pictures that resemble no labelled one.
-    "random": the next picture of a random order, see `Chooser.sample`.
+    "random": the next picture of a random order, whatever it shows, until it is labelled or closed.
     """
 
     rows: np.ndarray
@@ -45,8 +45,9 @@ class Chooser:
 
     seed: of the random order of the pictures and of the pool, which is the beginning of this order. They depend on
         nothing else, in particular not on how `add` is split.
-    random_every: every one of this number of suggestions is the next picture of the random order, so that `sample`
-        grows; 0 for none.
+    random_every: one of this number of suggestions is the next picture of the random order; 0 for none. Predictions for
+        these pictures, made before they are labelled, estimate the accuracy. The accuracy on all labelled pictures
+        does not, even if each is left out: suggested pictures are harder, and few labelled ones are like them.
     pool_size: pictures of the pool; memory is 8 · pool_size² bytes (32 MB) and the pool's features.
 
     A class with fewer than about one in `pool_size` pictures may be missing from the pool. When half of the pool is
@@ -91,20 +92,6 @@ class Chooser:
         self._priorities = np.concatenate([self._priorities, self._rng.random(len(features))])
         rows = np.concatenate([self._pool, np.arange(first, first + len(features))])
         self._set_pool(self._first(rows), lambda new: features[new - first])
-
-    def sample(self, labelled: np.ndarray, *, open_rows: np.ndarray) -> np.ndarray:
-        """Return those labelled rows that are a random sample of all pictures, ascending.
-
-        They come before the first open picture without label in the random order, whatever their suggestion was for.
-        The accuracy on them, each left out, estimates that on all pictures; the accuracy on all labelled pictures does
-        not, because suggested pictures are harder and have few like them among the labelled. `labelled` and `open_rows`
-        are those of `choose`, `open_rows` without a filter that the user sets for a time. Costs n comparisons.
-        """
-        labelled = np.asarray(labelled, np.int64)
-        waiting = np.array(open_rows, bool)
-        waiting[labelled] = False
-        first = self._priorities[waiting].min(initial=np.inf)
-        return np.sort(labelled[self._priorities[labelled] < first])
 
     def choose(
         self,

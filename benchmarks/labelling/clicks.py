@@ -79,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{describe_machine()}; {args.runs} runs, at most {args.clicks} clicks\n")
     compared = [order for order in orders if order != "random"]
     columns = ["set", "pictures", "classes", "t", "random: accuracy, classes found", *compared]
-    rows, all_curves = [], {}
+    print("\n".join(markdown(columns, [])))
+    all_curves = {}
     for name, found in sets.items():
         began = time.perf_counter()
         all_curves[name] = curves = run_orders(found, orders, runs=args.runs, clicks=args.clicks)
-        rows += table_rows(name, found, curves, compared)
+        print("\n".join(markdown(columns, table_rows(name, found, curves, compared))[2:]), flush=True)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    print("\n".join(markdown(columns, rows)))
     print()
     print("\n".join(markdown(*estimate_table(all_curves.values()))))
     if args.figure:

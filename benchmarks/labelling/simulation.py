@@ -11,6 +11,7 @@ from adapt.labelling.chooser import Chooser
 from benchmarks.labelling.sets import LabelledSet
 
 POOL_SHARE = 0.8  # of a set's pictures in each run
+LEAST_RECENT = 5  # pictures of an estimate from the last third of the random share
 RANDOM_EVERY = 5  # of the order "chooser, 1 in 5 random"
 MIXED = f"chooser, 1 in {RANDOM_EVERY} random"
 ORDERS = ("random", "random again", "chooser", "representative", "uncertain", MIXED)
@@ -75,13 +76,13 @@ class Suggested:
 
     def __init__(self, pictures: np.ndarray, seed: int, *, weighted: bool = True, random_every: int = 0):
         self._pictures, self._weighted = pictures, weighted
-        self.chooser = Chooser(seed=seed, random_every=random_every)
-        self.chooser.add(pictures)
+        self._chooser = Chooser(seed=seed, random_every=random_every)
+        self._chooser.add(pictures)
 
     def pick(self, means: ClassMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the first suggestion."""
         logits = means.cosines[: len(free)] if self._weighted else None
-        suggested = self.chooser.choose(
+        suggested = self._chooser.choose(
             1, features=self._pictures, labelled=np.array(labelled, np.int64), logits=logits, open_rows=free
         )
         return int(suggested.rows[0])
@@ -131,11 +132,13 @@ def simulate(found: LabelledSet, order: str, *, run: int, clicks: int, estimate_
     means = ClassMeans(np.concatenate([pictures, found.queries]), found.num_classes)
     free, labelled = np.ones(count, bool), []
     accuracy, classes, estimates = [], [], []
-    drawn: list[bool] = []  # for each click of the random share, whether the prediction before it was correct
+    drawn: list[int] = []  # rows of the random share
+    before: list[bool] = []  # whether the prediction for each of them was correct before the click
     for click in range(1, min(clicks, count) + 1):
         row = picker.pick(means, labelled, free)
         if click % RANDOM_EVERY == 0:
-            drawn.append(bool(means.predict(np.array([row]))[0] == labels[row]))
+            drawn.append(row)
+            before.append(bool(means.predict(np.array([row]))[0] == labels[row]))
         labelled.append(row)
         free[row] = False
         means.add(row, labels[row])
@@ -146,8 +149,12 @@ def simulate(found: LabelledSet, order: str, *, run: int, clicks: int, estimate_
             truth = float((means.predict(np.flatnonzero(free)) == labels[free]).mean())
             samples = {"all labelled, left out": np.array(labelled)}
             if order == MIXED:
-                samples["random sample, left out"] = picker.chooser.sample(labelled, open_rows=free)
-                estimates.append(Estimate("random share, before the click", click, sum(drawn), len(drawn), truth))
+                samples["random share, left out"] = np.array(drawn)
+                recent = before[-max(LEAST_RECENT, len(before) // 3) :]
+                estimates += [
+                    Estimate("random share, before the click", click, sum(before), len(before), truth),
+                    Estimate("its last third, before the click", click, sum(recent), len(recent), truth),
+                ]
             for kind, rows in samples.items():
                 right = means.left_out(rows, labels[rows])
                 estimates.append(Estimate(kind, click, int(right.sum()), len(rows), truth))

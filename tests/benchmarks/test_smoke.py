@@ -399,7 +399,7 @@ def test_labelling_clicks_prints_both_tables_and_names_missing_data(tmp_path, mo
     out = capsys.readouterr().out
     assert (
         "| some | 80 | 4 | 10 | " in out
-        and "| random sample, left out | 10 | 2 | " in out
+        and "| random share, left out | 10 | 2 | " in out
         and "<svg" in figure.read_text()
     )
     monkeypatch.undo()
