@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Reason = Literal["representative", "uncertain", "far"]
+Reason = Literal["representative", "uncertain", "far", "random"]
 POOL_SIZE = 2000
 _NEIGHBOURS = 20  # the kernel's width is a typical squared distance to the 20th nearest picture
-_RADIUS_ROWS = 64  # pictures of the pool from which the width is estimated
+_RADIUS_ROWS = 256  # pictures of the pool from which the width is estimated
 _LEAST_WIDTH = 1e-4  # of the kernel, for pools of copies
 _DUPLICATE = 1 - 1e-5  # cosine above which two pictures count as the same
 _FAR, _UNCERTAIN = 0.1, 0.25  # shares of the pool for which a reason is given
-_ROWS = 64  # of a block, so that it fits into the caches of a processor
+_ROWS = 32  # of a block, so that it fits into the caches of a processor
 
 
 class Suggestions(NamedTuple):
@@ -23,6 +23,7 @@ class Suggestions(NamedTuple):
     "uncertain": its margin between the two best classes is among the smallest quarter of the pool.
     "far": its similarity to the nearest labelled picture is among the smallest tenth of the pool.
     "representative": neither; it stands for many pictures that resemble no labelled one.
+    "random": the next picture of a random order, whatever it shows, until it is labelled or closed.
     """
 
     rows: np.ndarray
@@ -42,19 +43,25 @@ class Chooser:
     λ = 1 − 1 / (labels per class known so far), from 0. The first picture of each class is thus chosen by coverage
     alone. An outlier covers little, and a neighbour or copy of a labelled picture covers nothing new.
 
-    seed: of the random pool, which depends on nothing else, in particular not on how `add` is split.
+    seed: of the random order of the pictures and of the pool, which is the beginning of this order. They depend on
+        nothing else, in particular not on how `add` is split.
+    random_every: one of this number of suggestions is the next picture of the random order; 0 for none. Predictions for
+        these pictures, made before they are labelled, estimate the accuracy. The accuracy on all labelled pictures
+        does not, even if each is left out: suggested pictures are harder, and few labelled ones are like them.
     pool_size: pictures of the pool; memory is 8 · pool_size² bytes (32 MB) and the pool's features.
 
     A class with fewer than about one in `pool_size` pictures may be missing from the pool. When half of the pool is
     labelled or closed, it is drawn again from the open pictures.
     """
 
-    def __init__(self, *, seed: int = 0, pool_size: int = POOL_SIZE):
+    def __init__(self, *, seed: int = 0, random_every: int = 0, pool_size: int = POOL_SIZE):
         if pool_size < 1:
             raise ValueError(f"pool_size is {pool_size}; it must be at least 1.")
+        if random_every < 0:
+            raise ValueError(f"random_every is {random_every}; it must be 0 (never) or positive.")
         self._rng = np.random.default_rng(seed)
-        self._size = pool_size
-        self._priorities = np.empty(0)  # of all pictures; the pool has the smallest ones
+        self._size, self._random_every = pool_size, random_every
+        self._priorities = np.empty(0)  # of all pictures: their random order, ascending
         self._pool = np.empty(0, np.int64)  # rows of the pictures in the pool
         self._features = np.empty((0, 0), np.float32)  # of the pool
         self._cosines = np.empty((0, 0), np.float32)  # [pool, pool]
@@ -120,8 +127,26 @@ class Chooser:
         margin = None if logits is None or logits.shape[1] < 2 else _margins(logits[self._pool])
         per_class = 1.0 if margin is None else len(labelled) / logits.shape[1]
         weights = np.where(is_free, _weights(margin, is_free, per_class=per_class), 0.0).astype(np.float32)
-        slots = _greedy(kernel, self._cosines, self._cover, weights, np.flatnonzero(is_free), count)
-        return Suggestions(self._pool[slots], self._reasons(slots, margin, is_free))
+        drawn, positions = self._draw(free, count, labels=len(labelled))
+        cosines = np.asarray(features[drawn], np.float32) @ self._features.T
+        cover = np.maximum(self._cover, _kernel_of(cosines, self._width).max(axis=0, initial=0))
+        candidates = np.flatnonzero(is_free & (cosines.max(axis=0, initial=-1) <= _DUPLICATE))
+        slots = _greedy(kernel, self._cosines, cover, weights, candidates, count - len(drawn))
+        rows, reasons = self._pool[slots].tolist(), self._reasons(slots, margin, is_free)
+        for position, row in zip(positions, drawn.tolist(), strict=True):
+            rows.insert(position, row)
+            reasons.insert(position, "random")
+        return Suggestions(np.array(rows, np.int64), tuple(reasons))
+
+    def _draw(self, free: np.ndarray, count: int, *, labels: int) -> tuple[np.ndarray, list[int]]:
+        """Return the next rows of the random order, and their positions among the suggestions."""
+        every = self._random_every
+        positions = [place for place in range(count) if every and (labels + place) % every == every - 1]
+        rows = np.flatnonzero(free)
+        number = min(len(positions), len(rows))
+        if number < len(rows):
+            rows = rows[np.argpartition(self._priorities[rows], number)[:number]]
+        return rows[np.argsort(self._priorities[rows])], positions[:number]
 
     def _check(
         self, features: np.ndarray, labelled: np.ndarray, logits: np.ndarray | None, open_rows: np.ndarray
@@ -179,15 +204,15 @@ class Chooser:
             np.maximum(self._cover, _kernel_of(cosines.max(axis=0), self._width), out=self._cover)
         self._covered = rows
 
-    def _reasons(self, slots: np.ndarray, margin: np.ndarray | None, is_free: np.ndarray) -> tuple[Reason, ...]:
+    def _reasons(self, slots: np.ndarray, margin: np.ndarray | None, is_free: np.ndarray) -> list[Reason]:
         if margin is None:
-            return ("representative",) * len(slots)
+            return ["representative"] * len(slots)
         far = np.quantile(self._cover[is_free], _FAR)
         uncertain = np.quantile(margin[is_free], _UNCERTAIN)
-        return tuple(
+        return [
             "far" if self._cover[slot] <= far else "uncertain" if margin[slot] <= uncertain else "representative"
             for slot in slots
-        )
+        ]
 
 
 def _kernel_of(cosines: np.ndarray, width: float) -> np.ndarray:
@@ -222,26 +247,26 @@ def _greedy(
     candidates at the top are computed again (Minoux's lazy greedy). Copies of a chosen candidate are left out.
     """
     cover = cover.copy()
-    bounds = np.full(len(kernel), -np.inf)
+    block = np.empty((_ROWS, len(kernel)), np.float32)
+
+    def gains(slots: np.ndarray) -> np.ndarray:
+        uncovered = np.take(kernel, slots, axis=0, out=block[: len(slots)], mode="clip")
+        uncovered -= cover
+        return np.maximum(uncovered, 0, out=uncovered) @ weights
+
+    bounds = np.full(len(kernel), -np.inf, np.float32)
     for start in range(0, len(candidates), _ROWS):
-        rows = candidates[start : start + _ROWS]
-        bounds[rows] = _gains(kernel[rows], cover, weights)
+        bounds[candidates[start : start + _ROWS]] = gains(candidates[start : start + _ROWS])
     chosen: list[int] = []
-    while len(chosen) < count and np.isfinite(bounds.max()):
+    while len(chosen) < count and (bounds > -np.inf).any():
         slot = -1
         while slot < 0 or bounds[slot] < bounds.max():
-            top = np.argsort(-bounds, kind="stable")[:_ROWS]
-            top = top[np.isfinite(bounds[top])]
-            bounds[top] = _gains(kernel[top], cover, weights)
+            top = np.sort(np.argpartition(-bounds, min(_ROWS, len(bounds)) - 1)[:_ROWS])
+            top = top[bounds[top] > -np.inf]
+            bounds[top] = gains(top)
             slot = int(top[bounds[top].argmax()])
         chosen.append(slot)
         np.maximum(cover, kernel[slot], out=cover)
         bounds[cosines[slot] > _DUPLICATE] = -np.inf
         bounds[slot] = -np.inf
     return np.array(chosen, np.int64)
-
-
-def _gains(kernel: np.ndarray, cover: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return what each row of `kernel` `[rows, pool]` adds to the cover `[pool]`, `[rows]`."""
-    uncovered = kernel - cover
-    return np.maximum(uncovered, 0, out=uncovered) @ weights

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import faults, machine, remat, side_process
+from benchmarks.labelling import clicks, speed
 from benchmarks.peers import (
     adapter_accuracy,
     adapter_speed,
@@ -27,6 +28,7 @@ from benchmarks.peers import (
 )
 from benchmarks.peers.installed import missing_peers
 from pretrain.compilation.devices import DescribedDevices
+from tests.benchmarks.labelled_sets import labelled_set
 from tests.data.shard_files import write_tar
 
 MODULES = [
@@ -109,7 +111,7 @@ def test_help_names_the_command(name, capsys):
 
 
 def test_all_benchmarks_are_found():
-    assert len(MODULES) == 26 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
+    assert len(MODULES) == 28 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
 
 
 def test_faults_prints_a_row_per_fault_and_fails_with_them(monkeypatch, capsys):
@@ -389,3 +391,24 @@ def test_photos_names_the_missing_peers(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.peers.installed.find_spec", lambda name: None)
     assert photos.main([]) == 1
     assert "PyTorch and efficientnet-lite-pytorch are not installed" in capsys.readouterr().err
+
+
+def test_labelling_clicks_prints_both_tables_and_names_missing_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(clicks, "open_set", lambda name, data: labelled_set())
+    monkeypatch.setattr(clicks, "TIMES", (5, 10))
+    figure = tmp_path / "curves.svg"
+    assert clicks.main(["--sets=some", "--runs=2", "--clicks=30", f"--figure={figure}"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "| some | 80 | 4 | 10 | " in out
+        and "| random share, left out | 10 | 2 | " in out
+        and "<svg" in figure.read_text()
+    )
+    monkeypatch.undo()
+    assert clicks.main(["--sets=gtsrb"]) == 1
+    assert "gtsrb is not included. Pass --data=FOLDER" in capsys.readouterr().err
+
+
+def test_labelling_speed_prints_a_row_per_situation(capsys):
+    assert speed.main(["--pictures=2600", "--dim=8", "--classes=3", "--clicks=2"]) == 0
+    assert capsys.readouterr().out.count("\n| ") == 7

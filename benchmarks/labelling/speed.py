@@ -1,0 +1,69 @@
+"""Seconds of a choice among many pictures: unit vectors drawn at random, the hardest case for the greedy search.
+
+python -m benchmarks.labelling.speed [--pictures=100000] [--dim=512] [--classes=100] [--clicks=50]
+
+Pictures are added in batches of 256. After each of the clicks, 12 suggestions are asked for. The table also has the
+first choice after pictures were added, after 1,000 pictures were labelled at once, and after the pool was drawn again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from adapt.adapters.ops import normalize_numpy
+from adapt.labelling.chooser import POOL_SIZE, Chooser
+from benchmarks.machine import describe_machine
+from benchmarks.study.markdown import markdown
+
+SUGGESTED, BATCH, MANY = 12, 256, 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and return 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.labelling.speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=100_000, help="number of pictures (default: 100000)")
+    parser.add_argument("--dim", type=int, default=512, help="dimensions of the features (default: 512)")
+    parser.add_argument("--classes", type=int, default=100, help="number of classes (default: 100)")
+    parser.add_argument("--clicks", type=int, default=50, help="number of clicks (default: 50)")
+    args = parser.parse_args(arguments)
+    rng = np.random.default_rng(0)
+    features = normalize_numpy(rng.standard_normal((args.pictures, args.dim), np.float32))
+    logits = rng.standard_normal((args.pictures, args.classes), np.float32)
+    open_rows = np.ones(args.pictures, bool)
+    chooser, labelled = Chooser(), []
+
+    def choose() -> float:
+        began = time.perf_counter()
+        labels = np.array(labelled, np.int64)
+        found = chooser.choose(SUGGESTED, features=features, labelled=labels, logits=logits, open_rows=open_rows)
+        seconds = time.perf_counter() - began
+        labelled.append(int(found.rows[0]))
+        return seconds
+
+    began = time.perf_counter()
+    for start in range(0, args.pictures, BATCH):
+        chooser.add(features[start : start + BATCH])
+    added = time.perf_counter() - began
+    seconds = {"first choice after pictures were added": [choose()]}
+    seconds[f"choice after a click ({args.clicks} clicks)"] = [choose() for _ in range(args.clicks)]
+    labelled += rng.permutation(args.pictures)[:MANY].tolist()
+    seconds[f"choice after {MANY:,} labels at once"] = [choose()]
+    open_rows[chooser.pool[: 1 + POOL_SIZE // 2]] = False
+    seconds["choice for which the pool is drawn again"] = [choose()]
+    print(f"{describe_machine()}; {args.pictures:,} × {args.dim}, {args.classes} classes, {SUGGESTED} suggestions\n")
+    rows = [["adding, per batch of 256 pictures", f"{1000 * added * BATCH / args.pictures:.0f}", ""]]
+    rows += [
+        [name, f"{1000 * statistics.median(found):.0f}", f"{1000 * max(found):.0f}"] for name, found in seconds.items()
+    ]
+    print("\n".join(markdown(["", "ms, median", "ms, largest"], rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
