@@ -1,16 +1,18 @@
-"""The accuracy to expect, from labelled pictures that are classified without their own labels."""
+"""The accuracy to expect on pictures without label, from predictions for random ones made before they were labelled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from adapt.photos.expected_accuracy import wilson_interval
 
+LEAST_CHECKS = 5
+_RECENT = 3  # the last of this number of parts counts: earlier predictions are those of a worse classifier
 
-class Estimate(NamedTuple):
-    """The number of left-out labelled pictures that are classified correctly, and Wilson's interval at 95 %."""
+
+class AccuracyEstimate(NamedTuple):
+    """The number of predictions that were right, of `total`, and Wilson's interval at 95 %."""
 
     correct: int
     total: int
@@ -19,22 +21,19 @@ class Estimate(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The share of correct ones."""
+        """The share of right ones."""
         return self.correct / self.total
 
 
-def estimate_accuracy(left_out: np.ndarray, labels: np.ndarray) -> Estimate | None:
-    """Return the estimate from logits `[n, classes]` of labelled pictures without their labels `[n]`.
+def estimate_accuracy(checks: Sequence[bool]) -> AccuracyEstimate | None:
+    """Return the estimate from the last third of `checks`, at least `LEAST_CHECKS` of them; None if there are fewer.
 
-    Classes with one labelled picture are not counted: without it, they are unknown. None if no class has two.
-
-    The labelled pictures are not a random sample: those that are hard to classify are shown first, so the accuracy on
-    all pictures is usually higher.
+    A check is whether the prediction for a picture, made before it was labelled, was right. The pictures must be drawn
+    at random: those that are suggested because they are uncertain or unlike all labelled ones are harder than others,
+    and leaving out labelled ones makes this worse, as few labelled pictures are alike (docs/results/labelling.md).
     """
-    several = np.bincount(labels)[labels] > 1
-    total = int(several.sum())
-    if not total:
+    if len(checks) < LEAST_CHECKS:
         return None
-    correct = int((left_out.argmax(axis=1) == labels)[several].sum())
-    low, high = wilson_interval(correct, total)
-    return Estimate(correct, total, low, high)
+    recent = checks[-max(LEAST_CHECKS, len(checks) // _RECENT) :]
+    correct = sum(recent)
+    return AccuracyEstimate(correct, len(recent), *wilson_interval(correct, len(recent)))

@@ -16,17 +16,22 @@ _LABEL, _UNDO = "label", "undo"
 
 
 class Change(NamedTuple):
-    """One action of a person: pictures, by name, that got a class, or lost theirs where `name` is None."""
+    """One action of a person: pictures, by name, that got a class, or lost theirs where `name` is None.
+
+    `guesses` are the classes that were predicted before for those of the pictures that were drawn at random.
+    """
 
     pictures: tuple[str, ...]
     name: str | None
+    guesses: Mapping[str, str] = {}
 
 
 class LabelHistory:
     """The actions in `folder/labels.jsonl`, and the labels that result.
 
-    A line is an object with `time`, `action` and, for "label", `pictures` and `class` (null removes a label). "undo"
-    takes back the last action that was not taken back. Lines are synced to disk one by one, and never changed.
+    A line is an object with `time`, `action` and, for "label", `pictures`, `class` (null removes a label) and
+    `guesses` (see `Change`). "undo" takes back the last action that was not taken back. Lines are synced to disk one by
+    one, and never changed.
 
     Raises `ValueError` for a file that is damaged, except for a cut last line, which is left out.
     """
@@ -35,7 +40,6 @@ class LabelHistory:
         self._path = pathlib.Path(folder) / HISTORY_FILE
         self._done: list[Change] = []
         self._labels: dict[str, str] = {}
-        self.actions = 0
         for number, row in enumerate(read_json_lines(self._path), 1):
             try:
                 self._replay(row)
@@ -61,15 +65,27 @@ class LabelHistory:
         """The action that `undo` would take back, or None."""
         return self._done[-1] if self._done else None
 
-    def label(self, pictures: Sequence[str], name: str | None) -> None:
+    @property
+    def checks(self) -> list[tuple[int, bool]]:
+        """For each random picture: the number of labels before it, and whether the guess was right; oldest first."""
+        found, labelled = {}, set()
+        for change in self._done:
+            for picture, guess in change.guesses.items():
+                if picture in self._labels and picture not in found:
+                    found[picture] = (len(labelled), guess == self._labels[picture])
+            labelled.update(change.pictures)
+        return list(found.values())
+
+    def label(self, pictures: Sequence[str], name: str | None, *, guesses: Mapping[str, str] | None = None) -> None:
         """Put pictures into a class, or remove their labels; written to disk before it takes effect.
 
         Raises `ValueError` for a class name that cannot be used, and without pictures.
         """
-        change = Change(tuple(dict.fromkeys(pictures)), None if name is None else check_class_name(name))
+        change = Change(tuple(dict.fromkeys(pictures)), None if name is None else check_class_name(name), guesses or {})
         if not change.pictures:
             raise ValueError("no picture is selected. Select at least one.")
-        self._append({"action": _LABEL, "pictures": list(change.pictures), "class": change.name})
+        row = {"action": _LABEL, "pictures": list(change.pictures), "class": change.name}
+        self._append(row | ({"guesses": dict(change.guesses)} if change.guesses else {}))
         self._done.append(change)
         self._apply(change)
 
@@ -85,17 +101,16 @@ class LabelHistory:
     def _append(self, row: dict[str, Any]) -> None:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         append_json_line(self._path, {"time": time, **row})
-        self.actions += 1
 
     def _replay(self, row: Mapping[str, Any]) -> None:
         if row["action"] == _UNDO:
             self._done.pop()
         elif row["action"] == _LABEL:
             name = row["class"]
-            self._done.append(Change(tuple(row["pictures"]), None if name is None else check_class_name(name)))
+            name = None if name is None else check_class_name(name)
+            self._done.append(Change(tuple(row["pictures"]), name, dict(row.get("guesses", {}))))
         else:
             raise ValueError(f"unknown action {row['action']!r}")
-        self.actions += 1
 
     def _apply(self, change: Change) -> None:
         for picture in change.pictures:

@@ -16,9 +16,8 @@ import numpy as np
 
 from adapt.labelling.chooser import Chooser, Suggestions
 from adapt.labelling.class_names import check_class_name
-from adapt.labelling.estimate import Estimate, estimate_accuracy
+from adapt.labelling.estimate import AccuracyEstimate, estimate_accuracy
 from adapt.labelling.history import Change, LabelHistory
-from adapt.labelling.methods import choose
 from adapt.labelling.model import LabellingModel, PicturePredictions, stack_texts
 from adapt.labelling.pictures import PictureFolder
 
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SUGGESTIONS = 24
 _REFRESH_SECONDS = 1.0  # between two refits because of new features
-_CURVE_POINTS = 16  # that are computed after a restart
+_RANDOM_EVERY = 5  # one suggestion of this number is random, to estimate the accuracy
 
 EmbedText = Callable[[str], np.ndarray]
 
@@ -61,12 +60,11 @@ class LabellingSession:
         self._model = LabellingModel(len(pictures), dim)
         self._numbers = np.zeros(len(pictures), np.int64)  # of the picture in each row of the model
         self._rows = np.full(len(pictures), -1, np.int64)
-        self._chooser = Chooser()
+        self._chooser = Chooser(random_every=_RANDOM_EVERY)
         self._texts: dict[str, np.ndarray] = {}
         self._lock = threading.RLock()
         self._predictions: PicturePredictions | None = None
         self._suggestions = Suggestions(np.empty(0, np.int64), ())
-        self._curve: dict[int, Estimate] = {}
         self._refreshed = 0.0
 
     # Changes
@@ -83,14 +81,15 @@ class LabellingSession:
                 folded = next((each for each in known if each.casefold() == name.casefold()), name)
                 if folded != name:
                     raise ValueError(f"class {name!r} differs from {folded!r} only in case. Use {folded!r}.")
-            self._history.label([self._name(number) for number in numbers], name)
-            self._changed(from_label=len(self._history.labels))
+            names = [self._name(number) for number in numbers]
+            self._history.label(names, name, guesses=self._random_guesses(numbers))
+            self._refresh()
 
     def undo(self) -> Change:
         """Take back the last action, whoever did it, and return it; raises `ValueError` if there is none."""
         with self._lock:
             change = self._history.undo()
-            self._changed(from_label=len(self._history.labels) + 1)
+            self._refresh()
             return change
 
     def add_features(self, numbers: Sequence[int], features: np.ndarray) -> None:
@@ -119,7 +118,6 @@ class LabellingSession:
         with self._lock:
             self.finished_embedding, self.problem = problem is None, problem
             self._refresh()
-            self._restore_curve()
             self.version += 1
 
     def add_class_text(self, name: str) -> None:
@@ -200,9 +198,17 @@ class LabellingSession:
         return self._suggestions
 
     @property
-    def curve(self) -> list[tuple[int, Estimate]]:
-        """The estimated accuracy after some numbers of labels."""
-        return sorted(self._curve.items())
+    def estimates(self) -> list[tuple[int, AccuracyEstimate]]:
+        """The estimated accuracy after some numbers of labels, the last one being the present one."""
+        checks = self._history.checks
+        right = [each for _, each in checks]
+        found = ((labels, estimate_accuracy(right[: place + 1])) for place, (labels, _) in enumerate(checks))
+        return [(labels, estimate) for labels, estimate in found if estimate is not None]
+
+    @property
+    def checks(self) -> int:
+        """The number of random pictures whose prediction was checked by a label."""
+        return len(self._history.checks)
 
     def row(self, number: int) -> int | None:
         """Return the row of a picture, or None before it is embedded."""
@@ -220,9 +226,19 @@ class LabellingSession:
             raise ValueError(f"picture {number!r} does not exist; there are {len(self.pictures):,}.")
         return self.pictures.names[number]
 
-    def _changed(self, *, from_label: int) -> None:
-        self._curve = {count: point for count, point in self._curve.items() if count < from_label}
-        self._refresh()
+    def _random_guesses(self, numbers: Sequence[int]) -> dict[str, str]:
+        """Return the predictions for those of the pictures that are suggested at random and have no label yet."""
+        drawn = {row for row, reason in zip(*self._suggestions, strict=True) if reason == "random"}
+        predictions = self._predictions
+        if predictions is None:
+            return {}
+        names = self.class_names
+        rows = ((number, self.row(number)) for number in numbers)
+        return {
+            self.pictures.names[number]: names[predictions.probabilities[row].argmax()]
+            for number, row in rows
+            if row in drawn and row < len(predictions.nearest)
+        }
 
     def _refresh(self) -> None:
         """Fit again, and choose the next pictures."""
@@ -230,10 +246,6 @@ class LabellingSession:
         labels = self._labelled_rows(names)
         texts = stack_texts(self._texts, names)
         self._predictions = self._model.fit(labels, texts=texts, num_classes=len(names))
-        if self._predictions is not None and labels:
-            estimate = estimate_accuracy(self._predictions.fit.left_out, self._predictions.labelled.labels)
-            if estimate is not None:
-                self._curve[len(labels)] = estimate
         self._suggestions = self._chooser.choose(
             SUGGESTIONS,
             features=self._model.features,
@@ -249,15 +261,3 @@ class LabellingSession:
         number_of = {name: number for number, name in enumerate(names)}
         rows = ((self.row(number), number_of[label]) for number, label in self.labels.items())
         return {row: label for row, label in rows if row is not None}
-
-    def _restore_curve(self) -> None:
-        """Compute some points of the curve from labels of an earlier process."""
-        names = self.class_names
-        labels = list(self._labelled_rows(names).items())
-        texts = stack_texts(self._texts, names)
-        for count in np.unique(np.linspace(2, len(labels), _CURVE_POINTS, dtype=int)):
-            if 2 <= count < len(labels) and count not in self._curve:
-                part = self._model.labelled(dict(labels[:count]), texts=texts, num_classes=len(names))
-                estimate = estimate_accuracy(choose(part).left_out, part.labels) if len(names) > 1 else None
-                if estimate is not None:
-                    self._curve[int(count)] = estimate

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.labelling.estimate import AccuracyEstimate
 from adapt.labelling.session import LabellingSession
 
 COLUMN = 8  # pictures at either end of a column
@@ -34,7 +35,7 @@ def session_state(session: LabellingSession, *, keep: Sequence[int] = ()) -> dic
     """
     with session.lock:
         predictions, names = session.predictions, session.class_names
-        labels = session.labels
+        labels, estimates = session.labels, session.estimates
         counts = dict.fromkeys(names, 0)
         for name in labels.values():
             counts[name] += 1
@@ -57,10 +58,11 @@ def session_state(session: LabellingSession, *, keep: Sequence[int] = ()) -> dic
             "kept": [_picture(session, number, labels) for number in keep if 0 <= number < len(session.pictures)],
             "columns": [] if predictions is None else _columns(session, labels),
             "method": None if predictions is None else _method(session),
-            "estimate": _estimate(session),
+            "estimate": _estimate(estimates),
+            "checks": session.checks,
             "curve": [
                 {"labels": count, "accuracy": each.accuracy, "low": each.low, "high": each.high}
-                for count, each in session.curve
+                for count, each in estimates
             ],
         }
 
@@ -191,17 +193,17 @@ def _method(session: LabellingSession) -> dict[str, Any]:
     elif np.isnan(fit.accuracy):
         why = "the default until a class has two labels"
     else:
-        why = f"the best of {fit.tried} on left-out labels: {fit.accuracy:.0%} correct"
+        why = f"the best of {fit.tried} on left-out labels"
     return {"name": fit.method, "settings": settings, "why": why, "calibrated_on": calibration.source}
 
 
-def _estimate(session: LabellingSession) -> dict[str, Any] | None:
-    curve = session.curve
-    count = len(session.labels)
-    if not curve or curve[-1][0] != count:
+def _estimate(estimates: list[tuple[int, AccuracyEstimate]]) -> dict[str, Any] | None:
+    if not estimates:
         return None
-    estimate = curve[-1][1]
-    how = f"{estimate.correct} of {estimate.total} labelled pictures are classified correctly without their own label"
+    estimate = estimates[-1][1]
+    how = (
+        f"{estimate.correct} of the last {estimate.total} random pictures were guessed right before they were labelled"
+    )
     return {"accuracy": estimate.accuracy, "low": estimate.low, "high": estimate.high, "how": how}
 
 

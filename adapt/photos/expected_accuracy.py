@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ def expect_accuracy(accuracy: float, labels: np.ndarray) -> ExpectedAccuracy | N
     return ExpectedAccuracy(correct, total, *wilson_interval(correct, total), chance)
 
 
+@functools.lru_cache(maxsize=4096)
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the score interval at 95% of a share of `correct` ones in `total`."""
     from scipy.stats import binomtest

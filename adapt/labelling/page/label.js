@@ -222,7 +222,7 @@ function showEstimate() {
       ` (${percent(estimate.low)} to ${percent(estimate.high)}), ${estimate.how}`,
     );
   } else {
-    $("estimate").textContent = "Not known until a class has two labels.";
+    $("estimate").textContent = `Not known until five random pictures are labelled (${state.checks} so far).`;
   }
   drawCurve($("curve"), state.curve);
   $("method").textContent = method

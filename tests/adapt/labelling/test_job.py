@@ -96,7 +96,6 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path, start):
     client = job.client()
     state = wait_for(client, lambda state: not state["embedding"])
     assert (state["labelled"], state["embedded"]) == (len(given), len(truth))
-    assert state["estimate"]["accuracy"] > 0.9
     assert job.end(signal.SIGINT) == 0
     assert "run the same command to continue" in "".join(job.lines)
 

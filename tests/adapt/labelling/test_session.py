@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import adapt
+from adapt.labelling.estimate import LEAST_CHECKS, estimate_accuracy
+from adapt.labelling.history import LabelHistory
 from adapt.labelling.views import View, list_pictures, session_state
 from tests.adapt.labelling.sessions import COLOURS, colour_features, make_pictures, open_session
 
@@ -36,7 +38,6 @@ def test_labels_move_all_other_pictures(folder, tmp_path):
     assert {each["name"]: each["labelled"] for each in state["classes"]} == {
         name: sum(label == name for label in session.labels.values()) for name in COLOURS
     }
-    assert state["estimate"]["low"] < state["estimate"]["accuracy"] <= state["estimate"]["high"] == 1
 
 
 def test_predictions_are_those_of_the_adapter(folder, tmp_path):
@@ -77,21 +78,59 @@ def test_undo_and_restart_give_the_same_state(folder, tmp_path):
     assert "wrong" in [each["name"] for each in session_state(session)["classes"]]
     session.undo()
     for state in (session_state(session), session_state(open_session(root, tmp_path))):
-        changed = {"session", "version", "suggestions", "curve"}
+        changed = {"session", "version", "suggestions"}
         assert {k: v for k, v in state.items() if k not in changed} == {
             k: v for k, v in before.items() if k not in changed
         }
 
 
-def test_a_restart_restores_the_curve(folder, tmp_path):
+def test_the_accuracy_is_that_of_guesses_for_random_pictures_before_their_labels(folder, tmp_path):
     root, truth = folder
     session = open_session(root, tmp_path)
-    label_all(session, truth, 12)
-    points = dict(session.curve)
-    restored = dict(open_session(root, tmp_path).curve)
-    assert max(restored) == 12
-    assert len(restored) >= 5
-    assert all(points[count] == estimate for count, estimate in restored.items())
+    expected = []
+    for count in range(28):
+        row, reason = session.suggestions.rows[0], session.suggestions.reasons[0]
+        number, predictions = int(session.numbers[row]), session.predictions
+        name = truth[session.pictures.names[number]]
+        if reason == "random" and predictions is not None:
+            expected.append((count, session.class_names[predictions.predicted[row]] == name))
+        session.label([number], name)
+    assert session._history.checks == expected
+    assert len(expected) >= LEAST_CHECKS
+    found = session.estimates
+    assert found[-1] == (expected[-1][0], estimate_accuracy([right for _, right in expected]))
+    assert open_session(root, tmp_path).estimates == found
+    last = expected[-1][0]
+    for _ in range(28 - last):
+        session.undo()
+    assert session._history.checks == expected[:-1]
+
+
+def test_a_corrected_label_corrects_the_check(tmp_path):
+    history = LabelHistory(tmp_path)
+    history.label(["a"], "cat", guesses={"a": "dog"})
+    history.label(["b"], "dog", guesses={"b": "dog"})
+    assert history.checks == [(0, False), (1, True)]
+    history.label(["a"], "dog")
+    assert LabelHistory(tmp_path).checks == history.checks == [(0, True), (1, True)]
+    history.label(["b"], None)
+    assert history.checks == [(0, True)]
+
+
+@pytest.mark.parametrize(
+    ("checks", "correct", "total"),
+    [
+        ([True] * 5, 5, 5),
+        ([False] * 9 + [True] * 5, 5, 5),
+        ([False] * 20 + [True] * 10, 10, 10),
+        ([True, False] * 9, 3, 6),
+    ],
+)
+def test_the_estimate_is_that_of_the_last_third(checks, correct, total):
+    found = estimate_accuracy(checks)
+    assert (found.correct, found.total) == (correct, total)
+    assert found.low < found.accuracy <= found.high or found.low <= found.accuracy < found.high
+    assert estimate_accuracy(checks[:4]) is None
 
 
 def test_a_relabelled_picture_counts_once(folder, tmp_path):
