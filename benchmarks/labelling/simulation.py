@@ -17,7 +17,7 @@ MIXED = f"chooser, 1 in {RANDOM_EVERY} random"
 ORDERS = ("random", "random again", "chooser", "representative", "uncertain", MIXED)
 
 
-class ClassMeans:
+class NearestMeans:
     """Cosines of pictures to the normalised mean of each class labelled so far: adapt's `prototypes`, in NumPy.
 
     JAX would compile again for each number of labels. A label changes one column only.
@@ -56,7 +56,7 @@ class ClassMeans:
 class Picker(Protocol):
     """An order of labelling."""
 
-    def pick(self, means: ClassMeans, labelled: list[int], free: np.ndarray) -> int:
+    def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the row of the next picture; `free` `[n]` masks those without label."""
 
 
@@ -66,7 +66,7 @@ class Shuffled:
     def __init__(self, count: int, seed: int):
         self._order = np.random.default_rng(seed).permutation(count)
 
-    def pick(self, means: ClassMeans, labelled: list[int], free: np.ndarray) -> int:
+    def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the next row of a random order."""
         return int(self._order[free[self._order].argmax()])
 
@@ -79,7 +79,7 @@ class Suggested:
         self._chooser = Chooser(seed=seed, random_every=random_every)
         self._chooser.add(pictures)
 
-    def pick(self, means: ClassMeans, labelled: list[int], free: np.ndarray) -> int:
+    def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the first suggestion."""
         logits = means.cosines[: len(free)] if self._weighted else None
         suggested = self._chooser.choose(
@@ -94,7 +94,7 @@ class SmallestMargin:
     def __init__(self, count: int, seed: int):
         self._random = Shuffled(count, seed)
 
-    def pick(self, means: ClassMeans, labelled: list[int], free: np.ndarray) -> int:
+    def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the row with the smallest margin."""
         if np.count_nonzero(means.counts) < 2:
             return self._random.pick(means, labelled, free)
@@ -129,7 +129,7 @@ def simulate(found: LabelledSet, order: str, *, run: int, clicks: int, estimate_
     part = rng.permutation(len(found.labels))[: round(POOL_SHARE * len(found.labels))]
     pictures, labels = found.pictures[part], found.labels[part]
     picker, count = _picker(order, pictures, seed=1000 * run), len(labels)
-    means = ClassMeans(np.concatenate([pictures, found.queries]), found.num_classes)
+    means = NearestMeans(np.concatenate([pictures, found.queries]), found.num_classes)
     free, labelled = np.ones(count, bool), []
     accuracy, classes, estimates = [], [], []
     drawn: list[int] = []  # rows of the random share

@@ -5,14 +5,14 @@ import pytest
 
 from adapt.adapters.ops import normalize_numpy
 from benchmarks.labelling import clicks, sets
-from benchmarks.labelling.simulation import ORDERS, ClassMeans, Labelling, simulate
+from benchmarks.labelling.simulation import ORDERS, Labelling, NearestMeans, simulate
 from tests.benchmarks.labelled_sets import labelled_set
 
 
 def test_class_means_and_left_out_predictions_equal_those_fitted_from_scratch():
     found = labelled_set()
     rows = np.arange(0, 100, 7)
-    means = ClassMeans(found.pictures, 5)
+    means = NearestMeans(found.pictures, 5)
     for row in rows:
         means.add(row, found.labels[row])
 
@@ -24,7 +24,7 @@ def test_class_means_and_left_out_predictions_equal_those_fitted_from_scratch():
     assert np.array_equal(means.predict(slice(None)), predict(found.pictures, rows))
     expected = [predict(found.pictures[[row]], rows[rows != row])[0] == found.labels[row] for row in rows]
     assert np.array_equal(means.left_out(rows, found.labels[rows]), expected)
-    alone = ClassMeans(found.pictures, 5)
+    alone = NearestMeans(found.pictures, 5)
     alone.add(3, 2)
     assert not alone.left_out(np.array([3]), np.array([2]))[0]
 
