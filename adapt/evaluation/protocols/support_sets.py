@@ -116,7 +116,7 @@ def _protocol_notes(dataset: Dataset, classes: np.ndarray, protocol: SupportProt
     lacking = np.flatnonzero(classes & (np.bincount(dataset.support.labels, minlength=len(classes)) == 0))
     if len(lacking):
         names = ", ".join(dataset.class_names[label] for label in lacking[:5]) + (", …" if len(lacking) > 5 else "")
-        notes.append(f"{dataset.name}: {len(lacking)} classes have no support images: {names}")
+        notes.append(f"{dataset.name}: no support images of {len(lacking)} of {int(classes.sum())} classes: {names}")
     if dataset.settings.draws == "coop":
         notes.append(f"{dataset.name}: CoOp's draws are balanced; {protocol.balance} support sets are drawn instead")
     return notes
