@@ -120,24 +120,6 @@ class EvaluateSettings:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One of `count` equal parts of the datasets, `index` from 0, evaluated by one job of an array."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(
-                f"shard {self.index}/{self.count} does not exist. Write --shard=i/n with i from 0 to n − 1."
-            )
-
-    def contains(self, number: int) -> bool:
-        """Return whether the item with this number belongs to the shard."""
-        return number % self.count == self.index
-
-
 def _dataset_settings(values: Mapping[str, Any]) -> dict[str, DatasetSettings]:
     return {
         name: each
