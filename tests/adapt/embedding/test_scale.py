@@ -48,7 +48,7 @@ def test_a_billion_rows_are_resumed_by_three_shards_in_constant_memory(tmp_path)
     assert abs(grown[ROWS] - grown[10**7]) < 10 << 20, grown
 
 
-# Embed a collection of ids that are computed, of which all pieces but three are there, and print the growth of memory.
+# Embed a collection of ids that are computed, with all pieces there but three, and print the growth of memory.
 RESUME = """
 import os, pathlib, resource, sys
 import numpy as np
