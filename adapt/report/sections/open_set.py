@@ -13,7 +13,7 @@ _TEXT = (
     "Support images and class names of the first half of the classes (known) only; queries of both halves. AUROC is "
     "the probability, in percent, that a query of a known class has a higher score than one of an unknown class; 50 is "
     "chance. The far flag is the cosine to the nearest support image, the same for every method. Flagged: the share of "
-    "the queries below the threshold that `adapt` uses. Accuracy is that of known queries among known classes."
+    "the queries below the threshold of the job adapt. Accuracy is that of known queries among known classes."
 )
 
 
@@ -45,14 +45,15 @@ def _section(index: ResultsIndex, dataset: str) -> list[Section]:
         return []
     head = [
         *(["method", "run"] if several else ["method"]),
-        "accuracy, %",
-        "AUROC far flag, %",
-        "AUROC max probability, %",
-        "AUROC max logit, %",
-        "flagged known, %",
-        "flagged unknown, %",
+        "accuracy",
+        "far flag",
+        "max probability",
+        "max logit",
+        "flagged, known",
+        "flagged, unknown",
     ]
     title = f"Unknown classes: {dataset}"
     at = f"at {count(shots, 'shot')}" if shots else "without support images"
-    table = ReportTable(f"{_TASK}-{dataset}", f"known and unknown classes of {dataset} {at}", head, rows, 1 + several)
+    caption = f"{dataset} {at}: accuracy, AUROC of three scores, and queries flagged as far, %"
+    table = ReportTable(f"{_TASK}-{dataset}", caption, head, rows, labels=1 + several)
     return [Section(title, _TEXT, [table], dataset=dataset)]

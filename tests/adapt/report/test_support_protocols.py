@@ -121,4 +121,4 @@ def test_open_set_shows_the_scores_of_each_method(tmp_path):
     [section] = open_set(ResultsIndex(read_runs(tmp_path)))
     [[method, _, *cells]] = [[cell.text for cell in row] for row in section.tables[0].rows]
     assert method == "knn" and [cell.split(" ")[0] for cell in cells] == ["80.0", "70.0", "60.0", "5.0", "50.0"]
-    assert section.tables[0].title == "known and unknown classes of birds at 4 shots"
+    assert section.tables[0].title == "birds at 4 shots: accuracy, AUROC of three scores, and queries flagged as far, %"
