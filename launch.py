@@ -182,7 +182,7 @@ RUN: "dict[str, Callable[[argparse.Namespace, ConfigDict], int | None]]" = {
     ),
     "embed": lambda args, config: jobs.embed(
         args.checkpoint,
-        **options(args, "out", "images", "texts", "image_features", "text_features", "data_dir"),
+        **options(args, "out", "images", "texts", "image_features", "text_features", "data_dir", "shard"),
         **options(args, "dtype", "image_size", "max_patches", "tokenizer", "canonicalize"),
     ),
     "convert": lambda args, config: jobs.convert(

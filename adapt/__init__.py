@@ -23,6 +23,7 @@ The public names:
   `TRAINING_FREE` lists the methods without gradient descent.
 - `Encoder(checkpoint)` embeds images and texts.
 - `isoclip_projection(checkpoint)` is a matrix that makes image embeddings of a CLIP better for comparing images.
+- `nearest(features, queries, k)` finds the nearest rows of stored features that do not fit in memory.
 - `Support` is a support set as a pytree, for `adapter.fit_support` inside compiled functions.
 
 docs/guides/adapters.md compares the methods, docs/guides/extending.md shows how to write one.
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapt.embedding.encoder import Encoder
     from adapt.embedding.isoclip import isoclip_projection
+    from adapt.embedding.nearest import nearest
     from adapt.estimators.few_shot_classifier import FewShotClassifier
     from adapt.public_names import (
         METHODS,
@@ -62,6 +64,7 @@ __all__ = [
     "isoclip_projection",
     "load",
     "methods",
+    "nearest",
     "select",
 ]
 
@@ -80,6 +83,10 @@ def __getattr__(name: str) -> Any:
         from adapt.embedding.isoclip import isoclip_projection
 
         return isoclip_projection
+    if name == "nearest":
+        from adapt.embedding.nearest import nearest
+
+        return nearest
     if name in __all__:
         from adapt import public_names
 

@@ -35,6 +35,7 @@ TASKS = {
     "base_to_new": "support of the first half of the classes; each half is classified among its own classes",
     "forgetting": "support of the first half of the classes; each half is classified among all classes",
     "transfer": "support from another dataset; queries are classified among the classes of this one",
+    "open_set": "support of the first half of the classes; queries of both halves, known or unknown",
     "shift": "support from this dataset; queries are images of its classes in another domain",
 }
 BASELINES = {

@@ -165,6 +165,7 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser, job: str) -> None
         parser.add_argument(
             "--data_dir", type=input_name, default="runs/data", help="folder of source indexes (default: runs/data)"
         )
+        parser.add_argument("--shard", default="0/1", help="shard i/n of the rows, for job arrays (default: 0/1)")
     if job in ("adapt", "label", "embed"):
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16"), help="dtype of the towers (default: bfloat16, float32 on CPUs)"

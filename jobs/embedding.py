@@ -68,23 +68,26 @@ def embed(
     image_features: str | None = None,
     text_features: str | None = None,
     data_dir: str = "runs/data",
+    shard: str = "0/1",
     dtype: str | None = None,
     image_size: int | None = None,
     max_patches: int | None = None,
     tokenizer: str | None = None,
     canonicalize: str | None = None,
 ) -> None:
-    """Write the embeddings of images, texts or both."""
+    """Write the embeddings of images, texts or both, or of a shard of their rows."""
     from adapt.embedding.export import check_inputs, embed_collections
     from foundation.progress import ProgressBars
+    from foundation.shard import Shard
 
+    part = Shard.parse(shard)
     features = {"image_features": image_features, "text_features": text_features}
     check_inputs(out, images, texts, data_dir, **features)
     size = {"image_size": image_size, "max_patches": max_patches}
     encoder = open_encoder(checkpoint, dtype=dtype, **size, tokenizer=tokenizer, canonicalize=canonicalize)
     progress = ProgressBars().show
     written = embed_collections(
-        encoder, out, images=images, texts=texts, **features, data_dir=data_dir, progress=progress
+        encoder, out, images=images, texts=texts, **features, data_dir=data_dir, shard=part, progress=progress
     )
     for name, found in written.items():
         skipped = f", {found.bad} skipped, see {found.files['bad']}" if found.bad else ""

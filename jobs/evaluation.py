@@ -14,7 +14,8 @@ from jobs.settings import typed
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from adapt.evaluation.config import EvaluateSettings, Shard
+    from adapt.evaluation.config import EvaluateSettings
+    from foundation.shard import Shard
 
 
 def evaluate(
@@ -26,20 +27,18 @@ def evaluate(
     cache: pathlib.Path | None = None,
 ) -> None:
     """Evaluate the export of the run, or the given checkpoints or stored features instead."""
-    from adapt.evaluation.run import EvaluateSettings, Shard, checkpoint_names
+    from adapt.evaluation.run import EvaluateSettings, checkpoint_names
     from adapt.evaluation.run import evaluate as run
     from adapt.report.card_results import card_results
     from foundation.progress import ProgressBars
+    from foundation.shard import Shard
     from models.checkpoints.model_card import write_results
 
     settings = typed(EvaluateSettings, "evaluate", config.evaluate)
     checkpoints = {workdir.name: workdir / "export"}
     if checkpoint:
         checkpoints = checkpoint_names(split_list(checkpoint))
-    index, slash, count = shard.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal()):
-        raise ValueError(f"--shard={shard} is not a shard. Write --shard=i/n, such as 0/4.")
-    part = Shard(index=int(index), count=int(count))
+    part = Shard.parse(shard)
     if settings.features:
         _evaluate_features(settings, workdir, checkpoint=checkpoint, cache=cache, shard=part)
         return

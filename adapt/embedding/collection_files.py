@@ -7,16 +7,18 @@ import json
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.sources.base import BadRecord
 from foundation.files.atomic import atomic_file, atomic_files
+from foundation.shard import Shard
 
 _NUM_PIECES = 200  # approximate number of pieces of a collection
 _MIN_ROWS, _MAX_ROWS = 256, 65_536  # per piece
+_DAMAGE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile)
 _ARRAYS = ("embeddings", "ids", "bad")  # of a piece
 _FILE_NAMES = {"safetensors": "safetensors", "npy": "npy", "ids": "ids.jsonl", "bad": "bad.jsonl"}
 
@@ -39,7 +41,7 @@ class Piece(NamedTuple):
         """Whether the file can be read; a piece that cannot be read is embedded again."""
         try:
             return self.path.is_file() and all(_read(self.path, name) is not None for name in _ARRAYS)
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
+        except _DAMAGE:
             return False
 
     def save(self, embeddings: np.ndarray, *, ids: Sequence[Any], bad: Mapping[int, BadRecord]) -> None:
@@ -64,21 +66,42 @@ def collection_files(out: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
     return {kind: out / f"{name}.{ending}" for kind, ending in _FILE_NAMES.items()}
 
 
-def split_into_pieces(folder: pathlib.Path, count: int) -> list[Piece]:
-    """Return the pieces of `count` rows; they do not depend on the number of devices."""
-    rows = max(-(-count // _NUM_PIECES), 1)
-    rows = -(-min(rows, _MAX_ROWS) // _MIN_ROWS) * _MIN_ROWS
-    return [
-        Piece(folder / f"{start:012d}.npz", range(start, min(start + rows, count))) for start in range(0, count, rows)
-    ]
+class Pieces(Sequence):
+    """The pieces of `count` rows in `folder`, made when they are looked up: their number costs no memory.
+
+    They do not depend on the number of devices or shards.
+    """
+
+    def __init__(self, folder: pathlib.Path, count: int):
+        self._folder, self._count = folder, count
+        rows = max(-(-count // _NUM_PIECES), 1)
+        self._rows = -(-min(rows, _MAX_ROWS) // _MIN_ROWS) * _MIN_ROWS
+
+    def __len__(self) -> int:
+        return -(-self._count // self._rows)
+
+    def __getitem__(self, number: int) -> Piece:
+        if not 0 <= number < len(self):
+            raise IndexError(f"piece {number} of {len(self)}")
+        start = number * self._rows
+        return Piece(self._folder / f"{start:012d}.npz", range(start, min(start + self._rows, self._count)))
+
+    def of(self, shard: Shard) -> Iterator[Piece]:
+        """Yield every `shard.count`-th piece: those of the shard."""
+        return map(self.__getitem__, range(shard.index, len(self), shard.count))
 
 
 def join_pieces(
-    pieces: Sequence[Piece], out: pathlib.Path, name: str, *, dim: int, metadata: Mapping[str, str]
+    pieces: Pieces, out: pathlib.Path, name: str, *, dim: int, metadata: Mapping[str, str]
 ) -> EmbeddedCollection:
-    """Write the joined files of a collection from its pieces, with one piece in memory at a time."""
+    """Write the joined files of a collection from its pieces, with one piece in memory at a time.
+
+    Raises `ValueError` for a piece that cannot be read, after removing it.
+    """
     files = collection_files(out, name)
-    rows, bad = (sum(_read(piece.path, kind).tobytes().count(b"\n") for piece in pieces) for kind in ("ids", "bad"))
+    rows, bad = (
+        sum(_read_finished(piece.path, kind).tobytes().count(b"\n") for piece in pieces) for kind in ("ids", "bad")
+    )
     if not bad:
         files.pop("bad").unlink(missing_ok=True)
     with atomic_files(*files.values(), prefix=_temporary_prefix(name)) as temporary, contextlib.ExitStack() as opened:
@@ -87,11 +110,11 @@ def join_pieces(
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
         np.lib.format.write_array_header_1_0(writers["npy"], header)
         for piece in pieces:
-            values = _read(piece.path, "embeddings").astype("<f4", copy=False).tobytes()
+            values = _read_finished(piece.path, "embeddings").astype("<f4", copy=False).tobytes()
             writers["safetensors"].write(values)
             writers["npy"].write(values)
             for kind in set(writers) & {"ids", "bad"}:
-                writers[kind].write(_read(piece.path, kind).tobytes())
+                writers[kind].write(_read_finished(piece.path, kind).tobytes())
     return EmbeddedCollection(files, rows, bad)
 
 
@@ -122,6 +145,17 @@ def _pack(lines: Sequence[str]) -> np.ndarray:
 def _read(path: pathlib.Path, name: str) -> np.ndarray:
     with np.load(path, allow_pickle=False) as arrays:
         return arrays[name]
+
+
+def _read_finished(path: pathlib.Path, name: str) -> np.ndarray:
+    try:
+        return _read(path, name)
+    except _DAMAGE as error:
+        path.unlink(missing_ok=True)
+        raise ValueError(
+            f"{path} was damaged and has been removed. Run the same `embed` commands, or one without --shard, to embed "
+            "its rows again."
+        ) from error
 
 
 def _safetensors_header(shape: tuple[int, int], metadata: Mapping[str, str]) -> bytes:

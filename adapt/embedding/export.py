@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,10 +18,10 @@ from adapt.embedding.cache import Progress, check_finite
 from adapt.embedding.collection_files import (
     EmbeddedCollection,
     Piece,
+    Pieces,
     collection_files,
     join_pieces,
     remove_leftovers,
-    split_into_pieces,
 )
 from adapt.embedding.encoder import Encoder
 from adapt.embedding.text_file import read_texts
@@ -35,6 +36,7 @@ from foundation.files.atomic import write_json
 from foundation.files.checksum_file import sha256_of
 from foundation.files.folder_lock import lock_folder
 from foundation.files.output_folder import check_output_folder
+from foundation.shard import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def embed_collections(
     image_features: str | None = None,
     text_features: str | None = None,
     data_dir: str | os.PathLike,
+    shard: Shard = WHOLE,
     progress: Progress = _no_progress,
 ) -> dict[str, EmbeddedCollection]:
     """Embed images, texts or both into files in the folder `out`; return what was written for "images" and "texts".
@@ -67,6 +70,8 @@ def embed_collections(
     texts: a file with one text per line, or with JSON lines, see `read_texts`.
     image_features, text_features: stored features, for a checkpoint of heads (`data.features.open_features`).
     data_dir: folder of the data that sources keep.
+    shard: the part of the rows to embed. The shard that finishes last joins the pieces of all of them; earlier ones
+        return nothing for the collection.
     progress: called with (name, done, total) after every batch.
 
     The files of a collection NAME are `NAME.safetensors` with `embeddings` `[rows, dim]`, float32 and not normalised;
@@ -86,12 +91,12 @@ def embed_collections(
     written = {}
     for kind, name in (("images", image_features), ("texts", text_features)):
         if name is not None:
-            written[kind] = _feature_collection(encoder, name, kind).write(out, kind, progress)
+            written[kind] = _feature_collection(encoder, name, kind).write(out, kind, progress, shard)
     if images is not None:
-        written["images"] = _image_collection(encoder, images, data_dir).write(out, "images", progress)
+        written["images"] = _image_collection(encoder, images, data_dir).write(out, "images", progress, shard)
     if texts is not None:
-        written["texts"] = _text_collection(encoder, texts).write(out, "texts", progress)
-    return written
+        written["texts"] = _text_collection(encoder, texts).write(out, "texts", progress, shard)
+    return {kind: collection for kind, collection in written.items() if collection is not None}
 
 
 def check_inputs(
@@ -145,45 +150,98 @@ class _CollectionExport(NamedTuple):
     embed: Callable[[range], Iterator[np.ndarray]]
     bad: dict[int, BadRecord]
 
-    def write(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection:
-        """Embed the missing pieces, join them and complete the description; other processes are kept out meanwhile."""
-        with lock_folder(out, f".{name}.lock", job="embed job", option="--out"):
-            return self._write(out, name, progress)
+    def write(
+        self, out: pathlib.Path, name: str, progress: Progress, shard: Shard = WHOLE
+    ) -> EmbeddedCollection | None:
+        """Embed the missing pieces of a shard; the last one joins all pieces and completes the description.
 
-    def _write(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection:
-        description, parts = out / f"{name}.json", out / f"{name}.parts"
-        finished = self._claim(description, out)
+        Returns None if pieces of other shards are missing. Other processes are kept out of the same pieces.
+        """
+        if shard == WHOLE:
+            with _lock(out, f".{name}.lock"), contextlib.ExitStack() as shards:
+                finished = self._begin(out, name, progress)
+                if finished is not None:
+                    return finished
+                _lock_shards(out, name, shards)
+                self._embed_missing(out, name, progress, shard)
+                return self._join(out, name)
+        with contextlib.ExitStack() as own:
+            with _lock(out, f".{name}.lock", wait=True):
+                finished = self._begin(out, name, progress)
+                if finished is not None:
+                    return finished
+                own.enter_context(_lock(out, f".{name}.shard-{shard.index}-of-{shard.count}.lock"))
+            self._embed_missing(out, name, progress, shard)
+        # Its own lock is released before the check, so that of two shards that finish together the later one joins.
+        with _lock(out, f".{name}.lock", wait=True), contextlib.ExitStack() as shards:
+            finished = self._claim(out / f"{name}.json", out)
+            return finished or self._join_if_complete(out, name, shards)
+
+    def _begin(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection | None:
+        """Claim the folder; return the collection if it is finished."""
+        finished = self._claim(out / f"{name}.json", out)
         remove_leftovers(out, name)
         if finished is not None:
-            shutil.rmtree(parts, ignore_errors=True)
+            shutil.rmtree(_parts(out, name), ignore_errors=True)
             progress(name, self.count, self.count)
-            return finished
-        parts.mkdir(exist_ok=True)
-        pieces = split_into_pieces(parts, self.count)
-        self._embed_missing(pieces, lambda done: progress(name, done, self.count))
+        else:
+            _parts(out, name).mkdir(exist_ok=True)
+        return finished
+
+    def _join_if_complete(
+        self, out: pathlib.Path, name: str, shards: contextlib.ExitStack
+    ) -> EmbeddedCollection | None:
+        """Join the pieces if all are there and no shard is running; log what is missing."""
+        pieces = Pieces(_parts(out, name), self.count)
+        missing = sum(not piece.path.is_file() for piece in pieces)
+        if missing:
+            logger.info(f"{name}: {missing} of {len(pieces)} pieces belong to other shards; the last one joins them")
+            return None
+        try:
+            _lock_shards(out, name, shards)
+        except ValueError:
+            logger.info(f"{name}: another shard is still running; the last one joins the pieces")
+            return None
+        return self._join(out, name)
+
+    def _join(self, out: pathlib.Path, name: str) -> EmbeddedCollection:
+        """Join the pieces, complete the description, and remove pieces and the locks of shards."""
+        pieces = Pieces(_parts(out, name), self.count)
         metadata = {"checkpoint": self.encoder.name, "fingerprint": self.checkpoint, "normalized": "false"}
         written = join_pieces(pieces, out, name, dim=self.encoder.dim, metadata=metadata)
         checksums = {path.name: sha256_of(path) for path in written.files.values()}
         counts = {"rows": written.rows, "bad": written.bad}
-        write_json(description, self._description() | counts | {"sha256": checksums})
-        shutil.rmtree(parts)
+        write_json(out / f"{name}.json", self._description() | counts | {"sha256": checksums})
+        shutil.rmtree(_parts(out, name))
+        for path in _shard_locks(out, name):
+            path.unlink(missing_ok=True)
         return written
 
-    def _embed_missing(self, pieces: list[Piece], progress: Callable[[int], None]) -> None:
-        missing = [piece for piece in pieces if not piece.exists()]
-        done = self.count - sum(len(piece.rows) for piece in missing)
-        progress(done)
-        for piece in missing:
-            self.bad.clear()
-            batches = []
-            for batch in self.embed(piece.rows):
-                batches.append(batch)
-                done += len(batch)
-                progress(min(done, self.count - 1))  # complete only when it is on disk
-            embeddings = np.concatenate(batches)
-            check_finite(embeddings, lambda row, rows=piece.rows: repr(self.id_of(rows[row])), self.encoder)
-            piece.save(embeddings, ids=[self.id_of(row) for row in piece.rows], bad=self.bad)
-            progress(done)
+    def _embed_missing(self, out: pathlib.Path, name: str, progress: Progress, shard: Shard) -> None:
+        """Embed the pieces of the shard that are not there, with one of them in memory at a time."""
+        pieces = Pieces(_parts(out, name), self.count)
+        total = sum(len(piece.rows) for piece in pieces.of(shard))
+        done = 0
+        progress(name, done, total)
+        for piece in pieces.of(shard):
+            if not piece.exists():
+                started = done
+                for rows in self._embed_piece(piece):
+                    progress(name, min(started + rows, total - 1), total)  # complete only when it is on disk
+            done += len(piece.rows)
+            progress(name, done, total)
+
+    def _embed_piece(self, piece: Piece) -> Iterator[int]:
+        """Embed and save a piece; yield the number of its rows that are embedded."""
+        self.bad.clear()
+        batches, done = [], 0
+        for batch in self.embed(piece.rows):
+            batches.append(batch)
+            done += len(batch)
+            yield done
+        embeddings = np.concatenate(batches)
+        check_finite(embeddings, lambda row: repr(self.id_of(piece.rows[row])), self.encoder)
+        piece.save(embeddings, ids=[self.id_of(row) for row in piece.rows], bad=self.bad)
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -233,6 +291,24 @@ class _CollectionExport(NamedTuple):
                 "skip the check, remove sha256 from the description."
             )
         return EmbeddedCollection(files, theirs["rows"], theirs["bad"])
+
+
+def _parts(out: pathlib.Path, name: str) -> pathlib.Path:
+    return out / f"{name}.parts"
+
+
+def _lock(out: pathlib.Path, file: str, *, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+    return lock_folder(out, file, job="embed job", option="--out", wait=wait)
+
+
+def _shard_locks(out: pathlib.Path, name: str) -> list[pathlib.Path]:
+    return sorted(out.glob(f".{name}.shard-*.lock"))
+
+
+def _lock_shards(out: pathlib.Path, name: str, stack: contextlib.ExitStack) -> None:
+    """Keep all shards out that have ever started; raise `ValueError` if one is running."""
+    for path in _shard_locks(out, name):
+        stack.enter_context(_lock(out, path.name))
 
 
 def _again(description: pathlib.Path) -> str:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
+from adapt.adapters.ops import normalize_numpy
 from adapt.adapters.registry import find
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
@@ -25,6 +26,7 @@ from adapt.evaluation.baselines.evaluate import Baseline
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.features import TaskEmbedder, TaskEmbeddings
 from adapt.evaluation.fewshot import run_grid
+from adapt.evaluation.protocols.open_set import LOGIT, PROBABILITY, UNKNOWN, detection_rows, far_scores
 from adapt.evaluation.results import PREDICTIONS, Unit, append_cost
 from adapt.evaluation.retrieval import CaptionedImages
 from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
@@ -132,6 +134,7 @@ class CheckpointEvaluator:
                 seeds=self.settings.seeds,
                 few_examples=self.settings.few_examples,
                 source=source,
+                protocol=self.settings.support_protocol,
             )
             if task is None:
                 self.notes.note(f"{dataset.name} does not support task {name}")
@@ -195,6 +198,7 @@ class CheckpointEvaluator:
             task.metric,
             repr(self.settings.logit_scale),
             repr(self.settings.transfer_from),
+            *filter(None, [task.protocol.slug]),
         )
         return Unit.create(self.name, task.dataset, task.name, method, depends_on=depends_on)
 
@@ -241,18 +245,29 @@ class CheckpointEvaluator:
                 groups=queries.groups,
                 candidates=queries.candidates,
                 logit_scale=self.settings.logit_scale,
+                with_scores=task.name == "open_set",
             )
-            for support_set, chosen, predicted in zip(support_sets, found.chosen, found.predictions, strict=True):
+            for number, (support_set, chosen, predicted) in enumerate(
+                zip(support_sets, found.chosen, found.predictions, strict=True)
+            ):
                 row = self._row(task, method, support_set)
                 row["settings"] = _text_settings(task, variant) or dict(Grid(method).settings[int(chosen)])
                 for query_set, span in zip(task.query_sets, queries.spans, strict=True):
                     predicted[span][~counted_queries(task, support_set, query_set)] = EXCLUDED
+                    if query_set.name == UNKNOWN and task.name == "open_set":
+                        continue
                     accuracy = score(
                         predicted[span], queries.labels[span], candidates=query_set.candidates, metric=task.metric
                     )
                     place = {"case": len(predictions), "span": [span.start, span.stop]}
                     copies = {"identical_queries": embeddings.identical.get(query_set.name, 0)}
                     rows.append(row | {"question": query_set.name} | accuracy | copies | place)
+                if task.name == "open_set":
+                    scores = {PROBABILITY: found.log_odds[number], LOGIT: found.max_logits[number]}
+                    detected = _detection_rows(
+                        scores, embeddings, support_set, counted=predicted != EXCLUDED, known=queries.groups == 0
+                    )
+                    rows += [row | each | {"classes": len(task.class_names)} for each in detected]
                 predictions.append(predicted)
         files = self._write_artifacts(unit, task, embeddings, labels=queries.labels)
         context = self._provenance() | files | {"dataset_fingerprint": dataset.fingerprint}
@@ -296,10 +311,13 @@ class CheckpointEvaluator:
             "k": None,
             "selection": _selection(method, support_set.labels),
             "short": support_set.short and not zero_shot,
+            "wrong_labels": 0 if zero_shot else support_set.wrong_labels,
             "examples_drawn": 0 if zero_shot else len(support_set.rows),
-            "support": None if zero_shot else fingerprint(drawn),
+            "support": None
+            if zero_shot
+            else fingerprint(drawn, *([support_set.labels] if support_set.wrong_labels else [])),
             "logit_scale": self.settings.logit_scale,
-        }
+        } | (task.protocol.fields if task.name != "zero_shot" else {})
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -320,9 +338,26 @@ class CheckpointEvaluator:
         accuracies = []
         for query_set in task.query_sets:
             values = [row["value"] for row in rows if row["shots"] == most and row["question"] == query_set.name]
-            accuracies.append(f"{query_set.name} {np.mean(values):.1%}".strip())
+            if values:
+                accuracies.append(f"{query_set.name} {np.mean(values):.1%}".strip())
         at = f" at {most} shot{'' if most == 1 else 's'}" if most else ""
         return f"{self.name}, {task.dataset}, {task.name}: {method} {', '.join(accuracies)}{at}"
+
+
+def _detection_rows(
+    scores: Mapping[str, np.ndarray],
+    embeddings: TaskEmbeddings,
+    support_set: SupportSet,
+    *,
+    counted: np.ndarray,
+    known: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Return the fields of the rows of an open-set task; without support images, there is no far flag."""
+    far = None
+    if len(support_set.rows):
+        unit_support, unit_queries = map(normalize_numpy, (embeddings.support[support_set.rows], embeddings.queries))
+        far = far_scores(unit_support, unit_queries)
+    return detection_rows(scores, known=counted & known, unknown=counted & ~known, far=far)
 
 
 def _searched_settings(method: str) -> tuple[str, ...]:

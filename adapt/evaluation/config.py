@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from adapt.adapters.registry import TRAINING_FREE, find
 from adapt.choices import BASELINES, TASKS
+from adapt.evaluation.protocols.support_protocol import ZIPF, SupportProtocol
 from data.fewshot.labelled import DatasetSettings
-from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, build, check
+from foundation.settings import NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat, build, check
 from foundation.suggestions import unknown_name
 from models.text.canonicalize import CANONICALIZATIONS
 
@@ -33,6 +34,11 @@ class EvaluateSettings:
     baselines: names in `BASELINES`, evaluated in addition to each checkpoint in the task "few_shot": class means and
         nearest neighbours on raw pixels, and on the image tower of the checkpoint with random weights.
     min_examples: classes with fewer support images are left out.
+    support_balance: distribution of support images over the classes: "balanced" draws `shots` images of each,
+        "natural" and "zipf" draw shots × classes images, one or more of each class, with the class frequencies of the
+        support split or with long-tailed ones.
+    zipf_exponent: exponent of the class frequencies of "zipf"; 1 is Zipf's law, larger is steeper.
+    label_noise: share of the support labels that are replaced by wrong ones.
     few_examples: "cap" uses all images of a class with fewer images than shots, "skip" skips that number of shots.
     transfer_from: the dataset of the support images of the task "transfer".
     logit_scale: scale of all text logits, whatever scale a checkpoint learned, so that checkpoints are comparable.
@@ -55,12 +61,21 @@ class EvaluateSettings:
     methods: tuple[str, ...] = TRAINING_FREE
     baselines: tuple[str, ...] = tuple(BASELINES)
     min_examples: NonNegativeInt = 0
+    support_balance: Literal["balanced", "natural", "zipf"] = "balanced"
+    zipf_exponent: PositiveFloat = 1.0
+    label_noise: UnitFloat = 0.0
     few_examples: Literal["cap", "skip"] = "cap"
     transfer_from: str = ""
     logit_scale: PositiveFloat = 100.0
     image_size: PositiveInt | None = None
     max_patches: PositiveInt | None = None
     canonicalize: str | None = None
+
+    @property
+    def support_protocol(self) -> SupportProtocol:
+        """The protocol of the support sets."""
+        exponent = self.zipf_exponent if self.support_balance == ZIPF else 0.0
+        return SupportProtocol(self.support_balance, exponent, self.label_noise)
 
     def __post_init__(self) -> None:
         check(self, "evaluate")
@@ -106,24 +121,6 @@ class EvaluateSettings:
             raise ValueError(
                 "evaluate.canonicalize prepares texts, but evaluate.features has the features of texts. Leave it out."
             )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One of `count` equal parts of the datasets, `index` from 0, evaluated by one job of an array."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(
-                f"shard {self.index}/{self.count} does not exist. Write --shard=i/n with i from 0 to n − 1."
-            )
-
-    def contains(self, number: int) -> bool:
-        """Return whether the item with this number belongs to the shard."""
-        return number % self.count == self.index
 
 
 def _dataset_settings(values: Mapping[str, Any]) -> dict[str, DatasetSettings]:

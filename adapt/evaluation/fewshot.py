@@ -21,10 +21,17 @@ _QUERIES = 256  # queries are padded to a power of two of at least this many, ab
 
 
 class FewShotPredictions(NamedTuple):
-    """The number of the chosen setting per support set `[sets]`, and the predicted classes `[sets, queries]`."""
+    """The number of the chosen setting per support set `[sets]`, and the predicted classes `[sets, queries]`.
+
+    `max_logits` `[sets, queries]` are the largest logits, and `log_odds` `[sets, queries]` is log(p / (1 − p)) of the
+    largest softmax probability p, which orders queries as p does and does not round to 1; both are None unless asked
+    for.
+    """
 
     chosen: np.ndarray
     predictions: np.ndarray
+    max_logits: np.ndarray | None = None
+    log_odds: np.ndarray | None = None
 
 
 def run_grid(
@@ -37,15 +44,18 @@ def run_grid(
     groups: np.ndarray,
     candidates: np.ndarray,
     logit_scale: float,
+    with_scores: bool = False,
 ) -> FewShotPredictions:
     """Fit a method to each support set, with the setting that does best on held-out support, and classify the queries.
 
     `supports` are raw features `[n, dim]` per support set, of any lengths, with `labels` `[n]`; `class_texts` is
     `[classes, dim]` or None and `queries` `[queries, dim]`. Query i is classified among the classes where
-    `candidates[groups[i]]` is true; `candidates` is `[groups, classes]`.
+    `candidates[groups[i]]` is true; `candidates` is `[groups, classes]`. With `with_scores`, `max_logits` and
+    `log_odds` are returned, too.
     """
     chosen = np.zeros(len(supports), np.int32)
     predictions = np.zeros((len(supports), len(queries)), np.int32)
+    scores = np.zeros((2 if with_scores else 0, *predictions.shape), np.float32)
     count = len(queries)
     padded = _padded(count)
     queries = np.pad(queries, [(0, padded - count), (0, 0)])
@@ -56,11 +66,23 @@ def run_grid(
         for place, number in enumerate(members):
             features[place, : len(labels[number])] = supports[number]
             padded_labels[place, : len(labels[number])] = labels[number]
-        found = _run(method, features, padded_labels, class_texts, queries, groups, candidates, np.float32(logit_scale))
+        found = _run(
+            method,
+            with_scores,
+            features,
+            padded_labels,
+            class_texts,
+            queries,
+            groups,
+            candidates,
+            np.float32(logit_scale),
+        )
         index = list(members)
         chosen[index] = found[0]
         predictions[index] = np.asarray(found[1])[:, :count]
-    return FewShotPredictions(chosen, predictions)
+        for number, each in enumerate(found[2:]):
+            scores[number, index] = np.asarray(each)[:, :count]
+    return FewShotPredictions(chosen, predictions, *scores)
 
 
 def _buckets(sizes: Sequence[int]) -> dict[tuple[int, ...], int]:
@@ -80,9 +102,10 @@ def _padded(count: int) -> int:
     return max(_QUERIES, 1 << (count - 1).bit_length()) if count <= step else -(-count // step) * step
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(
     method: str,
+    with_scores: bool,
     features: jax.Array,
     labels: jax.Array,
     texts: jax.Array | None,
@@ -90,19 +113,27 @@ def _run(
     groups: jax.Array,
     masks: jax.Array,
     logit_scale: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Return the chosen settings `[sets]` and predictions `[sets, queries]` of support sets `[sets, rows, dim]`."""
+) -> tuple[jax.Array, ...]:
+    """Return the chosen settings `[sets]` and predictions `[sets, queries]` of support sets `[sets, rows, dim]`.
+
+    With `with_scores`, also the largest logits and the log odds of the largest probabilities, `[sets, queries]`.
+    """
     options, key = Grid(method), jax.random.key(0)
     texts, queries = None if texts is None else normalize(texts), normalize(queries)
 
-    def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         support = Support(normalize(case[0]), case[1], texts, logit_scale, num_classes=masks.shape[1])
         chosen, _ = options.choose(support, key=key)
 
-        def classify(adapter: Adapter) -> jax.Array:
-            logits = adapter.fit_support(support, key=key)(queries)
-            return jnp.argmax(jnp.where(masks[groups], logits, -jnp.inf), axis=1).astype(jnp.int32)
+        def classify(adapter: Adapter) -> tuple[jax.Array, ...]:
+            logits = jnp.where(masks[groups], adapter.fit_support(support, key=key)(queries), -jnp.inf)
+            predicted = jnp.argmax(logits, axis=1).astype(jnp.int32)
+            if not with_scores:
+                return (predicted,)
+            highest = logits.max(axis=1)
+            others = jnp.where(jnp.arange(logits.shape[1]) == predicted[:, None], -jnp.inf, logits)
+            return predicted, highest, highest - jax.nn.logsumexp(others, axis=1)
 
-        return chosen, options.apply(chosen, classify)
+        return chosen, *options.apply(chosen, classify)
 
     return jax.lax.map(one, (features, labels))

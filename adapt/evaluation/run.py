@@ -14,13 +14,12 @@ from typing import Any
 
 from adapt.embedding.cache import Hosts, Progress
 from adapt.evaluation.checkpoint_evaluator import CheckpointEvaluator, NoteLog
-from adapt.evaluation.config import EvaluateSettings, Shard
+from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.datasets import EvaluationInputs, open_inputs
 from adapt.evaluation.results import Unit, merge
+from foundation.shard import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
-
-_WHOLE = Shard()
 
 
 def _no_progress(name: str, done: int, total: int) -> None:
@@ -34,7 +33,7 @@ def evaluate(
     out: str | os.PathLike,
     data_dir: str | os.PathLike,
     cache: str | os.PathLike | None = None,
-    shard: Shard = _WHOLE,
+    shard: Shard = WHOLE,
     inputs: EvaluationInputs | None = None,
     hosts: Hosts | None = None,
     progress: Progress = _no_progress,

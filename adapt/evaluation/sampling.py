@@ -20,14 +20,15 @@ def draw_nested(labels: np.ndarray, num_classes: int, *, shots: int, seed: int, 
 
     The draws of one seed are nested: the images of a class at k shots are the first k of one random order.
     """
+    orders = class_orders(labels, num_classes, seed=seed, keep=keep)
+    return Draw(np.concatenate([order[:shots] for order in orders]), any(len(order) < shots for order in orders))
+
+
+def class_orders(labels: np.ndarray, num_classes: int, *, seed: int, keep: int = 0) -> list[np.ndarray]:
+    """Return the rows of each class in a random order, without the last `keep` of them."""
     rng = np.random.default_rng(seed)
-    rows, short = [], False
-    for label in range(num_classes):
-        order = rng.permutation(np.flatnonzero(labels == label))
-        order = order[: len(order) - keep] if keep else order
-        short |= len(order) < shots
-        rows.append(order[:shots])
-    return Draw(np.concatenate(rows), short)
+    orders = [rng.permutation(np.flatnonzero(labels == label)) for label in range(num_classes)]
+    return [order[: max(len(order) - keep, 0)] for order in orders]
 
 
 def draw_coop(labels: np.ndarray, *, shots: int, seed: int) -> Draw:

@@ -54,6 +54,7 @@ def score(predictions: np.ndarray, labels: np.ndarray, *, candidates: np.ndarray
     value = float(right.mean()) if metric == "accuracy" else float(per_class.mean())
     return {
         "value": value,
+        "mean_per_class_accuracy": float(per_class.mean()),
         "query_error": query_error(
             right=np.bincount(labels, right, minlength=len(candidates)), asked=asked, by_class=metric != "accuracy"
         ),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.evaluation.protocols.support_protocol import STANDARD, protocol_of
 from data.fewshot.open import short_name
 from foundation.files.distinct_names import distinct_names
 
@@ -18,7 +19,8 @@ def mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     The name is `DATASET/METHOD@SHOTS` for few-shot classification, `DATASET/zero_shot@0` for its zero-shot baseline
     and `DATASET/zero_shot` for zero-shot on all queries. The names of other tasks include the task, and the query set
-    where there are several.
+    where there are several. Imbalanced support sets and those with wrong labels are named after the dataset, as in
+    `DATASET/zipf1/METHOD@SHOTS`.
     """
     retrieval = [row for row in rows if row["task"] == "retrieval"]  # names datasets by their paths
     others = [row for row in rows if row["task"] != "retrieval"]
@@ -40,7 +42,7 @@ def _mean_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[str, ...]:
-    parts = [row["dataset"]]
+    parts = [row["dataset"], *filter(None, [(protocol_of(row) or STANDARD).slug])]
     if row["task"] == "zero_shot":
         parts.append("zero_shot_single_template" if row["settings"]["templates"] == "single" else "zero_shot")
     elif row["task"] == "retrieval":

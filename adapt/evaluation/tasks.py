@@ -5,36 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from adapt.choices import TASKS
-from adapt.evaluation.sampling import draw_all, draw_coop, draw_nested
+from adapt.evaluation.protocols.open_set import KNOWN, UNKNOWN
+from adapt.evaluation.protocols.support_protocol import STANDARD, SupportProtocol
+from adapt.evaluation.protocols.support_sets import (
+    EMPTY_SUPPORT,
+    SupportDraws,
+    SupportSet,
+    draw_support_sets,
+    support_set_of,
+)
+from adapt.evaluation.sampling import draw_all
 from data.fewshot.labelled import LabelledImages
 from data.fewshot.open import Dataset
 from data.io.fingerprint import fingerprint
 from foundation.suggestions import unknown_name
 
 NEED_TEXT = ("zero_shot", "base_to_new", "forgetting", "transfer")  # some classes have no support images
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SupportSet:
-    """One draw of the support: `rows` of the support images and their `labels`.
-
-    `shots` is 0 where the set is empty and where it holds all support images. `short` is true where a class has fewer
-    than `shots` images.
-    """
-
-    shots: int
-    seed: int
-    rows: np.ndarray
-    labels: np.ndarray
-    short: bool
-
-
-EMPTY_SUPPORT = SupportSet(shots=0, seed=0, rows=np.zeros(0, np.int64), labels=np.zeros(0, np.int64), short=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +51,7 @@ class EvaluationTask:
     """Support sets, drawn from `support_images`, and query sets over the same classes.
 
     `templates` are those of each class, `[classes][templates]`. `notes` are sentences for the log about classes with
-    too few images.
+    too few images. `protocol` is that of the support sets.
     """
 
     name: str
@@ -73,11 +63,7 @@ class EvaluationTask:
     query_sets: tuple[QuerySet, ...]
     metric: str
     notes: tuple[str, ...] = ()
-
-
-class _Draws(NamedTuple):
-    support_sets: tuple[SupportSet, ...]
-    notes: tuple[str, ...] = ()
+    protocol: SupportProtocol = STANDARD
 
 
 def build_task(
@@ -88,25 +74,37 @@ def build_task(
     seeds: int,
     few_examples: str = "cap",
     source: Dataset | None = None,
+    protocol: SupportProtocol = STANDARD,
 ) -> EvaluationTask | None:
     """Return a task of a dataset, or None where the dataset does not support it.
 
     Where a class has fewer images than shots, all of them are used (`few_examples="cap"`), or that number of shots is
-    skipped (`few_examples="skip"`). `source` is the dataset of the support images of "transfer".
+    skipped (`few_examples="skip"`). `source` is the dataset of the support images of "transfer". `protocol` is that of
+    the support sets.
 
     Raises `ValueError` for an unknown task.
     """
     if name not in TASKS:
         raise ValueError(unknown_name("task", name, [*TASKS, "retrieval"]))
-    draw = functools.partial(_draw_support_sets, shots=shots, seeds=seeds, few_examples=few_examples)
     if name == "zero_shot":
-        return _task(name, dataset, query_sets=[_all_queries(dataset)], draws=_Draws((EMPTY_SUPPORT,)))
+        return _task(name, dataset, query_sets=[_all_queries(dataset)], draws=SupportDraws((EMPTY_SUPPORT,)))
+    draw = functools.partial(draw_support_sets, shots=shots, seeds=seeds, few_examples=few_examples, protocol=protocol)
+    task = _drawn_task(name, dataset, source, draw=draw, label_noise=protocol.label_noise)
+    return None if task is None else dataclasses.replace(task, protocol=protocol)
+
+
+def _drawn_task(
+    name: str, dataset: Dataset, source: Dataset | None, *, draw: Callable[..., SupportDraws], label_noise: float
+) -> EvaluationTask | None:
+    """Return a task with support images, or None where the dataset does not support it."""
     if name == "transfer":
         return None if source is None else _transfer_task(dataset, source, draw=draw)
     if dataset.support is None:
         return None
     if name == "linear_probe":
-        return _linear_probe_task(dataset)
+        return _linear_probe_task(dataset, label_noise=label_noise)
+    if name == "open_set":
+        return _open_set_task(dataset, draw=draw)
     if name == "shift":
         return _shift_task(dataset, draw=draw)
     if name in ("base_to_new", "forgetting"):
@@ -126,7 +124,7 @@ def counted_queries(task: EvaluationTask, support_set: SupportSet, query_set: Qu
     return ~np.isin(query_set.pool_rows, np.concatenate(drawn))
 
 
-def _task(name: str, dataset: Dataset, *, query_sets: Sequence[QuerySet], draws: _Draws) -> EvaluationTask:
+def _task(name: str, dataset: Dataset, *, query_sets: Sequence[QuerySet], draws: SupportDraws) -> EvaluationTask:
     """Return a task whose classes, templates and support images are those of the dataset."""
     return EvaluationTask(
         name=name,
@@ -141,15 +139,16 @@ def _task(name: str, dataset: Dataset, *, query_sets: Sequence[QuerySet], draws:
     )
 
 
-def _linear_probe_task(dataset: Dataset) -> EvaluationTask | None:
+def _linear_probe_task(dataset: Dataset, *, label_noise: float) -> EvaluationTask | None:
     if dataset.query is None:
         return None
-    rows = draw_all(dataset.support.labels).rows
-    everything = SupportSet(shots=0, seed=0, rows=rows, labels=dataset.support.labels[rows], short=False)
-    return _task("linear_probe", dataset, query_sets=[_all_queries(dataset)], draws=_Draws((everything,)))
+    drawn = draw_all(dataset.support.labels)
+    options = {"shots": 0, "seed": 0, "label_noise": label_noise}
+    everything = support_set_of(drawn, dataset.support.labels, _all_classes(dataset), **options)
+    return _task("linear_probe", dataset, query_sets=[_all_queries(dataset)], draws=SupportDraws((everything,)))
 
 
-def _shift_task(dataset: Dataset, *, draw: Callable[..., _Draws]) -> EvaluationTask | None:
+def _shift_task(dataset: Dataset, *, draw: Callable[..., SupportDraws]) -> EvaluationTask | None:
     """Return a task with a query set per shifted domain, each classified among the classes that occur in it."""
     if not dataset.shifts:
         return None
@@ -162,30 +161,38 @@ def _shift_task(dataset: Dataset, *, draw: Callable[..., _Draws]) -> EvaluationT
     return _task("shift", dataset, query_sets=[_all_queries(dataset), *shifted], draws=draws)
 
 
-def _halves_task(name: str, dataset: Dataset, *, draw: Callable[..., _Draws]) -> EvaluationTask | None:
+def _halves_task(name: str, dataset: Dataset, *, draw: Callable[..., SupportDraws]) -> EvaluationTask | None:
     """Return a task with support images of the first half of the classes and a query set per half."""
     count = len(dataset.class_names)
     if name == "base_to_new" and count < 4:
         return None  # among one class every prediction is right
     base = np.arange(count) < -(-count // 2)
-    everything = _all_queries(dataset)
-    query_sets = []
-    for half, mask in (("base", base), ("new", ~base)):
-        rows = np.flatnonzero(mask[everything.labels])
-        images = everything.images.take(rows, everything.labels[rows])
-        query_sets.append(
-            QuerySet(
-                name=half,
-                images=images,
-                labels=images.labels,
-                candidates=mask if name == "base_to_new" else _all_classes(dataset),
-                pool_rows=rows if dataset.query is None else None,
-            )
-        )
+    query_sets = [
+        dataclasses.replace(each, name=half, candidates=mask if name == "base_to_new" else each.candidates)
+        for half, mask, each in zip(("base", "new"), (base, ~base), _split_queries(dataset, base), strict=True)
+    ]
     return _task(name, dataset, query_sets=query_sets, draws=draw(dataset, base))
 
 
-def _transfer_task(dataset: Dataset, source: Dataset, *, draw: Callable[..., _Draws]) -> EvaluationTask | None:
+def _open_set_task(dataset: Dataset, *, draw: Callable[..., SupportDraws]) -> EvaluationTask | None:
+    """Return a task over the first half of the classes, with queries of these and of the other, unknown classes.
+
+    The labels of unknown queries are the numbers of their classes in the dataset, from the number of known classes.
+    """
+    count = len(dataset.class_names)
+    if count < 4:
+        return None  # among one class every prediction is right
+    number = -(-count // 2)
+    known = np.arange(count) < number
+    halves = [
+        dataclasses.replace(each, name=half, candidates=each.candidates[:number])
+        for half, each in zip((KNOWN, UNKNOWN), _split_queries(dataset, known), strict=True)
+    ]
+    task = _task("open_set", dataset, query_sets=halves, draws=draw(dataset, known))
+    return dataclasses.replace(task, class_names=task.class_names[:number], templates=task.templates[:number])
+
+
+def _transfer_task(dataset: Dataset, source: Dataset, *, draw: Callable[..., SupportDraws]) -> EvaluationTask | None:
     """Return a task over the classes of the source, which have support images, followed by those of the dataset."""
     if source.support is None or source.name == dataset.name:
         return None
@@ -211,6 +218,18 @@ def _transfer_task(dataset: Dataset, source: Dataset, *, draw: Callable[..., _Dr
     )
 
 
+def _split_queries(dataset: Dataset, first: np.ndarray) -> list[QuerySet]:
+    """Return the queries of the classes in the mask `first`, and those of the other classes."""
+    everything = _all_queries(dataset)
+    halves = []
+    for mask in (first, ~first):
+        rows = np.flatnonzero(mask[everything.labels])
+        images = everything.images.take(rows, everything.labels[rows])
+        pool_rows = rows if dataset.query is None else None
+        halves.append(dataclasses.replace(everything, images=images, labels=images.labels, pool_rows=pool_rows))
+    return halves
+
+
 def _all_classes(dataset: Dataset) -> np.ndarray:
     return np.ones(len(dataset.class_names), bool)
 
@@ -220,44 +239,3 @@ def _all_queries(dataset: Dataset) -> QuerySet:
     images = dataset.support if dataset.query is None else dataset.query
     pool_rows = np.arange(len(images)) if dataset.query is None else None
     return QuerySet(name="", images=images, labels=images.labels, candidates=_all_classes(dataset), pool_rows=pool_rows)
-
-
-def _draw_support_sets(
-    dataset: Dataset, classes: np.ndarray, *, shots: Sequence[int], seeds: int, few_examples: str
-) -> _Draws:
-    """Return the support sets of every number of shots and seed, restricted to the mask `classes`, and notes.
-
-    Images are drawn from all classes before the restriction: the images of a class do not depend on the mask.
-    """
-    labels, count = dataset.support.labels, len(dataset.class_names)
-    coop = dataset.settings.draws == "coop"
-    keep = 1 if dataset.query is None and not coop else 0
-    fewest = max(0, int(np.bincount(labels, minlength=count)[classes].min()) - keep)
-    support_sets, notes = [], []
-    for k in shots:
-        if k > fewest:
-            notes.append(f"{dataset.name}: {_shortage(fewest, k, coop=coop, keep=keep, few_examples=few_examples)}")
-            if few_examples == "skip":
-                continue
-        for seed in range(seeds):
-            if coop:
-                rows = draw_coop(labels, shots=k, seed=seed + 1).rows
-            else:
-                rows = draw_nested(labels, count, shots=k, seed=seed, keep=keep).rows
-            rows = rows[classes[labels[rows]]]
-            support_sets.append(SupportSet(shots=k, seed=seed, rows=rows, labels=labels[rows], short=k > fewest))
-    return _Draws(tuple(support_sets), tuple(notes))
-
-
-def _shortage(fewest: int, shots: int, *, coop: bool, keep: int, few_examples: str) -> str:
-    """Return a sentence on a class with fewer images than shots and what is done about it."""
-    kept = ", besides one kept as a query" if keep else ""
-    if few_examples == "skip":
-        consequence = f"{shots} shots are skipped"
-    elif coop:
-        consequence = f"{shots} shots repeat some of them"
-    elif keep:
-        consequence = f"{shots} shots use all of them, which leaves few queries at every number of shots"
-    else:
-        consequence = f"{shots} shots use all of them"
-    return f"the smallest class has {fewest} images to draw from{kept}; {consequence}"

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from adapt.adapters.ops import normalize_numpy
+from adapt.embedding.cache import mean_of_prompts, prompts
 from adapt.embedding.encoder import Encoder
 from adapt.labelling.access import read_token
 from adapt.labelling.embedding import FeatureStore, embed_pictures, store_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.evaluation.protocols.support_protocol import STANDARD
 from adapt.report.baselines import baseline_curves
 from adapt.report.formatting import format_interval
 from adapt.report.results_index import ResultsIndex, Run, interval_of
@@ -25,6 +26,7 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
         if row["task"] == "retrieval" and row["k"] == 10
     ]
     index = ResultsIndex([Run("", rows, {}, (), ())])
+    supports = "" if index.protocol == STANDARD else f", support: {index.protocol.title}"
     for key in index.keys("few_shot"):
         for method in index.methods():
             shots = 0 if method == "zero_shot" else (index.shots(key) or [0])[-1]
@@ -32,7 +34,7 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
             if interval is None:
                 continue
             drawn = index.rows("", key, method=method, shots=shots)
-            protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}"
+            protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}{supports}"
             results.append(
                 MeasuredResult(key.dataset, f"accuracy of {method}", f"{format_interval(interval)} %", protocol)
             )
@@ -40,7 +42,7 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
             most = max(curve.intervals)
             value = f"{format_interval(curve.intervals[most])} %"
             results.append(
-                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots, a baseline")
+                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots{supports}, a baseline")
             )
     return results
 

@@ -8,9 +8,10 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.evaluation.protocols.support_protocol import STANDARD, SupportProtocol
 from adapt.report.figures.chart import Chart
 from adapt.report.figures.draw import panel_svg, swatch, write_figures
 from adapt.report.headline import best_method, headline
@@ -18,9 +19,12 @@ from adapt.report.protocol import protocol
 from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.sections import accuracy, predictions, tasks
 from adapt.report.sections.gains import gains
+from adapt.report.sections.labelling_budget import labelling_budget
 from adapt.report.sections.learning_curves import learning_curves
+from adapt.report.sections.open_set import open_set
 from adapt.report.sections.ranking import ranking
 from adapt.report.sections.section import Section
+from adapt.report.support_protocols import index_by_protocol, label_sections
 from adapt.report.tables import ReportTable
 from foundation.files.atomic import write_text
 from foundation.files.csv_text import csv_text
@@ -48,6 +52,14 @@ CSV_FIELDS = (
     "support",
     "checkpoint_fingerprint",
     "dataset_fingerprint",
+    "support_balance",
+    "zipf_exponent",
+    "label_noise",
+    "wrong_labels",
+    "examples_drawn",
+    "mean_per_class_accuracy",
+    "flagged_known",
+    "flagged_unknown",
 )
 TABLES, FIGURES = "tables", "figures"
 
@@ -63,25 +75,21 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     runs = _baseline_first(runs, baseline)
-    index = ResultsIndex(runs)
+    indexes = index_by_protocol(runs)
     sections = [
-        *accuracy.summary(index),
-        *ranking(index),
-        *gains(index),
-        *accuracy.curves(index),
-        *tasks.halves(index),
-        *tasks.other_tasks(index),
-        *predictions.locality(index),
-        *predictions.confusion(index),
-        *predictions.worst_classes(index),
+        *(
+            section
+            for protocol, index in indexes.items()
+            for section in label_sections(_few_shot_sections(index), protocol)
+        ),
         *tasks.retrieval(runs),
         *learning_curves(runs),
-        *tasks.costs(index),
+        *tasks.costs(runs),
         *tasks.jobs(runs),
     ]
     tables = [table for section in sections for table in section.tables]
     charts = [chart for section in sections for chart in section.charts]
-    write_text(folder / "report.html", _page(index, sections, title=title))
+    write_text(folder / "report.html", _page(runs, indexes, sections, title=title))
     write_text(folder / "report.csv", _rows_as_csv(runs))
     for name, endings in ((TABLES, (".csv", ".md", ".tex")), (FIGURES, (".svg", ".pdf"))):
         for old in (folder / name).glob("*"):
@@ -92,6 +100,23 @@ def write_report(
     for name, chart in zip(distinct_names([chart.name for chart in charts]), charts, strict=True):
         write_figures(chart, folder / FIGURES, name=name)
     return folder / "report.html"
+
+
+def _few_shot_sections(index: ResultsIndex) -> list[Section]:
+    """Return the sections on the results of one protocol of support sets."""
+    return [
+        *accuracy.summary(index),
+        *ranking(index),
+        *gains(index),
+        *accuracy.curves(index),
+        *labelling_budget(index),
+        *tasks.halves(index),
+        *open_set(index),
+        *tasks.other_tasks(index),
+        *predictions.locality(index),
+        *predictions.confusion(index),
+        *predictions.worst_classes(index),
+    ]
 
 
 def _baseline_first(runs: Sequence[Run], baseline: str | None) -> list[Run]:
@@ -106,7 +131,14 @@ def _baseline_first(runs: Sequence[Run], baseline: str | None) -> list[Run]:
     return sorted(runs, key=lambda run: run.name != baseline)
 
 
-def _page(index: ResultsIndex, sections: Sequence[Section], *, title: str) -> str:
+def _page(
+    runs: Sequence[Run],
+    indexes: Mapping[SupportProtocol, ResultsIndex],
+    sections: Sequence[Section],
+    *,
+    title: str,
+) -> str:
+    first = next(iter(indexes.values()))
     folder = pathlib.Path(__file__).parent
     anchors = iter(_anchors([section.title for section in sections]))
     return render(
@@ -116,14 +148,18 @@ def _page(index: ResultsIndex, sections: Sequence[Section], *, title: str) -> st
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
-        headline=headline(index),
-        datasets=index.datasets(),
-        methods=index.methods(),
-        chosen=best_method(index),
-        runs=index.runs,
+        headline=[
+            f"{protocol.title}: {sentence}" if protocol != STANDARD else sentence
+            for protocol, index in indexes.items()
+            for sentence in headline(index)
+        ],
+        datasets=list(dict.fromkeys(name for index in indexes.values() for name in index.datasets())),
+        methods=list(dict.fromkeys(name for index in indexes.values() for name in index.methods())),
+        chosen=best_method(first),
+        runs=runs,
         sections=[(next(anchors), section, _drawn(section.charts)) for section in sections],
-        examples=_examples(index.runs),
-        protocol=protocol(index),
+        examples=_examples(runs),
+        protocol=list(dict.fromkeys(sentence for index in indexes.values() for sentence in protocol(index))),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapt.evaluation.baselines.evaluate import TASK as BASELINE
+from adapt.evaluation.protocols.support_protocol import BALANCED
 from adapt.report.formatting import count
 from adapt.report.notes import identical_notes
 from adapt.report.results_index import ResultsIndex
@@ -37,9 +38,14 @@ def _few_shot(index: ResultsIndex) -> list[str]:
     seeds, scales = {row["seed"] for row in drawn}, sorted({row["logit_scale"] for row in drawn})
     selections = "; ".join(sorted({row["selection"] for row in drawn} - {"none"}))
     return [
-        f"Support sets are drawn at random with {count(len(seeds), 'seed')}. The draws of a seed are nested: the "
-        "support set at k shots consists of the first k images of each class. Datasets that ask for it use CoOp's "
-        "published draws instead.",
+        *filter(None, [index.protocol.sentence]),
+        f"Support sets are drawn at random with {count(len(seeds), 'seed')}. The draws of a seed are nested"
+        + (
+            ": the support set at k shots consists of the first k images of each class. Datasets that ask for it use "
+            "CoOp's published draws instead."
+            if index.protocol.balance == BALANCED
+            else "."
+        ),
         "Where a dataset has a query split, all of its images are queries. Otherwise the queries are the images that "
         "no support set of the seed contains, the same for every method and number of shots.",
         f"Hyper-parameters of a method are selected on the support set alone{': ' if selections else ''}{selections}. "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.evaluation.artifacts import CLASSES, EXAMPLES, read_classes, read_examples, read_predictions
+from adapt.evaluation.protocols.support_protocol import STANDARD, protocol_of
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
 from adapt.evaluation.scoring import query_error
 from adapt.report.statistics import (
@@ -91,27 +92,32 @@ def read_runs(workdir: str | os.PathLike, *, name: str | None = None) -> list[Ru
 def read_all_runs(workdir: str | os.PathLike, *, expected: Sequence[str] = ()) -> list[Run]:
     """Read the run in a workdir, or else the runs in its folders, by folder name, as a sweep writes them.
 
-    A note is logged for a run without a finished evaluation, and for an `expected` name without any files. Raises
-    `FileNotFoundError` where no run was evaluated.
+    A note is logged for a run without a finished evaluation, and for an `expected` name without any files. Checkpoints
+    that several folders have are renamed to `FOLDER/CHECKPOINT`. Raises `FileNotFoundError` where no run was evaluated.
     """
     workdir = pathlib.Path(workdir)
     found = {path.parent.name for name in RUN_FILES for path in workdir.glob(f"*/{name}")}
     found |= {path.parent.name for path in workdir.glob("*/evaluation")}
     if (workdir / "evaluation").exists() or not found:
         return read_runs(workdir)
-    runs = []
+    by_folder = {}
     for name in sorted({*found, *expected}):
         try:
-            runs += read_runs(workdir / name, name=name)
+            by_folder[name] = read_runs(workdir / name, name=name)
         except FileNotFoundError as error:
             state = "was not evaluated" if name in found else "has no files"
             reason = f": {error}" if (workdir / name / "evaluation").exists() else ""
             logger.info(f"note: run {name} {state} and is left out{reason}")
-    if not runs:
+    if not by_folder:
         raise FileNotFoundError(
             f"none of the {len({*found, *expected})} runs in {workdir} was evaluated. Run `launch.py evaluate` first."
         )
-    return runs
+    names = [run.name for runs in by_folder.values() for run in runs]
+    return [
+        run._replace(name=f"{folder}/{run.name}") if names.count(run.name) > 1 else run
+        for folder, runs in by_folder.items()
+        for run in runs
+    ]
 
 
 def _read_examples(results: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> dict[str, Any]:
@@ -123,9 +129,24 @@ def _read_examples(results: Sequence[Mapping[str, Any]], folder: pathlib.Path) -
 
 
 class ResultsIndex:
-    """The rows of several runs, looked up by run, task, method and number of shots."""
+    """The rows of several runs, looked up by run, task, method and number of shots.
+
+    All support sets have one `protocol`, so that no mean or comparison mixes two. Raises `ValueError` for rows of
+    several protocols (`adapt.report.support_protocols` separates them), and for runs of the same name.
+    """
 
     def __init__(self, runs: Sequence[Run]):
+        protocols = {protocol for run in runs for row in run.results if (protocol := protocol_of(row)) is not None}
+        if len(protocols) > 1:
+            raise ValueError(
+                f"results with support sets of {len(protocols)} protocols cannot be compared: "
+                f"{', '.join(sorted(protocol.title for protocol in protocols))}. Index each of them separately."
+            )
+        names = [run.name for run in runs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two runs are called {twice!r}, so their rows would be averaged. Rename one of them.")
+        self.protocol = next(iter(protocols), STANDARD)
         self.runs = runs
         self._folders = {run.name: run.folder for run in runs}
         self._rows: dict[tuple[str, TaskKey, str, int | str], list[Mapping[str, Any]]] = {}

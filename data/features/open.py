@@ -118,7 +118,7 @@ def open_features(names: Sequence[str | os.PathLike], *, kind: str) -> Features:
     read from `NAME.ids.jsonl` and the encoder from `NAME.json` next to a file. Raises `FileNotFoundError` and
     `ValueError`, with one sentence, for files that are missing, damaged, or do not fit together.
     """
-    paths = [_find(pathlib.Path(name).expanduser(), kind) for name in names]
+    paths = [find_features(name, kind=kind) for name in names]
     arrays = [open_array(path) for path in paths]
     for path, array in zip(paths, arrays, strict=True):
         if array.shape[1] != arrays[0].shape[1]:
@@ -153,8 +153,12 @@ def describe(features: Features, statistics: FeatureStatistics, *, kind: str) ->
     )
 
 
-def _find(path: pathlib.Path, kind: str) -> pathlib.Path:
-    """Return the file of features that a name means."""
+def find_features(name: str | os.PathLike, *, kind: str) -> pathlib.Path:
+    """Return the file of features that a name means: the file itself, or that of `kind` in a folder.
+
+    Raises `FileNotFoundError` if there is none.
+    """
+    path = pathlib.Path(name).expanduser()
     if not path.is_dir():
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder of features {path}.{nearest_path(path)}")

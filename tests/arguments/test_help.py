@@ -73,7 +73,9 @@ def test_the_names_in_the_help_are_those_of_the_registry():
 
 def test_public_names_of_adapt_are_imported_on_first_use():
     assert set(adapt.__all__) <= set(dir(adapt))
-    assert {*public_names.__all__, "Encoder", "FewShotClassifier", "isoclip_projection"} == set(adapt.__all__)
+    assert {*public_names.__all__, "Encoder", "FewShotClassifier", "isoclip_projection", "nearest"} == set(
+        adapt.__all__
+    )
     assert all(getattr(adapt, name) is getattr(public_names, name) for name in public_names.__all__)
     assert adapt.Encoder is Encoder
     with pytest.raises(AttributeError, match="module 'adapt' has no attribute 'Encodr'"):

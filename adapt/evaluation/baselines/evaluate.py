@@ -72,6 +72,7 @@ class Baseline:
             *(query_set.fingerprint for query_set in task.query_sets),
             *(f"{each.shots} {each.seed} {fingerprint(each.rows, each.labels)}" for each in task.support_sets),
             task.metric,
+            *filter(None, [task.protocol.slug]),
         )
         unit = Unit.create(self.checkpoint, task.dataset, TASK, self.kind, depends_on=depends_on)
         if compute and unit.read(out) is None:
@@ -117,8 +118,10 @@ class Baseline:
                             "settings": {},
                             "selection": "none",
                             "short": support_set.short,
+                            "wrong_labels": support_set.wrong_labels,
                             "question": query_set.name,
                         }
+                        | task.protocol.fields
                         | score(counted, query_set.labels, candidates=query_set.candidates, metric=task.metric)
                     )
         return rows

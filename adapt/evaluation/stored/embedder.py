@@ -54,7 +54,8 @@ class StoredEmbedder:
             support = self._features(task.support_images)
         names = [*([task.query_sets[0].name] if task.name == "transfer" else []), dataset.name]
         texts = [self._texts[name] for name in names]
-        class_texts = None if any(each is None for each in texts) else np.concatenate(texts)
+        number = len(task.class_names)  # fewer than those of the data set if some of its classes are unknown
+        class_texts = None if any(each is None for each in texts) else np.concatenate(texts)[:number]
         return TaskEmbeddings(support, queries, {STORED: class_texts})
 
     def count_identical(self, task: EvaluationTask, embeddings: TaskEmbeddings) -> TaskEmbeddings:

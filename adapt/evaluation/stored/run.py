@@ -9,20 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapt.evaluation.checkpoint_evaluator import CheckpointEvaluator, NoteLog
-from adapt.evaluation.config import EvaluateSettings, Shard
+from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.results import Unit, merge
 from adapt.evaluation.stored.embedder import StoredEmbedder, StoredEncoder, as_dataset
 from adapt.evaluation.stored.feature_sets import FeatureSet, find_feature_sets
 from data.features.labelled import FeatureDataset, open_labelled_features
 from data.fewshot.open import Dataset
+from foundation.shard import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
 
-_WHOLE = Shard()
-
 
 def evaluate_features(
-    settings: EvaluateSettings, *, out: str | os.PathLike, shard: Shard = _WHOLE
+    settings: EvaluateSettings, *, out: str | os.PathLike, shard: Shard = WHOLE
 ) -> list[dict[str, Any]]:
     """Evaluate the stored features in `settings.features`, and write the rows to `out/results.jsonl`; return the rows.
 

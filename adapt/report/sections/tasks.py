@@ -146,10 +146,10 @@ def _task_rows(index: ResultsIndex, key: TaskKey) -> list[list[Cell]]:
     return cells
 
 
-def costs(index: ResultsIndex) -> list[Section]:
+def costs(runs: Sequence[Run]) -> list[Section]:
     """Return the seconds of embedding, and of selecting, fitting and classifying by method."""
     rows = []
-    for run in index.runs:
+    for run in runs:
         by_method: dict[str, list[float]] = {}
         for cost in run.costs:
             if cost["what"] != "embedding":

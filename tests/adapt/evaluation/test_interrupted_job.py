@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import launch
@@ -88,3 +89,29 @@ def test_killed_after_any_unit_the_job_resumes_to_the_same_bytes_and_recomputes_
     assert done.items() <= finished().items()  # equal if the last two units finished together
     for pattern in ("results.jsonl", "units/*.jsonl", "predictions/*.npy", "embeddings/*/*.npy"):
         assert contents(folder, pattern) == contents(whole, pattern), pattern
+
+
+@pytest.mark.slow
+def test_three_shards_one_of_them_killed_write_the_rows_of_one_process(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("birds", "fish", "trees"):
+        labels = np.repeat(np.arange(4), 12)
+        parts = {part: rng.normal(size=(48, 8)) + np.eye(8)[labels] for part in ("support", "query")}
+        (tmp_path / "tiny").mkdir(exist_ok=True)
+        np.savez(tmp_path / "tiny" / f"{name}.npz", **parts, support_labels=labels, query_labels=labels)
+    arguments = ["evaluate", f"--features={tmp_path / 'tiny'}", "--shots=1,4", "--seeds=2", "--methods=prototypes,knn"]
+    assert launch.main([*arguments, f"--workdir={tmp_path / 'whole'}"]) == 0
+    folder = tmp_path / "shards" / "evaluation"
+    processes = [start([*arguments, f"--shard={index}/3"], tmp_path / "shards", devices=1) for index in range(3)]
+    until = time.monotonic() + 120
+    while not list(folder.glob("units/tiny-fish-*")) and processes[1].poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    processes[1].send_signal(signal.SIGKILL)
+    processes[1].communicate()
+    finish(processes[0])
+    finish(processes[2])
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("units/*.jsonl")}
+    assert not (folder / "results.jsonl").exists() and 4 <= len(before) < 6
+    finish(start([*arguments, "--shard=1/3"], tmp_path / "shards", devices=1))
+    assert contents(folder, "results.jsonl") == contents(tmp_path / "whole" / "evaluation", "results.jsonl")
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())

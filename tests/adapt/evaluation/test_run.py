@@ -13,13 +13,14 @@ import pytest
 import adapt
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.results import read_results
-from adapt.evaluation.run import EvaluateSettings, Shard, evaluate
+from adapt.evaluation.run import EvaluateSettings, evaluate
 from adapt.evaluation.sampling import draw_nested
 from adapt.evaluation.scoring import score
 from adapt.model_selection.hyperparameters import Grid
 from adapt.report.results_index import ResultsIndex, Run, TaskKey
 from data.fewshot.labelled import Metric
 from foundation.settings import build
+from foundation.shard import Shard
 from models.checkpoints.io import Checkpoint, save_checkpoint
 from models.preprocessing import Preprocessing
 from models.text.tokenizer import train_tokenizer

@@ -75,11 +75,20 @@ def compared(rows):
     return [{field: row[field] for field in COMPARED} for row in rows if row["task"] != "baseline"]
 
 
-@pytest.mark.parametrize("pool", [False, True], ids=["query", "pool"])
-def test_features_of_a_checkpoint_give_its_results(checkpoint, images, texts, tmp_path, pool):
+@pytest.mark.parametrize(
+    ("pool", "protocol"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"support_balance": "natural", "label_noise": 0.3, "shots": (2, 4)}),
+        (True, {"support_balance": "zipf", "zipf_exponent": 2.0}),
+    ],
+    ids=["query", "pool", "natural", "zipf"],
+)
+def test_features_of_a_checkpoint_give_its_results(checkpoint, images, texts, tmp_path, pool, protocol):
     parts = {"support": SAMPLES} if pool else {"support": SAMPLES[::2], "query": SAMPLES[1::2]}
     things = {part: str(write_shard(tmp_path / f"{part}.tar", samples)) for part, samples in parts.items()}
-    chosen = {"tasks": ("zero_shot", "few_shot", "base_to_new"), "min_examples": 1}
+    chosen = {"tasks": ("zero_shot", "few_shot", "base_to_new"), "min_examples": 1} | protocol
     with_images = settings(datasets=("things",), custom_datasets={"things": things}, baselines=(), **chosen)
     expected = evaluate({"tiny": checkpoint}, with_images, out=tmp_path / "a", data_dir=tmp_path)
     folder = write(tmp_path / "tiny" / "things", images, texts=texts, pool=pool)

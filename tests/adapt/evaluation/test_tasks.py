@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from adapt.evaluation.protocols.support_protocol import SupportProtocol
 from adapt.evaluation.sampling import draw_coop, draw_nested
 from adapt.evaluation.tasks import TASKS, build_task, counted_queries
 from data.fewshot.labelled import DatasetSettings, LabelledImages
@@ -158,7 +159,7 @@ def test_coop_draws_are_those_of_its_lists_from_seed_1():
 
 
 def test_no_counted_query_of_a_pool_is_in_a_support_set_of_the_same_seed():
-    for name in ("few_shot", "base_to_new", "forgetting"):
+    for name in ("few_shot", "base_to_new", "forgetting", "open_set"):
         task = build(name, dataset(query=None), shots=(1, 2, 4), seeds=3)
         for support_set in task.support_sets:
             seen = set().union(*(other.rows for other in task.support_sets if other.seed == support_set.seed))
@@ -204,3 +205,33 @@ def test_base_to_new_needs_two_classes_per_half():
         of = dataset(np.arange(4 * classes) % classes, np.arange(classes), classes=classes)
         assert (build("base_to_new", of) is not None) == there
         assert build("forgetting", of) is not None
+
+
+def test_unknown_classes_of_an_open_set_have_no_support_and_are_no_candidates():
+    for of in (dataset(), dataset(query=None)):
+        task = build("open_set", of, shots=(1, 2))
+        assert task.class_names == of.class_names[:3] and len(task.templates) == 3
+        known, unknown = task.query_sets
+        everything = np.array(SUPPORT if of.query is None else QUERY)
+        assert asked(known) == (everything[everything < 3].tolist(), [0, 1, 2])
+        assert asked(unknown) == (everything[everything >= 3].tolist(), [0, 1, 2])
+        for support_set in task.support_sets:
+            assert set(support_set.labels.tolist()) == {0, 1, 2} and len(support_set.rows) == 3 * support_set.shots
+            assert counted_queries(task, support_set, unknown).all()
+    assert build("open_set", dataset(support=[0, 1, 2], query=[0, 1, 2], classes=3)) is None
+
+
+def test_every_task_draws_by_its_protocol_and_notes_classes_without_images():
+    for name in ("few_shot", "base_to_new", "open_set", "linear_probe"):
+        task = build(name, dataset(), protocol=SupportProtocol("zipf", 1.0, 0.4))
+        assert task.protocol == ("zipf", 1.0, 0.4)
+        for each in task.support_sets:
+            right = np.array(SUPPORT)[each.rows]
+            assert (each.labels != right).sum() == each.wrong_labels == round(0.4 * len(right))
+            assert set(each.labels.tolist()) <= set(right.tolist()) | set(range(5 if "_new" not in name else 3))
+    task = build("few_shot", dataset(classes=6, draws="coop"), protocol=SupportProtocol("natural"))
+    assert task.notes[:2] == (
+        "set: no support images of 1 of 6 classes: set 5",
+        "set: CoOp's draws are balanced; natural support sets are drawn instead",
+    )
+    assert all(each.short for each in task.support_sets)

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -37,6 +38,26 @@ def test_a_workdir_is_locked_by_one_process_until_it_ends(tmp_path):
     holder.wait()
     with lock(tmp_path):
         pass
+
+
+def test_a_process_can_wait_for_the_lock(tmp_path):
+    order = []
+
+    def wait():
+        with lock_folder(tmp_path, "run.lock", job="run", option="--workdir", wait=True):
+            order.append("second")
+
+    with logged() as messages:
+        with lock(tmp_path):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            deadline = time.monotonic() + 30
+            while not messages and time.monotonic() < deadline:
+                time.sleep(0.01)
+            order.append("first")
+        thread.join()
+    assert order == ["first", "second"]
+    assert messages[0].startswith(f"waiting for another run in {tmp_path} (process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

@@ -1,0 +1,1 @@
+"""Protocols beyond balanced, correctly labelled support sets: imbalance, label noise and unknown classes."""
