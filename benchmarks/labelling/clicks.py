@@ -28,7 +28,7 @@ from scipy.optimize import isotonic_regression
 from adapt.photos.expected_accuracy import expect_accuracy
 from adapt.report.charts import Line, line_chart
 from benchmarks.labelling.sets import PUBLIC, LabelledSet, open_set
-from benchmarks.labelling.simulation import MIXED, ORDERS, POOL_SHARE, Labelling, simulate
+from benchmarks.labelling.simulation import GRID, MIXED, ORDERS, POOL_SHARE, Labelling, simulate
 from benchmarks.machine import describe_machine
 from benchmarks.study.figures import framed
 from benchmarks.study.markdown import markdown, percent
@@ -179,7 +179,7 @@ def estimate_table(all_curves: Sequence[Curves]) -> tuple[list[str], list[list[s
 def draw(curves: Curves, orders: Sequence[str]) -> str:
     """Return a chart of the mean accuracy by clicks."""
     lines = []
-    for number, order in enumerate(order for order in orders if order not in (CHANCE, MIXED)):
+    for number, order in enumerate(order for order in orders if order not in (CHANCE, MIXED, GRID)):
         means = np.mean([session.accuracy for session in curves[order]], axis=0)
         grey = 0 if order == "random" else None
         lines.append(Line(order, np.arange(1, len(means) + 1), means, color=number, grey=grey))

@@ -14,7 +14,9 @@ POOL_SHARE = 0.8  # of a set's pictures in each run
 LEAST_RECENT = 5  # pictures of an estimate from the last third of the random share
 RANDOM_EVERY = 5  # of the order "chooser, 1 in 5 random"
 MIXED = f"chooser, 1 in {RANDOM_EVERY} random"
-ORDERS = ("random", "random again", "chooser", "representative", "uncertain", MIXED)
+GRID_PLACES = 12
+GRID = f"page, grid of {GRID_PLACES}"
+ORDERS = ("random", "random again", "chooser", "representative", "uncertain", MIXED, GRID)
 
 
 class NearestMeans:
@@ -86,6 +88,32 @@ class Suggested:
             1, features=self._pictures, labelled=np.array(labelled, np.int64), logits=logits, open_rows=free
         )
         return int(suggested.rows[0])
+
+
+class SuggestedInGrid(Suggested):
+    """The page of `launch.py label`: suggestions keep their places in a grid and are labelled from place to place."""
+
+    def __init__(self, pictures: np.ndarray, seed: int):
+        super().__init__(pictures, seed, random_every=RANDOM_EVERY)
+        self._places: list[int] = []
+        self._next = 0
+
+    def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
+        """Return the picture in the next place, after labelled ones were replaced by the best new suggestions."""
+        suggested = self._chooser.choose(
+            2 * GRID_PLACES,
+            features=self._pictures,
+            labelled=np.array(labelled, np.int64),
+            logits=means.cosines[: len(free)],
+            open_rows=free,
+        )
+        fresh = [row for row in suggested.rows.tolist() if row not in self._places]
+        kept = [row if free[row] else (fresh.pop(0) if fresh else -1) for row in self._places]
+        self._places = [row for row in kept if row >= 0]
+        self._places += fresh[: GRID_PLACES - len(self._places)]
+        row = self._places[self._next % len(self._places)]
+        self._next = (self._next + 1) % GRID_PLACES
+        return row
 
 
 class SmallestMargin:
@@ -164,6 +192,8 @@ def simulate(found: LabelledSet, order: str, *, run: int, clicks: int, estimate_
 def _picker(order: str, pictures: np.ndarray, *, seed: int) -> Picker:
     if order.startswith("random"):
         return Shuffled(len(pictures), seed + (order == "random again"))
+    if order == GRID:
+        return SuggestedInGrid(pictures, seed)
     if order == "uncertain":
         return SmallestMargin(len(pictures), seed)
     return Suggested(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import faults, machine, remat, side_process
+from benchmarks.labelling import browser as label_browser
 from benchmarks.labelling import clicks, speed
 from benchmarks.peers import (
     adapter_accuracy,
@@ -29,6 +30,7 @@ from benchmarks.peers import (
 from benchmarks.peers.installed import missing_peers
 from pretrain.compilation.devices import DescribedDevices
 from tests.benchmarks.labelled_sets import labelled_set
+from tests.browser.pages import CHROMIUM
 from tests.data.shard_files import write_tar
 
 MODULES = [
@@ -111,7 +113,7 @@ def test_help_names_the_command(name, capsys):
 
 
 def test_all_benchmarks_are_found():
-    assert len(MODULES) == 28 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
+    assert len(MODULES) == 29 and "benchmarks.peers.train_step_cpu" in MODULES and "benchmarks.study.page" in MODULES
 
 
 def test_faults_prints_a_row_per_fault_and_fails_with_them(monkeypatch, capsys):
@@ -412,3 +414,11 @@ def test_labelling_clicks_prints_both_tables_and_names_missing_data(tmp_path, mo
 def test_labelling_speed_prints_a_row_per_situation(capsys):
     assert speed.main(["--pictures=2600", "--dim=8", "--classes=3", "--clicks=2"]) == 0
     assert capsys.readouterr().out.count("\n| ") == 7
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome found; install one, or set CHROME to it")
+def test_the_label_page_is_timed_in_a_browser(capsys):
+    label_browser.main(["--pictures=200", "--clicks=2"])
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows[3:]] == ["200", "200, while embedding"]
+    assert all(float(cell) > 0 for row in rows[3:] for cell in row.split("|")[2:-1])
