@@ -231,6 +231,10 @@ class CheckpointEvaluator:
         began = time.monotonic()
         queries = stack_queries(task.query_sets)
         support_sets = _zero_shot_draws(task) if method == "zero_shot" else task.support_sets
+        counted = [
+            np.concatenate([counted_queries(task, support_set, query_set) for query_set in task.query_sets])
+            for support_set in support_sets
+        ]
         rows: list[dict[str, Any]] = []
         predictions: list[np.ndarray] = []
         for variant, class_texts in embeddings.class_texts.items():
@@ -243,12 +247,13 @@ class CheckpointEvaluator:
                 groups=queries.groups,
                 candidates=queries.candidates,
                 logit_scale=self.settings.logit_scale,
+                counted=counted,
             )
-            for support_set, chosen, predicted in zip(support_sets, found.chosen, found.predictions, strict=True):
+            for support_set, chosen, predicted, counts in zip(support_sets, *found, counted, strict=True):
+                predicted[~counts] = EXCLUDED
                 row = self._row(task, method, support_set)
                 row["settings"] = _text_settings(task, variant) or dict(Grid(method).settings[int(chosen)])
                 for query_set, span in zip(task.query_sets, queries.spans, strict=True):
-                    predicted[span][~counted_queries(task, support_set, query_set)] = EXCLUDED
                     accuracy = score(
                         predicted[span], queries.labels[span], candidates=query_set.candidates, metric=task.metric
                     )
@@ -292,6 +297,7 @@ class CheckpointEvaluator:
             "task": task.name,
             "dataset": task.dataset,
             "method": method,
+            "transductive": find(method).transductive,
             "shots": "all" if task.name == "linear_probe" else 0 if zero_shot else support_set.shots,
             "seed": support_set.seed,
             "metric": task.metric,
@@ -323,8 +329,9 @@ class CheckpointEvaluator:
         for query_set in task.query_sets:
             values = [row["value"] for row in rows if row["shots"] == most and row["question"] == query_set.name]
             accuracies.append(f"{query_set.name} {np.mean(values):.1%}".strip())
+        kind = " (transductive)" if find(method).transductive else ""
         at = f" at {most} shot{'' if most == 1 else 's'}" if most else ""
-        return f"{self.name}, {task.dataset}, {task.name}: {method} {', '.join(accuracies)}{at}"
+        return f"{self.name}, {task.dataset}, {task.name}: {method}{kind} {', '.join(accuracies)}{at}"
 
 
 def _searched_settings(method: str) -> tuple[str, ...]:
