@@ -56,6 +56,11 @@ def classify(
     )
     chosen = choice.chosen
     logger.info(f"selected: {chosen.method} ({chosen.selected_by})")
+    if chosen.adapter.transductive:
+        logger.info(
+            f"{chosen.method} is transductive: it classifies all {len(query.paths):,} queries together, so that "
+            "a prediction depends on the other queries"
+        )
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
     check_finite(logits, query.paths, f"rows of logits of {chosen.method}")
@@ -88,6 +93,7 @@ def _description(result: SortingResult, described: Mapping[str, Any]) -> dict[st
     return {
         "classes": result.class_names,
         "method": chosen.method,
+        "transductive": chosen.adapter.transductive,
         "selected_by": chosen.selected_by,
         "left_out_accuracy": None if np.isnan(chosen.accuracy) else round(chosen.accuracy, 6),
         "left_out_accuracy_interval": expected and [round(expected.low, 6), round(expected.high, 6)],

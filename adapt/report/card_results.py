@@ -24,7 +24,21 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
         for row in rows
         if row["task"] == "retrieval" and row["k"] == 10
     ]
-    index = ResultsIndex([Run("", rows, {}, (), ())])
+    run = Run("", rows, {}, (), ())
+    inductive = ResultsIndex([run])
+    results += _few_shot(inductive) + _few_shot(ResultsIndex([run], transductive=True))
+    for key in inductive.keys("few_shot"):
+        for curve in baseline_curves(inductive, key):
+            most = max(curve.intervals)
+            value = f"{format_interval(curve.intervals[most])} %"
+            results.append(
+                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots, a baseline")
+            )
+    return results
+
+
+def _few_shot(index: ResultsIndex) -> list[MeasuredResult]:
+    results = []
     for key in index.keys("few_shot"):
         for method in index.methods():
             shots = 0 if method == "zero_shot" else (index.shots(key) or [0])[-1]
@@ -35,12 +49,6 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
             protocol = f"{drawn[0]['classes']} classes, {_draws(shots, len(drawn))}"
             results.append(
                 MeasuredResult(key.dataset, f"accuracy of {method}", f"{format_interval(interval)} %", protocol)
-            )
-        for curve in baseline_curves(index, key):
-            most = max(curve.intervals)
-            value = f"{format_interval(curve.intervals[most])} %"
-            results.append(
-                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots, a baseline")
             )
     return results
 

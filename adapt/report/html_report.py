@@ -13,7 +13,7 @@ from typing import Any
 
 from adapt.report.figures.chart import Chart
 from adapt.report.figures.draw import panel_svg, swatch, write_figures
-from adapt.report.headline import best_method, headline
+from adapt.report.headline import best_method, headline, transductive_sentences
 from adapt.report.protocol import protocol
 from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.sections import accuracy, predictions, tasks
@@ -34,6 +34,7 @@ CSV_FIELDS = (
     "dataset",
     "question",
     "method",
+    "transductive",
     "shots",
     "seed",
     "metric",
@@ -63,17 +64,13 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     runs = _baseline_first(runs, baseline)
-    index = ResultsIndex(runs)
+    index, together = ResultsIndex(runs), ResultsIndex(runs, transductive=True)
     sections = [
-        *accuracy.summary(index),
-        *ranking(index),
-        *gains(index),
-        *accuracy.curves(index),
-        *tasks.halves(index),
-        *tasks.other_tasks(index),
-        *predictions.locality(index),
+        *_accuracy_sections(index),
         *predictions.confusion(index),
         *predictions.worst_classes(index),
+        *_accuracy_sections(together),
+        *predictions.worst_classes(together),
         *tasks.retrieval(runs),
         *learning_curves(runs),
         *tasks.costs(index),
@@ -81,7 +78,7 @@ def write_report(
     ]
     tables = [table for section in sections for table in section.tables]
     charts = [chart for section in sections for chart in section.charts]
-    write_text(folder / "report.html", _page(index, sections, title=title))
+    write_text(folder / "report.html", _page(index, together, sections, title=title))
     write_text(folder / "report.csv", _rows_as_csv(runs))
     for name, endings in ((TABLES, (".csv", ".md", ".tex")), (FIGURES, (".svg", ".pdf"))):
         for old in (folder / name).glob("*"):
@@ -92,6 +89,19 @@ def write_report(
     for name, chart in zip(distinct_names([chart.name for chart in charts]), charts, strict=True):
         write_figures(chart, folder / FIGURES, name=name)
     return folder / "report.html"
+
+
+def _accuracy_sections(index: ResultsIndex) -> list[Section]:
+    """Return the sections that compare methods, which are all of one kind."""
+    return [
+        *accuracy.summary(index),
+        *ranking(index),
+        *gains(index),
+        *accuracy.curves(index),
+        *tasks.halves(index),
+        *tasks.other_tasks(index),
+        *predictions.locality(index),
+    ]
 
 
 def _baseline_first(runs: Sequence[Run], baseline: str | None) -> list[Run]:
@@ -106,7 +116,7 @@ def _baseline_first(runs: Sequence[Run], baseline: str | None) -> list[Run]:
     return sorted(runs, key=lambda run: run.name != baseline)
 
 
-def _page(index: ResultsIndex, sections: Sequence[Section], *, title: str) -> str:
+def _page(index: ResultsIndex, together: ResultsIndex, sections: Sequence[Section], *, title: str) -> str:
     folder = pathlib.Path(__file__).parent
     anchors = iter(_anchors([section.title for section in sections]))
     return render(
@@ -116,9 +126,9 @@ def _page(index: ResultsIndex, sections: Sequence[Section], *, title: str) -> st
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
-        headline=headline(index),
-        datasets=index.datasets(),
-        methods=index.methods(),
+        headline=headline(index) + transductive_sentences(together),
+        datasets=list(dict.fromkeys(index.datasets() + together.datasets())),
+        methods=index.methods() + together.methods(),
         chosen=best_method(index),
         runs=index.runs,
         sections=[(next(anchors), section, _drawn(section.charts)) for section in sections],
@@ -164,7 +174,7 @@ def _write_table(folder: pathlib.Path, name: str, table: ReportTable) -> None:
 
 def _rows_as_csv(runs: Sequence[Run]) -> str:
     rows = [
-        {**row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)}
+        {"transductive": False, **row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)}
         for run in runs
         for row in run.results
     ]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.evaluation.artifacts import CLASSES, EXAMPLES, read_classes, read_examples, read_predictions
+from adapt.evaluation.baselines.evaluate import TASK as BASELINE
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
 from adapt.evaluation.scoring import query_error
 from adapt.report.statistics import (
@@ -123,15 +124,24 @@ def _read_examples(results: Sequence[Mapping[str, Any]], folder: pathlib.Path) -
 
 
 class ResultsIndex:
-    """The rows of several runs, looked up by run, task, method and number of shots."""
+    """The rows of several runs, looked up by run, task, method and number of shots.
 
-    def __init__(self, runs: Sequence[Run]):
+    An index has either the methods that classify each query on its own or, with `transductive`, those that classify all
+    queries together: the two are never compared. The latter are named `METHOD (transductive)`; `suffix` is what
+    follows titles and `file_suffix` what follows the names of tables and charts. Baselines are in both.
+    """
+
+    def __init__(self, runs: Sequence[Run], *, transductive: bool = False):
         self.runs = runs
+        self.suffix = " (transductive)" if transductive else ""
+        self.file_suffix = "-transductive" if transductive else ""
         self._folders = {run.name: run.folder for run in runs}
         self._rows: dict[tuple[str, TaskKey, str, int | str], list[Mapping[str, Any]]] = {}
         for run in runs:
             for row in run.results:
-                self._rows.setdefault((run.name, key_of(row), row["method"], row["shots"]), []).append(row)
+                if row["task"] == BASELINE or row.get("transductive", False) == transductive:
+                    method = row["method"] if row["task"] == BASELINE else row["method"] + self.suffix
+                    self._rows.setdefault((run.name, key_of(row), method, row["shots"]), []).append(row)
 
     def keys(self, task: str) -> list[TaskKey]:
         """Return the datasets and query sets of a task, in the order of the rows."""

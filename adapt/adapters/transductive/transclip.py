@@ -47,7 +47,7 @@ class TransClip(TransductiveAdapter):
     """
 
     name = "transclip"
-    gamma: float = 0.02
+    gamma: float = 0.002
     text_weight: float = 1.0
     temperature: float = 50.0
     neighbors: int = static(3)
@@ -55,7 +55,7 @@ class TransClip(TransductiveAdapter):
     variant: str = static("few_shot")
 
     needs_text = True
-    grid = {"gamma": (0.02, 0.002, 0.01, 0.2)}
+    grid = {"gamma": (0.002, 0.01, 0.02, 0.2)}
 
     def check_settings(self) -> None:
         check_at_least(self, 0, "gamma", "text_weight", "neighbors", "iterations")

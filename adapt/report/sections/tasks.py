@@ -71,7 +71,7 @@ def _halves(index: ResultsIndex, task: str, *, dataset: str, title: str, text: s
     names = ["method", "run"] if len(index.runs) > 1 else ["method"]
     cells = [[Cell(text) for text in row] for row in rows]
     table = ReportTable(
-        f"{task}-{dataset}",
+        f"{task}-{dataset}{index.file_suffix}",
         f"accuracy on {dataset} at {count(shots[-1], 'shot')}, %",
         [*names, "base", "new", "harmonic mean"],
         cells,
@@ -82,8 +82,9 @@ def _halves(index: ResultsIndex, task: str, *, dataset: str, title: str, text: s
     panels = [dataclasses.replace(panel, x_range=ends) for panel in panels]
     ink = Look(INK, dashes="", marker="o")
     legend = [LegendEntry("base classes", ink), LegendEntry("new classes", ink._replace(filled=False))]
-    chart = Chart(f"{task}-{dataset}", f"{title}: {dataset}", panels, legend)
-    return [Section(f"{title}: {dataset}", text, [table], [chart], dataset=dataset)]
+    title = f"{title}: {dataset}{index.suffix}"
+    chart = Chart(f"{task}-{dataset}{index.file_suffix}", title, panels, legend)
+    return [Section(title, text, [table], [chart], dataset=dataset)]
 
 
 def other_tasks(index: ResultsIndex) -> list[Section]:
@@ -116,8 +117,8 @@ def other_tasks(index: ResultsIndex) -> list[Section]:
         rows = [row for key in index.keys(task) for row in _task_rows(index, key)]
         if rows:
             head = ["dataset", "method", *(["run"] if len(index.runs) > 1 else []), "shots", "accuracy, %"]
-            table = ReportTable(task, title, head, rows, labels=len(head) - 2)
-            sections.append(Section(title, text, [table]))
+            table = ReportTable(task + index.file_suffix, title + index.suffix, head, rows, labels=len(head) - 2)
+            sections.append(Section(title + index.suffix, text, [table]))
     return sections
 
 

@@ -29,7 +29,7 @@ def linked(rows, queries, m, own):
     return w
 
 
-def transclip(s, y, text, x, scale, gamma=0.02, text_weight=1.0, temperature=50.0, neighbors=3, iterations=10):
+def transclip(s, y, text, x, scale, gamma=0.002, text_weight=1.0, temperature=50.0, neighbors=3, iterations=10):
     few_shot, classes = len(y) > 0, len(text)
     members, w = np.eye(classes)[y], linked(x, x, neighbors, own=True)
     share = text_weight * (0.5 if few_shot else 1.0)
