@@ -58,8 +58,8 @@ def classify(
     logger.info(f"selected: {chosen.method} ({chosen.selected_by})")
     if chosen.adapter.transductive:
         logger.info(
-            f"{chosen.method} is transductive: it classifies all {len(query.paths):,} queries together, so that "
-            "a prediction depends on the other queries"
+            f"{chosen.method} is transductive: it classifies all {len(query.paths):,} queries together. It is meant "
+            "for queries in which all classes are about equally frequent; where classes are missing, it is often wrong"
         )
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))

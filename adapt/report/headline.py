@@ -41,7 +41,7 @@ def transductive_sentences(index: ResultsIndex) -> list[str]:
     names = " and ".join(method.removesuffix(index.suffix) for method in index.methods())
     return [
         f"{names}: transductive, fitted on all queries at once without their labels. Not comparable with the methods "
-        "that classify each query on its own, they have tables of their own and are not considered above."
+        "that classify each query on its own, they are left out of these comparisons and have tables of their own."
     ]
 
 

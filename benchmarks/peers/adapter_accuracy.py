@@ -9,6 +9,9 @@ draws 100 of its classes and, per class, three query images and up to four suppo
 selected on the support set alone. Prints the mean accuracy and the half-width of its 95 % interval over support sets.
 Transductive methods, which classify all queries together, have a table of their own.
 
+--skewed keeps the queries of 30 of the 100 classes (imagenet_a_100); all 100 stay candidates, as in a folder of images
+that lacks most classes.
+
 --uneven gives each class between 1 and the stated number of shots, at random (imagenet_a_100).
 
 --locality instead adapts to the first 250 of the 500 classes of imagenet_a, from `support_2`, and prints the accuracy
@@ -50,7 +53,7 @@ GROUPS = {
     "transductive": TRANSDUCTIVE,
 }
 VARIANTS = {"transclip": (("variant", "zero_shot"),)}  # rows in addition, with default settings otherwise
-_SUBSET_CLASSES, _SUBSET_QUERIES = 100, 3
+_SUBSET_CLASSES, _SUBSET_QUERIES, _SKEWED_CLASSES = 100, 3, 30
 
 
 class Draws(NamedTuple):
@@ -86,10 +89,13 @@ def draw_supports(folder: pathlib.Path, name: str, *, shots: int, draws: int = D
     return Draws(pool[rows], labels[rows], unit["test"], np.eye(labels.max() + 1)[found["test_labels"]], None)
 
 
-def draw_subsets(folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven: bool = False) -> list[Draws]:
+def draw_subsets(
+    folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven: bool = False, skewed: bool = False
+) -> list[Draws]:
     """Return tasks of 100 classes of imagenet_a, each with one support set and its own queries.
 
-    With `uneven`, classes have between 1 and `shots` support images; the missing ones are padding.
+    With `uneven`, classes have between 1 and `shots` support images; the missing ones are padding. With `skewed`, only
+    30 of the classes have queries.
     """
     found, unit = _read_features(folder, "imagenet_a")
     pool = np.concatenate([unit[f"support_{k}"] for k in (1, 2, 4)])
@@ -104,6 +110,8 @@ def draw_subsets(folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven
         if uneven:
             numbers = np.where(np.arange(shots) < rng.integers(1, shots + 1, (_SUBSET_CLASSES, 1)), numbers, -1)
         members = np.repeat(np.eye(_SUBSET_CLASSES), _SUBSET_QUERIES, axis=0)
+        if skewed:
+            query, members = query[:_SKEWED_CLASSES], members[: _SKEWED_CLASSES * _SUBSET_QUERIES]
         text = unit["text"][classes]
         tasks.append(Draws(pool[support.ravel()][None], numbers.reshape(1, -1), pool[query.ravel()], members, text))
     return tasks
@@ -189,10 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shots", help="numbers of shots, separated by commas (default: all of the set)")
     parser.add_argument("--draws", type=int, default=DRAWS, help="support sets per number of shots (default: 10)")
     parser.add_argument("--settings", action="store_true", help="print how often each setting was selected")
+    parser.add_argument("--defaults", action="store_true", help="only default settings, without selection")
     parser.add_argument(
         "--leave_out", choices=("one", "fold"), help="how settings are selected (default: as each method prefers)"
     )
     parser.add_argument("--uneven", action="store_true", help="between 1 and the number of shots per class, at random")
+    parser.add_argument("--skewed", action="store_true", help="queries of 30 of the 100 classes (imagenet_a_100)")
     parser.add_argument("--locality", action="store_true", help="print the accuracy on classes without support images")
     args = parser.parse_args(arguments)
     methods = [name for given in args.methods.split(",") for name in GROUPS.get(given, (given,))]
@@ -218,7 +228,7 @@ def _table(name: str, kind: str, methods: Sequence[str], args: argparse.Namespac
     tasks = {k: _tasks(name, k, args) for k in shots}
     for method in methods:
         rows: list[tuple[str, dict[str, Any]]] = [("defaults", {"select": False}), ("selected", {"select": True})]
-        if method == "zero_shot":
+        if method == "zero_shot" or args.defaults:
             rows = rows[:1]
         rows += [("=".join(pair), {"select": False, "fixed": (pair,)}) for pair in VARIANTS.get(method, ())]
         for label, options in rows:
@@ -235,7 +245,7 @@ def _table(name: str, kind: str, methods: Sequence[str], args: argparse.Namespac
 
 def _tasks(name: str, shots: int, args: argparse.Namespace) -> list[Draws]:
     if name == "imagenet_a_100":
-        return draw_subsets(args.features, shots=shots, draws=args.draws, uneven=args.uneven)
+        return draw_subsets(args.features, shots=shots, draws=args.draws, uneven=args.uneven, skewed=args.skewed)
     return [draw_supports(args.features, name, shots=shots, draws=args.draws)]
 
 

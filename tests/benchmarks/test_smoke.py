@@ -201,6 +201,9 @@ def test_draws_of_100_classes_have_queries_of_their_own_and_uneven_ones_any_numb
         assert task.features.shape == (1, 400, 8) and task.query.shape == (300, 8) and task.text.shape == (100, 8)
         assert not (task.features[0][:, None] == task.query).all(axis=2).any()
     assert (np.bincount(even[0].labels[0]) == 4).all()
+    skewed = adapter_accuracy.draw_subsets(features, shots=4, draws=2, skewed=True)
+    np.testing.assert_array_equal(skewed[1].query, even[1].query[:90])
+    assert skewed[1].members.shape == (90, 100) and (skewed[1].labels == even[1].labels).all()
     counts = np.bincount(uneven[0].labels[0] + 1, minlength=101)
     assert set(counts[1:]) == {1, 2, 3, 4} and counts[0] == 400 - counts[1:].sum()
 

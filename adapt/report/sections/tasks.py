@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.adapters.registry import TRANSDUCTIVE
 from adapt.report.figures.chart import INK, Chart, LegendEntry, Look, run_look
 from adapt.report.figures.panels import Mark, MarkedRow, RowPanel
 from adapt.report.formatting import count, format_interval
@@ -162,7 +163,13 @@ def costs(index: ResultsIndex) -> list[Section]:
         if run.costs:
             rows.append([Cell(run.name), Cell("embedding"), Cell(""), Cell(""), Cell(f"{embedding:.1f}")])
         rows += [
-            [Cell(run.name), Cell(method), Cell(f"{support_sets:,}"), Cell(f"{predictions:,}"), Cell(f"{seconds:.1f}")]
+            [
+                Cell(run.name),
+                Cell(_marked(method)),
+                Cell(f"{support_sets:,}"),
+                Cell(f"{predictions:,}"),
+                Cell(f"{seconds:.1f}"),
+            ]
             for method, (support_sets, predictions, seconds) in by_method.items()
         ]
     head = ["checkpoint", "work", "support sets", "predictions", "seconds"]
@@ -171,6 +178,10 @@ def costs(index: ResultsIndex) -> list[Section]:
         "fitting, classification and compilation; on CPUs two methods run at the same time."
     )
     return [Section("Compute cost", text, [ReportTable("costs", "compute cost", head, rows, labels=2)])] if rows else []
+
+
+def _marked(method: str) -> str:
+    return f"{method} (transductive)" if method in TRANSDUCTIVE else method
 
 
 def retrieval(runs: Sequence[Run]) -> list[Section]:
