@@ -275,7 +275,7 @@ def test_a_transductive_method_uses_all_images_and_page_and_log_say_so(encoder, 
     assert any("transclip is transductive: it classifies all 15 queries together" in line for line in messages)
     page = (tmp_path / "out" / "predictions.html").read_text(encoding="utf-8")
     assert "transclip is transductive: it classified all 15 images together" in page
-    assert "<td>transclip (transductive)</td>" in page
+    assert "<td>transclip<br>(transductive)</td>" in page
     described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
     assert described["transductive"]
     again = adapt.load(tmp_path / "out" / "classifier")(result.query.features)

@@ -150,6 +150,19 @@ def test_logits_depend_on_the_other_queries(name):
     )
 
 
+@pytest.mark.parametrize("name", TRANSDUCTIVE)
+def test_vmap_over_support_sets_equals_single_fits(name):
+    supports = [
+        make_support(SUPPORT, np.roll(LABELS, shift), class_text_features=np.roll(TEXT, shift)) for shift in range(2)
+    ]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *supports)
+    fit = jax.vmap(lambda support: adapt.create(name).fit_support(support)(QUERIES))
+    for together, support in zip(fit(stack), supports, strict=True):
+        alone = adapt.create(name).fit_support(support)(QUERIES)
+        apart = references.softmax(np.asarray(together)) - references.softmax(np.asarray(alone))
+        assert np.abs(apart).max() < 1e-4
+
+
 def test_transductive_methods_are_not_among_the_methods_that_auto_compares():
     assert TRANSDUCTIVE == ("transclip", "ss_text_u")
     assert not set(TRANSDUCTIVE) & set(adapt.TRAINING_FREE)
