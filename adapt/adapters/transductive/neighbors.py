@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from adapt.adapters.ops import cosines, in_blocks
+from adapt.adapters.ops import cosines, in_blocks, matmul
 from adapt.adapters.transductive.queries import Queries
+
+_DENSE_ROWS = 1024  # above, a product with all pairs of queries costs more than a loop over the neighbours
 
 
 class Neighbors(NamedTuple):
@@ -36,8 +39,23 @@ def nearest_queries(x: jax.Array, present: jax.Array, queries: Queries, *, k: in
     return in_blocks(block, len(queries.features), x, present, jnp.arange(len(x)))
 
 
-def neighbor_sums(neighbors: Neighbors, values: jax.Array) -> jax.Array:
-    """Return (W + Wᵀ) values, `[queries, columns]`, of the affinities W of queries to their nearest queries."""
+def neighbor_sums(neighbors: Neighbors) -> Callable[[jax.Array], jax.Array]:
+    """Return the function v ↦ (W + Wᵀ) v, `[queries, columns]`, where W are the affinities of the queries.
+
+    Up to `_DENSE_ROWS` queries, it multiplies with a dense matrix.
+    """
+    rows = len(neighbors.index)
+    if rows > _DENSE_ROWS:
+        return lambda values: _sparse_sums(neighbors, values)
+    affinities = (
+        jnp.zeros((rows, rows), neighbors.weight.dtype)
+        .at[jnp.arange(rows)[:, None], neighbors.index]
+        .add(neighbors.weight)
+    )
+    return lambda values: matmul(affinities + affinities.T, values)
+
+
+def _sparse_sums(neighbors: Neighbors, values: jax.Array) -> jax.Array:
     outgoing = sum(
         neighbors.weight[:, rank, None] * values[neighbors.index[:, rank]] for rank in range(neighbors.index.shape[1])
     )

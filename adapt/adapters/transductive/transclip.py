@@ -69,9 +69,9 @@ class TransClip(TransductiveAdapter):
         labelled = support.labels >= 0
         share = jnp.where(jnp.any(labelled), 0.5, 1.0)
         text = self.text_weight * share * support.logit_scale * support.class_text_features
-        x, links = queries.features, None
+        x = queries.features
         if self.neighbors:
-            links = nearest_queries(x, queries.present, queries, k=self.neighbors, own=True)
+            sums = neighbor_sums(nearest_queries(x, queries.present, queries, k=self.neighbors, own=True))
             labels = nearest_queries(support.features, labelled, queries, k=self.neighbors, own=False)
 
         def assign(mixture: _Mixture, z: jax.Array) -> jax.Array:
@@ -79,14 +79,14 @@ class TransClip(TransductiveAdapter):
             scaled = mixture.means / (self.temperature * mixture.variance)
             offset = jnp.sum(mixture.means * scaled, axis=1) / 2
             fixed = jnp.where(queries.candidates, cosines(x, text + scaled) - offset, -jnp.inf)
-            if links is None:
+            if not self.neighbors:
                 return fixed
             fixed = fixed.at[labels.index, support.labels[:, None]].add(labels.weight / (2 * self.neighbors))
 
             def update(_: int, logits: jax.Array) -> jax.Array:
-                return fixed + neighbor_sums(links, self._assignments(logits, queries)) / (2 * self.neighbors)
+                return fixed + sums(self._assignments(logits, queries)) / (2 * self.neighbors)
 
-            first = fixed + neighbor_sums(links, z) / (2 * self.neighbors)
+            first = fixed + sums(z) / (2 * self.neighbors)
             return jax.lax.fori_loop(1, _ASSIGNMENT_STEPS, update, first)
 
         def step(_: int, carry: tuple[_Mixture, jax.Array]) -> tuple[_Mixture, jax.Array]:

@@ -40,8 +40,10 @@ def test_the_nearest_present_queries_are_found_in_blocks_of_any_size(own, block,
 
 
 @pytest.mark.parametrize("incoming", ["_incoming", "_incoming_by_rows"])
-def test_sums_on_every_platform_equal_the_dense_matrix(incoming):
+def test_sums_on_every_platform_equal_the_dense_matrix(incoming, monkeypatch):
     found = nearest_queries(QUERIES.features, QUERIES.present, QUERIES, k=4, own=True)
     values, w = RNG.random((70, 5), np.float32), dense(found, 70)
     np.testing.assert_allclose(getattr(neighbors, incoming)(found, jnp.asarray(values)), w.T @ values, atol=1e-5)
-    np.testing.assert_allclose(neighbor_sums(found, jnp.asarray(values)), (w + w.T) @ values, atol=1e-5)
+    for dense_rows in (1024, 0):
+        monkeypatch.setattr(neighbors, "_DENSE_ROWS", dense_rows)
+        np.testing.assert_allclose(neighbor_sums(found)(jnp.asarray(values)), (w + w.T) @ values, atol=1e-5)

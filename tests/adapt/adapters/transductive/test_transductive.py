@@ -10,6 +10,7 @@ import pytest
 import adapt
 from adapt.adapters.registry import TRANSDUCTIVE
 from adapt.adapters.support import FOLDS, make_support
+from adapt.adapters.transductive import neighbors
 from adapt.adapters.transductive.queries import Queries
 from adapt.model_selection.methods import choose_method
 from tests.adapt.adapters.transductive import references
@@ -140,6 +141,14 @@ def test_selection_sees_only_the_examples_of_the_fold_as_queries(name):
             make_support(SUPPORT[~out], LABELS[~out], class_text_features=TEXT, logit_scale=30.0)
         )(SUPPORT[out])
         np.testing.assert_allclose(references.softmax(found[out]), references.softmax(np.asarray(expected)), atol=2e-4)
+
+
+def test_many_queries_are_computed_as_few_are(monkeypatch):
+    monkeypatch.setattr(neighbors, "_DENSE_ROWS", 0)
+    support = make_support(SUPPORT, LABELS, class_text_features=TEXT, logit_scale=30.0)
+    adapter, x = adapt.create("transclip"), jnp.asarray(QUERIES, jnp.float32)
+    found = adapter.query_logits(support, Queries(x, jnp.ones(len(x), bool), jnp.ones(6, bool)))
+    assert np.abs(references.softmax(np.asarray(found)) - references.softmax(logits("transclip"))).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", TRANSDUCTIVE)
