@@ -15,6 +15,10 @@ TRAINING_FREE_SUMMARIES = {
     "ss_text": "class texts plus sums of the support images",
     "local": "another method, gated by the distance to the nearest support image",
 }
+TRANSDUCTIVE_SUMMARIES = {
+    "transclip": "Gaussian mixture of all queries, held near the class texts",
+    "ss_text_u": "SS-Text plus all queries, assigned to classes by optimal transport",
+}
 TRAINED_SUMMARIES = {
     "llu": "linear maps of both embeddings that act near the support images",
     "linear_probe": "logistic regression",
@@ -26,7 +30,7 @@ TRAINED_SUMMARIES = {
     "taskres": "learned residual on the class texts",
     "rla": "linear map of the image features near the identity",
 }
-METHOD_SUMMARIES = TRAINING_FREE_SUMMARIES | TRAINED_SUMMARIES
+METHOD_SUMMARIES = TRAINING_FREE_SUMMARIES | TRANSDUCTIVE_SUMMARIES | TRAINED_SUMMARIES
 
 TASKS = {
     "zero_shot": "no support set; class names only, with an ensemble of templates and with the single one",

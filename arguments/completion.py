@@ -28,7 +28,7 @@ def _datasets() -> Iterable[str]:
 
 
 _LISTS: dict[str, Callable[[], Iterable[str]]] = {
-    "--methods": lambda: ("all", "training_free", *METHOD_SUMMARIES),
+    "--methods": lambda: ("all", "training_free", "transductive", *METHOD_SUMMARIES),
     "--tasks": lambda: TASKS,
     "--jobs": lambda: JOBS,
     "--datasets": _datasets,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import configs
-from adapt.choices import METHOD_SUMMARIES, TRAINING_FREE_SUMMARIES
+from adapt.choices import METHOD_SUMMARIES, TRAINING_FREE_SUMMARIES, TRANSDUCTIVE_SUMMARIES
 from arguments.help_texts import EVALUATE_OPTIONS
 from cluster.config import SECTIONS as SUBMIT_SECTIONS
 from cluster.config import SubmitSettings
@@ -52,7 +52,11 @@ def evaluate_overrides(args: argparse.Namespace) -> list[str]:
     """Return the options of `evaluate` that set values of the config, as overrides."""
     if args.job != "evaluate":
         return []
-    groups = {"all": METHOD_SUMMARIES, "training_free": TRAINING_FREE_SUMMARIES}
+    groups = {
+        "all": METHOD_SUMMARIES,
+        "training_free": TRAINING_FREE_SUMMARIES,
+        "transductive": TRANSDUCTIVE_SUMMARIES,
+    }
     given = {key: getattr(args, key) for key in EVALUATE_OPTIONS if getattr(args, key) is not None}
     if given.get("methods", "").strip() in groups:
         given["methods"] = ",".join(groups[given["methods"].strip()])

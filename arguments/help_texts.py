@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import configs
-from adapt.choices import BASELINES, METHOD_SUMMARIES, TASKS, TRAINED_SUMMARIES, TRAINING_FREE_SUMMARIES
+from adapt.choices import (
+    BASELINES,
+    METHOD_SUMMARIES,
+    TASKS,
+    TRAINED_SUMMARIES,
+    TRAINING_FREE_SUMMARIES,
+    TRANSDUCTIVE_SUMMARIES,
+)
 from cluster.config import TARGETS
 from models.text.canonicalize import CANONICALIZATIONS
 
@@ -110,7 +117,7 @@ EVALUATE_OPTIONS = {
     "features": "stored features instead of a checkpoint: a folder of data sets or one of them, or several as A,NAME=B",
     "shots": "comma-separated numbers of support images per class, such as 1,2,4,8,16",
     "seeds": "number of random draws of the support set",
-    "methods": "comma-separated adapters, or training_free, or all",
+    "methods": "comma-separated adapters, or training_free, transductive, or all",
     "tasks": "comma-separated tasks, such as zero_shot,few_shot",
     "retrieval": "comma-separated sources of image-text pairs",
     "canonicalize": CANONICALIZE_HELP,
@@ -137,9 +144,13 @@ def epilog(job: str) -> str:
     if job == "adapt":
         auto = {"auto": "the most accurate of the training-free methods on held-out support images"}
         parts += [_table("methods without training", auto | TRAINING_FREE_SUMMARIES)]
+        parts += [_table("transductive methods, which classify all images together", TRANSDUCTIVE_SUMMARIES)]
         parts += [_table("methods with training", TRAINED_SUMMARIES)]
     if job == "evaluate":
-        parts += [_table("tasks", TASKS), _table("methods", METHOD_SUMMARIES), _table("baselines", BASELINES)]
+        inductive = {name: text for name, text in METHOD_SUMMARIES.items() if name not in TRANSDUCTIVE_SUMMARIES}
+        parts += [_table("tasks", TASKS), _table("methods", inductive)]
+        parts += [_table("transductive methods, which classify all queries together", TRANSDUCTIVE_SUMMARIES)]
+        parts += [_table("baselines", BASELINES)]
     if job == "submit":
         parts += [f"targets: {', '.join(TARGETS)}\n"]
     if job in WITHOUT_CONFIG:

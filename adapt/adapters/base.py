@@ -57,6 +57,7 @@ class Adapter:
     local: ClassVar[bool] = False  # changes predictions only near the support examples
     needs_text: ClassVar[bool] = False  # class_text_features are required
     text_logits: ClassVar[bool] = True  # with class texts, logits are zero-shot logits plus a correction
+    transductive: ClassVar[bool] = False  # fitted on all queries together, see `TransductiveAdapter`
     per_query: ClassVar[bool] = True  # the logits of a query do not depend on the other queries
     select_by_folds: ClassVar[bool] = False  # selection leaves out folds, although there is a closed form
     term_weights: ClassVar[tuple[str, ...]] = ()  # settings that multiply the terms after the first

@@ -29,6 +29,8 @@ from adapt.adapters.training_free.ss_text import SsText
 from adapt.adapters.training_free.tip_adapter import TipAdapter
 from adapt.adapters.training_free.tip_x import TipX
 from adapt.adapters.training_free.zero_shot import ZeroShot
+from adapt.adapters.transductive.ss_text_u import SsTextU
+from adapt.adapters.transductive.transclip import TransClip
 from adapt.adapters.validation import check_setting
 from foundation.suggestions import unknown_name
 
@@ -45,6 +47,8 @@ METHODS: dict[str, type[Adapter]] = {
         Proker,
         SsText,
         Local,
+        TransClip,
+        SsTextU,
         Llu,
         LinearProbe,
         LinearProbeText,
@@ -56,7 +60,8 @@ METHODS: dict[str, type[Adapter]] = {
         Rla,
     )
 }
-TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free)
+TRANSDUCTIVE = tuple(name for name, method in METHODS.items() if method.transductive)
+TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free and name not in TRANSDUCTIVE)
 
 
 def find(name: str) -> type[Adapter]:
@@ -124,11 +129,12 @@ def _check_known(name: str, settings: Iterable[str], known: Collection[str]) -> 
 def methods() -> dict[str, dict[str, Any]]:
     """Return a description of every method.
 
-    The keys are `training_free`, `local`, `needs_text` and `settings`, the defaults of its settings.
+    The keys are `training_free`, `transductive`, `local`, `needs_text` and `settings`, the defaults of its settings.
     """
     return {
         name: {
             "training_free": adapter.training_free,
+            "transductive": adapter.transductive,
             "local": adapter.local,
             "needs_text": adapter.needs_text,
             "settings": settings_of(adapter),

@@ -181,6 +181,14 @@ class CheckpointEvaluator:
             self.notes.note(
                 f"{self.name} {self.without_texts}: {', '.join(left_out)}, which need class texts, are left out"
             )
+        if task.name == "open_set":
+            together = [each for each in self.settings.methods if find(each).transductive]
+            if together:
+                self.notes.note(
+                    f"task open_set: {', '.join(together)}, which would see the queries of unknown classes apart from "
+                    "the rest, are left out"
+                )
+            left_out = [*left_out, *together]
         return [method for method in self.settings.methods if method not in left_out]
 
     def _unit(self, task: EvaluationTask, dataset: Dataset, method: str) -> Unit:
@@ -233,6 +241,10 @@ class CheckpointEvaluator:
         began = time.monotonic()
         queries = stack_queries(task.query_sets)
         support_sets = _zero_shot_draws(task) if method == "zero_shot" else task.support_sets
+        counted = [
+            np.concatenate([counted_queries(task, support_set, query_set) for query_set in task.query_sets])
+            for support_set in support_sets
+        ]
         rows: list[dict[str, Any]] = []
         predictions: list[np.ndarray] = []
         for variant, class_texts in embeddings.class_texts.items():
@@ -245,15 +257,16 @@ class CheckpointEvaluator:
                 groups=queries.groups,
                 candidates=queries.candidates,
                 logit_scale=self.settings.logit_scale,
+                counted=counted,
                 with_scores=task.name == "open_set",
             )
-            for number, (support_set, chosen, predicted) in enumerate(
-                zip(support_sets, found.chosen, found.predictions, strict=True)
+            for number, (support_set, chosen, predicted, counts) in enumerate(
+                zip(support_sets, found.chosen, found.predictions, counted, strict=True)
             ):
+                predicted[~counts] = EXCLUDED
                 row = self._row(task, method, support_set)
                 row["settings"] = _text_settings(task, variant) or dict(Grid(method).settings[int(chosen)])
                 for query_set, span in zip(task.query_sets, queries.spans, strict=True):
-                    predicted[span][~counted_queries(task, support_set, query_set)] = EXCLUDED
                     if query_set.name == UNKNOWN and task.name == "open_set":
                         continue
                     accuracy = score(
@@ -305,6 +318,7 @@ class CheckpointEvaluator:
             "task": task.name,
             "dataset": task.dataset,
             "method": method,
+            "transductive": find(method).transductive,
             "shots": "all" if task.name == "linear_probe" else 0 if zero_shot else support_set.shots,
             "seed": support_set.seed,
             "metric": task.metric,
@@ -340,8 +354,9 @@ class CheckpointEvaluator:
             values = [row["value"] for row in rows if row["shots"] == most and row["question"] == query_set.name]
             if values:
                 accuracies.append(f"{query_set.name} {np.mean(values):.1%}".strip())
+        kind = " (transductive)" if find(method).transductive else ""
         at = f" at {most} shot{'' if most == 1 else 's'}" if most else ""
-        return f"{self.name}, {task.dataset}, {task.name}: {method} {', '.join(accuracies)}{at}"
+        return f"{self.name}, {task.dataset}, {task.name}: {method}{kind} {', '.join(accuracies)}{at}"
 
 
 def _detection_rows(

@@ -12,7 +12,9 @@ import numpy as np
 
 from adapt.adapters.base import Adapter
 from adapt.adapters.ops import normalize
+from adapt.adapters.registry import find
 from adapt.adapters.support import Support
+from adapt.adapters.transductive.queries import Queries
 from adapt.model_selection.hyperparameters import Grid
 
 _ROWS = 256  # support sets of up to this many rows share one program,
@@ -44,6 +46,7 @@ def run_grid(
     groups: np.ndarray,
     candidates: np.ndarray,
     logit_scale: float,
+    counted: Sequence[np.ndarray] | None = None,
     with_scores: bool = False,
 ) -> FewShotPredictions:
     """Fit a method to each support set, with the setting that does best on held-out support, and classify the queries.
@@ -52,36 +55,36 @@ def run_grid(
     `[classes, dim]` or None and `queries` `[queries, dim]`. Query i is classified among the classes where
     `candidates[groups[i]]` is true; `candidates` is `[groups, classes]`. With `with_scores`, `max_logits` and
     `log_odds` are returned, too.
+
+
+    `counted` has a mask `[queries]` per support set of the queries that count, by default all. A transductive method
+    classifies the queries of each group that count as a whole and sees no others, so that its predictions for the
+    rest are meaningless.
     """
     chosen = np.zeros(len(supports), np.int32)
     predictions = np.zeros((len(supports), len(queries)), np.int32)
     scores = np.zeros((2 if with_scores else 0, *predictions.shape), np.float32)
-    count = len(queries)
-    padded = _padded(count)
-    queries = np.pad(queries, [(0, padded - count), (0, 0)])
-    groups = np.pad(groups, (0, padded - count))
-    for members, rows in _buckets([len(each) for each in labels]).items():
-        features = np.zeros((len(members), rows, queries.shape[1]), np.float32)
-        padded_labels = np.full((len(members), rows), -1, np.int32)
-        for place, number in enumerate(members):
-            features[place, : len(labels[number])] = supports[number]
-            padded_labels[place, : len(labels[number])] = labels[number]
-        found = _run(
-            method,
-            with_scores,
-            features,
-            padded_labels,
-            class_texts,
-            queries,
-            groups,
-            candidates,
-            np.float32(logit_scale),
-        )
-        index = list(members)
-        chosen[index] = found[0]
-        predictions[index] = np.asarray(found[1])[:, :count]
-        for number, each in enumerate(found[2:]):
-            scores[number, index] = np.asarray(each)[:, :count]
+    present = np.ones(predictions.shape, bool) if counted is None else np.stack(counted)
+    together = np.zeros_like(groups) if not find(method).transductive else groups
+    for number in np.unique(together):
+        part = np.flatnonzero(together == number)
+        padding = (0, _padded(len(part)) - len(part))
+        part_queries = np.pad(queries[part], [padding, (0, 0)])
+        part_groups = np.pad(groups[part], padding)
+        part_present = np.pad(present[:, part], [(0, 0), padding])
+        for members, rows in _buckets([len(each) for each in labels]).items():
+            features = np.zeros((len(members), rows, queries.shape[1]), np.float32)
+            padded_labels = np.full((len(members), rows), -1, np.int32)
+            for place, case in enumerate(members):
+                features[place, : len(labels[case])] = supports[case]
+                padded_labels[place, : len(labels[case])] = labels[case]
+            index = list(members)
+            sets = features, padded_labels, part_present[index]
+            options = part_queries, part_groups, candidates, np.float32(logit_scale)
+            found = _run(method, with_scores, sets, class_texts, *options)
+            chosen[index] = found[0]
+            for target, each in zip((predictions, *scores), found[1:], strict=True):
+                target[np.ix_(index, part)] = np.asarray(each)[:, : len(part)]
     return FewShotPredictions(chosen, predictions, *scores)
 
 
@@ -106,27 +109,33 @@ def _padded(count: int) -> int:
 def _run(
     method: str,
     with_scores: bool,
-    features: jax.Array,
-    labels: jax.Array,
+    sets: tuple[jax.Array, jax.Array, jax.Array],
     texts: jax.Array | None,
     queries: jax.Array,
     groups: jax.Array,
     masks: jax.Array,
     logit_scale: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Return the chosen settings `[sets]` and predictions `[sets, queries]` of support sets `[sets, rows, dim]`.
+    """Return the chosen settings `[sets]` and predictions `[sets, queries]`.
 
-    With `with_scores`, also the largest logits and the log odds of the largest probabilities, `[sets, queries]`.
+    `sets` are the support features `[sets, rows, dim]`, their labels `[sets, rows]`, and the queries that a
+    transductive method may see, `[sets, queries]`. With `with_scores`, also the largest logits and the log odds of the
+    largest probabilities, `[sets, queries]`.
     """
     options, key = Grid(method), jax.random.key(0)
     texts, queries = None if texts is None else normalize(texts), normalize(queries)
 
-    def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        support = Support(normalize(case[0]), case[1], texts, logit_scale, num_classes=masks.shape[1])
+    def one(case: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        features, labels, present = case
+        support = Support(normalize(features), labels, texts, logit_scale, num_classes=masks.shape[1])
         chosen, _ = options.choose(support, key=key)
 
         def classify(adapter: Adapter) -> tuple[jax.Array, ...]:
-            logits = jnp.where(masks[groups], adapter.fit_support(support, key=key)(queries), -jnp.inf)
+            if adapter.transductive:
+                logits = adapter.query_logits(support, Queries(queries, present, masks[groups[0]]))
+            else:
+                logits = adapter.fit_support(support, key=key)(queries)
+            logits = jnp.where(masks[groups], logits, -jnp.inf)
             predicted = jnp.argmax(logits, axis=1).astype(jnp.int32)
             if not with_scores:
                 return (predicted,)
@@ -136,4 +145,4 @@ def _run(
 
         return chosen, *options.apply(chosen, classify)
 
-    return jax.lax.map(one, (features, labels))
+    return jax.lax.map(one, sets)

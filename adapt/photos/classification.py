@@ -72,6 +72,11 @@ def classify(
     """
     chosen = choice.chosen
     arguments = {"num_classes": len(class_names), "class_text_features": class_texts}
+    if chosen.adapter.transductive:
+        logger.info(
+            f"{chosen.method} is transductive: it classifies all {len(query.paths):,} queries together. It is meant "
+            "for queries in which all classes are about equally frequent; where classes are missing, it is often wrong"
+        )
     classifier = chosen.adapter.fit(support.features, labels, **arguments)
     logits = np.asarray(classifier(query.features))
     check_finite(logits, query.paths, f"rows of logits of {chosen.method}")
@@ -108,6 +113,7 @@ def _description(result: SortingResult, described: Mapping[str, Any]) -> dict[st
     return {
         "classes": result.class_names,
         "method": chosen.method,
+        "transductive": chosen.adapter.transductive,
         "selected_by": chosen.selected_by,
         "left_out_accuracy": None if np.isnan(chosen.accuracy) else round(chosen.accuracy, 6),
         "left_out_accuracy_interval": expected and [round(expected.low, 6), round(expected.high, 6)],

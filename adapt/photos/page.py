@@ -50,6 +50,7 @@ def write_page(
         problems=find_problems(result),
         candidates=[_candidate(result, number) for number in range(len(result.choice.candidates))],
         chosen=result.choice.chosen,
+        transductive=result.choice.chosen.adapter.transductive,
         classes=_classes(result, thumbnails, path.parent),
         uncertain=[_card(result, int(row)) for row in uncertain],
         farthest=[_card(result, int(row)) for row in farthest],

@@ -25,8 +25,22 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
         for row in rows
         if row["task"] == "retrieval" and row["k"] == 10
     ]
-    index = ResultsIndex([Run("", rows, {}, (), ())])
-    supports = "" if index.protocol == STANDARD else f", support: {index.protocol.title}"
+    run = Run("", rows, {}, (), ())
+    inductive = ResultsIndex([run])
+    supports = _supports(inductive)
+    results += _few_shot(inductive) + _few_shot(ResultsIndex([run], transductive=True))
+    for key in inductive.keys("few_shot"):
+        for curve in baseline_curves(inductive, key):
+            most = max(curve.intervals)
+            value = f"{format_interval(curve.intervals[most])} %"
+            results.append(
+                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots{supports}, a baseline")
+            )
+    return results
+
+
+def _few_shot(index: ResultsIndex) -> list[MeasuredResult]:
+    results, supports = [], _supports(index)
     for key in index.keys("few_shot"):
         for method in index.methods():
             shots = 0 if method == "zero_shot" else (index.shots(key) or [0])[-1]
@@ -38,13 +52,12 @@ def card_results(rows: Sequence[Mapping[str, Any]]) -> list[MeasuredResult]:
             results.append(
                 MeasuredResult(key.dataset, f"accuracy of {method}", f"{format_interval(interval)} %", protocol)
             )
-        for curve in baseline_curves(index, key):
-            most = max(curve.intervals)
-            value = f"{format_interval(curve.intervals[most])} %"
-            results.append(
-                MeasuredResult(key.dataset, f"accuracy of {curve.label}", value, f"{most} shots{supports}, a baseline")
-            )
     return results
+
+
+def _supports(index: ResultsIndex) -> str:
+    """Return the protocol of the support sets, unless it is the standard one."""
+    return "" if index.protocol == STANDARD else f", support: {index.protocol.title}"
 
 
 def _draws(shots: int, seeds: int) -> str:

@@ -34,6 +34,17 @@ def headline(index: ResultsIndex) -> list[str]:
     return sentences
 
 
+def transductive_sentences(index: ResultsIndex) -> list[str]:
+    """Return a sentence on the transductive methods of an index, which has no others, or none without them."""
+    if not index.methods():
+        return []
+    names = " and ".join(method.removesuffix(index.suffix) for method in index.methods())
+    return [
+        f"{names}: transductive, fitted on all queries at once without their labels. Not comparable with the methods "
+        "that classify each query on its own, they are left out of these comparisons and have tables of their own."
+    ]
+
+
 def best_method(index: ResultsIndex) -> str | None:
     """Return the method with the highest accuracy at the most shots, averaged over runs and datasets."""
     means: dict[str, list[float]] = {}

@@ -8,13 +8,13 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapt.evaluation.protocols.support_protocol import STANDARD, SupportProtocol
 from adapt.report.figures.chart import Chart
 from adapt.report.figures.draw import panel_svg, swatch, write_figures
-from adapt.report.headline import best_method, headline
+from adapt.report.headline import best_method, headline, transductive_sentences
 from adapt.report.protocol import protocol
 from adapt.report.results_index import ResultsIndex, Run
 from adapt.report.sections import accuracy, predictions, tasks
@@ -38,6 +38,7 @@ CSV_FIELDS = (
     "dataset",
     "question",
     "method",
+    "transductive",
     "shots",
     "seed",
     "metric",
@@ -75,13 +76,10 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     runs = _baseline_first(runs, baseline)
-    indexes = index_by_protocol(runs)
+    indexes, together = index_by_protocol(runs), index_by_protocol(runs, transductive=True)
     sections = [
-        *(
-            section
-            for protocol, index in indexes.items()
-            for section in label_sections(_few_shot_sections(index), protocol)
-        ),
+        *_few_shot_sections(indexes),
+        *_few_shot_sections(together),
         *tasks.retrieval(runs),
         *learning_curves(runs),
         *tasks.costs(runs),
@@ -89,7 +87,7 @@ def write_report(
     ]
     tables = [table for section in sections for table in section.tables]
     charts = [chart for section in sections for chart in section.charts]
-    write_text(folder / "report.html", _page(runs, indexes, sections, title=title))
+    write_text(folder / "report.html", _page(runs, indexes, together, sections, title=title))
     write_text(folder / "report.csv", _rows_as_csv(runs))
     for name, endings in ((TABLES, (".csv", ".md", ".tex")), (FIGURES, (".svg", ".pdf"))):
         for old in (folder / name).glob("*"):
@@ -102,8 +100,16 @@ def write_report(
     return folder / "report.html"
 
 
-def _few_shot_sections(index: ResultsIndex) -> list[Section]:
-    """Return the sections on the results of one protocol of support sets."""
+def _few_shot_sections(indexes: Mapping[SupportProtocol, ResultsIndex]) -> list[Section]:
+    """Return the sections on the results of each protocol of support sets, of methods that are all of one kind."""
+    return [
+        section
+        for protocol, index in indexes.items()
+        for section in label_sections(_protocol_sections(index), protocol)
+    ]
+
+
+def _protocol_sections(index: ResultsIndex) -> list[Section]:
     return [
         *accuracy.summary(index),
         *ranking(index),
@@ -114,7 +120,7 @@ def _few_shot_sections(index: ResultsIndex) -> list[Section]:
         *open_set(index),
         *tasks.other_tasks(index),
         *predictions.locality(index),
-        *predictions.confusion(index),
+        *([] if index.suffix else predictions.confusion(index)),
         *predictions.worst_classes(index),
     ]
 
@@ -134,11 +140,12 @@ def _baseline_first(runs: Sequence[Run], baseline: str | None) -> list[Run]:
 def _page(
     runs: Sequence[Run],
     indexes: Mapping[SupportProtocol, ResultsIndex],
+    together: Mapping[SupportProtocol, ResultsIndex],
     sections: Sequence[Section],
     *,
     title: str,
 ) -> str:
-    first = next(iter(indexes.values()))
+    first, every = next(iter(indexes.values())), [*indexes.values(), *together.values()]
     folder = pathlib.Path(__file__).parent
     anchors = iter(_anchors([section.title for section in sections]))
     return render(
@@ -148,19 +155,26 @@ def _page(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
-        headline=[
-            f"{protocol.title}: {sentence}" if protocol != STANDARD else sentence
-            for protocol, index in indexes.items()
-            for sentence in headline(index)
-        ],
-        datasets=list(dict.fromkeys(name for index in indexes.values() for name in index.datasets())),
-        methods=list(dict.fromkeys(name for index in indexes.values() for name in index.methods())),
+        headline=_first_lines(indexes, headline) + _first_lines(together, transductive_sentences),
+        datasets=list(dict.fromkeys(name for index in every for name in index.datasets())),
+        methods=list(dict.fromkeys(name for index in every for name in index.methods())),
         chosen=best_method(first),
         runs=runs,
         sections=[(next(anchors), section, _drawn(section.charts)) for section in sections],
         examples=_examples(runs),
         protocol=list(dict.fromkeys(sentence for index in indexes.values() for sentence in protocol(index))),
     )
+
+
+def _first_lines(
+    indexes: Mapping[SupportProtocol, ResultsIndex], sentences: Callable[[ResultsIndex], list[str]]
+) -> list[str]:
+    """Return sentences about each index, which name the protocol of its support sets unless it is the standard one."""
+    return [
+        f"{protocol.title}: {sentence}" if protocol != STANDARD else sentence
+        for protocol, index in indexes.items()
+        for sentence in sentences(index)
+    ]
 
 
 def _anchors(titles: Sequence[str]) -> list[str]:
@@ -200,7 +214,7 @@ def _write_table(folder: pathlib.Path, name: str, table: ReportTable) -> None:
 
 def _rows_as_csv(runs: Sequence[Run]) -> str:
     rows = [
-        {**row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)}
+        {"transductive": False, **row, "run": run.name, "settings": json.dumps(row["settings"], sort_keys=True)}
         for run in runs
         for row in run.results
     ]

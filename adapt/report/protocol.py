@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from adapt.evaluation.baselines.evaluate import TASK as BASELINE
 from adapt.evaluation.protocols.support_protocol import BALANCED
 from adapt.report.formatting import count
@@ -50,6 +53,7 @@ def _few_shot(index: ResultsIndex) -> list[str]:
         "no support set of the seed contains, the same for every method and number of shots.",
         f"Hyper-parameters of a method are selected on the support set alone{': ' if selections else ''}{selections}. "
         "Queries never take part in the selection.",
+        *_transductive(drawn),
         f"Text logits are scaled by {', '.join(f'{scale:g}' for scale in scales)}, whatever scale a checkpoint "
         "learned.",
         "Accuracies are means over seeds ± the half-width of an interval at 95% that includes the variance between "
@@ -57,6 +61,16 @@ def _few_shot(index: ResultsIndex) -> list[str]:
         "the range of the seeds. Differences between "
         "checkpoints use the same support sets and queries, with the interval of a paired bootstrap over both. "
         "Averages over datasets have Student's interval over the datasets.",
+    ]
+
+
+def _transductive(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence on the methods that see all queries, if there are any."""
+    names = dict.fromkeys(row["method"] for row in rows if row.get("transductive"))
+    return [
+        f"{name} is transductive: it is fitted on the queries of one query set, without their labels, and on no images "
+        "that a support set of the same seed contains."
+        for name in names
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.evaluation.artifacts import CLASSES, EXAMPLES, read_classes, read_examples, read_predictions
+from adapt.evaluation.baselines.evaluate import TASK as BASELINE
 from adapt.evaluation.protocols.support_protocol import STANDARD, protocol_of
 from adapt.evaluation.results import COSTS_FILE, PREDICTIONS, read_results
 from adapt.evaluation.scoring import query_error
@@ -131,11 +132,16 @@ def _read_examples(results: Sequence[Mapping[str, Any]], folder: pathlib.Path) -
 class ResultsIndex:
     """The rows of several runs, looked up by run, task, method and number of shots.
 
-    All support sets have one `protocol`, so that no mean or comparison mixes two. Raises `ValueError` for rows of
-    several protocols (`adapt.report.support_protocols` separates them), and for runs of the same name.
+    All support sets have one `protocol`, so that no mean or comparison mixes two. An index has either the methods that
+    classify each query on its own or, with `transductive`, those that classify all queries together: the two are never
+    compared. The latter are named `METHOD (transductive)`; `suffix` is what follows titles and `file_suffix` what
+    follows the names of tables and charts. Baselines are in both.
+
+    Raises `ValueError` for rows of several protocols (`adapt.report.support_protocols` separates them), and for runs of
+    the same name.
     """
 
-    def __init__(self, runs: Sequence[Run]):
+    def __init__(self, runs: Sequence[Run], *, transductive: bool = False):
         protocols = {protocol for run in runs for row in run.results if (protocol := protocol_of(row)) is not None}
         if len(protocols) > 1:
             raise ValueError(
@@ -148,11 +154,15 @@ class ResultsIndex:
             raise ValueError(f"two runs are called {twice!r}, so their rows would be averaged. Rename one of them.")
         self.protocol = next(iter(protocols), STANDARD)
         self.runs = runs
+        self.suffix = " (transductive)" if transductive else ""
+        self.file_suffix = "-transductive" if transductive else ""
         self._folders = {run.name: run.folder for run in runs}
         self._rows: dict[tuple[str, TaskKey, str, int | str], list[Mapping[str, Any]]] = {}
         for run in runs:
             for row in run.results:
-                self._rows.setdefault((run.name, key_of(row), row["method"], row["shots"]), []).append(row)
+                if row["task"] == BASELINE or row.get("transductive", False) == transductive:
+                    method = row["method"] if row["task"] == BASELINE else row["method"] + self.suffix
+                    self._rows.setdefault((run.name, key_of(row), method, row["shots"]), []).append(row)
 
     def keys(self, task: str) -> list[TaskKey]:
         """Return the datasets and query sets of a task, in the order of the rows."""

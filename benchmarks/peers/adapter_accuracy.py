@@ -7,6 +7,10 @@ support sets per number of shots are drawn from `support_16` and `val` together,
 imagenet_a, `support_1` and `support_2` are evaluated on `support_4`, and `support_4` on `support_2`. imagenet_a_100
 draws 100 of its classes and, per class, three query images and up to four support images from all three. Settings are
 selected on the support set alone. Prints the mean accuracy and the half-width of its 95 % interval over support sets.
+Transductive methods, which classify all queries together, have a table of their own.
+
+--skewed keeps the queries of 30 of the 100 classes (imagenet_a_100); all 100 stay candidates, as in a folder of images
+that lacks most classes.
 
 --uneven gives each class between 1 and the stated number of shots, at random (imagenet_a_100).
 
@@ -22,7 +26,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +34,7 @@ import numpy as np
 
 import adapt
 from adapt.adapters.ops import normalize
+from adapt.adapters.registry import TRANSDUCTIVE
 from adapt.adapters.support import Support
 from adapt.model_selection.hyperparameters import Grid
 from adapt.report.statistics import mean_interval
@@ -42,7 +47,13 @@ SHOTS = {
     "imagenet_a_100": (1, 2, 4),
 }
 DRAWS = 10
-_SUBSET_CLASSES, _SUBSET_QUERIES = 100, 3
+GROUPS = {
+    "training_free": adapt.TRAINING_FREE,
+    "trained": tuple(name for name, method in adapt.METHODS.items() if not method.training_free),
+    "transductive": TRANSDUCTIVE,
+}
+VARIANTS = {"transclip": (("variant", "zero_shot"),)}  # rows in addition, with default settings otherwise
+_SUBSET_CLASSES, _SUBSET_QUERIES, _SKEWED_CLASSES = 100, 3, 30
 
 
 class Draws(NamedTuple):
@@ -78,10 +89,13 @@ def draw_supports(folder: pathlib.Path, name: str, *, shots: int, draws: int = D
     return Draws(pool[rows], labels[rows], unit["test"], np.eye(labels.max() + 1)[found["test_labels"]], None)
 
 
-def draw_subsets(folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven: bool = False) -> list[Draws]:
+def draw_subsets(
+    folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven: bool = False, skewed: bool = False
+) -> list[Draws]:
     """Return tasks of 100 classes of imagenet_a, each with one support set and its own queries.
 
-    With `uneven`, classes have between 1 and `shots` support images; the missing ones are padding.
+    With `uneven`, classes have between 1 and `shots` support images; the missing ones are padding. With `skewed`, only
+    30 of the classes have queries.
     """
     found, unit = _read_features(folder, "imagenet_a")
     pool = np.concatenate([unit[f"support_{k}"] for k in (1, 2, 4)])
@@ -96,6 +110,8 @@ def draw_subsets(folder: pathlib.Path, *, shots: int, draws: int = DRAWS, uneven
         if uneven:
             numbers = np.where(np.arange(shots) < rng.integers(1, shots + 1, (_SUBSET_CLASSES, 1)), numbers, -1)
         members = np.repeat(np.eye(_SUBSET_CLASSES), _SUBSET_QUERIES, axis=0)
+        if skewed:
+            query, members = query[:_SKEWED_CLASSES], members[: _SKEWED_CLASSES * _SUBSET_QUERIES]
         text = unit["text"][classes]
         tasks.append(Draws(pool[support.ravel()][None], numbers.reshape(1, -1), pool[query.ravel()], members, text))
     return tasks
@@ -114,10 +130,12 @@ class SupportAccuracies(NamedTuple):
     chosen: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("select", "leave_out"))
-def accuracies(name: str, draws: Draws, *, select: bool, leave_out: str | None = None) -> SupportAccuracies:
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("select", "leave_out", "fixed"))
+def accuracies(
+    name: str, draws: Draws, *, select: bool, leave_out: str | None = None, fixed: tuple[tuple[str, str], ...] = ()
+) -> SupportAccuracies:
     """Return the accuracy of each support set, and the number of the setting that was selected."""
-    options, key = Grid(name, leave_out=leave_out), jax.random.key(0)
+    options, key = Grid(name, leave_out=leave_out, **dict(fixed)), jax.random.key(0)
 
     def one(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         support = Support(*case, draws.text, jnp.float32(100), num_classes=draws.members.shape[1])
@@ -172,56 +190,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--features", type=pathlib.Path, required=True, help="folder with .npz files of features")
     parser.add_argument("--sets", default=",".join(SHOTS), help="sets, separated by commas (default: all)")
     parser.add_argument(
-        "--methods", default=",".join(adapt.METHODS), help="methods, separated by commas (default: all)"
+        "--methods",
+        default=",".join(GROUPS),
+        help=f"methods or {', '.join(GROUPS)}, separated by commas (default: all)",
     )
     parser.add_argument("--shots", help="numbers of shots, separated by commas (default: all of the set)")
     parser.add_argument("--draws", type=int, default=DRAWS, help="support sets per number of shots (default: 10)")
     parser.add_argument("--settings", action="store_true", help="print how often each setting was selected")
+    parser.add_argument("--defaults", action="store_true", help="only default settings, without selection")
     parser.add_argument(
         "--leave_out", choices=("one", "fold"), help="how settings are selected (default: as each method prefers)"
     )
     parser.add_argument("--uneven", action="store_true", help="between 1 and the number of shots per class, at random")
+    parser.add_argument("--skewed", action="store_true", help="queries of 30 of the 100 classes (imagenet_a_100)")
     parser.add_argument("--locality", action="store_true", help="print the accuracy on classes without support images")
     args = parser.parse_args(arguments)
+    methods = [name for given in args.methods.split(",") for name in GROUPS.get(given, (given,))]
     if args.locality:
         print(f"{describe_machine()}, jax {jax.__version__}")
-        locality(args.features, args.methods.split(","))
+        locality(args.features, [name for name in methods if name not in TRANSDUCTIVE])
         return 0
     print(f"{describe_machine()}, jax {jax.__version__}; {args.draws} support sets; mean ± 95 % interval, %")
     for name in args.sets.split(","):
-        shots = tuple(map(int, args.shots.split(","))) if args.shots else SHOTS[name]
-        print(f"\n{name}\n\n| method | settings | " + " | ".join(f"{k} shots" for k in shots) + " |")
-        print("|---|---|" + "---|" * len(shots))
-        for method in args.methods.split(","):
-            needs_text = adapt.find(method).needs_text
-            if needs_text and not name.startswith("imagenet_a"):
-                continue
-            for select in (False, True):
-                if method == "zero_shot" and select:
-                    continue
-                began, row, taken = time.perf_counter(), [], []
-                for k in shots:
-                    if name == "imagenet_a_100":
-                        tasks = draw_subsets(args.features, shots=k, draws=args.draws, uneven=args.uneven)
-                    else:
-                        tasks = [draw_supports(args.features, name, shots=k, draws=args.draws)]
-                    found = [accuracies(method, task, select=select, leave_out=args.leave_out) for task in tasks]
-                    mean, half = mean_interval([float(100 * value) for one in found for value in one.accuracy])
-                    row.append(f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}"))
-                    taken.append(np.concatenate([one.chosen for one in found]))
-                how = "selected" if select else "defaults"
-                print(
-                    f"| {method} | {how} | " + " | ".join(row) + f" | {time.perf_counter() - began:.1f} s", flush=True
-                )
-                if select and args.settings:
-                    for k, numbers in zip(shots, taken, strict=True):
-                        values, counts = np.unique(numbers, return_counts=True)
-                        options = Grid(method).settings
-                        print(
-                            f"    {k} shots:",
-                            *(f"{count}× {options[v]}" for v, count in zip(values, counts, strict=True)),
-                        )
+        usable = [each for each in methods if name.startswith("imagenet_a") or not adapt.find(each).needs_text]
+        for kind in ("inductive", "transductive"):
+            members = [each for each in usable if (each in TRANSDUCTIVE) == (kind == "transductive")]
+            if members:
+                _table(name, kind, members, args)
     return 0
+
+
+def _table(name: str, kind: str, methods: Sequence[str], args: argparse.Namespace) -> None:
+    """Print the accuracy of methods of one kind on a set."""
+    shots = tuple(map(int, args.shots.split(","))) if args.shots else SHOTS[name]
+    print(f"\n{name}, {kind}\n\n| method | settings | " + " | ".join(f"{k} shots" for k in shots) + " |")
+    print("|---|---|" + "---|" * len(shots))
+    tasks = {k: _tasks(name, k, args) for k in shots}
+    for method in methods:
+        rows: list[tuple[str, dict[str, Any]]] = [("defaults", {"select": False}), ("selected", {"select": True})]
+        if method == "zero_shot" or args.defaults:
+            rows = rows[:1]
+        rows += [("=".join(pair), {"select": False, "fixed": (pair,)}) for pair in VARIANTS.get(method, ())]
+        for label, options in rows:
+            began, cells, taken = time.perf_counter(), [], []
+            for each in tasks.values():
+                found = [accuracies(method, task, leave_out=args.leave_out, **options) for task in each]
+                mean, half = mean_interval([float(100 * value) for one in found for value in one.accuracy])
+                cells.append(f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}"))
+                taken.append(np.concatenate([one.chosen for one in found]))
+            print(f"| {method} | {label} | {' | '.join(cells)} | {time.perf_counter() - began:.1f} s", flush=True)
+            if label == "selected" and args.settings:
+                _print_settings(method, shots, taken)
+
+
+def _tasks(name: str, shots: int, args: argparse.Namespace) -> list[Draws]:
+    if name == "imagenet_a_100":
+        return draw_subsets(args.features, shots=shots, draws=args.draws, uneven=args.uneven, skewed=args.skewed)
+    return [draw_supports(args.features, name, shots=shots, draws=args.draws)]
+
+
+def _print_settings(method: str, shots: Sequence[int], taken: Sequence[np.ndarray]) -> None:
+    options = Grid(method).settings
+    for k, numbers in zip(shots, taken, strict=True):
+        values, counts = np.unique(numbers, return_counts=True)
+        print(f"    {k} shots:", *(f"{count}× {options[v]}" for v, count in zip(values, counts, strict=True)))
 
 
 if __name__ == "__main__":

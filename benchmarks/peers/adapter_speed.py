@@ -5,7 +5,8 @@ python -m benchmarks.peers.adapter_speed grid|all|peers|imagenet [--features=FOL
 all       every training-free method at 1, 2, 4, 8 and 16 shots and 10 support sets, settings selected on each of them
 grid      Tip-Adapter's leave-one-out accuracy at 200 beta × 20 alpha, against a loop over the grid in PyTorch
 peers     linear_probe against scikit-learn's LogisticRegression, knn against faiss' exact search, and a fit of llu
-imagenet  1,000 classes × 16 shots, 50,000 queries, 768 dimensions, synthetic: seconds and memory, a process per method
+imagenet  1,000 classes × 16 shots, 50,000 queries, 768 dimensions, synthetic: seconds and memory, a process per method.
+          The limit of a transductive method, the time of its matrix products at the peak, stands next to it.
 
 FOLDER holds caltech101.npz with CLIP ViT-B/32 features of 100 classes, including 2,465 queries. It has no text; the
 class means of its validation images replace it, which changes the accuracy but not the time. Times include compilation
@@ -33,7 +34,7 @@ from benchmarks.machine import describe_machine, measure_peak
 from benchmarks.peers.adapter_accuracy import Draws, accuracies, draw_supports
 from benchmarks.peers.installed import missing_peers
 
-SEEDS, DIM = 10, 768
+SEEDS = 10
 PEAK_SIZE = 2048
 NEEDED = {  # by table: the peers, and what installs them
     "grid": (("torch",), "requirements-parity.txt"),
@@ -55,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=",".join(adapt.TRAINING_FREE),
         help="methods of all and imagenet, separated by commas (default: training-free)",
     )
+    parser.add_argument("--dim", type=int, default=768, help="dimensions of imagenet (default: 768)")
     parser.add_argument("--classes", type=int, default=1000, help="classes of imagenet (default: 1000)")
     parser.add_argument("--queries", type=int, default=50_000, help="queries of imagenet (default: 50000)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     methods = args.methods.split(",")
     if args.one:
-        return imagenet_one(args.one, classes=args.classes, queries=args.queries)
+        return imagenet_one(args.one, classes=args.classes, queries=args.queries, dim=args.dim)
     for table in args.tables:
         modules, requirements = NEEDED.get(table, ((), ""))
         if message := missing_peers(*modules, requirements=requirements):
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for table in args.tables:
         print()
         if table == "imagenet":
-            imagenet(methods, classes=args.classes, queries=args.queries)
+            imagenet(methods, classes=args.classes, queries=args.queries, dim=args.dim)
         elif table == "all":
             everything(args.features, methods)
         elif table == "grid":
@@ -215,25 +217,36 @@ def peers(folder: pathlib.Path) -> None:
     print(f"| llu, {given.members.shape[1]} × 16 | {first:.1f}, again {again:.1f} | | | | {accuracy:.1%} right |")
 
 
-def imagenet(methods: list[str], *, classes: int, queries: int) -> None:
+def imagenet(methods: list[str], *, classes: int, queries: int, dim: int) -> None:
     """Print seconds and peak memory of each method in a process of its own."""
-    print(f"{classes:,} classes × 16 shots, {queries:,} queries, {DIM} dimensions, synthetic; default settings\n")
-    print("| method | fit, s | classify, s | peak memory, GB |\n|---|---|---|---|")
+    print(f"{classes:,} classes × 16 shots, {queries:,} queries, {dim} dimensions, synthetic; default settings\n")
+    print("| method | fit, s | classify, s | peak memory, GB | limit, s |\n|---|---|---|---|---|")
     for method in methods:
         command = [sys.executable, "-m", "benchmarks.peers.adapter_speed", "imagenet", f"--one={method}"]
-        command += [f"--classes={classes}", f"--queries={queries}"]
+        command += [f"--classes={classes}", f"--queries={queries}", f"--dim={dim}"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         last = (found.stdout if found.returncode == 0 else found.stderr).strip().splitlines()[-1]
-        print(f"| {method} | {last} |", flush=True)
+        work = products(method, classes=classes, queries=queries, dim=dim)
+        print(f"| {method} | {last} | {f'{work / peak():.1f}' if work else ''} |", flush=True)
 
 
-def imagenet_one(method: str, *, classes: int, queries: int) -> int:
+def products(method: str, *, classes: int, queries: int, dim: int) -> float:
+    """Return the floating-point operations of the matrix products of a transductive method, 0 for others."""
+    cosines = 2.0 * queries * classes * dim
+    if method == "transclip":  # all cosines, those of the support, and two products per update of the mixture
+        return (queries / classes + 16) * cosines + (2 * adapt.METHODS[method].iterations + 2) * cosines
+    if method == "ss_text_u":
+        return (2 * adapt.METHODS[method].iterations + 1) * cosines
+    return 0.0
+
+
+def imagenet_one(method: str, *, classes: int, queries: int, dim: int) -> int:
     """Print the row of one method."""
     rng = np.random.default_rng(0)
-    centers = rng.standard_normal((classes, DIM), np.float32)
+    centers = rng.standard_normal((classes, dim), np.float32)
     labels = np.repeat(np.arange(classes), 16)
-    support = centers[labels] + rng.standard_normal((len(labels), DIM), np.float32)
-    query = centers[rng.integers(classes, size=queries)] + rng.standard_normal((queries, DIM), np.float32)
+    support = centers[labels] + rng.standard_normal((len(labels), dim), np.float32)
+    query = centers[rng.integers(classes, size=queries)] + rng.standard_normal((queries, dim), np.float32)
     began = time.perf_counter()
     classifier = jax.block_until_ready(adapt.create(method).fit(support, labels, class_text_features=centers))
     fitted = time.perf_counter()

@@ -12,7 +12,8 @@ import adapt
 import arguments
 import launch
 from adapt import public_names
-from adapt.choices import BASELINES, METHOD_SUMMARIES, TASKS, TRAINING_FREE_SUMMARIES
+from adapt.adapters.registry import TRANSDUCTIVE
+from adapt.choices import BASELINES, METHOD_SUMMARIES, TASKS, TRAINING_FREE_SUMMARIES, TRANSDUCTIVE_SUMMARIES
 from adapt.embedding.encoder import Encoder
 from arguments.help_texts import EXAMPLES, JOBS
 from cluster.config import TARGETS
@@ -69,6 +70,7 @@ def test_help_names_methods_tasks_and_targets(capsys):
 def test_the_names_in_the_help_are_those_of_the_registry():
     assert tuple(METHOD_SUMMARIES) == tuple(adapt.METHODS)
     assert tuple(TRAINING_FREE_SUMMARIES) == adapt.TRAINING_FREE
+    assert tuple(TRANSDUCTIVE_SUMMARIES) == TRANSDUCTIVE
 
 
 def test_public_names_of_adapt_are_imported_on_first_use():

@@ -185,6 +185,18 @@ def test_adapter_accuracy_prints_a_row_per_method_and_selection(features, capsys
     assert "| prototypes | defaults | 100.0 ± 0.0 | 100.0 ± 0.0 |" in out and "| prototypes | selected | " in out
 
 
+def test_adapter_accuracy_prints_transductive_methods_in_a_table_of_their_own(features, capsys):
+    given = [f"--features={features}", "--sets=imagenet_a_100", "--methods=zero_shot,transductive", "--shots=1"]
+    assert adapter_accuracy.main([*given, "--draws=1"]) == 0
+    inductive, transductive = capsys.readouterr().out.split("imagenet_a_100, transductive")
+    assert "| zero_shot | defaults | " in inductive and "transclip" not in inductive
+    rows = [line.split(" | ")[:2] for line in transductive.splitlines() if line.startswith("| ")][1:]
+    variants = ["defaults", "selected", "variant=zero_shot", "defaults", "selected"]
+    assert rows == [
+        [f"| {name}", each] for name, each in zip(["transclip"] * 3 + ["ss_text_u"] * 2, variants, strict=True)
+    ]
+
+
 def test_draws_of_100_classes_have_queries_of_their_own_and_uneven_ones_any_number_of_shots(features):
     even, uneven = (
         adapter_accuracy.draw_subsets(features, shots=4, draws=2, uneven=uneven) for uneven in (False, True)
@@ -193,6 +205,9 @@ def test_draws_of_100_classes_have_queries_of_their_own_and_uneven_ones_any_numb
         assert task.features.shape == (1, 400, 8) and task.query.shape == (300, 8) and task.text.shape == (100, 8)
         assert not (task.features[0][:, None] == task.query).all(axis=2).any()
     assert (np.bincount(even[0].labels[0]) == 4).all()
+    skewed = adapter_accuracy.draw_subsets(features, shots=4, draws=2, skewed=True)
+    np.testing.assert_array_equal(skewed[1].query, even[1].query[:90])
+    assert skewed[1].members.shape == (90, 100) and (skewed[1].labels == even[1].labels).all()
     counts = np.bincount(uneven[0].labels[0] + 1, minlength=101)
     assert set(counts[1:]) == {1, 2, 3, 4} and counts[0] == 400 - counts[1:].sum()
 
@@ -212,6 +227,11 @@ def test_adapter_speed_prints_the_tables_that_need_no_peer(features, monkeypatch
     assert "must name a folder that holds caltech101.npz" in capsys.readouterr().err
     assert adapter_speed.main(["imagenet", "--one=zero_shot", "--classes=3", "--queries=4"]) == 0
     assert capsys.readouterr().out.count(" | ") == 2
+    assert (
+        adapter_speed.products("transclip", classes=3, queries=4, dim=5)
+        > 0
+        == adapter_speed.products("gda", classes=3, queries=4, dim=5)
+    )
 
 
 def test_checkpoint_loading_measures_each_installed_side(monkeypatch, capsys):

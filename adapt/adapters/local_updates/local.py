@@ -54,6 +54,11 @@ class Local(Adapter):
             raise ValueError(
                 f"inner adapter {type(self.inner).__name__} is already local. Use it without 'local' around it."
             )
+        if self.inner.transductive:
+            raise ValueError(
+                f"inner adapter {self.inner.name} is transductive: its predictions depend on the other queries, not on "
+                "nearby support examples alone. Use it without 'local' around it."
+            )
 
     def fit_state(self, support: Support, *, key: jax.Array, start: State | None = None) -> State:
         return self.inner.fit_state(support, key=key, start=start)

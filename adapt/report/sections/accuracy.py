@@ -61,9 +61,24 @@ def summary(index: ResultsIndex) -> list[Section]:
     ) + (_OTHER_ZERO_SHOT if zero_shot_notes(index) else "")
     text += BETTER if baselines else ""
     table = ReportTable(
-        "summary", "accuracy at the most shots, %", columns, [*rows, *totals], labels=len(labels), totals=len(totals)
+        f"summary{index.file_suffix}",
+        f"accuracy at the most shots{index.suffix}, %",
+        columns,
+        [*rows, *totals],
+        labels=len(labels),
+        totals=len(totals),
     )
-    return [Section("Accuracy", text, [table])]
+    return [Section(f"Accuracy{index.suffix}", _together(index) + text, [table])]
+
+
+def _together(index: ResultsIndex) -> str:
+    """Return sentences on transductive methods, if the index has these."""
+    if not index.suffix:
+        return ""
+    return (
+        "These methods classify all queries of a task together, without their labels. They are compared among "
+        "themselves only. "
+    )
 
 
 def _mean_of(curves: Sequence[Any]) -> AccuracyInterval | None:
@@ -92,10 +107,12 @@ def _average_curves(index: ResultsIndex, keys: Sequence[TaskKey]) -> list[Sectio
         return []
     shown = _best_panels(panels)
     backdrop, legend = _backdrop(_average_baselines(index, keys, common))
-    title = "Average accuracy by number of shots"
+    title = f"Average accuracy by number of shots{index.suffix}"
     text = f"Mean over {len(keys)} datasets with equal weights." + _explain(index, panels, shown, band="means")
     text += BETTER if backdrop else ""
-    chart = _shots_chart("average", title, shown, index=index, shots=common, backdrop=backdrop, legend=legend)
+    chart = _shots_chart(
+        f"average{index.file_suffix}", title, shown, index=index, shots=common, backdrop=backdrop, legend=legend
+    )
     return [Section(title, text, charts=[chart])]
 
 
@@ -144,17 +161,21 @@ def _dataset_curves(index: ResultsIndex, key: TaskKey) -> Section:
     first = index.row_of(key)
     head = ["method", *(["run"] if several else []), *(count(k, "shot") for k in shots)]
     shown = _best_panels(panels)
-    title = f"Few-shot classification: {key.dataset}"
+    title = f"Few-shot classification: {key.dataset}{index.suffix}"
     better = better_baselines(index, key, run=index.runs[0].name)
     backdrop, legend = _backdrop({label: curve.intervals for label, curve in better.items()})
-    name = f"few_shot-{key.dataset}"
+    name = f"few_shot-{key.dataset}{index.file_suffix}"
     return Section(
         title,
         f"{first['classes']} classes, {first['queries']:,} query images per seed; chance is {1 / first['classes']:.1%}."
         + _short_note(index, key)
         + _explain(index, panels, shown)
         + (NOTE + f" The chart has the better ones of {index.runs[0].name}." if grey else ""),
-        [ReportTable(name, f"{_metric(first)} on {key.dataset}, %", head, cells, labels=2 if several else 1)],
+        [
+            ReportTable(
+                name, f"{_metric(first)} on {key.dataset}{index.suffix}, %", head, cells, labels=2 if several else 1
+            )
+        ],
         [_shots_chart(name, title, shown, index=index, shots=shots, backdrop=backdrop, legend=legend)],
         dataset=key.dataset,
     )

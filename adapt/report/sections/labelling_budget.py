@@ -45,9 +45,9 @@ def _section(index: ResultsIndex, run: Run) -> list[Section]:
         for images in sorted({images for budget in own.values() for images in budget}):
             accuracies = mark_best([own[method].get(images) for method in methods])
             cells.append([Cell(key.dataset), Cell(f"{classes}"), Cell(f"{images:,.0f}"), *accuracies])
-    suffix = f": {run.name}" if several else ""
+    suffix = (f": {run.name}" if several else "") + index.suffix
     title = f"Accuracy by labelled images{suffix}"
-    name = f"labelled_images-{run.name}" if several else "labelled_images"
+    name = (f"labelled_images-{run.name}" if several else "labelled_images") + index.file_suffix
     text = (
         "The number of labelled images is that of a support set, over all classes (the mean over seeds). It makes data "
         "sets of few and of many classes, and imbalanced support sets, comparable by the work of labelling. Each curve "

@@ -39,9 +39,9 @@ def locality(index: ResultsIndex) -> list[Section]:
                 )
         if panels:
             best = sorted(panels, key=lambda method: -max(sum(curve.y) for curve in panels[method]))[:_PANELS]
-            title = f"Locality: {key.dataset}"
+            title = f"Locality: {key.dataset}{index.suffix}"
             chart = method_chart(
-                f"locality-{key.dataset}",
+                f"locality-{key.dataset}{index.file_suffix}",
                 title,
                 {method: curves for method, curves in panels.items() if method in best},
                 index=index,

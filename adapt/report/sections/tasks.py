@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.adapters.registry import TRANSDUCTIVE
 from adapt.report.figures.chart import INK, Chart, LegendEntry, Look, run_look
 from adapt.report.figures.panels import Mark, MarkedRow, RowPanel
 from adapt.report.formatting import count, format_interval
@@ -71,7 +72,7 @@ def _halves(index: ResultsIndex, task: str, *, dataset: str, title: str, text: s
     names = ["method", "run"] if len(index.runs) > 1 else ["method"]
     cells = [[Cell(text) for text in row] for row in rows]
     table = ReportTable(
-        f"{task}-{dataset}",
+        f"{task}-{dataset}{index.file_suffix}",
         f"accuracy on {dataset} at {count(shots[-1], 'shot')}, %",
         [*names, "base", "new", "harmonic mean"],
         cells,
@@ -82,8 +83,9 @@ def _halves(index: ResultsIndex, task: str, *, dataset: str, title: str, text: s
     panels = [dataclasses.replace(panel, x_range=ends) for panel in panels]
     ink = Look(INK, dashes="", marker="o")
     legend = [LegendEntry("base classes", ink), LegendEntry("new classes", ink._replace(filled=False))]
-    chart = Chart(f"{task}-{dataset}", f"{title}: {dataset}", panels, legend)
-    return [Section(f"{title}: {dataset}", text, [table], [chart], dataset=dataset)]
+    title = f"{title}: {dataset}{index.suffix}"
+    chart = Chart(f"{task}-{dataset}{index.file_suffix}", title, panels, legend)
+    return [Section(title, text, [table], [chart], dataset=dataset)]
 
 
 def other_tasks(index: ResultsIndex) -> list[Section]:
@@ -116,8 +118,8 @@ def other_tasks(index: ResultsIndex) -> list[Section]:
         rows = [row for key in index.keys(task) for row in _task_rows(index, key)]
         if rows:
             head = ["dataset", "method", *(["run"] if len(index.runs) > 1 else []), "shots", "accuracy, %"]
-            table = ReportTable(task, title, head, rows, labels=len(head) - 2)
-            sections.append(Section(title, text, [table]))
+            table = ReportTable(task + index.file_suffix, title + index.suffix, head, rows, labels=len(head) - 2)
+            sections.append(Section(title + index.suffix, text, [table]))
     return sections
 
 
@@ -161,7 +163,13 @@ def costs(runs: Sequence[Run]) -> list[Section]:
         if run.costs:
             rows.append([Cell(run.name), Cell("embedding"), Cell(""), Cell(""), Cell(f"{embedding:.1f}")])
         rows += [
-            [Cell(run.name), Cell(method), Cell(f"{support_sets:,}"), Cell(f"{predictions:,}"), Cell(f"{seconds:.1f}")]
+            [
+                Cell(run.name),
+                Cell(_marked(method)),
+                Cell(f"{support_sets:,}"),
+                Cell(f"{predictions:,}"),
+                Cell(f"{seconds:.1f}"),
+            ]
             for method, (support_sets, predictions, seconds) in by_method.items()
         ]
     head = ["checkpoint", "work", "support sets", "predictions", "seconds"]
@@ -170,6 +178,10 @@ def costs(runs: Sequence[Run]) -> list[Section]:
         "fitting, classification and compilation; on CPUs two methods run at the same time."
     )
     return [Section("Compute cost", text, [ReportTable("costs", "compute cost", head, rows, labels=2)])] if rows else []
+
+
+def _marked(method: str) -> str:
+    return f"{method} (transductive)" if method in TRANSDUCTIVE else method
 
 
 def retrieval(runs: Sequence[Run]) -> list[Section]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import adapt
+from adapt.adapters.registry import TRANSDUCTIVE
 from adapt.adapters.support import Support, make_support
 from tests.adapt.adapters import references
 
@@ -154,7 +155,7 @@ def test_vmap_over_support_sets_equals_single_fits(name):
         assert_equal(logits, fit_and_apply(adapt.create(name), support, QUERIES))
 
 
-@pytest.mark.parametrize("name", [name for name in adapt.METHODS if name not in ("knn", "llu")])
+@pytest.mark.parametrize("name", [name for name in adapt.METHODS if name not in ("knn", "llu", *TRANSDUCTIVE)])
 def test_a_class_without_examples_keeps_its_zero_shot_logit(name):
     scaled = 100 * references.unit(QUERIES) @ references.unit(TEXT)[4]
     np.testing.assert_allclose(fit(name, {})(QUERIES)[:, 4], scaled, atol=1e-4)
@@ -347,7 +348,7 @@ def test_methods_describes_all_and_grids_start_with_the_defaults():
     described = adapt.methods()
     assert list(described) == list(adapt.METHODS)
     for name, method in described.items():
-        assert set(method) == {"training_free", "local", "needs_text", "settings"}
+        assert set(method) == {"training_free", "transductive", "local", "needs_text", "settings"}
         assert adapt.create(name, **method["settings"]) == adapt.create(name)
         assert all(
             method["settings"][key] == values[0]

@@ -7,6 +7,10 @@ import pytest
 
 import adapt
 import adapt.evaluation.fewshot
+from adapt.adapters.ops import normalize
+from adapt.adapters.registry import TRANSDUCTIVE
+from adapt.adapters.support import make_support
+from adapt.adapters.transductive.queries import Queries
 from adapt.evaluation.fewshot import run_grid
 from adapt.model_selection.hyperparameters import Grid
 from tests.adapt.adapters import references
@@ -95,6 +99,25 @@ def test_each_query_is_classified_independently_of_their_number(method, count):
     for number, rows in enumerate((slice(None), FEW)):
         reference = expected(method, outcome.chosen[number], FEATURES[rows], LABELS[rows], queries, groups)
         np.testing.assert_array_equal(outcome.predictions[number], reference)
+
+
+@pytest.mark.parametrize("method", TRANSDUCTIVE)
+def test_a_transductive_method_sees_the_counted_queries_of_one_group_alone(method):
+    counted = [np.arange(255) % 3 > 0, np.arange(255) % 5 > 0]
+    both_sets = [(FEATURES, LABELS), (FEATURES[FEW], LABELS[FEW])]
+    arguments = {"class_texts": TEXTS, "candidates": MASKS, "logit_scale": 100.0}
+    outcome = run_grid(
+        method, *zip(*both_sets, strict=True), queries=QUERIED, groups=GROUPS, counted=counted, **arguments
+    )
+    for number, (features, labels) in enumerate(both_sets):
+        for group, mask in enumerate(MASKS):
+            rows = np.flatnonzero((group == GROUPS) & counted[number])
+            adapter = adapt.create(method, **Grid(method).settings[outcome.chosen[number]])
+            support = make_support(features, labels, class_text_features=TEXTS)
+            queries = Queries(normalize(QUERIED[rows]), np.ones(len(rows), bool), mask)
+            expected = np.argmax(adapter.query_logits(support, queries), axis=1)
+            np.testing.assert_array_equal(outcome.predictions[number, rows], expected)
+            assert mask[outcome.predictions[number, group == GROUPS]].all()
 
 
 def test_without_support_the_class_texts_decide():

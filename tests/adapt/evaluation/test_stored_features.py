@@ -6,7 +6,9 @@ import re
 import numpy as np
 import pytest
 
+import adapt
 import launch
+from adapt.adapters.registry import TRANSDUCTIVE
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.online import EvaluationInTraining
@@ -97,6 +99,23 @@ def test_features_of_a_checkpoint_give_its_results(checkpoint, images, texts, tm
     assert {row["checkpoint"] for row in rows} == {"tiny"} and all(row["stored_features"] for row in rows)
     assert {row["settings"].get("templates") for row in rows if row["task"] == "zero_shot"} == {"stored"}
     assert rows == read_results(tmp_path / "b")
+
+
+@pytest.mark.parametrize("method", TRANSDUCTIVE)
+def test_a_transductive_method_sees_no_image_of_a_pool_that_a_support_set_of_the_seed_contains(
+    images, texts, tmp_path, method
+):
+    folder = write(tmp_path / "tiny" / "things", images, texts=texts, pool=True)
+    evaluated = evaluate_features(settings(str(folder), methods=(method,), tasks=("few_shot",)), out=tmp_path / "out")
+    assert all(row["transductive"] and row["method"] == method for row in evaluated)
+    predictions = np.load(tmp_path / "out" / "predictions" / evaluated[0]["predictions"])
+    for row in evaluated:
+        predicted = predictions[row["case"]]
+        if row["shots"] == 2:  # the most: all images that do not count are in this support set
+            support, queries = np.flatnonzero(predicted < 0), np.flatnonzero(predicted >= 0)
+            adapter = adapt.create(method, **row["settings"])
+            fitted = adapter.fit(images[support], LABELS[support], class_text_features=texts)
+            np.testing.assert_array_equal(predicted[queries], fitted.predict(images[queries]))
 
 
 def test_without_text_features_what_needs_them_is_left_out_with_a_line(images, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from adapt.adapters.registry import create
 from adapt.model_selection.calibration import Calibration
 from adapt.model_selection.methods import Candidate, MethodChoice
 from adapt.photos.folders import EmbeddedFolder
@@ -15,7 +16,7 @@ def make_result(root, paths, predicted, *, class_names=("cat", "dog"), far=(), a
     """
     names = list(class_names)
     examples = [f"{name}/{number}.png" for name in names for number in range(support)]
-    chosen = Candidate("knn", accuracy=accuracy, selected_by="leave-one-out on the support")
+    chosen = Candidate("knn", create("knn"), accuracy=accuracy, selected_by="leave-one-out on the support")
     probabilities = np.full((len(paths), len(names)), 0.1 / max(len(names) - 1, 1))
     probabilities[np.arange(len(paths)), predicted] = 0.9 - 0.004 * np.arange(len(paths))
     return SortingResult(

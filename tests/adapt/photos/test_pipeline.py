@@ -267,3 +267,18 @@ def test_images_to_classify_that_are_copies_of_support_images_are_noted(encoder,
         sort_photos(encoder, task(tmp_path, tmp_path / "out", method="prototypes"))
     (note,) = [message for message in messages if "identical" in message]
     assert "1 of 16 images to classify are identical to a support image, first again.png to red_fish/1.png" in note
+
+
+def test_a_transductive_method_uses_all_images_and_page_and_log_say_so(encoder, photos, tmp_path):
+    with logged() as messages:
+        result = sort_photos(encoder, task(photos, tmp_path / "out", method="transclip"))
+    assert any("transclip is transductive: it classifies all 15 queries together" in line for line in messages)
+    page = (tmp_path / "out" / "predictions.html").read_text(encoding="utf-8")
+    assert "transclip is transductive: it classified all 15 images together" in page
+    assert "<td>transclip<br>(transductive)</td>" in page
+    described = json.loads((tmp_path / "out" / "classifier" / "classes.json").read_text())
+    assert described["transductive"]
+    again = adapt.load(tmp_path / "out" / "classifier")(result.query.features)
+    np.testing.assert_array_equal(np.argmax(again, axis=1), result.predicted)
+    [choice] = result.choice.candidates
+    assert choice.method == "transclip" and np.isfinite(result.probabilities).all()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from adapt.adapters.registry import TRANSDUCTIVE
 from foundation.files.array_files import save_array
 
 DATASETS = ("birds", "<script>alert('x')</script> \"שלום\" 👩‍🚀 $x$")
@@ -38,6 +39,7 @@ def write_evaluation(workdir, *, shares=SHARES, datasets=DATASETS, methods=METHO
                             "dataset": dataset,
                             "question": "",
                             "method": method,
+                            "transductive": method in TRANSDUCTIVE,
                             "shots": shots,
                             "seed": seed,
                             "metric": "accuracy",

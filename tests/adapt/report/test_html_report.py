@@ -25,6 +25,7 @@ def few_shot(method, shots, seed, value):
         "dataset": f"set {HOSTILE}",
         "dataset_fingerprint": "d0",
         "method": method,
+        "transductive": False,
         "shots": shots,
         "seed": seed,
         "metric": "accuracy",

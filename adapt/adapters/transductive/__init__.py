@@ -1,0 +1,1 @@
+"""Methods that classify all queries together: the logits of a query depend on the other queries."""
