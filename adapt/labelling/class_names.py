@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 LONGEST = 80  # characters
+_INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def check_class_name(name: object) -> str:
@@ -21,6 +22,8 @@ def check_class_name(name: object) -> str:
         raise ValueError(f"class {name[:20]!r}… has {len(name):,} characters. Use at most {LONGEST}.")
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp", "Co", "Cn") for character in name):
         raise ValueError(f"class {name!r} contains a character that cannot be shown. Remove it.")
+    if any(character in _INVISIBLE for character in name):
+        raise ValueError(f"class {name!r} contains an invisible character. Remove it.")
     if name.startswith(".") or any(character in name for character in "/\\:"):
         raise ValueError(f"class {name!r} cannot be the name of a folder. Leave out / \\ : and a dot at the start.")
     return name
@@ -29,7 +32,8 @@ def check_class_name(name: object) -> str:
 def parse_class_names(text: str | None) -> list[str]:
     """Return the names of a comma-separated list; raises `ValueError` as `check_class_name` does, and for doubles."""
     names = [check_class_name(part) for part in text.split(",")] if text else []
-    doubled = next((name for name in names if names.count(name) > 1), None)
+    folded = [name.casefold() for name in names]
+    doubled = next((name for name in names if folded.count(name.casefold()) > 1), None)
     if doubled is not None:
-        raise ValueError(f"--classes names {doubled!r} twice. Remove one of the two.")
+        raise ValueError(f"--classes names {doubled!r} twice, but for case. Remove one of the two.")
     return names

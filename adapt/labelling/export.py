@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,13 +25,15 @@ _SUPPORT = Places(classes=SUPPORT_FOLDER, far="support_far", record="support_fil
 class Exported(NamedTuple):
     """The numbers of pictures that were sorted, of those far from all labelled ones, and of those in the support set.
 
-    `files` are what was written, by its path in the output folder, with a description. `alone` are files there that
-    were left alone, because they are not this session's or have changed since.
+    `left_out` are the pictures that cannot be read, or not yet. `files` are what was written, by its path in the output
+    folder, with a description. `alone` are files there that were left alone, because they are not this session's or
+    have changed since.
     """
 
     pictures: int
     far: int
     labelled: int
+    left_out: int
     files: dict[str, str]
     alone: int
 
@@ -48,8 +51,12 @@ def export_session(
     `support/NAME` only these; `predictions.csv` and `classifier/` are those of `launch.py adapt`, by the method that
     the page shows. `described` has the fields of `classes.json` that tell where the features are from.
 
-    Raises `ValueError` before two classes have labels, and `OSError` where a picture has vanished.
+    Pictures that have vanished or are not embedded yet are left out. Raises `ValueError` before two classes have
+    labels.
     """
+    for number in session.numbers.tolist():
+        if not os.path.exists(session.pictures.file(number)):
+            session.add_bad(number, f"{session.pictures.names[number]} is no longer in the folder")
     with session.lock:
         predictions = session.predictions
         numbers, bad = session.predicted_numbers.copy(), dict(session.bad)
@@ -66,6 +73,7 @@ def export_session(
         pictures=len(result.query.paths),
         far=int(result.far.sum()),
         labelled=len(labelled.query.paths),
+        left_out=len(session.pictures) - len(result.query.paths),
         files={
             f"{CLASSES_FOLDER}/": "all pictures, in a folder per class",
             PREDICTIONS_FILE: "class, probability and nearest labelled picture of each",

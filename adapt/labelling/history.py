@@ -12,26 +12,28 @@ from adapt.labelling.class_names import check_class_name
 from foundation.files.json_lines import append_json_line, read_json_lines
 
 HISTORY_FILE = "labels.jsonl"
-_LABEL, _UNDO = "label", "undo"
+_LABEL, _REMOVE, _UNDO = "label", "remove class", "undo"
 
 
 class Change(NamedTuple):
     """One action of a person: pictures, by name, that got a class, or lost theirs where `name` is None.
 
     `guesses` are the classes that were predicted before for those of the pictures that were drawn at random.
+    `contents` are hashes of the pictures. Without `pictures`, the class `name`, which has none, was removed.
     """
 
     pictures: tuple[str, ...]
     name: str | None
     guesses: Mapping[str, str] = {}
+    contents: Mapping[str, str] = {}
 
 
 class LabelHistory:
     """The actions in `folder/labels.jsonl`, and the labels that result.
 
-    A line is an object with `time`, `action` and, for "label", `pictures`, `class` (null removes a label) and
-    `guesses` (see `Change`). "undo" takes back the last action that was not taken back. Lines are synced to disk one by
-    one, and never changed.
+    A line is an object with `time`, `action` and, for "label", `pictures`, `class` (null removes a label), `guesses`
+    and `contents` (see `Change`). "remove class" removes a class without pictures, "undo" takes back the last action
+    that was not taken back. Lines are synced to disk one by one, and never changed.
 
     Raises `ValueError` for a file that is damaged, except for a cut last line, which is left out.
     """
@@ -58,7 +60,23 @@ class LabelHistory:
     @property
     def class_names(self) -> list[str]:
         """The classes in the order in which they were first used, also those without pictures by now."""
-        return list(dict.fromkeys(change.name for change in self._done if change.name is not None))
+        names: dict[str, None] = {}
+        for change in self._done:
+            if change.name is not None and change.pictures:
+                names[change.name] = None
+            elif change.name is not None:
+                names.pop(change.name, None)
+        return list(names)
+
+    @property
+    def removed(self) -> set[str]:
+        """The classes that were removed and not used again."""
+        return {change.name for change in self._done if change.name is not None} - set(self.class_names)
+
+    @property
+    def contents(self) -> Mapping[str, str]:
+        """The hash of each labelled picture when it was labelled, by name."""
+        return {picture: each for change in self._done for picture, each in change.contents.items()}
 
     @property
     def last(self) -> Change | None:
@@ -76,18 +94,34 @@ class LabelHistory:
             labelled.update(change.pictures)
         return list(found.values())
 
-    def label(self, pictures: Sequence[str], name: str | None, *, guesses: Mapping[str, str] | None = None) -> None:
+    def label(
+        self,
+        pictures: Sequence[str],
+        name: str | None,
+        *,
+        guesses: Mapping[str, str] | None = None,
+        contents: Mapping[str, str] | None = None,
+    ) -> None:
         """Put pictures into a class, or remove their labels; written to disk before it takes effect.
 
         Raises `ValueError` for a class name that cannot be used, and without pictures.
         """
-        change = Change(tuple(dict.fromkeys(pictures)), None if name is None else check_class_name(name), guesses or {})
+        name = None if name is None else check_class_name(name)
+        change = Change(tuple(dict.fromkeys(pictures)), name, guesses or {}, contents or {})
         if not change.pictures:
             raise ValueError("no picture is selected. Select at least one.")
         row = {"action": _LABEL, "pictures": list(change.pictures), "class": change.name}
-        self._append(row | ({"guesses": dict(change.guesses)} if change.guesses else {}))
+        more = {"guesses": dict(change.guesses), "contents": dict(change.contents)}
+        self._append(row | {key: value for key, value in more.items() if value})
         self._done.append(change)
         self._apply(change)
+
+    def remove_class(self, name: str) -> None:
+        """Remove a class; raises `ValueError` if pictures have it."""
+        if name in self._labels.values():
+            raise ValueError(f"class {name!r} has labelled pictures. Label them as something else first.")
+        self._append({"action": _REMOVE, "class": name})
+        self._done.append(Change((), name))
 
     def undo(self) -> Change:
         """Take back the last action and return it; raises `ValueError` if there is none."""
@@ -106,9 +140,14 @@ class LabelHistory:
         if row["action"] == _UNDO:
             self._done.pop()
         elif row["action"] == _LABEL:
-            name = row["class"]
+            name, pictures = row["class"], row["pictures"]
+            if not isinstance(pictures, list) or not pictures or not all(isinstance(each, str) for each in pictures):
+                raise ValueError(f"pictures {pictures!r:.80} are not a list of names")
             name = None if name is None else check_class_name(name)
-            self._done.append(Change(tuple(row["pictures"]), name, dict(row.get("guesses", {}))))
+            more = dict(row.get("guesses", {})), dict(row.get("contents", {}))
+            self._done.append(Change(tuple(pictures), name, *more))
+        elif row["action"] == _REMOVE:
+            self._done.append(Change((), check_class_name(row["class"])))
         else:
             raise ValueError(f"unknown action {row['action']!r}")
 

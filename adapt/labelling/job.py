@@ -69,10 +69,16 @@ class LabellingTask:
             )
         if self.out.exists() and not self.out.is_dir():
             raise FileExistsError(f"{self.out} is a file. Set --out to a folder.")
-        if pathlib.Path(self.images).resolve() in (self.out.resolve(), *self.out.resolve().parents):
+        images, out = pathlib.Path(self.images).resolve(), self.out.resolve()
+        if images in (out, *out.parents):
             raise ValueError(
                 f"--out={self.out} is in --images={self.images}, so results would be taken for pictures. Set --out to "
                 "a folder elsewhere."
+            )
+        if out in images.parents:
+            raise ValueError(
+                f"--images={self.images} is in --out={self.out}, where an export moves files. Set --out to a folder "
+                "elsewhere."
             )
 
 
@@ -214,14 +220,25 @@ def _host_names(host: str) -> frozenset[str]:
     """Return the names by which the server may be called, apart from numeric addresses."""
     own = {"localhost", host.lower()}
     if host in _EVERY_ADDRESS:
-        own |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        name = socket.gethostname().lower()
+        own |= {name, f"{name}.local", socket.getfqdn().lower()}
     return frozenset(own)
 
 
 def _shown_host(given: str, bound: str) -> str:
     if given in _EVERY_ADDRESS:
-        return socket.gethostname()
+        return _own_address()
     return f"[{bound}]" if ":" in bound else bound
+
+
+def _own_address() -> str:
+    """Return the address of this machine in its network, or its name; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address for documentation (RFC 5737)
+        except OSError:
+            return socket.gethostname()
+        return probe.getsockname()[0]
 
 
 def _has_screen() -> bool:
@@ -233,10 +250,13 @@ def _has_screen() -> bool:
 
 def _problems(session: LabellingSession) -> list[str]:
     """Return sentences about labels of pictures that the folder no longer has."""
-    missing = session.missing_pictures
-    if not missing:
-        return []
-    return [f"{len(missing):,} labelled pictures are no longer in the folder and are ignored, first {missing[0]}"]
+    groups = (
+        (session.missing_pictures, "are no longer in the folder"),
+        (sorted(session.changed_pictures), "have another content than when they were labelled"),
+    )
+    return [
+        f"{len(names):,} labelled pictures {what} and are ignored, first {names[0]}" for names, what in groups if names
+    ]
 
 
 def _report_failure(function, *arguments: object) -> None:

@@ -14,6 +14,7 @@ from data.pipeline.image_ops import EncodedImage, decode
 from data.sources.image_folders import ImageFiles
 
 _ORDER_SEED = 0
+_HASHED_BYTES = 65536
 
 
 class PictureFolder:
@@ -67,6 +68,11 @@ class PictureFolder:
         except OSError:
             return fingerprint(os.fsencode(path))
         return fingerprint(os.fsencode(path), f"{found.st_size} {found.st_mtime_ns}")
+
+    def content(self, number: int) -> str:
+        """Return a hash of the size and the beginning of a picture's file; raises `OSError` if it has vanished."""
+        with open(self.file(number), "rb") as file:
+            return fingerprint(f"{os.fstat(file.fileno()).st_size}", file.read(_HASHED_BYTES))
 
     def shuffled(self) -> np.ndarray:
         """Return the numbers in a fixed random order, so that the first pictures stand for all."""

@@ -76,6 +76,7 @@ class LabellingServer:
             Route("/api/events", self._events),
             Route("/api/pictures", self._pictures),
             Route("/api/label", self._label, methods=["POST"]),
+            Route("/api/remove_class", self._remove_class, methods=["POST"]),
             Route("/api/undo", self._undo, methods=["POST"]),
             Route("/api/export", self._start_export, methods=["POST"]),
             Route("/small/{number:int}", self._small),
@@ -84,7 +85,7 @@ class LabellingServer:
         app = Starlette(
             routes=[Mount(f"/{token}", routes=routes)],
             middleware=[Middleware(AccessControl, token=token, host_names=host_names)],
-            exception_handlers={ValueError: _refuse, HTTPException: _refuse_http},
+            exception_handlers={ValueError: _refuse, OSError: _report_failure, HTTPException: _refuse_http},
             max_body_size=_MOST_BYTES,
         )
         self._server = uvicorn.Server(
@@ -126,10 +127,13 @@ class LabellingServer:
         return await run_in_threadpool(self._answer, await _json_body(request))
 
     async def _label(self, request: Request) -> Response:
-        body = await _json_body(request)
-        numbers, name = body.get("pictures"), body.get("class")
+        body = await self._own_body(request)
+        numbers = body.get("pictures")
         if not isinstance(numbers, list):
             raise ValueError(f"pictures {numbers!r:.80} is not a list of numbers.")
+        if "class" not in body:
+            raise ValueError("the request has no class. Send null to remove labels.")
+        name = body["class"]
 
         def label() -> Response:
             known = self._session.class_names
@@ -141,8 +145,17 @@ class LabellingServer:
 
         return await run_in_threadpool(label)
 
+    async def _remove_class(self, request: Request) -> Response:
+        body = await self._own_body(request)
+
+        def remove() -> Response:
+            self._session.remove_class(body.get("class"))
+            return self._answer(body)
+
+        return await run_in_threadpool(remove)
+
     async def _undo(self, request: Request) -> Response:
-        body = await _json_body(request)
+        body = await self._own_body(request)
 
         def undo() -> Response:
             self._session.undo()
@@ -174,7 +187,7 @@ class LabellingServer:
             raise HTTPException(404, f"there is no picture {number}.")
         try:
             return Response(make(number), media_type="image/webp", headers=_KEEP)
-        except (BadRecord, OSError) as error:
+        except (BadRecord, FileNotFoundError, PermissionError) as error:
             self._session.add_bad(number, readable(error_text(error)))
             return Response(_NOTHING, media_type="image/gif", headers={"cache-control": "no-store"})
 
@@ -193,7 +206,7 @@ class LabellingServer:
         return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def _start_export(self, request: Request) -> Response:
-        body = await _json_body(request)
+        body = await self._own_body(request)
         placement = body.get("placement")
         if placement not in (COPY, LINK):
             raise ValueError(f"placement {placement!r:.80} is unknown. Use {COPY} or {LINK}.")
@@ -221,6 +234,17 @@ class LabellingServer:
             raise
         finally:
             self._exporting.release()
+
+    async def _own_body(self, request: Request) -> dict[str, Any]:
+        """Return the body of a request of this session's page.
+
+        The numbers of pictures hold for one process: after a restart with another folder, those of a page that is
+        still open would name other pictures.
+        """
+        body = await _json_body(request)
+        if body.get("session") != self._session.identity:
+            raise HTTPException(409, "the job was started again. Reload the page.")
+        return body
 
     def _set_export(self, **state: Any) -> None:
         self._exports = state
@@ -255,6 +279,13 @@ def _number(text: str, name: str) -> int:
 
 def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse({"problem": readable(error_text(error))}, 400)
+
+
+def _report_failure(request: Request, error: Exception) -> Response:
+    """Answer an error of the file system, such as a full disk."""
+    text = readable(error_text(error))
+    logger.error(f"{request.method} {request.url.path.rpartition('/')[2]}: {text}")
+    return JSONResponse({"problem": f"nothing was saved: {text}."}, 500)
 
 
 def _refuse_http(request: Request, error: Exception) -> Response:

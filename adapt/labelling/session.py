@@ -62,6 +62,8 @@ class LabellingSession:
         self._rows = np.full(len(pictures), -1, np.int64)
         self._chooser = Chooser(random_every=_RANDOM_EVERY)
         self._texts: dict[str, np.ndarray] = {}
+        self._states: dict[int, str] = {}
+        self.changed_pictures = self._find_changed()
         self._lock = threading.RLock()
         self._predictions: PicturePredictions | None = None
         self._suggestions = Suggestions(np.empty(0, np.int64), ())
@@ -82,7 +84,17 @@ class LabellingSession:
                 if folded != name:
                     raise ValueError(f"class {name!r} differs from {folded!r} only in case. Use {folded!r}.")
             names = [self._name(number) for number in numbers]
-            self._history.label(names, name, guesses=self._random_guesses(numbers))
+            contents = self._contents(numbers)
+            self._history.label(names, name, guesses=self._random_guesses(numbers), contents=contents)
+            self.changed_pictures -= set(names)
+            self._refresh()
+
+    def remove_class(self, name: str) -> None:
+        """Remove a class without labelled pictures; raises `ValueError` for another one."""
+        with self._lock:
+            if name not in self.class_names:
+                raise ValueError(f"class {name!r} does not exist.")
+            self._history.remove_class(name)
             self._refresh()
 
     def undo(self) -> Change:
@@ -100,6 +112,7 @@ class LabellingSession:
             self._rows[list(numbers)] = np.arange(start, start + len(numbers))
             self._model.add(features)
             self._chooser.add(features)
+            self._states.update((number, self.pictures.state(number)) for number in numbers)
             if time.monotonic() > self._refreshed + _REFRESH_SECONDS or self._model.count <= 2 * len(numbers):
                 self._refresh()
 
@@ -139,7 +152,10 @@ class LabellingSession:
     @property
     def class_names(self) -> list[str]:
         """The classes: those given at the start, and those of labels, in the order of their first use."""
-        return list(dict.fromkeys((*self._given, *self._history.class_names)))
+        used = self._history.class_names
+        hidden = {name.casefold() for name in (*self._history.removed, *used)}
+        given = [name for name in self._given if name in used or name.casefold() not in hidden]
+        return list(dict.fromkeys((*given, *used)))
 
     @property
     def uses_texts(self) -> bool:
@@ -154,7 +170,8 @@ class LabellingSession:
     @property
     def labels(self) -> dict[int, str]:
         """The class of each labelled picture that the folder has, by number, in the order of labelling."""
-        found = ((self.pictures.number(name), label) for name, label in self._history.labels.items())
+        present = ((name, label) for name, label in self._history.labels.items() if name not in self.changed_pictures)
+        found = ((self.pictures.number(name), label) for name, label in present)
         return {number: label for number, label in found if number is not None}
 
     @property
@@ -225,6 +242,31 @@ class LabellingSession:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self.pictures):
             raise ValueError(f"picture {number!r} does not exist; there are {len(self.pictures):,}.")
         return self.pictures.names[number]
+
+    def _find_changed(self) -> set[str]:
+        """Return the labelled pictures whose files have another content than when they were labelled."""
+        changed = set()
+        for name, content in self._history.contents.items():
+            number = self.pictures.number(name)
+            try:
+                if number is not None and self.pictures.content(number) != content:
+                    changed.add(name)
+            except OSError:
+                changed.add(name)
+        return changed
+
+    def _contents(self, numbers: Sequence[int]) -> dict[str, str]:
+        """Return the hashes of pictures to label; raises `ValueError` for one that has vanished or changed."""
+        contents = {}
+        for number in numbers:
+            name = self.pictures.names[number]
+            try:
+                contents[name] = self.pictures.content(number)
+            except OSError as error:
+                raise ValueError(f"{name} cannot be read any more ({error.strerror}).") from error
+            if self._states.get(number, self.pictures.state(number)) != self.pictures.state(number):
+                raise ValueError(f"{name} has changed since it was read. Start the job again to read it again.")
+        return contents
 
     def _random_guesses(self, numbers: Sequence[int]) -> dict[str, str]:
         """Return the predictions for those of the pictures that are suggested at random and have no label yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pathlib
 
@@ -26,7 +27,7 @@ class Thumbnails:
             return path.read_bytes()
         except FileNotFoundError:
             encoded = self._encode(number, SIDE)
-            with atomic_file(path) as temporary:
+            with contextlib.suppress(OSError), atomic_file(path) as temporary:  # on a full disk, it is not kept
                 temporary.write_bytes(encoded)
             return encoded
 

@@ -28,13 +28,13 @@ function showProblem(text) {
 }
 
 /** Send a request after those before it, and show the state that it answers. */
-function send(ask, done = () => {}) {
+function send(ask, done = () => {}, { own = true } = {}) {
   queue = queue.then(async () => {
     try {
       const answer = await ask();
       showProblem("");
       done();
-      show(answer);
+      show(answer, { own });
     } catch (error) {
       done();
       if (error instanceof server.Refused) showProblem(error.message);
@@ -94,7 +94,7 @@ function markSelected() {
     element.classList.toggle("current", element === current);
   }
   const count = selection.size;
-  $("selected").textContent = count ? `${count} selected` : "";
+  $("selected").textContent = count ? `${count} selected; Esc selects none` : "";
 }
 
 function toggle(element, { range = false } = {}) {
@@ -112,21 +112,48 @@ function toggle(element, { range = false } = {}) {
 
 // What the server's state looks like
 
-function show(answer) {
+function show(answer, { own = false } = {}) {
   if (state && state.session !== answer.session) {
     location.reload(); // the server was started again, and may number the pictures differently
     return;
   }
   if (state && answer.version < state.version) return;
+  const before = place(current);
   state = answer;
+  server.setSession(state.session);
   showHeader();
   showClasses();
-  showSuggestions();
+  showSuggestions(own);
   showColumns();
   showEstimate();
   showExport();
   showViews();
+  restoreCurrent(before, own);
   markSelected();
+}
+
+/** Return where an element is: its list, its index there, and the number of its picture. */
+function place(element) {
+  const list = element?.parentElement;
+  return list && { list, index: [...list.children].indexOf(element), number: element.dataset.number };
+}
+
+/**
+ * Frame the same picture as before. Where it has left its list by an action of this page, frame the one that took its
+ * place; by an action elsewhere, frame none, so that a key under way does not hit another picture.
+ */
+function restoreCurrent(before, own) {
+  if (current?.isConnected && current.dataset.number === before?.number) return;
+  const busy = document.activeElement?.matches?.("input, select, dialog *");
+  if (!before) {
+    if (!current?.isConnected) setCurrent($("suggestions").children[0], { focus: !busy });
+    return;
+  }
+  const same = [...before.list.children].find((element) => element.dataset.number === before.number);
+  const next = before.list.children[Math.min(before.index, before.list.children.length - 1)];
+  if (same) setCurrent(same, { focus: !busy });
+  else if (own && before.list.isConnected) setCurrent(next, { focus: !busy });
+  else setCurrent(null);
 }
 
 function showHeader() {
@@ -149,30 +176,34 @@ function showClasses() {
     if (place < 9) button.append(make("kbd", { textContent: place + 1 }), " ");
     button.append(make("span", { className: "name", textContent: name }), ` (${labelled})`);
     button.onclick = () => giveClass(name);
-    return make("li", {}, button);
+    const row = make("li", {}, button);
+    if (!labelled) {
+      const remove = make("button", { type: "button", className: "remove", textContent: "×", title: `Remove class ${name}` });
+      remove.setAttribute("aria-label", `Remove class ${name}`);
+      remove.onclick = () => send(() => server.removeClass(name, slots));
+      row.append(remove);
+    }
+    return row;
   });
   $("classes").replaceChildren(...rows);
 }
 
-function showSuggestions() {
+/** Show the suggestions: each picture keeps its place until it is labelled, the framed one also if others label it. */
+function showSuggestions(own) {
   const byNumber = new Map([...state.kept, ...state.suggestions].map((picture) => [picture.number, picture]));
   const reasons = new Map(state.suggestions.map((picture) => [picture.number, picture.reason]));
   const isOpen = (number) => byNumber.has(number) && !byNumber.get(number).label && !pending.has(number);
-  const fresh = state.suggestions.map((picture) => picture.number).filter((number) => !slots.includes(number) && isOpen(number));
-  const place = current?.parentElement === $("suggestions") ? [...$("suggestions").children].indexOf(current) : -1;
-  slots = slots.map((number) => (isOpen(number) || pending.has(number) ? number : fresh.shift())).filter((number) => number !== undefined);
+  const isFramed = (number) => current?.parentElement === $("suggestions") && current.dataset.number === `${number}`;
+  const stays = (number) => isOpen(number) || pending.has(number) || (!own && isFramed(number) && byNumber.has(number));
+  const fresh = state.suggestions.map((picture) => picture.number)
+    .filter((number) => !slots.includes(number) && isOpen(number));
+  slots = slots.map((number) => (stays(number) ? number : fresh.shift())).filter((number) => number !== undefined);
   while (slots.length < SLOTS && fresh.length) slots.push(fresh.shift());
   const pictures = slots.map((number) => {
     const picture = { ...byNumber.get(number), number, reason: reasons.get(number) ?? byNumber.get(number)?.reason };
     return pending.has(number) ? { ...picture, label: pending.get(number) } : picture;
   });
   showPictures($("suggestions"), pictures, state.session);
-  if (place >= 0 && !current.isConnected) {
-    setCurrent($("suggestions").children[Math.min(place, slots.length - 1)]);
-  } else if (!current?.isConnected) {
-    const busy = document.activeElement?.matches?.("input, select, dialog *");
-    setCurrent($("suggestions").children[0], { focus: !busy });
-  }
   const empty = !slots.length;
   $("no-suggestions").hidden = !empty;
   $("no-suggestions").textContent = state.embedding ? "Reading the first pictures …" : "Every picture has a label.";
@@ -256,10 +287,11 @@ function showExport() {
   else if (found.state === "done") {
     const files = Object.entries(found.files).map(([file, text]) =>
       make("li", {}, make("code", { textContent: file }), ` ${text}`));
+    const without = found.left_out ? ` ${found.left_out.toLocaleString()} pictures were not read, or not yet, and are left out.` : "";
     const left = found.alone ? ` ${found.alone} files there were left alone; they are not of this session.` : "";
     place.replaceChildren(
       make("p", {}, `${found.pictures.toLocaleString()} pictures, ${found.labelled.toLocaleString()} of them labelled, are in `,
-        make("code", { textContent: found.out }), `.${left}`),
+        make("code", { textContent: found.out }), `.${without}${left}`),
       make("ul", {}, ...files),
     );
   } else place.replaceChildren();
@@ -313,7 +345,7 @@ function move(key) {
 function otherPictures() {
   const others = state.suggestions.map((picture) => picture.number).filter((number) => !slots.includes(number));
   slots = others.slice(0, SLOTS);
-  showSuggestions();
+  showSuggestions(true);
   setCurrent($("suggestions").children[0]);
   markSelected();
 }
@@ -321,10 +353,10 @@ function otherPictures() {
 function acceptGuess() {
   const guesses = new Map();
   for (const number of targets()) {
-    const guess = document.querySelector(`.picture[data-number="${number}"][data-guess]`)?.dataset.guess;
+    const guess = document.querySelector(`.picture[data-number="${number}"][data-guess]:not(.labelled)`)?.dataset.guess;
     if (guess) guesses.set(guess, [...(guesses.get(guess) ?? []), number]);
   }
-  if (!guesses.size) showProblem("There is no guess yet. Give the picture a class.");
+  if (!guesses.size) showProblem("There is no guess for this picture, or it has a label. Press the number of a class.");
   for (const [guess, numbers] of guesses) giveClass(guess, numbers);
 }
 
@@ -347,6 +379,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { event.target.blur(); current?.focus({ preventScroll: true }); }
     return;
   }
+  if (event.repeat && !event.key.startsWith("Arrow")) return; // a key that is held
   if (event.target.matches("button, summary") && ["Enter", " "].includes(event.key)) return;
   if (event.key.startsWith("Arrow")) {
     const before = current;
@@ -366,7 +399,14 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("mousedown", () => { anchor = current; }); // before the focus moves
 document.addEventListener("click", (event) => {
   const element = event.target.closest?.(".picture");
-  if (element) toggle(element, { range: event.shiftKey });
+  if (!element) return;
+  if (event.shiftKey || event.ctrlKey || event.metaKey) {
+    toggle(element, { range: event.shiftKey });
+  } else {
+    selection.clear();
+    setCurrent(element);
+    markSelected();
+  }
 });
 document.addEventListener("dblclick", (event) => {
   const element = event.target.closest?.(".picture");
@@ -387,6 +427,7 @@ $("new-class").addEventListener("submit", (event) => {
 });
 $("undo").onclick = () => send(() => server.undo(slots));
 $("unlabel").onclick = () => giveClass(null);
+$("select").onclick = () => current?.isConnected && toggle(current);
 $("similar").onclick = showSimilar;
 $("fresh").onclick = otherPictures;
 $("open-export").onclick = () => $("export").showModal();
@@ -402,6 +443,6 @@ $("end-likeness").onclick = () => { $("text").value = ""; setView(chosenView());
 
 server.watch((session, version, exports) => {
   if (!state || session !== state.session || version > state.version || exports !== state.exports) {
-    send(() => server.getState(slots));
+    send(() => server.getState(slots), () => {}, { own: false });
   }
 }, showLost);

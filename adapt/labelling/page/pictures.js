@@ -11,6 +11,8 @@ export function percent(share) {
   return `${Math.round(100 * share)}%`;
 }
 
+const REASONS = { far: "unlike labelled ones" }; // "far" is a column of its own
+
 function caption(picture, heading) {
   if (picture.problem) return "cannot be read";
   if (picture.label) return picture.label;
@@ -35,7 +37,9 @@ function pictureElement(picture, session, heading) {
   if (picture.problem) element.classList.add("broken");
   const frame = make("span", { className: "frame" }, image);
   element.append(frame, make("span", { className: "caption", textContent: caption(picture, heading) }));
-  if (picture.reason) element.append(make("span", { className: "reason", textContent: picture.reason }));
+  if (picture.reason) {
+    element.append(make("span", { className: "reason", textContent: REASONS[picture.reason] ?? picture.reason }));
+  }
   return element;
 }
 

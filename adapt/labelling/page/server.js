@@ -10,6 +10,7 @@ async function request(path, options) {
   } catch {
     throw new Refused(`The server answered ${response.status}.`);
   }
+  if (response.status === 409) location.reload();
   if (!response.ok) throw new Refused(body.problem);
   return body;
 }
@@ -18,11 +19,19 @@ function post(path, body = {}) {
   return request(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 }
 
+let session = null; // changes with each start of the job, which may number the pictures differently
+
+/** Note the session for which the numbers of pictures hold. */
+export function setSession(identity) {
+  session = identity;
+}
+
 // `keep` are the numbers of pictures that the answer describes, whether they are suggested or not.
 export const getState = (keep) => post("api/state", { keep });
-export const label = (pictures, name, keep) => post("api/label", { pictures, class: name, keep });
-export const undo = (keep) => post("api/undo", { keep });
-export const startExport = (placement, keep) => post("api/export", { placement, keep });
+export const label = (pictures, name, keep) => post("api/label", { session, pictures, class: name, keep });
+export const removeClass = (name, keep) => post("api/remove_class", { session, class: name, keep });
+export const undo = (keep) => post("api/undo", { session, keep });
+export const startExport = (placement, keep) => post("api/export", { session, placement, keep });
 
 /** Return a part of the pictures of a view: {show, order, similar_to, text}. */
 export function listPictures(view, start, count) {

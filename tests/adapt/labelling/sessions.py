@@ -54,14 +54,16 @@ def open_session(folder, out, *, embedded=True, **options):
 class Client:
     """Requests to a server, like those of the page."""
 
-    def __init__(self, port, *, token=TOKEN):
-        self.port, self.token = port, token
+    def __init__(self, port, *, token=TOKEN, session=None):
+        self.port, self.token, self.session = port, token, session
         self.address = f"http://127.0.0.1:{port}/{token}/"
 
     def request(self, path, body=None, *, method=None, headers=None, raw=False):
         """Return the status and the body of a request; `raw` leaves the token out of the path."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         given = {"Content-Type": "application/json"} if body is not None else {}
+        if isinstance(body, dict) and self.session is not None:
+            body = {"session": self.session} | body
         content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         target = path if raw else f"/{self.token}/{path}"
         connection.putrequest(
@@ -83,6 +85,7 @@ class Client:
         """Return the state of the session."""
         status, state = self.request("api/state", {})
         assert status == 200, state
+        self.session = state["session"]
         return state
 
 
@@ -102,7 +105,7 @@ def serving(session, *, host_names=frozenset({"localhost"})):
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
-        yield Client(listener.getsockname()[1])
+        yield Client(listener.getsockname()[1], session=session.identity)
     finally:
         server.stop()
         thread.join(timeout=20)

@@ -28,6 +28,8 @@ def test_a_name_is_trimmed_and_composed(given, name):
         "a\nb",
         "a\0",
         "\ud800",
+        "a\u200b",
+        "\u202ea",
         "x" * (LONGEST + 1),
         3,
         None,

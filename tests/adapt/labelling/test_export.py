@@ -10,7 +10,7 @@ import pytest
 import adapt
 from adapt.labelling.export import export_session
 from data.sources.image_folders import ClassFolders
-from tests.adapt.labelling.sessions import COLOURS, make_pictures, open_session
+from tests.adapt.labelling.sessions import COLOURS, colour_features, make_pictures, open_session
 
 
 @pytest.fixture
@@ -96,6 +96,19 @@ def test_hostile_file_names_are_sorted_and_labelled(tmp_path):
     assert export(session).pictures == 12
     assert open_session(tmp_path / "pictures", tmp_path / "out").labels == session.labels
     assert len(list((tmp_path / "out").glob("support/*/*"))) == 10
+
+
+def test_pictures_that_vanished_or_are_not_read_yet_are_left_out_and_counted(tmp_path):
+    truth = make_pictures(tmp_path / "pictures")
+    session = open_session(tmp_path / "pictures", tmp_path / "out", embedded=False)
+    session.add_features(list(range(20)), colour_features(session.pictures)[:20])
+    for number in (*range(12), 25):
+        session.label([number], truth[session.pictures.names[number]])
+    (tmp_path / "pictures" / session.pictures.names[0]).unlink()
+    found = export(session)
+    assert (found.pictures, found.labelled, found.left_out) == (19, 11, 11)
+    assert len(list((tmp_path / "out").glob("support/*/*"))) == 11
+    assert 0 in session.bad
 
 
 def test_too_few_classes_are_refused(tmp_path):

@@ -56,6 +56,9 @@ def test_a_cut_last_line_is_the_only_one_lost(tmp_path, cut):
         {"action": "paint"},
         {"action": "label", "pictures": ["a"]},
         {"action": "label", "pictures": ["a"], "class": "../x"},
+        {"action": "label", "pictures": [1, [2]], "class": "x"},
+        {"action": "label", "pictures": "a", "class": "x"},
+        {"action": "remove class"},
         {"pictures": ["a"]},
     ],
 )

@@ -139,7 +139,8 @@ def test_a_page_continues_after_the_server_was_killed_and_started_again(tmp_path
         (["--out={tmp}/pictures/out"], "would be taken for pictures"),
         (["--out={tmp}/pictures"], "would be taken for pictures"),
         (["--out={tmp}/pictures/IMG_000.png"], "is a file"),
-        (["--classes=cat,cat"], "'cat' twice"),
+        (["--images={tmp}/out/classes", "--out={tmp}/out"], "where an export moves files"),
+        (["--classes=cat,Cat"], "'cat' twice"),
         (["--classes=../x"], "cannot be the name of a folder"),
         (["--template=no braces"], "has no {{}} for the class name"),
         (["--host=192.0.2.1"], "cannot listen on --host=192.0.2.1"),
@@ -151,6 +152,7 @@ def test_options_that_cannot_work_are_one_sentence(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(ROOT)
     make_pictures(tmp_path / "pictures", per_class=1)
     (tmp_path / "empty").mkdir()
+    make_pictures(tmp_path / "out" / "classes", per_class=1)
     given = {"--images": f"{tmp_path}/pictures", "--out": f"{tmp_path}/out"}
     given |= dict(option.format(tmp=tmp_path).split("=", 1) for option in options)
     arguments = ["label", "--checkpoint=checkpoints/photos", "--no_browser"]

@@ -71,8 +71,14 @@ def test_thirty_pictures_by_keyboard_then_undo_and_export(served, open_page):
 def test_two_pages_stay_the_same(served, open_page):
     _, client, truth = served
     first, second = (open_session_page(open_page, client) for _ in range(2))
-    label_current(first, truth)
+    name = label_current(first, truth)
     second.wait_for_function("() => document.getElementById('progress').textContent.startsWith('1 labelled')")
+    framed = second.locator("#suggestions .picture.current")  # a key under way must not hit another picture
+    assert framed.locator("img").get_attribute("alt") == name
+    assert framed.locator(".caption").inner_text() == truth[name]
+    second.keyboard.press("Enter")  # accepts no guess for a labelled picture
+    second.wait_for_selector("#problem:not([hidden])")
+    second.keyboard.press("ArrowRight")
     label_current(second, truth)
     for page in (first, second):
         page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('2 labelled')")
@@ -83,9 +89,11 @@ def test_clicks_select_and_the_buttons_label_what_is_selected(served, open_page)
     session, client, _ = served
     page = open_session_page(open_page, client)
     pictures = page.locator("#suggestions .picture")
+    pictures.nth(2).click()
     pictures.nth(1).click()
+    assert page.inner_text("#selected") == ""  # a click frames a picture and selects none
     pictures.nth(4).click(modifiers=["Shift"])
-    assert page.inner_text("#selected") == "4 selected"
+    assert page.inner_text("#selected").startswith("4 selected")
     page.fill("#class-name", "several")
     page.click("#new-class button")
     page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('4 labelled')")
@@ -99,6 +107,53 @@ def test_clicks_select_and_the_buttons_label_what_is_selected(served, open_page)
     page.locator("#all-pictures .picture").nth(2).click()
     page.keyboard.press("0")
     page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('4 labelled')")
+
+
+def test_a_framed_picture_of_a_column_is_never_exchanged_by_others(served, open_page):
+    session, client, truth = served
+    page = open_session_page(open_page, client)
+    for _ in range(9):
+        label_current(page, truth)
+    column = page.locator(".column").first.locator(".pictures").first
+    column.locator(".picture").first.click()
+    number = int(page.evaluate("document.querySelector('.picture.current').dataset.number"))
+    for other in range(2):  # labels by somebody else, the second one of the framed picture
+        open_number = next(each for each in range(60) if each not in session.labels and each != number)
+        client.request("api/label", {"pictures": [number if other else open_number], "class": "blue"})
+        labels = len(session.labels)
+        page.wait_for_function(
+            "count => document.getElementById('progress').textContent.startsWith(`${count} labelled`)", arg=labels
+        )
+        framed = page.locator(".picture.current")
+        assert [int(each.get_attribute("data-number")) for each in framed.all()] == ([] if other else [number])
+    page.keyboard.press("1")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert len(session.labels) == labels
+
+
+def test_a_held_key_labels_one_picture(served, open_page):
+    session, client, truth = served
+    page = open_session_page(open_page, client)
+    label_current(page, truth)
+    page.evaluate(
+        """() => [false, true, true, true].forEach((repeat) => document.querySelector(".picture.current")
+          .dispatchEvent(new KeyboardEvent("keydown", { key: "1", repeat, bubbles: true })))"""
+    )
+    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('2 labelled')")
+    page.wait_for_timeout(300)
+    assert len(session.labels) == 2
+
+
+def test_a_page_of_an_earlier_start_labels_nothing(served, open_page):
+    session, client, _ = served
+    page = open_session_page(open_page, client)
+    session.identity = "another start"  # as if the job were started again; the page has not noticed yet
+    page.evaluate("() => { window.old = true; }")
+    page.keyboard.press("n")
+    page.keyboard.type("red")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => !window.old")  # it was loaded again
+    assert not session.labels
 
 
 def test_keys_move_accept_guesses_and_find_similar_pictures(served, open_page):

@@ -1,5 +1,6 @@
 """The server of a labelling session, over loopback: what it answers, and what it refuses."""
 
+import errno
 import io
 import json
 import pathlib
@@ -44,7 +45,7 @@ def test_a_label_is_answered_with_the_new_state_and_is_on_disk(served):
 
 def test_two_clients_see_the_same(served):
     _, first, _ = served
-    second = Client(first.port)
+    second = Client(first.port, session=first.session)
     first.request("api/label", {"pictures": [1], "class": "red"})
     second.request("api/label", {"pictures": [2], "class": "blue"})
     states = first.state(), second.state()
@@ -182,6 +183,7 @@ def test_answers_forbid_scripts_and_frames_of_others(served):
         ("api/label", {"pictures": [0, -1], "class": "red"}),
         ("api/label", {"pictures": [{"a": 1}], "class": "red"}),
         ("api/label", []),
+        ("api/label", {"pictures": [0]}),
         ("api/label", b"{"),
         ("api/label", b"[" * 100_000),
         ("api/state", {"keep": ["x"]}),
@@ -200,6 +202,57 @@ def test_wrong_requests_get_a_sentence_and_change_nothing(served, path, body):
     assert status == 400
     assert answer["problem"].endswith(".")
     assert not session.labels
+
+
+def test_requests_of_an_earlier_start_are_refused(served):
+    session, client, _ = served
+    for path, body in (
+        ("api/label", {"pictures": [0], "class": "red"}),
+        ("api/undo", {}),
+        ("api/remove_class", {"class": "red"}),
+        ("api/export", {"placement": "copy"}),
+    ):
+        for identity in ("an earlier one", None):
+            status, answer = client.request(path, body | {"session": identity})
+            assert (status, "started again" in answer["problem"]) == (409, True)
+    assert not session.labels
+
+
+def test_a_class_without_pictures_can_be_removed(served):
+    _, client, _ = served
+    client.request("api/label", {"pictures": [0], "class": "rde"})
+    status, answer = client.request("api/remove_class", {"class": "rde"})
+    assert (status, "has labelled pictures" in answer["problem"]) == (400, True)
+    client.request("api/label", {"pictures": [0], "class": "red"})
+    status, state = client.request("api/remove_class", {"class": "rde"})
+    assert (status, [each["name"] for each in state["classes"]]) == (200, ["red"])
+    _, state = client.request("api/undo", {})
+    assert [each["name"] for each in state["classes"]] == ["rde", "red"]
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(served, monkeypatch):
+    session, client, _ = served
+    client.request("api/label", {"pictures": [0], "class": "red"})
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("adapt.labelling.history.append_json_line", full)
+    status, answer = client.request("api/label", {"pictures": [1], "class": "red"})
+    assert (status, answer["problem"]) == (500, "nothing was saved: No space left on device.")
+    assert session.labels == {0: "red"}
+
+
+def test_pictures_are_served_although_thumbnails_cannot_be_kept(served, monkeypatch):
+    session, client, _ = served
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("adapt.labelling.thumbnails.atomic_file", full)
+    status, content = client.request("small/0")
+    assert (status, content[:4]) == (200, b"RIFF")
+    assert not session.bad
 
 
 def test_other_content_types_and_huge_requests_are_refused(served):

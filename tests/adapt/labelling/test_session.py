@@ -226,6 +226,44 @@ def test_unreadable_and_missing_pictures(folder, tmp_path):
     assert not moved.labels
 
 
+def test_labels_of_other_pictures_with_the_same_names_are_ignored(tmp_path):
+    make_pictures(tmp_path / "a", seed=0)
+    make_pictures(tmp_path / "b", seed=1)
+    session = open_session(tmp_path / "a", tmp_path / "out")
+    for number in range(5):
+        session.label([number], "red")
+    other = open_session(tmp_path / "b", tmp_path / "out")
+    assert not other.labels
+    assert other.changed_pictures == set(session.pictures.names[:5])
+    other.label([2], "blue")
+    assert other.labels == {2: "blue"}
+    (tmp_path / "c").mkdir()
+    for file in (tmp_path / "a").iterdir():  # the same pictures elsewhere
+        (tmp_path / "c" / file.name).write_bytes(file.read_bytes())
+    assert open_session(tmp_path / "c", tmp_path / "out").labels.keys() == {0, 1, 3, 4}
+
+
+def test_a_picture_that_changes_after_it_was_read_is_refused(tmp_path):
+    make_pictures(tmp_path / "pictures")
+    session = open_session(tmp_path / "pictures", tmp_path / "out")
+    files = [tmp_path / "pictures" / name for name in session.pictures.names[:2]]
+    files[0].write_bytes(files[1].read_bytes())
+    files[1].unlink()
+    for number, problem in ((0, "has changed since it was read"), (1, "cannot be read any more")):
+        with pytest.raises(ValueError, match=problem):
+            session.label([number], "red")
+    assert not session.labels
+
+
+def test_given_classes_that_differ_in_case_from_used_ones_are_the_used_ones(tmp_path):
+    make_pictures(tmp_path / "pictures")
+    session = open_session(tmp_path / "pictures", tmp_path / "out", class_names=["hat"])
+    session.label([0], "hat")
+    again = open_session(tmp_path / "pictures", tmp_path / "out", class_names=["Hat", "dog"])
+    assert again.class_names == ["dog", "hat"]
+    again.label([1], "hat")
+
+
 def test_threads_at_the_same_time_lose_nothing(folder, tmp_path):
     root, truth = folder
     session = open_session(root, tmp_path, embedded=False)
