@@ -151,6 +151,7 @@ def serve(count: int, folder: str, pipe, embedding: bool) -> None:
     pipe.send((listener.getsockname()[1], labels))
     pipe.recv()
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    threading.Event().wait()  # until the process is terminated
 
 
 def embed_forever() -> None:
