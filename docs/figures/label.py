@@ -2,7 +2,7 @@
 
     python docs/figures/label.py
 
-It starts the job on included photos, labels 24 of them by keyboard with their true classes, and writes `label.webp`,
+It starts the job on included photos, labels 40 of them by keyboard with their true classes, and writes `label.webp`,
 which moves, and `label-start.webp`, `label-columns.webp` and `label-phone.webp`. It needs requirements-dev.txt and
 Chromium. The included photos are small; see data/photos/ATTRIBUTION.md for their authors.
 """
@@ -28,10 +28,10 @@ from data.photos.write_files import write_files  # noqa: E402
 from tests.browser.pages import CHROMIUM  # noqa: E402
 
 CLASSES = ("dress", "hat", "pants", "shoes", "t-shirt")
-CLICKS = 24
+CLICKS = 40
 WINDOW = {"width": 1400, "height": 1120}
 SCALED = (1000, 800)  # pixels of the moving picture
-SECONDS, LAST_SECONDS = 0.7, 3.0
+SECONDS, LAST_SECONDS = 0.55, 3.0
 MOST_BYTES = 2_000_000
 
 
