@@ -84,7 +84,7 @@ class LabellingSession:
                 if folded != name:
                     raise ValueError(f"class {name!r} differs from {folded!r} only in case. Use {folded!r}.")
             names = [self._name(number) for number in numbers]
-            contents = self._contents(numbers)
+            contents = {} if name is None else self._contents(numbers)
             self._history.label(names, name, guesses=self._random_guesses(numbers), contents=contents)
             self.changed_pictures -= set(names)
             self._refresh()

@@ -253,6 +253,10 @@ def test_a_picture_that_changes_after_it_was_read_is_refused(tmp_path):
         with pytest.raises(ValueError, match=problem):
             session.label([number], "red")
     assert not session.labels
+    session.label([2], "red")
+    (tmp_path / "pictures" / session.pictures.names[2]).unlink()
+    session.label([2], None)  # a label can still be removed
+    assert not session.labels
 
 
 def test_given_classes_that_differ_in_case_from_used_ones_are_the_used_ones(tmp_path):
