@@ -6,7 +6,8 @@ A row with label −1 is padding: support sets of different sizes can share one 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +51,9 @@ class Support:
     @property
     def folds(self) -> jax.Array:
         """The fold of each row, `[n]`: its position among the rows of its class, modulo `FOLDS`."""
-        members = self.members
-        position = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
-        return position.astype(jnp.int32) % FOLDS
+        numbers = jnp.arange(len(self.labels))
+        before = (self.labels == self.labels[:, None]) & (numbers < numbers[:, None])
+        return jnp.sum(before, axis=1) % FOLDS
 
     def row_weights(self, class_weight: str) -> jax.Array:
         """Return the weight of each row, `[n]`: 1 for "none", n̄ / n_c for "balanced".
@@ -91,9 +92,42 @@ class Support:
         text = "no class texts" if self.class_text_features is None else "class texts"
         return f"Support(features {list(shape or ())}, {self.num_classes} classes, {text})"
 
+    def take(self, rows: jax.Array) -> Support:
+        """Return the support set of the rows numbered `rows` `[m]`; a number of `n` or more gives padding."""
+        labels = jnp.where(rows < len(self.labels), self.labels.at[rows].get(mode="clip"), -1)
+        return dataclasses.replace(self, features=self.features.at[rows].get(mode="clip"), labels=labels)
+
     def without(self, rows: jax.Array) -> Support:
         """Return the support set in which the rows where `rows` `[n]` is true are padding."""
         return dataclasses.replace(self, labels=jnp.where(rows, -1, self.labels))
+
+
+class Fold(NamedTuple):
+    """The numbers of the rows of a fold, `rows`, and of all other rows, `others`; both are padded with `n`."""
+
+    rows: jax.Array
+    others: jax.Array
+
+
+def over_fold_rows(terms_of: Callable[[Fold], tuple[jax.Array, ...]], support: Support) -> tuple[jax.Array, ...]:
+    """Return the terms of every row, `[n, …]` each, from `terms_of(fold)`, the terms of the rows of a fold.
+
+    The terms of padding have no meaning.
+    """
+    n, margin = len(support.labels), (FOLDS - 1) * support.num_classes
+    # Of the n_c examples of a class, a fold has at least (n_c − 3) / 4 and at most (n_c + 3) / 4.
+    most = min(n, (n + margin) // FOLDS), min(n, ((FOLDS - 1) * n + margin) // FOLDS)
+    fold, numbers = support.folds, jnp.arange(n)
+    is_member = (fold == jnp.arange(FOLDS)[:, None]) & (support.labels >= 0)
+    # Comparing all pairs compiles faster than cumulative sums and scatters; no array of all pairs is stored.
+    members = jnp.sum(is_member[:, None] & (numbers <= numbers[:, None]), axis=2)  # among the rows up to i, [folds, n]
+    others = jnp.sum(members, axis=0) - members
+    rows = [
+        jnp.sum(count[:, None] <= jnp.arange(m)[:, None], axis=2)
+        for count, m in zip((members, others), most, strict=True)
+    ]
+    terms = jax.lax.map(terms_of, Fold(*rows))
+    return tuple(term[fold, members[fold, numbers] - 1] for term in terms)
 
 
 def make_support(
