@@ -51,9 +51,9 @@ class Support:
     @property
     def folds(self) -> jax.Array:
         """The fold of each row, `[n]`: its position among the rows of its class, modulo `FOLDS`."""
-        numbers = jnp.arange(len(self.labels))
-        before = (self.labels == self.labels[:, None]) & (numbers < numbers[:, None])
-        return jnp.sum(before, axis=1) % FOLDS
+        members = self.members
+        position = jnp.sum(members * (jnp.cumsum(members, axis=0) - members), axis=1)
+        return position.astype(jnp.int32) % FOLDS
 
     def row_weights(self, class_weight: str) -> jax.Array:
         """Return the weight of each row, `[n]`: 1 for "none", n̄ / n_c for "balanced".
@@ -117,17 +117,14 @@ def over_fold_rows(terms_of: Callable[[Fold], tuple[jax.Array, ...]], support: S
     n, margin = len(support.labels), (FOLDS - 1) * support.num_classes
     # Of the n_c examples of a class, a fold has at least (n_c − 3) / 4 and at most (n_c + 3) / 4.
     most = min(n, (n + margin) // FOLDS), min(n, ((FOLDS - 1) * n + margin) // FOLDS)
-    fold, numbers = support.folds, jnp.arange(n)
-    is_member = (fold == jnp.arange(FOLDS)[:, None]) & (support.labels >= 0)
-    # Comparing all pairs compiles faster than cumulative sums and scatters; no array of all pairs is stored.
-    members = jnp.sum(is_member[:, None] & (numbers <= numbers[:, None]), axis=2)  # among the rows up to i, [folds, n]
-    others = jnp.sum(members, axis=0) - members
-    rows = [
-        jnp.sum(count[:, None] <= jnp.arange(m)[:, None], axis=2)
-        for count, m in zip((members, others), most, strict=True)
-    ]
-    terms = jax.lax.map(terms_of, Fold(*rows))
-    return tuple(term[fold, members[fold, numbers] - 1] for term in terms)
+    fold, folds, numbers = support.folds, jnp.arange(FOLDS)[:, None], jnp.arange(n)
+    is_member = fold == folds
+    masks = (support.labels >= 0) & jnp.stack([is_member, ~is_member])
+    ranks = jnp.cumsum(masks, axis=2) - 1  # [2, folds, n]
+    empty = jnp.full((2, FOLDS, most[1]), n)
+    rows, others = empty.at[jnp.arange(2)[:, None, None], folds, jnp.where(masks, ranks, n)].set(numbers, mode="drop")
+    terms = jax.lax.map(terms_of, Fold(rows[:, : most[0]], others))
+    return tuple(term[fold, ranks[0, fold, numbers]] for term in terms)
 
 
 def make_support(
