@@ -7,9 +7,10 @@ compiled call. Support rows with label −1 are padding.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from adapt.adapters.classifier_files import write_classifier
 from adapt.adapters.ops import in_blocks, normalize
 from adapt.adapters.pytrees import pytree, settings_of
-from adapt.adapters.support import FOLDS, Support, extend_support, make_support
+from adapt.adapters.support import FOLDS, Support, extend_support, make_support, over_fold_rows
 from adapt.adapters.validation import check_features
 from foundation.deprecation import warn_renamed
 
@@ -47,9 +48,9 @@ class Adapter:
     - `leave_one_out`: the logit terms of each support row without that row, in closed form, for selection;
     - `check_settings` and `check_support`: errors for invalid input.
 
-    The logits are `terms[0] + Σ_j w_j · terms[j]`, where w_j is the setting `term_weights[j − 1]`. Terms do not depend
-    on these settings, so selection computes them once for all values. All methods but the checks are pure and
-    traceable by JAX.
+    The logits are `terms[0] + Σ_j w_j · terms[j]`, where w_j is the setting `term_weights[j − 1]`; a subclass that
+    combines its terms in another way overrides `logits`. Terms do not depend on these settings, so selection computes
+    them once for all values. All methods but the checks are pure and traceable by JAX.
     """
 
     name: ClassVar[str]  # in METHODS, reports and files
@@ -113,15 +114,22 @@ class Adapter:
         Every class is split evenly into `FOLDS` folds.
         """
 
-        def terms_of(rest: Support) -> Terms:
-            return self.logit_terms(self.fit_state(rest, key=key), rest, support.features)
+        def terms_of(rest: Support, x: jax.Array) -> Terms:
+            return self.logit_terms(self.fit_state(rest, key=key), rest, x)
 
-        return over_folds(terms_of, support)
+        if not self.per_query:
+            return over_folds(lambda rest: terms_of(rest, support.features), support)
+        features = support.features
+        return over_fold_rows(lambda fold: terms_of(support.take(fold.others), features[fold.rows]), support)
 
     def logits(self, terms: Terms) -> jax.Array:
         """Return the weighted sum of the terms, `[queries, classes]`."""
         first, *others = terms
         return first + sum(getattr(self, name) * term for name, term in zip(self.term_weights, others, strict=True))
+
+    def with_term_weights(self, values: Sequence[Any]) -> Adapter:
+        """Return the adapter with `values` of the settings `term_weights`."""
+        return dataclasses.replace(self, **dict(zip(self.term_weights, values, strict=True)))
 
     def fit(
         self,

@@ -6,7 +6,8 @@ A row with label −1 is padding: support sets of different sizes can share one 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,9 +92,39 @@ class Support:
         text = "no class texts" if self.class_text_features is None else "class texts"
         return f"Support(features {list(shape or ())}, {self.num_classes} classes, {text})"
 
+    def take(self, rows: jax.Array) -> Support:
+        """Return the support set of the rows numbered `rows` `[m]`; a number of `n` or more gives padding."""
+        labels = jnp.where(rows < len(self.labels), self.labels.at[rows].get(mode="clip"), -1)
+        return dataclasses.replace(self, features=self.features.at[rows].get(mode="clip"), labels=labels)
+
     def without(self, rows: jax.Array) -> Support:
         """Return the support set in which the rows where `rows` `[n]` is true are padding."""
         return dataclasses.replace(self, labels=jnp.where(rows, -1, self.labels))
+
+
+class Fold(NamedTuple):
+    """The numbers of the rows of a fold, `rows`, and of all other rows, `others`; both are padded with `n`."""
+
+    rows: jax.Array
+    others: jax.Array
+
+
+def over_fold_rows(terms_of: Callable[[Fold], tuple[jax.Array, ...]], support: Support) -> tuple[jax.Array, ...]:
+    """Return the terms of every row, `[n, …]` each, from `terms_of(fold)`, the terms of the rows of a fold.
+
+    The terms of padding have no meaning.
+    """
+    n, margin = len(support.labels), (FOLDS - 1) * support.num_classes
+    # Of the n_c examples of a class, a fold has at least (n_c − 3) / 4 and at most (n_c + 3) / 4.
+    most = min(n, (n + margin) // FOLDS), min(n, ((FOLDS - 1) * n + margin) // FOLDS)
+    fold, folds, numbers = support.folds, jnp.arange(FOLDS)[:, None], jnp.arange(n)
+    is_member = fold == folds
+    masks = (support.labels >= 0) & jnp.stack([is_member, ~is_member])
+    ranks = jnp.cumsum(masks, axis=2) - 1  # [2, folds, n]
+    empty = jnp.full((2, FOLDS, most[1]), n)
+    rows, others = empty.at[jnp.arange(2)[:, None, None], folds, jnp.where(masks, ranks, n)].set(numbers, mode="drop")
+    terms = jax.lax.map(terms_of, Fold(rows[:, : most[0]], others))
+    return tuple(term[fold, ranks[0, fold, numbers]] for term in terms)
 
 
 def make_support(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,14 +13,16 @@ import numpy as np
 
 from adapt.adapters.base import Adapter
 from adapt.adapters.ops import normalize
-from adapt.adapters.registry import find
+from adapt.adapters.registry import create, find
 from adapt.adapters.support import Support
 from adapt.adapters.transductive.queries import Queries
 from adapt.model_selection.hyperparameters import Grid
 
 _ROWS = 256  # support sets of up to this many rows share one program,
-_PADDING = 1.6  # and so do larger ones that are at most this many times smaller than the largest among them
-_QUERIES = 256  # queries are padded to a power of two of at least this many, above 4,096 to multiples of 4,096
+_PADDING = 1.6  # so do larger ones that are at most this many times smaller than the largest among them,
+_ENTRIES = 2**25  # and, for methods without training, any whose matrices [rows, rows] grow by this much in total
+_QUERIES = 256  # queries are padded to multiples of at least this many and at most
+_MOST_QUERIES = 4096  # this many, which add less than a quarter to more than 1,024 queries
 
 
 class FewShotPredictions(NamedTuple):
@@ -65,6 +68,7 @@ def run_grid(
     predictions = np.zeros((len(supports), len(queries)), np.int32)
     scores = np.zeros((2 if with_scores else 0, *predictions.shape), np.float32)
     present = np.ones(predictions.shape, bool) if counted is None else np.stack(counted)
+    entries = _ENTRIES if create(method).training_free else 0
     together = np.zeros_like(groups) if not find(method).transductive else groups
     for number in np.unique(together):
         part = np.flatnonzero(together == number)
@@ -72,7 +76,7 @@ def run_grid(
         part_queries = np.pad(queries[part], [padding, (0, 0)])
         part_groups = np.pad(groups[part], padding)
         part_present = np.pad(present[:, part], [(0, 0), padding])
-        for members, rows in _buckets([len(each) for each in labels]).items():
+        for members, rows in _buckets([len(each) for each in labels], entries=entries).items():
             features = np.zeros((len(members), rows, queries.shape[1]), np.float32)
             padded_labels = np.full((len(members), rows), -1, np.int32)
             for place, case in enumerate(members):
@@ -88,12 +92,20 @@ def run_grid(
     return FewShotPredictions(chosen, predictions, *scores)
 
 
-def _buckets(sizes: Sequence[int]) -> dict[tuple[int, ...], int]:
-    """Return the numbers of the support sets that share a program, with the rows that all of them are padded to."""
+def _buckets(sizes: Sequence[int], *, entries: int) -> dict[tuple[int, ...], int]:
+    """Return the numbers of the support sets that share a program, with the rows that all of them are padded to.
+
+    A program takes about as long to compile as `entries` more entries in matrices `[rows, rows]` take to compute.
+    """
     rows: list[int] = []
-    for size in sorted({max(size, _ROWS) for size in sizes}, reverse=True):
-        if not rows or size * _PADDING < rows[-1]:
+    added = 0
+    for size, count in sorted(collections.Counter(max(size, _ROWS) for size in sizes).items(), reverse=True):
+        more = count * (rows[-1] ** 2 - size**2) if rows else 0
+        if not rows or (size * _PADDING < rows[-1] and added + more > entries):
             rows.append(size)
+            added = 0
+        else:
+            added += more
     buckets: dict[int, list[int]] = {}
     for number, size in enumerate(sizes):
         buckets.setdefault(min(row for row in rows if row >= size), []).append(number)
@@ -101,8 +113,8 @@ def _buckets(sizes: Sequence[int]) -> dict[tuple[int, ...], int]:
 
 
 def _padded(count: int) -> int:
-    step = 4096
-    return max(_QUERIES, 1 << (count - 1).bit_length()) if count <= step else -(-count // step) * step
+    step = min(max(_QUERIES, (1 << (count - 1).bit_length()) // 8), _MOST_QUERIES)
+    return -(-count // step) * step
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -200,7 +199,8 @@ class _Program(NamedTuple):
     The terms of the logits are computed once per value of `outer`, and combined with every value of `inner`.
 
     structure: the pytree structure of the adapters.
-    leaves: their numeric settings, `[outer]` each.
+    leaves: their numeric settings, `[outer]` each; scalars where all are equal, so that the compiler computes once what
+        depends on no other.
     weights: the values of `Adapter.term_weights`, `[inner, weights]`.
     rows: the positions of the settings in the grid, `[outer, inner]`.
     """
@@ -212,8 +212,9 @@ class _Program(NamedTuple):
 
     def adapter(self, outer: jax.Array, inner: jax.Array) -> Adapter:
         """Return the adapter at a position of `rows`."""
-        adapter = jax.tree.unflatten(self.structure, [leaf[outer] for leaf in self.leaves])
-        return dataclasses.replace(adapter, **dict(zip(adapter.term_weights, self.weights[inner], strict=True)))
+        leaves = [leaf[outer] if leaf.ndim else leaf for leaf in self.leaves]
+        adapter = jax.tree.unflatten(self.structure, leaves)
+        return adapter.with_term_weights(self.weights[inner])
 
     def accuracy(self, support: Support, *, leave_out: str, key: jax.Array) -> jax.Array:
         """Return the accuracy of each setting on left-out support examples, `[outer, inner]`."""
@@ -235,14 +236,15 @@ def _programs(adapters: Sequence[Adapter]) -> list[_Program]:
     """Group adapters by what must be compiled separately, and within a group by all settings but the term weights."""
     groups: dict[Any, dict[Any, list[int]]] = {}
     for row, adapter in enumerate(adapters):
-        without_weights = dataclasses.replace(adapter, **dict.fromkeys(adapter.term_weights, 0.0))
+        without_weights = adapter.with_term_weights([0.0] * len(adapter.term_weights))
         leaves, structure = jax.tree.flatten(without_weights)
         groups.setdefault(structure, {}).setdefault(tuple(map(float, leaves)), []).append(row)
     programs = []
     for structure, outer in groups.items():
         rows = np.array(list(outer.values()))
-        weights = [[float(getattr(adapters[row], name)) for name in adapters[row].term_weights] for row in rows[0]]
-        leaves = tuple(jnp.array(values, jnp.float32) for values in zip(*outer, strict=True))
+        weights = [[float(settings_of(adapters[row])[name]) for name in adapters[row].term_weights] for row in rows[0]]
+        columns = (values if len(set(values)) > 1 else values[0] for values in zip(*outer, strict=True))
+        leaves = tuple(jnp.array(column, jnp.float32) for column in columns)
         programs.append(_Program(structure, leaves, jnp.array(weights, jnp.float32).reshape(rows.shape[1], -1), rows))
     return programs
 

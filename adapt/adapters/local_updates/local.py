@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +49,13 @@ class Local(Adapter):
     def grid(self) -> Mapping[str, tuple[Any, ...]]:  # type: ignore[override]
         return self.inner.grid
 
+    @property
+    def term_weights(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.inner.term_weights
+
+    def with_term_weights(self, values: Sequence[Any]) -> Local:
+        return dataclasses.replace(self, inner=self.inner.with_term_weights(values))
+
     def check_settings(self) -> None:
         check_gate(self)
         if self.inner.local:
@@ -68,11 +76,13 @@ class Local(Adapter):
 
     def logit_terms(self, state: State, support: Support, x: jax.Array) -> Terms:
         near = closeness(x, support.features, support.labels >= 0, self.rbf)
-        return self._gated(support.zero_shot(x), self.inner.logit_terms(state, support, x), near)
+        return support.zero_shot(x), self.damp * near, *self.inner.logit_terms(state, support, x)
 
     def leave_one_out(self, support: Support, *, key: jax.Array) -> Terms:
         near = closeness_leave_one_out(support.features, support.labels >= 0, self.rbf)
-        return self._gated(support.zero_shot(support.features), self.inner.leave_one_out(support, key=key), near)
+        return support.zero_shot(support.features), self.damp * near, *self.inner.leave_one_out(support, key=key)
 
-    def _gated(self, zero_shot: jax.Array, terms: Terms, near: jax.Array) -> Terms:
-        return (zero_shot + self.damp * near * (self.inner.logits(terms) - zero_shot),)
+    def logits(self, terms: Terms) -> jax.Array:
+        """Return the gated logits of the terms: the zero-shot logits, the gate, and the terms of the inner adapter."""
+        zero_shot, gate, *inner = terms
+        return zero_shot + gate * (self.inner.logits(tuple(inner)) - zero_shot)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from adapt.adapters.base import Adapter, State, Terms, over_folds
+from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import affinity, matmul
 from adapt.adapters.pytrees import pytree
-from adapt.adapters.support import Support
+from adapt.adapters.support import Fold, Support, over_fold_rows
 from adapt.adapters.validation import check_at_least, check_positive
 
 
@@ -57,10 +57,12 @@ class Proker(Adapter):
         """Return the same as `Adapter.leave_fold_out`, with the kernel computed once for all folds."""
         kernel = affinity(support.features, support.features, self.beta)
 
-        def logit_terms(rest: Support) -> Terms:
-            return (support.logit_scale * matmul(kernel, self._solve(rest, kernel)),)
+        def logit_terms(fold: Fold) -> Terms:
+            columns = kernel[:, fold.others]
+            coefficients = self._solve(support.take(fold.others), columns[fold.others])
+            return (support.logit_scale * matmul(columns[fold.rows], coefficients),)
 
-        (predicted,) = over_folds(logit_terms, support)
+        (predicted,) = over_fold_rows(logit_terms, support)
         return (support.zero_shot(support.features) + predicted,)
 
     def _solve(self, support: Support, kernel: jax.Array) -> jax.Array:

@@ -72,14 +72,25 @@ def test_predictions_are_those_of_the_reference_among_the_candidate_classes(meth
 @pytest.mark.parametrize("method", ["tip_adapter", "gda"])
 def test_support_sets_of_different_sizes_are_independent_and_padding_changes_nothing(method, monkeypatch):
     monkeypatch.setattr(adapt.evaluation.fewshot, "_ROWS", 1)  # a program per size, without padding
+    monkeypatch.setattr(adapt.evaluation.fewshot, "_ENTRIES", 0)
     for number, rows in enumerate((list(range(len(LABELS))), FEW)):
         alone = run(method, [rows])
         assert alone.chosen == both(method).chosen[number]
         np.testing.assert_array_equal(alone.predictions[0], both(method).predictions[number])
 
 
+def test_programs_are_shared_where_compiling_takes_longer_than_the_padding():
+    sizes = [100, 200, 400, 800, 1600] * 10
+    buckets = adapt.evaluation.fewshot._buckets
+    assert sorted(buckets(sizes, entries=2**25).values()) == [400, 1600]
+    assert sorted(buckets(sizes * 9, entries=2**25).values()) == [400, 800, 1600]
+    assert sorted(buckets(sizes, entries=0).values()) == [400, 800, 1600]
+    assert sorted(number for members in buckets(sizes, entries=2**25) for number in members) == list(range(50))
+
+
 @pytest.mark.parametrize("method", ["prototypes", "gda"])
-def test_a_support_set_too_large_to_share_a_program_gets_its_own(method):
+def test_a_support_set_too_large_to_share_a_program_gets_its_own(method, monkeypatch):
+    monkeypatch.setattr(adapt.evaluation.fewshot, "_ENTRIES", 0)
     rng = np.random.default_rng(1)
     labels = rng.integers(6, size=257)
     large = TEXTS[labels] + 2 * rng.normal(size=(257, 7)), labels

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import adapt
-from adapt.adapters.support import FOLDS, Support, make_support
+from adapt.adapters.support import FOLDS, Support, make_support, over_fold_rows
 from adapt.model_selection.hyperparameters import Grid
 from tests.adapt.adapters import references
 
@@ -107,6 +107,22 @@ def test_leave_fold_out_equals_refits_without_the_fold(name):
         kept = np.not_equal(fold, number)
         theirs = references.logits(name, {}, FEATURES[kept], LABELS[kept], TEXT, FEATURES[row][None])
         assert_rows_equal(ours[row][None], theirs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_folds_of_uneven_and_padded_support_sets_lose_no_row(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(-1, 5), [seed, *rng.integers(0, 8, 4), 3]))
+    support = Support(jnp.zeros((len(labels), 2)), jnp.asarray(labels), None, jnp.float32(1), num_classes=5)
+
+    def terms_of(fold):
+        others = jnp.zeros(len(labels)).at[fold.others].add(1, mode="drop")
+        return fold.rows[:, None], jnp.tile(others, (len(fold.rows), 1))
+
+    rows, others = over_fold_rows(terms_of, support)
+    present, folds = labels >= 0, np.asarray(support.folds)
+    np.testing.assert_array_equal(rows[present, 0], np.flatnonzero(present))
+    np.testing.assert_array_equal(others[present], (present & (folds[:, None] != folds))[present])
 
 
 @pytest.mark.slow
