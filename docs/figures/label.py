@@ -3,7 +3,7 @@
     python docs/figures/label.py
 
 It starts the job on included photos, labels 40 of them by keyboard with their true classes, and writes `label.webp`,
-which moves, and `label-start.webp`, `label-columns.webp` and `label-phone.webp`. It needs requirements-dev.txt and
+which moves, `label-columns.webp` and `label-phone.webp`. It needs requirements-dev.txt and
 Chromium. The included photos are small; see data/photos/ATTRIBUTION.md for their authors.
 """
 
@@ -63,7 +63,6 @@ def _take_pictures(page, address: str, truth: dict[str, str]) -> None:
     page.wait_for_function("() => /^0 labelled · \\d+ pictures$/.test(document.getElementById('progress').textContent)")
     page.wait_for_function("() => document.querySelectorAll('#suggestions img').length === 12")
     frames = [_picture(page)]
-    _save(frames[0], "label-start.webp")
     for click in range(1, CLICKS + 1):
         name = page.evaluate("document.querySelector('.picture.current img').alt")
         classes = page.locator("#classes .name").all_inner_texts()
