@@ -32,7 +32,7 @@ function send(ask, done = () => {}, { own = true } = {}) {
   queue = queue.then(async () => {
     try {
       const answer = await ask();
-      showProblem("");
+      if (own) showProblem("");
       done();
       show(answer, { own });
     } catch (error) {

@@ -119,13 +119,15 @@ def test_a_framed_picture_of_a_column_is_never_exchanged_by_others(served, open_
     number = int(page.evaluate("document.querySelector('.picture.current').dataset.number"))
     for other in range(2):  # labels by somebody else, the second one of the framed picture
         open_number = next(each for each in range(60) if each not in session.labels and each != number)
-        client.request("api/label", {"pictures": [number if other else open_number], "class": "blue"})
+        labelled = number if other else open_number
+        client.request("api/label", {"pictures": [labelled], "class": truth[session.pictures.names[labelled]]})
         labels = len(session.labels)
         page.wait_for_function(
             "count => document.getElementById('progress').textContent.startsWith(`${count} labelled`)", arg=labels
         )
         framed = page.locator(".picture.current")
-        assert [int(each.get_attribute("data-number")) for each in framed.all()] == ([] if other else [number])
+        numbers = [int(each.get_attribute("data-number")) for each in framed.all()]
+        assert numbers in ([[]] if other else [[number], []])  # it may have left the column
     page.keyboard.press("1")
     page.wait_for_selector("#problem:not([hidden])")
     assert len(session.labels) == labels
