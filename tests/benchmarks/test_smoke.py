@@ -436,6 +436,7 @@ def test_labelling_speed_prints_a_row_per_situation(capsys):
     assert capsys.readouterr().out.count("\n| ") == 7
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome found; install one, or set CHROME to it")
 def test_the_label_page_is_timed_in_a_browser(capsys):
     label_browser.main(["--pictures=200", "--clicks=2"])
