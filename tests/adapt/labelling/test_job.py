@@ -121,11 +121,14 @@ def test_a_page_continues_after_the_server_was_killed_and_started_again(tmp_path
             "count => document.getElementById('progress').textContent.startsWith(`${count} labelled`)", arg=count
         )
     assert page.locator(".column").count() == 4
+    page.evaluate("() => { window.old = true; }")
     job.end(signal.SIGKILL)
     page.wait_for_selector("#lost:not([hidden])")
     start(tmp_path / "pictures", tmp_path / "out", f"--port={client.port}").client()
-    page.wait_for_selector("#lost", state="hidden")
-    page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('30 labelled')")
+    page.wait_for_function(  # the page was loaded again, with the numbers of the new start
+        "() => !window.old && document.getElementById('progress').textContent.startsWith('30 labelled')"
+    )
+    assert page.locator("#lost").is_hidden()
     page.keyboard.press("u")
     page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('29 labelled')")
     page.close()
