@@ -178,7 +178,8 @@ def test_the_address_restores_selection_sorting_and_filters(open_report, folder)
     assert visible_rows(other, "summary") == expected != read_table(folder, "summary")[1:]
     other.locator("summary").click()
     other.locator("#contents a", has_text="Evaluation protocol").click()
-    assert other.url.endswith("#protocol?" + address.partition("?")[2])  # a link keeps the state
+    kept = "#protocol?" + address.partition("?")[2]  # a link keeps the state
+    other.wait_for_function("(kept) => location.hash === kept", arg=kept)
     assert other.locator("#protocol").evaluate("(heading) => heading.getBoundingClientRect().top < innerHeight")
 
 
