@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
-from adapt.adapters.ops import normalize_numpy
 from adapt.adapters.registry import find
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
@@ -277,9 +276,10 @@ class CheckpointEvaluator:
                     rows.append(row | {"question": query_set.name} | accuracy | copies | place)
                 if task.name == "open_set":
                     scores = {PROBABILITY: found.log_odds[number], LOGIT: found.max_logits[number]}
-                    detected = _detection_rows(
-                        scores, embeddings, support_set, counted=predicted != EXCLUDED, known=queries.groups == 0
-                    )
+                    is_known, counts = queries.groups == 0, predicted != EXCLUDED
+                    far = far_scores(embeddings.support[support_set.rows], embeddings.queries)
+                    masks = {"known": counts & is_known, "unknown": counts & ~is_known}
+                    detected = detection_rows(scores, **masks, far=far)
                     rows += [row | each | {"classes": len(task.class_names)} for each in detected]
                 predictions.append(predicted)
         files = self._write_artifacts(unit, task, embeddings, labels=queries.labels)
@@ -357,22 +357,6 @@ class CheckpointEvaluator:
         kind = " (transductive)" if find(method).transductive else ""
         at = f" at {most} shot{'' if most == 1 else 's'}" if most else ""
         return f"{self.name}, {task.dataset}, {task.name}: {method}{kind} {', '.join(accuracies)}{at}"
-
-
-def _detection_rows(
-    scores: Mapping[str, np.ndarray],
-    embeddings: TaskEmbeddings,
-    support_set: SupportSet,
-    *,
-    counted: np.ndarray,
-    known: np.ndarray,
-) -> list[dict[str, Any]]:
-    """Return the fields of the rows of an open-set task; without support images, there is no far flag."""
-    far = None
-    if len(support_set.rows):
-        unit_support, unit_queries = map(normalize_numpy, (embeddings.support[support_set.rows], embeddings.queries))
-        far = far_scores(unit_support, unit_queries)
-    return detection_rows(scores, known=counted & known, unknown=counted & ~known, far=far)
 
 
 def _searched_settings(method: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ ROOT = FOLDER.parents[1]
 sys.path.insert(0, str(ROOT))
 
 from data.photos.write_files import write_files  # noqa: E402
+from tests.adapt.labelling.sessions import label_by_keyboard  # noqa: E402
 from tests.browser.pages import CHROMIUM  # noqa: E402
 
 CLASSES = ("dress", "hat", "pants", "shoes", "t-shirt")
@@ -63,18 +64,8 @@ def _take_pictures(page, address: str, truth: dict[str, str]) -> None:
     page.wait_for_function("() => /^0 labelled · \\d+ pictures$/.test(document.getElementById('progress').textContent)")
     page.wait_for_function("() => document.querySelectorAll('#suggestions img').length === 12")
     frames = [_picture(page)]
-    for click in range(1, CLICKS + 1):
-        name = page.evaluate("document.querySelector('.picture.current img').alt")
-        classes = page.locator("#classes .name").all_inner_texts()
-        if truth[name] in classes:
-            page.keyboard.press(str(classes.index(truth[name]) + 1))
-        else:
-            page.keyboard.press("n")
-            page.keyboard.type(truth[name])
-            page.keyboard.press("Enter")
-        page.wait_for_function(
-            "click => document.getElementById('progress').textContent.startsWith(`${click} labelled`)", arg=click
-        )
+    for _ in range(CLICKS):
+        label_by_keyboard(page, truth)
         frames.append(_picture(page))
     _save(_picture(page, full_page=True), "label-columns.webp")
     page.set_viewport_size({"width": 400, "height": 860})

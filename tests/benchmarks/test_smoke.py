@@ -12,8 +12,6 @@ import pytest
 from PIL import Image
 
 from benchmarks import faults, machine, remat, side_process
-from benchmarks.labelling import browser as label_browser
-from benchmarks.labelling import clicks, speed
 from benchmarks.peers import (
     adapter_accuracy,
     adapter_speed,
@@ -29,8 +27,6 @@ from benchmarks.peers import (
 )
 from benchmarks.peers.installed import missing_peers
 from pretrain.compilation.devices import DescribedDevices
-from tests.benchmarks.labelled_sets import labelled_set
-from tests.browser.pages import CHROMIUM
 from tests.data.shard_files import write_tar
 
 MODULES = [
@@ -413,33 +409,3 @@ def test_photos_names_the_missing_peers(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.peers.installed.find_spec", lambda name: None)
     assert photos.main([]) == 1
     assert "PyTorch and efficientnet-lite-pytorch are not installed" in capsys.readouterr().err
-
-
-def test_labelling_clicks_prints_both_tables_and_names_missing_data(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(clicks, "open_set", lambda name, data: labelled_set())
-    monkeypatch.setattr(clicks, "TIMES", (5, 10))
-    figure = tmp_path / "curves.svg"
-    assert clicks.main(["--sets=some", "--runs=2", "--clicks=30", f"--figure={figure}"]) == 0
-    out = capsys.readouterr().out
-    assert (
-        "| some | 80 | 4 | 10 | " in out
-        and "| random share, left out | 10 | 2 | " in out
-        and "<svg" in figure.read_text()
-    )
-    monkeypatch.undo()
-    assert clicks.main(["--sets=gtsrb"]) == 1
-    assert "gtsrb is not included. Pass --data=FOLDER" in capsys.readouterr().err
-
-
-def test_labelling_speed_prints_a_row_per_situation(capsys):
-    assert speed.main(["--pictures=2600", "--dim=8", "--classes=3", "--clicks=2"]) == 0
-    assert capsys.readouterr().out.count("\n| ") == 7
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome found; install one, or set CHROME to it")
-def test_the_label_page_is_timed_in_a_browser(capsys):
-    label_browser.main(["--pictures=200", "--clicks=2"])
-    rows = capsys.readouterr().out.splitlines()
-    assert [row.split("|")[1].strip() for row in rows[3:]] == ["200", "200, while embedding"]
-    assert all(float(cell) > 0 for row in rows[3:] for cell in row.split("|")[2:-1])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.adapters.ops import normalize_numpy
 from adapt.evaluation.protocols.auroc import auroc
 from adapt.photos.outliers import far_threshold, find_nearest
 
@@ -24,8 +25,11 @@ class FarScores(NamedTuple):
     threshold: float
 
 
-def far_scores(support: np.ndarray, queries: np.ndarray) -> FarScores:
-    """Return the scores of the far flag; the rows of `support` `[n, dim]` and `queries` have length 1."""
+def far_scores(support: np.ndarray, queries: np.ndarray) -> FarScores | None:
+    """Return the scores of the far flag for features `[n, dim]` and `[queries, dim]`; None without support images."""
+    if not len(support):
+        return None
+    support, queries = normalize_numpy(support), normalize_numpy(queries)
     return FarScores(find_nearest(queries, support).cosines, far_threshold(support))
 
 

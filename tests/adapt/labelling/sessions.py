@@ -110,3 +110,18 @@ def serving(session, *, host_names=frozenset({"localhost"})):
         server.stop()
         thread.join(timeout=20)
         listener.close()
+
+
+def label_by_keyboard(page, truth):
+    """Label the current picture with its class by keys alone, and wait until the page shows it."""
+    name = page.evaluate("document.querySelector('.picture.current img').alt")
+    classes = page.locator("#classes .name").all_inner_texts()
+    before = page.inner_text("#progress")
+    if truth[name] in classes:
+        page.keyboard.press(str(classes.index(truth[name]) + 1))
+    else:
+        page.keyboard.press("n")
+        page.keyboard.type(truth[name])
+        page.keyboard.press("Enter")
+    page.wait_for_function("before => document.getElementById('progress').textContent !== before", arg=before)
+    return name

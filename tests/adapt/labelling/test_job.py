@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from adapt.labelling.history import LabelHistory
-from tests.adapt.labelling.sessions import Client, make_pictures
+from tests.adapt.labelling.sessions import Client, label_by_keyboard, make_pictures
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -108,18 +108,8 @@ def test_a_page_continues_after_the_server_was_killed_and_started_again(tmp_path
     page = browser.new_page()
     page.goto(client.address)
     page.wait_for_selector("#suggestions .picture.current")
-    for count in range(1, 31):
-        name = page.evaluate("document.querySelector('.picture.current img').alt")
-        classes = page.locator("#classes .name").all_inner_texts()
-        if truth[name] in classes:
-            page.keyboard.press(str(classes.index(truth[name]) + 1))
-        else:
-            page.keyboard.press("n")
-            page.keyboard.type(truth[name])
-            page.keyboard.press("Enter")
-        page.wait_for_function(
-            "count => document.getElementById('progress').textContent.startsWith(`${count} labelled`)", arg=count
-        )
+    for _ in range(30):
+        label_by_keyboard(page, truth)
     assert page.locator(".column").count() == 4
     page.evaluate("() => { window.old = true; }")
     job.end(signal.SIGKILL)

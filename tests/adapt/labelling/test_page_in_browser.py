@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.adapt.labelling.sessions import COLOURS, make_pictures, open_session, serving
+from tests.adapt.labelling.sessions import COLOURS, label_by_keyboard, make_pictures, open_session, serving
 from tests.browser.pages import WIDTHS, contrast, find_overlaps, hidden_width
 
 HOSTILE = """"><script>alert(1)</script>'&<b>%23.png"""
@@ -28,25 +28,10 @@ def open_session_page(open_page, client, **options):
     return page
 
 
-def label_current(page, truth):
-    """Label the current picture with its class by keys alone, and wait until the page shows it."""
-    name = page.evaluate("document.querySelector('.picture.current img').alt")
-    classes = page.locator("#classes .name").all_inner_texts()
-    before = page.inner_text("#progress")
-    if truth[name] in classes:
-        page.keyboard.press(str(classes.index(truth[name]) + 1))
-    else:
-        page.keyboard.press("n")
-        page.keyboard.type(truth[name])
-        page.keyboard.press("Enter")
-    page.wait_for_function("before => document.getElementById('progress').textContent !== before", arg=before)
-    return name
-
-
 def test_thirty_pictures_by_keyboard_then_undo_and_export(served, open_page):
     session, client, truth = served
     page = open_session_page(open_page, client)
-    labelled = [label_current(page, truth) for _ in range(30)]
+    labelled = [label_by_keyboard(page, truth) for _ in range(30)]
     assert len(set(labelled)) == 30
     assert {session.pictures.names[number]: label for number, label in session.labels.items()} == {
         name: truth[name] for name in labelled
@@ -71,7 +56,7 @@ def test_thirty_pictures_by_keyboard_then_undo_and_export(served, open_page):
 def test_two_pages_stay_the_same(served, open_page):
     _, client, truth = served
     first, second = (open_session_page(open_page, client) for _ in range(2))
-    name = label_current(first, truth)
+    name = label_by_keyboard(first, truth)
     second.wait_for_function("() => document.getElementById('progress').textContent.startsWith('1 labelled')")
     framed = second.locator("#suggestions .picture.current")  # a key under way must not hit another picture
     assert framed.locator("img").get_attribute("alt") == name
@@ -79,7 +64,7 @@ def test_two_pages_stay_the_same(served, open_page):
     second.keyboard.press("Enter")  # accepts no guess for a labelled picture
     second.wait_for_selector("#problem:not([hidden])")
     second.keyboard.press("ArrowRight")
-    label_current(second, truth)
+    label_by_keyboard(second, truth)
     for page in (first, second):
         page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('2 labelled')")
     assert first.locator("#classes").inner_text() == second.locator("#classes").inner_text()
@@ -113,7 +98,7 @@ def test_a_framed_picture_of_a_column_is_never_exchanged_by_others(served, open_
     session, client, truth = served
     page = open_session_page(open_page, client)
     for _ in range(9):
-        label_current(page, truth)
+        label_by_keyboard(page, truth)
     column = page.locator(".column").first.locator(".pictures").first
     column.locator(".picture").first.click()
     number = int(page.evaluate("document.querySelector('.picture.current').dataset.number"))
@@ -136,7 +121,7 @@ def test_a_framed_picture_of_a_column_is_never_exchanged_by_others(served, open_
 def test_a_held_key_labels_one_picture(served, open_page):
     session, client, truth = served
     page = open_session_page(open_page, client)
-    label_current(page, truth)
+    label_by_keyboard(page, truth)
     page.evaluate(
         """() => [false, true, true, true].forEach((repeat) => document.querySelector(".picture.current")
           .dispatchEvent(new KeyboardEvent("keydown", { key: "1", repeat, bubbles: true })))"""
@@ -165,7 +150,7 @@ def test_keys_move_accept_guesses_and_find_similar_pictures(served, open_page):
     session, client, truth = served
     page = open_session_page(open_page, client)
     for _ in range(9):
-        label_current(page, truth)
+        label_by_keyboard(page, truth)
     current = "document.querySelector('.picture.current').dataset.number"
     page.locator("#suggestions .picture").first.focus()
     before = page.evaluate(current)
