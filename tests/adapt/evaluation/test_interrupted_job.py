@@ -5,7 +5,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -39,12 +38,34 @@ def whole(arguments, tmp_path_factory):
     return workdir / "evaluation"
 
 
-def start(arguments, workdir, *, devices):
+# launch.py that kills itself as soon as it has written a unit. Two threads write units: the lock makes it one.
+KILLED_AFTER_A_UNIT = """
+import os, signal, sys, threading
+import adapt.evaluation.results, launch
+Unit, lock = adapt.evaluation.results.Unit, threading.Lock()
+write = Unit.write
+def write_and_die(*args, **named):
+    with lock:
+        write(*args, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+Unit.write = write_and_die
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
+def start(arguments, workdir, *, devices, program=("launch.py",)):
     """Start the job on `devices` fake CPU devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
-    command = [sys.executable, "launch.py", *arguments, f"--workdir={workdir}"]
+    command = [sys.executable, *program, *arguments, f"--workdir={workdir}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
+
+
+def killed(arguments, workdir):
+    """Run the job until a signal kills it, right after its first new unit."""
+    process = start(arguments, workdir, devices=1, program=("-c", KILLED_AFTER_A_UNIT))
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, errors.decode()
 
 
 def finish(process):
@@ -73,20 +94,14 @@ def test_killed_after_any_unit_the_job_resumes_to_the_same_bytes_and_recomputes_
     def finished():
         return {path.name: path.stat().st_mtime_ns for path in folder.glob("units/*.jsonl")}
 
-    done, killed = {}, 0
-    while killed < 2:
-        process = start(arguments, tmp_path, devices=1)
-        wanted = time.monotonic() + 120
-        while len(finished()) == len(done) and process.poll() is None and time.monotonic() < wanted:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    done = {}
+    for number in (1, 2):
+        killed(arguments, tmp_path)
         now = finished()
-        assert len(now) > len(done) and done.items() <= now.items()
-        done, killed = now, killed + 1
+        assert len(now) == number and done.items() <= now.items()
+        done = now
     finish(start(arguments, tmp_path, devices=1))
-    assert done.items() <= finished().items()  # equal if the last two units finished together
+    assert done.items() < finished().items()
     for pattern in ("results.jsonl", "units/*.jsonl", "predictions/*.npy", "embeddings/*/*.npy"):
         assert contents(folder, pattern) == contents(whole, pattern), pattern
 
@@ -102,16 +117,12 @@ def test_three_shards_one_of_them_killed_write_the_rows_of_one_process(tmp_path)
     arguments = ["evaluate", f"--features={tmp_path / 'tiny'}", "--shots=1,4", "--seeds=2", "--methods=prototypes,knn"]
     assert launch.main([*arguments, f"--workdir={tmp_path / 'whole'}"]) == 0
     folder = tmp_path / "shards" / "evaluation"
-    processes = [start([*arguments, f"--shard={index}/3"], tmp_path / "shards", devices=1) for index in range(3)]
-    until = time.monotonic() + 120
-    while not list(folder.glob("units/tiny-fish-*")) and processes[1].poll() is None and time.monotonic() < until:
-        time.sleep(0.002)
-    processes[1].send_signal(signal.SIGKILL)
-    processes[1].communicate()
-    finish(processes[0])
-    finish(processes[2])
+    others = [start([*arguments, f"--shard={index}/3"], tmp_path / "shards", devices=1) for index in (0, 2)]
+    killed([*arguments, "--shard=1/3"], tmp_path / "shards")
+    for process in others:
+        finish(process)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("units/*.jsonl")}
-    assert not (folder / "results.jsonl").exists() and 4 <= len(before) < 6
+    assert not (folder / "results.jsonl").exists() and len(before) == 5
     finish(start([*arguments, "--shard=1/3"], tmp_path / "shards", devices=1))
     assert contents(folder, "results.jsonl") == contents(tmp_path / "whole" / "evaluation", "results.jsonl")
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
