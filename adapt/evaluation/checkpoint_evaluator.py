@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from adapt.adapters.base import settings_of
-from adapt.adapters.registry import find
+from adapt.adapters.registry import create, find
 from adapt.embedding.cache import Hosts, Progress
 from adapt.embedding.encoder import Encoder
 from adapt.evaluation.artifacts import EXAMPLES, has_all_files, write_classes, write_distances
@@ -26,7 +26,7 @@ from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.features import TaskEmbedder, TaskEmbeddings
 from adapt.evaluation.fewshot import run_grid
 from adapt.evaluation.protocols.open_set import LOGIT, PROBABILITY, UNKNOWN, detection_rows, far_scores
-from adapt.evaluation.results import PREDICTIONS, Unit, append_cost
+from adapt.evaluation.results import PREDICTIONS, Unit, append_cost, discard_results
 from adapt.evaluation.retrieval import CaptionedImages
 from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
 from adapt.evaluation.stored.embedder import STORED, StoredEmbedder, StoredEncoder
@@ -156,6 +156,7 @@ class CheckpointEvaluator:
         depends_on = (self.encoder.fingerprint, captioned.fingerprint, captioned.caption)
         unit = Unit.create(self.name, captioned.name, "retrieval", depends_on=depends_on)
         if compute and not self._is_finished(unit):
+            discard_results(self.out)
             result = captioned.evaluate(self.encoder, **self.embedder.options)
             write_text(self.out / EXAMPLES / f"{unit.key}.json", json.dumps(result.examples, ensure_ascii=False))
             unit.write(self.out, [row | self._provenance() | {"examples": unit.key} for row in result.rows])
@@ -181,7 +182,7 @@ class CheckpointEvaluator:
                 f"{self.name} {self.without_texts}: {', '.join(left_out)}, which need class texts, are left out"
             )
         if task.name == "open_set":
-            together = [each for each in self.settings.methods if find(each).transductive]
+            together = [each for each in self.settings.methods if create(each).transductive]
             if together:
                 self.notes.note(
                     f"task open_set: {', '.join(together)}, which would see the queries of unknown classes apart from "
@@ -214,6 +215,7 @@ class CheckpointEvaluator:
 
         Two threads keep two cores busy, because XLA compiles on one.
         """
+        discard_results(self.out)
         began = time.monotonic()
         embeddings = self.embedder.embed(task, dataset)
         self._append_cost(task, "embedding", seconds=round(time.monotonic() - began, 3))
@@ -318,7 +320,7 @@ class CheckpointEvaluator:
             "task": task.name,
             "dataset": task.dataset,
             "method": method,
-            "transductive": find(method).transductive,
+            "transductive": create(method).transductive,
             "shots": "all" if task.name == "linear_probe" else 0 if zero_shot else support_set.shots,
             "seed": support_set.seed,
             "metric": task.metric,
@@ -354,7 +356,7 @@ class CheckpointEvaluator:
             values = [row["value"] for row in rows if row["shots"] == most and row["question"] == query_set.name]
             if values:
                 accuracies.append(f"{query_set.name} {np.mean(values):.1%}".strip())
-        kind = " (transductive)" if find(method).transductive else ""
+        kind = " (transductive)" if create(method).transductive else ""
         at = f" at {most} shot{'' if most == 1 else 's'}" if most else ""
         return f"{self.name}, {task.dataset}, {task.name}: {method}{kind} {', '.join(accuracies)}{at}"
 

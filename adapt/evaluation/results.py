@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import re
@@ -14,6 +15,8 @@ from data.io.fingerprint import fingerprint
 from foundation.files.array_files import save_array
 from foundation.files.checksum_file import SUMS_FILE, changed_files, write_checksums
 from foundation.files.json_lines import append_json_line, parse_json_lines, read_json_lines, write_json_lines
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"
 UNITS, PREDICTIONS = "units", "predictions"
@@ -70,15 +73,34 @@ class MergedRows(NamedTuple):
 def merge(out: pathlib.Path, units: Sequence[Unit]) -> MergedRows:
     """Return the rows in the order of the units; write them to `results.jsonl` if every unit is finished.
 
-    `SHA256SUMS` has its checksum.
+    `SHA256SUMS` has its checksum. If a unit is not finished, a `results.jsonl` of other units is removed.
     """
     rows_of_units = [unit.read(out) for unit in units]
+    if None in rows_of_units and discard_results(out):
+        # Another shard may have finished the last unit and written the file in between: look again.
+        rows_of_units = [unit.read(out) for unit in units]
     missing = sum(rows is None for rows in rows_of_units)
     rows = [row for rows in rows_of_units if rows is not None for row in rows]
     if not missing:
         write_json_lines(out / RESULTS_FILE, rows)
         write_checksums(out, [RESULTS_FILE])
     return MergedRows(rows, missing)
+
+
+def discard_results(out: pathlib.Path) -> bool:
+    """Remove `results.jsonl` and its checksum, before a unit is computed that it lacks; return whether it existed.
+
+    Otherwise, the rows of other settings would be taken for those of an evaluation that runs or was interrupted. All
+    finished units stay, and `merge` writes the file again.
+    """
+    path = out / RESULTS_FILE
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    (out / SUMS_FILE).unlink(missing_ok=True)
+    logger.info(f"{path} is of other settings and is removed. It is written again when all units are finished.")
+    return True
 
 
 def append_cost(out: pathlib.Path, **cost: Any) -> None:
@@ -98,8 +120,8 @@ def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
         finished = len(list((folder / UNITS).glob("*.jsonl"))) if (folder / UNITS).is_dir() else 0
         if finished:
             raise FileNotFoundError(
-                f"{folder} has {finished} finished units but no {RESULTS_FILE}: the evaluation was interrupted. Run "
-                "the same `launch.py evaluate` command to resume it."
+                f"{folder} has {finished} finished units but no {RESULTS_FILE}: the evaluation is running or was "
+                "interrupted. Run the same `launch.py evaluate` command to resume it."
             )
         raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}. Run `launch.py evaluate` to write it.")
     again = "Run the same `launch.py evaluate` command to write it again"

@@ -16,7 +16,7 @@ from adapt.embedding.cache import Hosts, Progress
 from adapt.evaluation.baselines.classification import CLASSIFIERS
 from adapt.evaluation.baselines.encoders import open_baseline
 from adapt.evaluation.features import TaskEmbedder
-from adapt.evaluation.results import Unit, append_cost
+from adapt.evaluation.results import Unit, append_cost, discard_results
 from adapt.evaluation.scoring import EXCLUDED, score, stack_queries
 from adapt.evaluation.tasks import EvaluationTask, counted_queries
 from data.fewshot.open import Dataset
@@ -76,6 +76,7 @@ class Baseline:
         )
         unit = Unit.create(self.checkpoint, task.dataset, TASK, self.kind, depends_on=depends_on)
         if compute and unit.read(out) is None:
+            discard_results(out)
             began = time.monotonic()
             rows = self._rows(task)
             context = dict(provenance) | {"dataset_fingerprint": dataset.fingerprint}
