@@ -58,8 +58,7 @@ class Adapter:
     local: ClassVar[bool] = False  # changes predictions only near the support examples
     needs_text: ClassVar[bool] = False  # class_text_features are required
     text_logits: ClassVar[bool] = True  # with class texts, logits are zero-shot logits plus a correction
-    transductive: ClassVar[bool] = False  # fitted on all queries together, see `TransductiveAdapter`
-    per_query: ClassVar[bool] = True  # the logits of a query do not depend on the other queries
+    transductive: ClassVar[bool] = False  # the logits of a query depend on the other queries, with these settings
     select_by_folds: ClassVar[bool] = False  # selection leaves out folds, although there is a closed form
     term_weights: ClassVar[tuple[str, ...]] = ()  # settings that multiply the terms after the first
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # values that selection tries per setting, the default first
@@ -117,7 +116,7 @@ class Adapter:
         def terms_of(rest: Support, x: jax.Array) -> Terms:
             return self.logit_terms(self.fit_state(rest, key=key), rest, x)
 
-        if not self.per_query:
+        if self.transductive:
             return over_folds(lambda rest: terms_of(rest, support.features), support)
         features = support.features
         return over_fold_rows(lambda fold: terms_of(support.take(fold.others), features[fold.rows]), support)
@@ -175,6 +174,9 @@ class Adapter:
             if old in cls.__dict__ and new not in cls.__dict__ and old not in inspect.get_annotations(cls):
                 warn_renamed(f"Adapter.{old}", f"Adapter.{new}")
                 setattr(cls, new, cls.__dict__[old])
+        if isinstance(cls.__dict__.get("per_query"), bool):
+            warn_renamed("Adapter.per_query", "Adapter.transductive, its opposite")
+            cls.transductive = not cls.__dict__["per_query"]
 
     def __getattr__(self, name: str) -> Any:
         if name not in _RENAMED:
@@ -288,7 +290,7 @@ def _logits(classifier: Classifier, features: jax.Array) -> jax.Array:
     def logits(x: jax.Array) -> jax.Array:
         return adapter.logits(adapter.logit_terms(classifier.state, support, x))
 
-    if not adapter.per_query:
+    if adapter.transductive:
         return logits(normalize(features))
     columns = max(support.features.shape[0], support.num_classes)
     return in_blocks(logits, columns, normalize(features))

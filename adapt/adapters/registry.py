@@ -60,7 +60,7 @@ METHODS: dict[str, type[Adapter]] = {
         Rla,
     )
 }
-TRANSDUCTIVE = tuple(name for name, method in METHODS.items() if method.transductive)
+TRANSDUCTIVE = tuple(name for name, method in METHODS.items() if method().transductive)
 TRAINING_FREE = tuple(name for name, method in METHODS.items() if method.training_free and name not in TRANSDUCTIVE)
 
 

@@ -226,7 +226,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=_DTYPES)
-        if not self.classifier_.adapter.per_query:
+        if self.classifier_.adapter.transductive:
             return np.asarray(self.classifier_(X))
         unit = min(max(1 << (len(X) - 1).bit_length(), _MIN_ROWS), _MAX_ROWS)  # few shapes: each new one is compiled
         return np.asarray(self.classifier_(np.pad(X, [(0, -len(X) % unit), (0, 0)])))[: len(X)]

@@ -13,9 +13,9 @@ import numpy as np
 
 from adapt.adapters.base import Adapter
 from adapt.adapters.ops import normalize
-from adapt.adapters.registry import create, find
+from adapt.adapters.registry import create
 from adapt.adapters.support import Support
-from adapt.adapters.transductive.queries import Queries
+from adapt.adapters.transductive.queries import Queries, TransductiveAdapter
 from adapt.model_selection.hyperparameters import Grid
 
 _ROWS = 256  # support sets of up to this many rows share one program,
@@ -69,7 +69,7 @@ def run_grid(
     scores = np.zeros((2 if with_scores else 0, *predictions.shape), np.float32)
     present = np.ones(predictions.shape, bool) if counted is None else np.stack(counted)
     entries = _ENTRIES if create(method).training_free else 0
-    together = np.zeros_like(groups) if not find(method).transductive else groups
+    together = np.zeros_like(groups) if not create(method).transductive else groups
     for number in np.unique(together):
         part = np.flatnonzero(together == number)
         padding = (0, _padded(len(part)) - len(part))
@@ -143,7 +143,7 @@ def _run(
         chosen, _ = options.choose(support, key=key)
 
         def classify(adapter: Adapter) -> tuple[jax.Array, ...]:
-            if adapter.transductive:
+            if isinstance(adapter, TransductiveAdapter):
                 logits = adapter.query_logits(support, Queries(queries, present, masks[groups[0]]))
             else:
                 logits = adapter.fit_support(support, key=key)(queries)

@@ -47,7 +47,7 @@ def methods() -> str:
     for name, method in METHODS.items():
         fields = [f"`{field.name}={field.default!r}`" for field in dataclasses.fields(method)]
         shown = ", ".join(fields) if fields else "none"
-        kind = "Transductive: classifies all queries together. " if method.transductive else ""
+        kind = "Transductive: classifies all queries together. " if method().transductive else ""
         parts.append(
             f"## {name}\n\n{kind}Settings with their defaults: {shown}.\n\n"
             f"::: {method.__module__}.{method.__qualname__}\n"

@@ -50,7 +50,7 @@ class Llu(Adapter):
     Here a moved text counts for a query only as far as the query itself is near a support example:
     logits = scale · (y_x·w + exp(rbf · …) y_x·(y_w − w)), so that queries far from all support examples keep their
     zero-shot logits. `gate` "batch_max" gives all queries of a call the gate of the nearest query and moves texts
-    fully, as the authors' released code does.
+    fully, as the authors' released code does; the adapter is then transductive.
     """
 
     name = "llu"
@@ -70,8 +70,8 @@ class Llu(Adapter):
     grid = {"learning_rate": (3e-4, 1e-4, 1e-3)}
 
     @property
-    def per_query(self) -> bool:  # type: ignore[override]
-        return self.gate == "per_sample"
+    def transductive(self) -> bool:  # type: ignore[override]
+        return self.gate == "batch_max"
 
     def check_settings(self) -> None:
         check_gate(self)

@@ -37,7 +37,6 @@ class TransductiveAdapter(Adapter):
     """
 
     transductive = True
-    per_query = False
 
     def query_logits(self, support: Support, queries: Queries) -> jax.Array:
         """Return the logits `[queries, classes]`, −∞ for classes that are no candidates.

@@ -163,6 +163,10 @@ def test_gate_batch_max_depends_on_the_other_queries_and_per_sample_does_not():
     single = fit(rbf=-4.0)
     alone = np.concatenate([single(query[None]) for query in QUERIES])
     np.testing.assert_allclose(alone, single(QUERIES), atol=1e-3)
+    assert classifier.adapter.transductive and not single.adapter.transductive
+    assert not adapt.methods()["llu"]["transductive"]
+    with pytest.raises(ValueError, match="local"):
+        adapt.create("local", inner=classifier.adapter)
 
 
 def test_training_lowers_the_loss_and_is_deterministic():
