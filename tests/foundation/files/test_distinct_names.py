@@ -17,6 +17,8 @@ from foundation.files.distinct_names import distinct_names
         ["", "_", "?", "\ud83d"],
         ["naïve", "naive", "ﬁ", "fi", "ß", "ss"],
         ["a", "a-2", "b"],
+        ["a", "a", "a", "a-2", "A"],
+        ["a/b", "a_b", "a_b-c14cddc0"],
     ],
 )
 def test_names_stay_distinct(names):
@@ -33,6 +35,10 @@ def test_plain_names_are_kept_and_a_name_does_not_depend_on_the_order():
             "a_b": "a_b-648fa9b3",
             "c d": "c_d",
         }
+
+
+def test_repeated_names_are_numbered():
+    assert distinct_names(["gain", "loss", "gain", "gain"]) == ["gain", "loss", "gain-2", "gain-3"]
 
 
 def test_random_names_stay_distinct():
