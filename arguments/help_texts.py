@@ -103,6 +103,7 @@ EXAMPLES = {
     "submit": (
         "--target=slurm --config=configs/gpu_8x80gb.py --workdir=runs/big --jobs=pretrain,export,evaluate --dry_run",
         "--target=local --config=configs/evaluate.py --workdir=runs/towers --jobs=evaluate --num_shards=4",
+        "--target=slurm --workdir=runs/embed --jobs=embed --num_shards=8 --checkpoint=clip --images=photos --out=emb",
     ),
     "quickstart": ("", "--workdir=runs/mine --config.align.epochs=2"),
 }

@@ -195,7 +195,7 @@ def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
         default="pretrain",
         help="comma-separated jobs of each run, in order; write their options as --name=VALUE (default: pretrain)",
     )
-    parser.add_argument("--num_shards", type=int, default=1, help="number of tasks of an evaluation (default: 1)")
+    parser.add_argument("--num_shards", type=int, default=1, help="number of tasks of evaluate or embed (default: 1)")
     parser.add_argument("--dry_run", action="store_true", help="show files and commands, but write and run nothing")
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from foundation.suggestions import unknown_name
 
-JOBS = ("pretrain", "align", "export", "evaluate", "report")
+JOBS = ("pretrain", "align", "export", "evaluate", "report", "embed")
 _LONGEST_NAME = 150  # characters of a folder name; file systems allow up to 255
 _COLLECTIVE_JOBS = ("pretrain", "align")  # run by all processes of a task together; the other jobs run in one process
+_SHARDED_JOBS = ("evaluate", "embed")  # take `--shard=i/n`
+_WITHOUT_CONFIG = ("embed",)  # take neither a config nor a workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ def plan_tasks(
     num_shards: int = 1,
     arguments: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ArrayTask]:
-    """Return one task per sweep point and evaluation shard.
+    """Return one task per sweep point and shard.
 
     The values of a point override the config, and its workdir is a folder in `workdir` named after them. `arguments`
     are additional arguments by job. Raises `ValueError` for an unknown job and for jobs that cannot be split.
@@ -59,9 +61,11 @@ def plan_tasks(
             label = "-".join(filter(None, (name, f"shard-{shard}" if num_shards > 1 else "")))
             commands = []
             for job in jobs:
-                words = [job, *([] if config is None else [f"--config={config}"])]
-                words += [f"--workdir={workdir / name if name else workdir}", *changes]
-                words += (arguments or {}).get(job, ())
+                words = [job]
+                if job not in _WITHOUT_CONFIG:
+                    words += [] if config is None else [f"--config={config}"]
+                    words += [f"--workdir={workdir / name if name else workdir}"]
+                words += [*changes, *(arguments or {}).get(job, ())]
                 words += [f"--shard={shard}/{num_shards}"] if num_shards > 1 else []
                 commands.append(JobCommand(tuple(map(_one_line, words)), collective=job in _COLLECTIVE_JOBS))
             tasks.append(ArrayTask(label or "-".join(jobs), tuple(commands)))
@@ -74,10 +78,10 @@ def _check_jobs(jobs: Sequence[str], *, num_shards: int, arguments: Mapping[str,
             raise ValueError(unknown_name("job in --jobs", job, JOBS))
     if num_shards < 1:
         raise ValueError(f"--num_shards={num_shards} must be at least 1.")
-    if num_shards > 1 and tuple(jobs) != ("evaluate",):
+    if num_shards > 1 and not (len(jobs) == 1 and jobs[0] in _SHARDED_JOBS):
         raise ValueError(
-            f"--num_shards={num_shards} splits an evaluation only, and --jobs is {','.join(jobs)}. Submit the other "
-            "jobs first, then --jobs=evaluate by itself."
+            f"--num_shards={num_shards} splits evaluate or embed, and --jobs is {','.join(jobs)}. Submit the other "
+            f"jobs by themselves, and --jobs={' or --jobs='.join(_SHARDED_JOBS)} with --num_shards."
         )
     if any(word.startswith("--shard=") for words in arguments.values() for word in words):
         raise ValueError("--shard cannot be submitted: each task gets its own. Use --num_shards=N.")

@@ -18,4 +18,10 @@ def get_config() -> ConfigDict:
     pretrain = config.pretrain
     pretrain.remat = "full"  # the backward pass recomputes each layer
     pretrain.mesh.fsdp = 8  # devices that the parameters are sharded over
+
+    config.submit = ConfigDict()
+    config.submit.slurm = slurm = ConfigDict()
+    slurm.nodes = 1
+    slurm.gpus_per_node = 8
+    slurm.cpus_per_task = pretrain.data.threads  # of the only process of a node; they decode images
     return config

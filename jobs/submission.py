@@ -29,7 +29,7 @@ def submit(
     overrides: Sequence[str] = (),
     job_options: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
-    """Submit jobs to a cluster, one task per point of the config's sweep and shard of an evaluation."""
+    """Submit jobs to a cluster, one task per point of the config's sweep and shard of `evaluate` or `embed`."""
     from cluster.submission import submit as run
     from cluster.submit import prepare
 
@@ -59,12 +59,15 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
 
     The initial checkpoint of a `remote` run may exist on the machines of the cluster only.
     """
+    from adapt.embedding.export import check_given
     from adapt.evaluation.run import EvaluateSettings
     from pretrain.align.config import read_settings as read_align_settings
     from pretrain.config.run import read_settings
 
     args, overrides = parse(arguments)
-    config = load_config(args.config, [*overrides, *evaluate_overrides(args)]) if args.config else None
+    config = (
+        load_config(args.config, [*overrides, *evaluate_overrides(args)]) if getattr(args, "config", None) else None
+    )
     if args.job == "align":
         read_align_settings(config.align)
         evaluation_settings(config, args.job)
@@ -76,5 +79,7 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
                 raise
             logger.info(f"settings that depend on the initial checkpoint are not checked ({error_text(error)})")
         evaluation_settings(config)
+    if args.job == "embed":
+        check_given(args.images, args.texts, args.image_features, args.text_features)
     if args.job == "evaluate":
         typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))

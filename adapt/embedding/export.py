@@ -84,7 +84,7 @@ def embed_collections(
     embeddings that are not finite, and for texts if the checkpoint embeds images only.
     """
     out = pathlib.Path(out)
-    _check_given(images, texts, image_features, text_features)
+    check_given(images, texts, image_features, text_features)
     if texts is not None:
         encoder.check_embeds_texts()  # before hours are spent on the images
     check_output_folder(out)
@@ -110,7 +110,7 @@ def check_inputs(
 ) -> None:
     """Raise what `embed_collections` would raise for these inputs, without opening a checkpoint."""
     check_output_folder(out)
-    _check_given(images, texts, image_features, text_features)
+    check_given(images, texts, image_features, text_features)
     for kind, name in (("images", image_features), ("texts", text_features)):
         if name is not None:
             open_features([name], kind=kind)
@@ -120,7 +120,7 @@ def check_inputs(
         _open_images(images, data_dir)
 
 
-def _check_given(
+def check_given(
     images: str | None, texts: str | os.PathLike | None, image_features: str | None, text_features: str | None
 ) -> None:
     """Raise `ValueError` if there is nothing to embed, or a collection is given twice."""

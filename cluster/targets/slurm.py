@@ -40,6 +40,10 @@ def slurm(tasks: Sequence[ArrayTask], settings: SubmitSettings, *, folder: pathl
     """
     if settings.slurm.gpus_per_node is None:
         logger.info("the job requests no GPUs: submit.slurm.gpus_per_node is not set")
+    if settings.slurm.cpus_per_task is None:
+        logger.info(
+            "the job requests no CPU cores, SLURM's default is one per process: submit.slurm.cpus_per_task is not set"
+        )
     script = BatchScript(folder.absolute())
     script.update_parameters(**_parameters(settings.name, settings.slurm, folder))
     lines = ["export PYTHONUNBUFFERED=1", shell_line(["cd", os.getcwd()])]

@@ -160,10 +160,11 @@ def test_invalid_submissions_raise(tmp_path):
     ):
         prepare("tpu-vm", tasks_of("pretrain", "export"), SETTINGS, workdir=tmp_path)
     with pytest.raises(
-        ValueError, match=r"unknown job in --jobs 'quickstart'\. Known: pretrain, align, export, evaluate, report"
+        ValueError,
+        match=r"unknown job in --jobs 'quickstart'\. Known: pretrain, align, export, evaluate, report, embed",
     ):
         tasks_of("quickstart")
-    with pytest.raises(ValueError, match="--num_shards=2 splits an evaluation only, and --jobs is pretrain"):
+    with pytest.raises(ValueError, match="--num_shards=2 splits evaluate or embed, and --jobs is pretrain"):
         tasks_of("pretrain", num_shards=2)
     with pytest.raises(ValueError, match="contains a line break"):
         tasks_of("pretrain", overrides=["--config.x=a\nrm -r /"])
@@ -271,9 +272,42 @@ def test_submit_settings_need_no_config_and_a_dry_run_writes_nothing(tmp_path, s
     shown = "\n".join(said)
     assert "#SBATCH --partition=gpu\n" in shown and not list(tmp_path.iterdir())
     assert "requests no GPUs: submit.slurm.gpus_per_node is not set" in shown
+    assert "requests no CPU cores" in shown
     assert launch.main(["submit", "--target=slurm", "--dry_run", "--config.submit.slurm.gpus_per_node=8", *given]) == 0
     shown = "\n".join(said).removeprefix(shown)
     assert "#SBATCH --gpus-per-node=8\n" in shown and "no GPUs" not in shown
+
+
+def submit_embed(workdir, *arguments):
+    given = ["--jobs=embed", f"--workdir={workdir}", "--checkpoint=clip", "--out=features", *arguments]
+    return launch.main(["submit", "--target=slurm", "--dry_run", *given])
+
+
+def test_embed_is_submitted_as_shards_without_config_and_workdir(tmp_path, said):
+    config = "--config=configs/gpu_8x80gb.py"
+    assert submit_embed(tmp_path, "--num_shards=2", "--images=photos", "--max_patches", "64", config) == 0
+    shown = "\n".join(said)
+    for shard in range(2):
+        words = f"--checkpoint=clip --out=features --images=photos --max_patches=64 --shard={shard}/2\n"
+        assert f"--nodes=1 --ntasks=1 {sys.executable} launch.py embed {words}" in shown
+    assert "#SBATCH --array=0-1%" in shown and "#SBATCH --gpus-per-node=8\n" in shown
+
+
+def test_an_invalid_embed_is_not_submitted(tmp_path, capsys):
+    assert submit_embed(tmp_path, "--num_shards=2") == 1
+    assert "nothing to embed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        submit_embed(tmp_path, "--images=photos", "--config.pretrain.seed=1")
+    assert "--config.pretrain.seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("config", "nodes"), [("gpu_8x80gb", 1), ("gpu_2x8x80gb", 2)])
+def test_the_configs_for_eight_gpus_request_nodes_gpus_and_cores(tmp_path, said, config, nodes):
+    given = [f"--config=configs/{config}.py", f"--workdir={tmp_path}", "--dry_run"]
+    assert launch.main(["submit", "--target=slurm", *given]) == 0
+    shown = "\n".join(said)
+    assert f"#SBATCH --nodes={nodes}\n" in shown and "#SBATCH --gpus-per-node=8\n" in shown
+    assert "#SBATCH --cpus-per-task=32\n" in shown and " --cpus-per-task=32 " in shown and "requests no" not in shown
 
 
 def test_every_sweep_point_is_checked_for_any_job(project, tmp_path, capsys):
