@@ -106,6 +106,11 @@ class CheckpointEvaluator:
     def evaluate_dataset(self, dataset: Dataset, source: Dataset | None, *, compute: bool) -> list[Unit]:
         """Return all units of a dataset; with `compute`, first compute those that are not finished."""
         units = []
+        if dataset.lacks_template and self.encoder.embeds_texts and not self.stored_features:
+            self.notes.note(
+                f"{dataset.name}: class texts are {dataset.template!r}. For drawings or other pictures that are no "
+                "photos, set the template of the dataset in evaluate.custom_datasets"
+            )
         for task in self.tasks(dataset, source):
             by_method = {method: self._unit(task, dataset, method) for method in self._methods(task)}
             units += by_method.values()
@@ -202,7 +207,7 @@ class CheckpointEvaluator:
             *_searched_settings(method),
             *task.class_names,
             repr(task.templates),
-            dataset.settings.template,
+            dataset.template,
             task.metric,
             repr(self.settings.logit_scale),
             repr(self.settings.transfer_from),

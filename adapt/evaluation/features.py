@@ -78,7 +78,7 @@ class TaskEmbedder:
         if not self.encoder.embeds_texts:
             return TaskEmbeddings(*images, {"ensemble": None})
         variants = {"ensemble": task.templates}
-        single = ((dataset.settings.template,),) * len(task.class_names)
+        single = ((dataset.template,),) * len(task.class_names)
         if task.name == "zero_shot" and single != task.templates:
             variants["single"] = single
         class_texts = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 
 from adapt.embedding.encoder import Encoder
+from data.fewshot.labelled import DEFAULT_TEMPLATE
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 def check_template(template: str) -> None:
@@ -40,6 +39,11 @@ def choose_templates(encoder: Encoder, templates: tuple[str, ...] | None) -> tup
     chosen = (DEFAULT_TEMPLATE,) if templates is None else templates
     if chosen:
         _check_tokenizer(encoder)
+    if templates is None:
+        logger.info(
+            f"class texts: {DEFAULT_TEMPLATE!r}. For drawings or other pictures that are no photos, pass for example "
+            "--template='a drawing of a {}.'"
+        )
     return chosen
 
 

@@ -13,17 +13,18 @@ from foundation.suggestions import unknown_name
 
 
 class EmbeddedSet(NamedTuple):
-    """An embedded dataset: the name of its kind of parts, its parts, and the samples of a part."""
+    """An embedded dataset: the name of its kind of parts, its parts, and the samples and class text of a part."""
 
     kind: str
     parts: Sequence[str]
     samples: Callable[[str], Iterable[Sample]]
+    template: Callable[[str], str]
 
 
 SETS = {
-    "emoji": EmbeddedSet("emoji artist", emoji.ARTISTS, emoji.samples),
-    "icons": EmbeddedSet("split of icons", icons.SPLITS, icons.samples),
-    "photos": EmbeddedSet("split of photos", photos.SPLITS, photos.samples),
+    "emoji": EmbeddedSet("emoji artist", emoji.ARTISTS, emoji.samples, lambda artist: emoji.TEMPLATE),
+    "icons": EmbeddedSet("split of icons", icons.SPLITS, icons.samples, lambda split: icons.TEMPLATE),
+    "photos": EmbeddedSet("split of photos", photos.SPLITS, photos.samples, photos.template),
 }
 
 
@@ -44,11 +45,22 @@ def embedded_shard(source: str, data_dir: str | os.PathLike) -> pathlib.Path:
     A sample is `KEY.png` and `KEY.json`. The JSON has `label`, `class` and, except for photos, `texts`. Raises
     `ValueError` for an unknown part.
     """
-    name, _, part = source.partition(":")
-    dataset = SETS[name]
-    if part not in dataset.parts:
-        raise ValueError(unknown_name(dataset.kind, part, dataset.parts))
+    name, part, dataset = _find_set(source)
     path = pathlib.Path(data_dir) / name / f"{name}-{part.replace(':', '-')}-00000.tar"
     if not path.exists():
         write_shard(path, dataset.samples(part))
     return path
+
+
+def embedded_template(source: str) -> str:
+    """Return the text of a class of `SET:PART`, with `{}` for its name. Raises `ValueError` for an unknown part."""
+    _, part, dataset = _find_set(source)
+    return dataset.template(part)
+
+
+def _find_set(source: str) -> tuple[str, str, EmbeddedSet]:
+    name, _, part = source.partition(":")
+    dataset = SETS[name]
+    if part not in dataset.parts:
+        raise ValueError(unknown_name(dataset.kind, part, dataset.parts))
+    return name, part, dataset

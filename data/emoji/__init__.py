@@ -15,6 +15,7 @@ FOLDER = pathlib.Path(__file__).parent
 ARTISTS = ("noto", "twemoji", "fluent3d")
 CELL = (64, 64)  # pixels
 COLUMNS = 44
+TEMPLATE = "{}"  # of class texts: the name alone, since captions are names and these are drawings
 
 
 def samples(artist: str) -> Iterator[Sample]:

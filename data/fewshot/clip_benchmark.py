@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import re
 
-from data.fewshot.labelled import DatasetSettings
+from data.fewshot.labelled import DEFAULT_TEMPLATE, DatasetSettings
 from data.io.storage import find_files
 from data.sources.folders.text_files import (
     DATASET_TYPE,
@@ -50,7 +50,8 @@ def with_templates(settings: DatasetSettings) -> DatasetSettings:
     templates = tuple(line.replace("{c}", "{}") for line in found.lines if line) if found else ()
     if not templates:
         return settings
-    single = settings.template if settings.template in templates else templates[0]
+    wanted = settings.template or DEFAULT_TEMPLATE
+    single = wanted if wanted in templates else templates[0]
     return dataclasses.replace(settings, template=single, templates=templates)
 
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Metric = Literal["accuracy", "mean_per_class_accuracy"]
 Draws = Literal["nested", "coop"]
+DEFAULT_TEMPLATE = "a photo of a {}."
 _CACHE_FOLDER = ".labels"
 _THREADS = 16
 
@@ -39,8 +40,9 @@ class DatasetSettings:
     not drawn. `validation` documents the split on which the literature selects hyper-parameters; it is not used.
     `shifts` are names of datasets whose queries show the same classes, or some of them, in another domain.
     `class_names` are the classes in words, in the order of their labels; if empty, they are derived from the names in
-    the samples or, for shards without names, read from `classnames.txt`. `template` is the single prompt of a class,
-    `templates` the ensemble (if empty, the single one). `draws` is "nested", where the support of k shots is the first
+    the samples or, for shards without names, read from `classnames.txt`. `template` is the single prompt of a class: if
+    None, that of an embedded dataset, otherwise `DEFAULT_TEMPLATE`. `templates` is the ensemble (if empty, the single
+    one). `draws` is "nested", where the support of k shots is the first
     k images of one draw, or "coop", which reproduces the published few-shot lists. `title`, `licence` and
     `templates_source` are documentation.
     """
@@ -50,7 +52,7 @@ class DatasetSettings:
     validation: str | None = None
     shifts: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    template: str = "a photo of a {}."
+    template: str | None = None
     templates: tuple[str, ...] = ()
     metric: Metric = "accuracy"
     draws: Draws = "nested"
@@ -64,7 +66,7 @@ class DatasetSettings:
                 raise ValueError(unknown_name(name, getattr(self, name), known))
         if self.support is None and self.query is None:
             raise ValueError("a dataset needs a support, a query, or both. Each is a source such as /data/train-*.tar.")
-        for template in (self.template, *self.templates):
+        for template in filter(None, (self.template, *self.templates)):
             if template.count("{}") != 1:
                 raise ValueError(
                     f"the template {template!r} must contain exactly one {{}}, the place of the class name"

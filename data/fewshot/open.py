@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from data.embedded.sets import embedded_template, is_embedded
 from data.fewshot import clip_benchmark
 from data.fewshot.catalog import CATALOGUE
 from data.fewshot.class_matching import match_names
 from data.fewshot.class_words import choose_words, find_class_words
-from data.fewshot.labelled import DatasetSettings, LabelledImages, open_images, read_labels
+from data.fewshot.labelled import DEFAULT_TEMPLATE, DatasetSettings, LabelledImages, open_images, read_labels
 from data.io.fingerprint import fingerprint
 from data.sources.folders.listing import as_source, files, listed
 from data.sources.folders.split_names import shard_splits, split_roles
@@ -44,9 +45,22 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     @property
+    def template(self) -> str:
+        """The single prompt template."""
+        if self.settings.template:
+            return self.settings.template
+        source = self.settings.support or self.settings.query or ""
+        return embedded_template(source) if is_embedded(source) else DEFAULT_TEMPLATE
+
+    @property
     def templates(self) -> tuple[str, ...]:
         """The ensemble of prompt templates."""
-        return self.settings.templates or (self.settings.template,)
+        return self.settings.templates or (self.template,)
+
+    @property
+    def lacks_template(self) -> bool:
+        """Whether nothing says how to describe a class, so that the images are taken for photos."""
+        return not self.settings.template and self.templates == (DEFAULT_TEMPLATE,)
 
     @property
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ FOLDER = pathlib.Path(__file__).parent
 SPLITS = ("train", "seen_query", "novel_support", "novel_query")
 CELL = (32, 32)  # pixels
 COLUMNS = 64
+TEMPLATE = "{}"  # of class texts: the name alone, as in the captions
 
 
 def samples(split: str) -> Iterator[Sample]:

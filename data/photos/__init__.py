@@ -16,6 +16,12 @@ FOLDER = pathlib.Path(__file__).parent
 DATASETS = ("trashnet", "clothing", "signdigits")
 SPLITS = tuple(f"{dataset}:{split}" for dataset in DATASETS for split in ("train", "test"))
 COLUMNS = 24
+TEMPLATES = {"trashnet": "a photo of {}."}  # materials: no article
+
+
+def template(name: str) -> str:
+    """Return the text of a class of `DATASET:SPLIT`, with `{}` for its name."""
+    return TEMPLATES.get(name.partition(":")[0], "a photo of a {}.")
 
 
 def samples(name: str) -> Iterator[Sample]:

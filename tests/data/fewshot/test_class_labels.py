@@ -46,7 +46,7 @@ def test_a_folder_of_clip_benchmark_is_a_dataset(folder, tmp_path):
     opened = open_dataset(str(folder), tmp_path / "data")
     assert opened.class_names == ("circle", "black cross")
     assert opened.support.labels.tolist() == [0, 1, 0, 1] and opened.query.labels.tolist() == [1, 0, 1]
-    assert opened.templates == ("a photo of a {}.", "art of {}") and opened.settings.template == "a photo of a {}."
+    assert opened.templates == ("a photo of a {}.", "art of {}") and opened.template == "a photo of a {}."
     assert np.array_equal(opened.query.image(0), opened.query.image(0))
 
 
