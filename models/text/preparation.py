@@ -57,15 +57,26 @@ def prepare_texts(
     else:
         family = find_family(evidence, hf_tokenizer)
         changed = _set_special_tokens(hf_tokenizer, evidence, family)
-        reason = f"{family.name}, known by its {family.reason}" if family else "the family is unknown"
-        reason += "; --canonicalize changes it"
         repair = evidence.format == "open_clip"
+        reason = _reason(family, evidence)
         found = Preparation(_canonicalization_of(family, evidence), reason, changed, repair=repair)
     if canonicalize is not None:
         repair = found.repair and canonicalize != "none"
         reason = f"canonicalize is {canonicalize!r}"
         found = found._replace(canonicalize=canonicalize, reason=reason, stored=False, repair=repair)
     return found._replace(reason=f"{found.reason}; {_REPAIR}") if found.repair else found
+
+
+def _reason(family: Family | None, evidence: TextEvidence) -> str:
+    """Return why texts are prepared in this way, and how to change it."""
+    if family is not None:
+        return f"{family.name}, known by its {family.reason}; --canonicalize changes it"
+    if evidence.format == "open_clip":
+        return "as its open_clip config states; --canonicalize changes it"
+    return (
+        "nothing in its files or name says whether it is a CLIP or a SigLIP, so texts reach its tokenizer unchanged. "
+        "If it was trained on prepared texts, such as lower-cased ones, name the preparation with --canonicalize"
+    )
 
 
 def _canonicalization_of(family: Family | None, evidence: TextEvidence) -> str:

@@ -205,6 +205,16 @@ def test_another_tokenizer_is_prepared_as_the_checkpoint_was_trained(tmp_path):
         assert "SigLIP 2" in message and tokenizer(["a"])[0, -1] == tokenizer.pad_id == 0
 
 
+def test_without_a_known_family_the_log_says_what_happens_to_texts_and_what_to_do(tmp_path):
+    line = opened(vocabulary(huggingface(tmp_path, "clip"), "siglip"))[1]
+    assert "texts reach its tokenizer unchanged" in line and "with --canonicalize" in line
+
+
+def test_without_a_known_family_in_open_clip_the_log_names_the_config(tmp_path):
+    line = opened(vocabulary(clip_of_open_clip(tmp_path), "siglip"))[1]
+    assert "(as its open_clip config states; --canonicalize changes it" in line
+
+
 def test_names_that_only_look_like_siglip2_are_not_taken_for_it(tmp_path):
     for name in ("siglip_256", "siglip-224", "SigLIP-base"):
         path = npz(tmp_path / name / f"{name}.npz")
