@@ -9,41 +9,22 @@ import numpy as np
 
 from adapt.labelling.methods import Fit, Labelled, choose, logits_of
 from adapt.model_selection.calibration import Calibration, fit_on_left_out, fit_on_support
+from adapt.photos.classified_pictures import ClassifiedPictures
 from adapt.photos.outliers import far_threshold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PicturePredictions:
-    """The predictions for all embedded pictures, by a classifier that was fitted on the labelled ones.
+class PicturePredictions(ClassifiedPictures):
+    """The classification of all embedded pictures by a classifier that was fitted on the labelled ones.
 
-    `fit` is the method, `labelled` what it was fitted on, and `rows` `[n]` the rows of the labelled pictures.
-    `logits` and `probabilities` are `[pictures, classes]` and float32, `calibration` is the factor between them.
-    `nearest` `[pictures]` is the cosine to the nearest labelled picture; below `far_below`, a picture is far from all.
+    `fit` is the method, `labelled` what it was fitted on, and `rows` `[n]` the rows of the labelled pictures. `logits`
+    are `[pictures, classes]` and float32, as are the probabilities.
     """
 
     fit: Fit
     labelled: Labelled
     rows: np.ndarray
     logits: np.ndarray
-    probabilities: np.ndarray
-    calibration: Calibration
-    nearest: np.ndarray
-    far_below: float
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """The most likely class of each picture, `[pictures]`."""
-        return self.probabilities.argmax(axis=1)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Its probability, `[pictures]`."""
-        return self.probabilities.max(axis=1)
-
-    @property
-    def far(self) -> np.ndarray:
-        """The mask of the pictures that are far from every labelled one, `[pictures]`."""
-        return self.nearest < self.far_below
 
 
 class LabellingModel:
@@ -106,8 +87,8 @@ class LabellingModel:
             logits=logits,
             probabilities=probabilities,
             calibration=calibration,
-            nearest=nearest,
-            far_below=far_threshold(labelled.features) if len(labels) else -1.0,
+            cosines=nearest,
+            far_threshold=far_threshold(labelled.features) if len(labels) else -1.0,
         )
 
     def labelled(self, labels: Mapping[int, int], *, texts: np.ndarray | None, num_classes: int) -> Labelled:

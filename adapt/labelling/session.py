@@ -207,7 +207,7 @@ class LabellingSession:
     @property
     def predicted_numbers(self) -> np.ndarray:
         """The number of the picture that each row of the predictions is of; newer ones have no prediction yet."""
-        return self.numbers[:0] if self._predictions is None else self.numbers[: len(self._predictions.nearest)]
+        return self.numbers[:0] if self._predictions is None else self.numbers[: len(self._predictions.cosines)]
 
     @property
     def suggestions(self) -> Suggestions:
@@ -277,9 +277,9 @@ class LabellingSession:
         names = self.class_names
         rows = ((number, self.row(number)) for number in numbers)
         return {
-            self.pictures.names[number]: names[predictions.probabilities[row].argmax()]
+            self.pictures.names[number]: names[predictions.picture(row).label]
             for number, row in rows
-            if row in drawn and row < len(predictions.nearest)
+            if row in drawn and row < len(predictions.cosines)
         }
 
     def _refresh(self) -> None:

@@ -159,7 +159,7 @@ def _columns(session: LabellingSession, labels: dict[int, str]) -> list[dict[str
         unsure = order[len(sure) :][::-1][:COLUMN]
         columns.append({"name": name, "count": len(rows), **_ends(session, labels, sure, unsure)})
     rows = np.flatnonzero(open_rows & far)
-    order = rows[np.argsort(predictions.nearest[rows], kind="stable")]
+    order = rows[np.argsort(predictions.cosines[rows], kind="stable")]
     columns.append({"name": None, "count": len(rows), **_ends(session, labels, order[: 2 * COLUMN], order[:0])})
     return columns
 
@@ -177,11 +177,11 @@ def _picture(session: LabellingSession, number: int, labels: dict[int, str]) -> 
     if number in session.bad:
         shown["problem"] = session.bad[number]
     row, predictions = session.row(number), session.predictions
-    if predictions is not None and row is not None and row < len(predictions.nearest):
-        label = int(predictions.probabilities[row].argmax())
-        shown["guess"] = session.class_names[label]
-        shown["probability"] = round(float(predictions.probabilities[row, label]), 4)
-        shown["far"] = bool(predictions.nearest[row] < predictions.far_below)
+    if predictions is not None and row is not None and row < len(predictions.cosines):
+        classified = predictions.picture(row)
+        shown["guess"] = session.class_names[classified.label]
+        shown["probability"] = round(classified.probability, 4)
+        shown["far"] = classified.far
     return shown
 
 

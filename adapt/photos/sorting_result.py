@@ -6,18 +6,17 @@ import dataclasses
 
 import numpy as np
 
-from adapt.model_selection.calibration import Calibration
 from adapt.model_selection.methods import MethodChoice
+from adapt.photos.classified_pictures import ClassifiedPictures
 from adapt.photos.expected_accuracy import ExpectedAccuracy, expect_accuracy
 from adapt.photos.folders import EmbeddedFolder, LeftOut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SortingResult:
-    """The predictions for query images, with everything that explains them.
+class SortingResult(ClassifiedPictures):
+    """The classification of the query images, with everything that explains it.
 
-    `labels` `[support]` are class numbers; `probabilities` is `[queries, classes]`. `nearest` `[queries]` are the rows
-    of the nearest support images and `cosines` `[queries]` the cosines to them; a query below `far_threshold` is far.
+    `labels` `[support]` are class numbers. `nearest` `[queries]` are the rows of the nearest support images.
     `checkpoint` is the name of the encoder, or None for stored features.
     """
 
@@ -26,27 +25,8 @@ class SortingResult:
     labels: np.ndarray
     query: EmbeddedFolder
     choice: MethodChoice
-    calibration: Calibration
-    probabilities: np.ndarray
     nearest: np.ndarray
-    cosines: np.ndarray
-    far_threshold: float
     checkpoint: str | None = None
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """The predicted class numbers, `[queries]`."""
-        return self.probabilities.argmax(axis=1)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """The probability of the predicted class, `[queries]`."""
-        return self.probabilities.max(axis=1)
-
-    @property
-    def far(self) -> np.ndarray:
-        """The mask of queries that are far from every support image, `[queries]`."""
-        return self.cosines < self.far_threshold
 
     @property
     def expected_accuracy(self) -> ExpectedAccuracy | None:
