@@ -20,11 +20,11 @@ def typed(settings: type, section: str, values: Mapping[str, Any]) -> Any:
 
 def evaluation_settings(config: ConfigDict, job: str = "pretrain") -> EvaluateSettings | None:
     """Return the settings of the evaluation while a run trains, or None if the config asks for none."""
-    from adapt.evaluation.config import EvaluateSettings
-
     every = config[job].get("evaluate_every")
     if not every:
         return None
+    from adapt.evaluation.config import EvaluateSettings
+
     sections = [name for name in ("evaluate", "evaluate_in_training") if name in config]
     if not sections:
         raise ValueError(

@@ -60,7 +60,7 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
     The initial checkpoint of a `remote` run may exist on the machines of the cluster only.
     """
     from adapt.embedding.export import check_given
-    from adapt.evaluation.run import EvaluateSettings
+    from adapt.evaluation.config import EvaluateSettings
     from pretrain.align.config import read_settings as read_align_settings
     from pretrain.config.run import read_settings
 

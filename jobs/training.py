@@ -92,7 +92,9 @@ def _train(
 
 def evaluation_in_training(config: ConfigDict, job: str = "pretrain") -> EvaluationInTraining | None:
     """Return the evaluation of a run while it trains, or None if the config asks for none."""
+    settings = evaluation_settings(config, job)
+    if settings is None:
+        return None
     from adapt.evaluation.online import EvaluationInTraining
 
-    settings = evaluation_settings(config, job)
-    return settings and EvaluationInTraining(settings, config.data_dir)
+    return EvaluationInTraining(settings, config.data_dir)

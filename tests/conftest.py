@@ -25,10 +25,20 @@ from tests.browser.pages import browser, open_page  # noqa: E402, F401
 from tests.logged import logged  # noqa: E402
 
 log.configure()
+gc.set_threshold(20_000)  # tracing makes many objects and little garbage; usual threshold: 8 % more CPU time
 
-# Files that take a minute or more, the longest first.
-_LONGEST = ("test_faults.py", "test_slurm.py", "test_launch.py", "test_train.py", "test_quickstart.py")
-_LONGEST += ("test_loss_rollback.py", "test_initialization.py", "test_context_objective.py", "test_aot_compile.py")
+# Files that take half a minute or more, the longest first.
+_LONGEST = (
+    "test_faults.py",
+    "test_slurm.py",
+    "test_launch.py",
+    "test_train.py",
+    "test_job.py",
+    "test_initialization.py",
+)
+_LONGEST += ("test_context_objective.py", "test_smoke.py", "test_quickstart.py", "test_notebooks.py", "test_run.py")
+_LONGEST += ("test_adapters.py", "test_loss_rollback.py", "test_scikit_learn_checks.py", "test_page_in_browser.py")
+_LONGEST += ("test_submit.py", "test_pair_kernel.py", "test_in_training.py", "test_hyperparameters.py")
 
 
 def pytest_collection_modifyitems(items):

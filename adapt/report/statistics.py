@@ -55,13 +55,13 @@ class Difference(NamedTuple):
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Return the mean of independent draws with Student's t interval at 95%."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
     count, mean = len(values), _mean(values)
     if count == 1:
         return Interval(mean, math.nan)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return Interval(mean, float(stats.t.ppf(0.975, count - 1)) * math.sqrt(variance / count))
+    return Interval(mean, float(stdtrit(count - 1, 0.975)) * math.sqrt(variance / count))
 
 
 def accuracy_interval(
@@ -79,7 +79,7 @@ def accuracy_interval(
     ν = (s²/n + e²)² / ((s²/n)²/(n − 1) + e⁴/(queries − 1)). As all draws share the queries, e² is not divided by n. Two
     or three draws give no useful s²: the ends are the smallest and the largest value instead.
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     count, mean = len(values), _mean(values)
     error = math.sqrt(_mean([each**2 for each in query_errors]))
@@ -93,7 +93,7 @@ def accuracy_interval(
     if not total:
         return AccuracyInterval(mean, mean, mean, False, error)
     freedom = total**2 / (between**2 / (count - 1) + error**4 / max(queries - 1, 1))
-    half_width = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    half_width = float(stdtrit(freedom, 0.975)) * math.sqrt(total)
     return AccuracyInterval(mean, mean - half_width, mean + half_width, False, error)
 
 

@@ -105,7 +105,7 @@ def wait_until(holds: Callable[[], object], process: subprocess.Popen, *, second
             return False
         if time.monotonic() > deadline:
             raise TimeoutError(f"the condition is not true after {seconds} s")
-        time.sleep(0.002)
+        time.sleep(0.01)
     return True
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 class Auroc(NamedTuple):
@@ -22,6 +21,8 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> Auroc:
     (Biometrics 44, 1988): the variance of the placements of the positive scores / n plus that of the negative ones / m;
     NaN for a single score of either. Raises `ValueError` without scores, and for scores that are NaN.
     """
+    from scipy.stats import rankdata  # a second that most evaluations do not need
+
     positive, negative = (np.asarray(scores, np.float64) for scores in (positive, negative))
     n, m = len(positive), len(negative)
     if not n or not m:
