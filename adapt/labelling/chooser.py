@@ -67,8 +67,6 @@ class Chooser:
         self._cosines = np.empty((0, 0), np.float32)  # [pool, pool]
         self._kernel: np.ndarray | None = None  # [pool, pool], None after a change of the pool
         self._width = 1.0
-        self._cover = np.empty(0, np.float32)  # of the pool by `_covered`
-        self._covered: frozenset[int] = frozenset()  # labelled rows
 
     @property
     def pool(self) -> np.ndarray:
@@ -99,6 +97,7 @@ class Chooser:
         *,
         features: np.ndarray,
         labelled: np.ndarray,
+        nearest: np.ndarray,
         logits: np.ndarray | None,
         open_rows: np.ndarray,
     ) -> Suggestions:
@@ -106,15 +105,15 @@ class Chooser:
 
         features: all pictures that were added, `[n, dim]`.
         labelled: rows of the labelled pictures, `[m]`, and of those put aside: their like is not suggested soon.
+        nearest: cosine of each picture to the nearest of these, `[n]`; −∞ without any.
         logits: of the current classifier, `[n, classes]` for the classes labelled so far; None before there are two.
         open_rows: mask `[n]` of the pictures that may be suggested; labelled ones never are.
 
-        Costs about pool_size² operations, whatever n is, pool_size · dim products for each row labelled since the last
-        call (for all of them after the pool has changed or a label was removed), and pool_size² · dim products when the
-        pool is drawn again. Raises `ValueError` for arrays of other lengths.
+        Costs about pool_size² operations, whatever n is, and pool_size² · dim products when the pool is drawn again.
+        Raises `ValueError` for arrays of other lengths.
         """
         labelled = np.asarray(labelled, np.int64)
-        free = self._check(features, labelled, logits, open_rows)
+        free = self._check(features, labelled, nearest, logits, open_rows)
         free[labelled] = False
         total = int(np.count_nonzero(free))
         if np.count_nonzero(free[self._pool]) < min(total, max(count, self._size // 2)):
@@ -122,17 +121,17 @@ class Chooser:
         if not total or count < 1:
             return Suggestions(np.empty(0, np.int64), ())
         kernel = self._refresh()
-        self._cover_by(labelled, features)
+        covered = _kernel_of(nearest[self._pool], self._width)
         is_free = free[self._pool]
         margin = None if logits is None or logits.shape[1] < 2 else _margins(logits[self._pool])
         per_class = 1.0 if margin is None else len(labelled) / logits.shape[1]
         weights = np.where(is_free, _weights(margin, is_free, per_class=per_class), 0.0).astype(np.float32)
         drawn, positions = self._draw(free, count, labels=len(labelled))
         cosines = np.asarray(features[drawn], np.float32) @ self._features.T
-        cover = np.maximum(self._cover, _kernel_of(cosines, self._width).max(axis=0, initial=0))
+        cover = np.maximum(covered, _kernel_of(cosines, self._width).max(axis=0, initial=0))
         candidates = np.flatnonzero(is_free & (cosines.max(axis=0, initial=-1) <= _DUPLICATE))
         slots = _greedy(kernel, self._cosines, cover, weights, candidates, count - len(drawn))
-        rows, reasons = self._pool[slots].tolist(), self._reasons(slots, margin, is_free)
+        rows, reasons = self._pool[slots].tolist(), _reasons(covered, slots, margin, is_free)
         for position, row in zip(positions, drawn.tolist(), strict=True):
             rows.insert(position, row)
             reasons.insert(position, "random")
@@ -149,11 +148,17 @@ class Chooser:
         return rows[np.argsort(self._priorities[rows])], positions[:number]
 
     def _check(
-        self, features: np.ndarray, labelled: np.ndarray, logits: np.ndarray | None, open_rows: np.ndarray
+        self,
+        features: np.ndarray,
+        labelled: np.ndarray,
+        nearest: np.ndarray,
+        logits: np.ndarray | None,
+        open_rows: np.ndarray,
     ) -> np.ndarray:
         """Return a copy of the mask of open rows; raise `ValueError` for arrays that do not match the pictures."""
         total = len(self._priorities)
-        for name, array in (("features", features), ("open_rows", open_rows), ("logits", logits)):
+        given = {"features": features, "open_rows": open_rows, "nearest": nearest, "logits": logits}
+        for name, array in given.items():
             if array is not None and len(array) != total:
                 raise ValueError(f"{name} has {len(array)} rows, but {total} pictures were added. Pass one row each.")
         wrong = labelled[(labelled < 0) | (labelled >= total)]
@@ -190,29 +195,19 @@ class Chooser:
             nearest = np.partition(some, some.shape[1] - 1 - neighbours, axis=1)[:, some.shape[1] - 1 - neighbours]
             self._width = max(float(np.median(2 - 2 * nearest)), _LEAST_WIDTH)
             self._kernel = _kernel_of(self._cosines, self._width)
-            self._cover, self._covered = np.zeros(len(self._pool), np.float32), frozenset()
         return self._kernel
 
-    def _cover_by(self, labelled: np.ndarray, features: np.ndarray) -> None:
-        """Bring the cover of the pool up to date with the labelled rows."""
-        rows = frozenset(labelled.tolist())
-        if not rows >= self._covered:
-            self._cover, self._covered = np.zeros(len(self._pool), np.float32), frozenset()
-        new = np.array(sorted(rows - self._covered), np.int64)
-        for start in range(0, len(new), _ROWS):
-            cosines = np.asarray(features[new[start : start + _ROWS]], np.float32) @ self._features.T
-            np.maximum(self._cover, _kernel_of(cosines.max(axis=0), self._width), out=self._cover)
-        self._covered = rows
 
-    def _reasons(self, slots: np.ndarray, margin: np.ndarray | None, is_free: np.ndarray) -> list[Reason]:
-        if margin is None:
-            return ["representative"] * len(slots)
-        far = np.quantile(self._cover[is_free], _FAR)
-        uncertain = np.quantile(margin[is_free], _UNCERTAIN)
-        return [
-            "far" if self._cover[slot] <= far else "uncertain" if margin[slot] <= uncertain else "representative"
-            for slot in slots
-        ]
+def _reasons(cover: np.ndarray, slots: np.ndarray, margin: np.ndarray | None, is_free: np.ndarray) -> list[Reason]:
+    """Return why the pictures of the pool in `slots` are suggested, given what labelled ones cover, `[pool]`."""
+    if margin is None:
+        return ["representative"] * len(slots)
+    far = np.quantile(cover[is_free], _FAR)
+    uncertain = np.quantile(margin[is_free], _UNCERTAIN)
+    return [
+        "far" if cover[slot] <= far else "uncertain" if margin[slot] <= uncertain else "representative"
+        for slot in slots
+    ]
 
 
 def _kernel_of(cosines: np.ndarray, width: float) -> np.ndarray:

@@ -138,7 +138,7 @@ def _members(session: LabellingSession, show: str, labels: dict[int, str]) -> np
         if name not in session.class_names:
             raise ValueError(f"class {name!r} does not exist.")
         if predictions is not None:
-            label = session.class_names.index(name)
+            label = predictions.names.index(name)
             chosen[session.predicted_numbers[(predictions.predicted == label) & ~predictions.far]] = True
         chosen[list(labels)] = [own == name for own in labels.values()]
         return chosen
@@ -152,7 +152,7 @@ def _columns(session: LabellingSession, labels: dict[int, str]) -> list[dict[str
     open_rows = session.is_open()[: len(far)]
     predicted, confidence = predictions.predicted, predictions.confidence
     columns = []
-    for label, name in enumerate(session.class_names):
+    for label, name in enumerate(predictions.names):
         rows = np.flatnonzero(open_rows & ~far & (predicted == label))
         order = rows[np.argsort(-confidence[rows], kind="stable")]
         sure = order[:COLUMN]
@@ -178,8 +178,8 @@ def _picture(session: LabellingSession, number: int, labels: dict[int, str]) -> 
         shown["problem"] = session.bad[number]
     row, predictions = session.row(number), session.predictions
     if predictions is not None and row is not None and row < len(predictions.nearest):
-        label = int(predictions.probabilities[row].argmax())
-        shown["guess"] = session.class_names[label]
+        label = int(predictions.predicted[row])
+        shown["guess"] = predictions.names[label]
         shown["probability"] = round(float(predictions.probabilities[row, label]), 4)
         shown["far"] = bool(predictions.nearest[row] < predictions.far_below)
     return shown

@@ -28,7 +28,10 @@ def created(features, **settings):
 
 def choose(chooser, features, count=12, *, labelled=NONE, logits=None, open_rows=None):
     open_rows = np.ones(len(features), bool) if open_rows is None else open_rows
-    return chooser.choose(count, features=features, labelled=labelled, logits=logits, open_rows=open_rows)
+    nearest = (features @ features[labelled].T).max(axis=1, initial=-np.inf)
+    return chooser.choose(
+        count, features=features, labelled=labelled, nearest=nearest, logits=logits, open_rows=open_rows
+    )
 
 
 def class_cosines(features, labelled, labels):
@@ -203,8 +206,11 @@ def test_wrong_shapes_are_named():
         chooser.add(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="open_rows has 3 rows, but 20 pictures were added"):
         choose(chooser, features, open_rows=np.ones(3, bool))
+    wrong = {"labelled": np.array([0, 20]), "nearest": np.zeros(20), "logits": None, "open_rows": np.ones(20, bool)}
     with pytest.raises(ValueError, match="labelled has row 20; there are 20 pictures"):
-        choose(chooser, features, labelled=np.array([0, 20]))
+        chooser.choose(1, features=features, **wrong)
+    with pytest.raises(ValueError, match="nearest has 3 rows, but 20 pictures were added"):
+        chooser.choose(1, features=features, **wrong | {"labelled": NONE, "nearest": np.zeros(3)})
     with pytest.raises(ValueError, match="pool_size is 0"):
         Chooser(pool_size=0)
 
