@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ _RADIUS_ROWS = 256  # pictures of the pool from which the width is estimated
 _LEAST_WIDTH = 1e-4  # of the kernel, for pools of copies
 _DUPLICATE = 1 - 1e-5  # cosine above which two pictures count as the same
 _FAR, _UNCERTAIN = 0.1, 0.25  # shares of the pool for which a reason is given
+_GROWTH = 1.05  # pictures per picture at the last look at which the pool takes new ones
 _ROWS = 32  # of a block, so that it fits into the caches of a processor
 
 
@@ -62,6 +62,8 @@ class Chooser:
         self._rng = np.random.default_rng(seed)
         self._size, self._random_every = pool_size, random_every
         self._priorities = np.empty(0)  # of all pictures: their random order, ascending
+        self._dim: int | None = None
+        self._looked_at = 0  # pictures that had their chance to enter the pool
         self._pool = np.empty(0, np.int64)  # rows of the pictures in the pool
         self._features = np.empty((0, 0), np.float32)  # of the pool
         self._cosines = np.empty((0, 0), np.float32)  # [pool, pool]
@@ -76,20 +78,23 @@ class Chooser:
     def add(self, features: np.ndarray) -> None:
         """Add pictures, unit features `[rows, dim]`; they get the next row numbers.
 
-        Costs pool_size · dim products for each picture that enters the pool, about pool_size / n of the pictures when
-        there are n. Raises `ValueError` for features of another dimension.
+        They may enter the pool at the next `update_pool`. Raises `ValueError` for features of another dimension.
         """
         features = np.asarray(features, np.float32)
-        if features.ndim != 2 or (len(self._pool) and features.shape[1] != self._features.shape[1]):
-            raise ValueError(
-                f"features have shape {list(features.shape)}; they must be [rows, {self._features.shape[1] or 'dim'}]."
-            )
-        if not len(self._pool):
-            self._features = np.empty((0, features.shape[1]), np.float32)
-        first = len(self._priorities)
+        if features.ndim != 2 or self._dim not in (None, features.shape[1]):
+            raise ValueError(f"features have shape {list(features.shape)}; they must be [rows, {self._dim or 'dim'}].")
+        self._dim = features.shape[1]
         self._priorities = np.concatenate([self._priorities, self._rng.random(len(features))])
-        rows = np.concatenate([self._pool, np.arange(first, first + len(features))])
-        self._set_pool(self._first(rows), lambda new: features[new - first])
+
+    def update_pool(self, features: np.ndarray) -> None:
+        """Let pictures enter the pool that were added since the last time; `features` `[n, dim]` are those of all.
+
+        `choose` does so when there are 5 % more pictures: a change of the pool costs about 0.1 s. Call it after the
+        last picture was added, so that the pool does not depend on when suggestions were asked for.
+        """
+        rows = np.arange(self._looked_at, len(self._priorities))
+        self._looked_at = len(self._priorities)
+        self._set_pool(self._first(np.concatenate([self._pool, rows])), features)
 
     def choose(
         self,
@@ -115,9 +120,11 @@ class Chooser:
         labelled = np.asarray(labelled, np.int64)
         free = self._check(features, labelled, nearest, logits, open_rows)
         free[labelled] = False
+        if len(features) > _GROWTH * self._looked_at:
+            self.update_pool(features)
         total = int(np.count_nonzero(free))
         if np.count_nonzero(free[self._pool]) < min(total, max(count, self._size // 2)):
-            self._set_pool(self._first(np.flatnonzero(free)), lambda new: features[new])
+            self._set_pool(self._first(np.flatnonzero(free)), features)
         if not total or count < 1:
             return Suggestions(np.empty(0, np.int64), ())
         kernel = self._refresh()
@@ -172,20 +179,18 @@ class Chooser:
             rows = rows[np.argpartition(self._priorities[rows], self._size)[: self._size]]
         return np.sort(rows)
 
-    def _set_pool(self, rows: np.ndarray, features_of: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Make `rows` the pool and compute the cosines of its new pictures; `features_of` returns their features."""
+    def _set_pool(self, rows: np.ndarray, features: np.ndarray) -> None:
+        """Make `rows` the pool and compute the cosines of its new pictures."""
         if np.array_equal(rows, self._pool):
             return
         kept = np.isin(rows, self._pool, assume_unique=True)
         old = np.searchsorted(self._pool, rows[kept])
-        new = features_of(rows[~kept])
-        features = np.empty((len(rows), new.shape[1]), np.float32)
-        features[kept], features[~kept] = self._features[old], new
+        pool = np.asarray(features[rows], np.float32)
         cosines = np.empty((len(rows), len(rows)), np.float32)
         cosines[np.ix_(kept, kept)] = self._cosines[np.ix_(old, old)]
-        products = new @ features.T
+        products = pool[~kept] @ pool.T
         cosines[~kept], cosines[:, ~kept] = products, products.T
-        self._pool, self._features, self._cosines, self._kernel = rows, features, cosines, None
+        self._pool, self._features, self._cosines, self._kernel = rows, pool, cosines, None
 
     def _refresh(self) -> np.ndarray:
         """Return the kernel of the pool, computed again if the pool has changed."""

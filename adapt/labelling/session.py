@@ -131,6 +131,7 @@ class LabellingSession:
         """Note that there are no more features, because all pictures are embedded or because of a problem."""
         with self._lock:
             self.finished_embedding, self.problem = problem is None, problem
+            self._chooser.update_pool(self._model.features)
             self._refresh()
             self.version += 1
 
