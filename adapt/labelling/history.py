@@ -66,7 +66,7 @@ class LabelHistory:
 
     @property
     def former_names(self) -> Mapping[str, str | None]:
-        """The classes that were renamed or removed, with their name by now; None for removed ones."""
+        """The first names of classes that were renamed or removed, with their name by now; None for removed ones."""
         return self._former
 
     @property
@@ -168,11 +168,9 @@ class LabelHistory:
             self._rename(change.name, change.renamed)
         elif change.name is not None and change.pictures:
             self._names[change.name] = None
-            self._former.pop(change.name, None)
         elif change.name is not None:
             self._names.pop(change.name, None)
-            gone = {name for name, later in self._former.items() if later == change.name}
-            self._former |= dict.fromkeys([*gone, change.name])
+            self._follow(change.name, None)
 
     def _rename(self, old: str, new: str) -> None:
         """Give a class another name in everything that is known; it keeps its place."""
@@ -184,8 +182,12 @@ class LabelHistory:
         self._names = {now(name): None for name in self._names}
         self._labels = {picture: now(name) for picture, name in self._labels.items()}
         self._guesses = {picture: (count, now(guess)) for picture, (count, guess) in self._guesses.items()}
-        self._former = {name: now(later) for name, later in self._former.items()} | {old: new}
-        self._former.pop(new, None)
+        self._follow(old, new)
+
+    def _follow(self, name: str, new: str | None) -> None:
+        """Note the new name of a class; a name that another class had first stays the name of that one."""
+        self._former = {first: new if later == name else later for first, later in self._former.items()}
+        self._former.setdefault(name, new)
 
     def _rebuild(self) -> None:
         self._labels: dict[str, str] = {}

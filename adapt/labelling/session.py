@@ -78,12 +78,10 @@ class LabellingSession:
         Raises `ValueError` for unknown numbers and for names that cannot be those of a class.
         """
         with self._lock:
-            known = self.class_names
             if name is not None:
                 name = check_class_name(name)
-                folded = next((each for each in known if each.casefold() == name.casefold()), name)
-                if folded != name:
-                    raise ValueError(f"class {name!r} differs from {folded!r} only in case. Use {folded!r}.")
+                if (same := self._same_but_for_case(name)) not in (None, name):
+                    raise ValueError(f"class {name!r} differs from {same!r} only in case. Use {same!r}.")
             names = [self._name(number) for number in numbers]
             contents = {} if name is None else self._contents(numbers)
             self._history.label(names, name, guesses=self._random_guesses(numbers), contents=contents)
@@ -98,10 +96,33 @@ class LabellingSession:
             self._history.remove_class(name)
             self._refresh()
 
+    def rename_class(self, name: str, new: str) -> None:
+        """Give a class another name; its pictures, its place and what it predicts stay.
+
+        Raises `ValueError` for a class that does not exist, and for a name that cannot be used or that another class
+        has: two classes are not merged.
+        """
+        with self._lock:
+            if name not in self.class_names:
+                raise ValueError(f"class {name!r} does not exist.")
+            new = check_class_name(new)
+            if new == name:
+                return
+            if (same := self._same_but_for_case(new)) not in (None, name):
+                raise ValueError(
+                    f"class {same!r} exists already. To merge the two, show the class {name!r} under All pictures, "
+                    f"select its pictures and label them {same!r}."
+                )
+            self._history.rename_class(name, new)
+            self._model.rename_class(name, new)
+            self._refresh()
+
     def undo(self) -> Change:
         """Take back the last action, whoever did it, and return it; raises `ValueError` if there is none."""
         with self._lock:
             change = self._history.undo()
+            if change.renamed is not None:
+                self._model.rename_class(change.renamed, change.name)
             self._refresh()
             return change
 
@@ -240,6 +261,10 @@ class LabellingSession:
         rows = self._rows[[*self.labels, *self.bad]]
         mask[rows[rows >= 0]] = False
         return mask
+
+    def _same_but_for_case(self, name: str) -> str | None:
+        """Return the class that has this name, or one that differs in case only."""
+        return next((each for each in self.class_names if each.casefold() == name.casefold()), None)
 
     def _name(self, number: int) -> str:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self.pictures):

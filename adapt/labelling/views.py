@@ -211,5 +211,9 @@ def _describe_change(session: LabellingSession) -> str | None:
     change = session.last
     if change is None:
         return None
+    if change.renamed is not None:
+        return f"class {change.name} renamed to {change.renamed}"
+    if not change.pictures:
+        return f"class {change.name} removed"
     pictures = change.pictures[0] if len(change.pictures) == 1 else f"{len(change.pictures):,} pictures"
     return f"label of {pictures} removed" if change.name is None else f"{pictures} → {change.name}"

@@ -72,7 +72,7 @@ def test_an_error_there_is_raised_here(pictures, encoder, tmp_path):
 
 
 def test_a_killed_process_is_an_error_that_says_so(pictures, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("adapt.labelling.embedding_process._embed", os._exit)  # with an argument that is no number
+    monkeypatch.setattr("adapt.labelling.embedding_process._embed", os._exit)  # which fails, as its argument is a pipe
     with pytest.raises(ChildProcessError, match="exit code 1, perhaps for lack of memory"):
         embed_in_process(
             pictures,

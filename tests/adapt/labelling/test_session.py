@@ -203,6 +203,29 @@ def test_names_that_differ_in_case_only_are_refused(folder, tmp_path):
         session.label([0], "cat")
 
 
+def test_renaming_changes_names_only_also_after_a_restart_with_given_classes(folder, tmp_path):
+    root, truth = folder
+    session = open_session(root, tmp_path, class_names=["red", "empty", "blue"])
+    label_all(session, truth, 9)
+    before = session.predictions
+    session.rename_class("red", "crimson")
+    session.rename_class("empty", "void")
+    names = ["crimson", "void", "blue", "green"]
+    for each in (session, open_session(root, tmp_path, class_names=["red", "empty", "blue"])):
+        assert each.class_names == names == list(each.predictions.names)
+        assert set(each.labels.values()) == {"crimson", "blue", "green"}
+        np.testing.assert_allclose(each.predictions.logits, before.logits, atol=1e-3)
+    with pytest.raises(ValueError, match="'blue' exists already"):
+        session.rename_class("void", "BLUE")
+    session.rename_class("crimson", "Crimson")  # only in case
+    session.label([0], "red")  # another class by now
+    assert session.class_names == ["Crimson", "void", "blue", "green", "red"]
+    for _ in range(4):
+        session.undo()
+    assert session.class_names == ["red", "empty", "blue", "green"]
+    np.testing.assert_allclose(session.predictions.logits, before.logits, atol=1e-3)
+
+
 def test_class_texts_give_guesses_before_any_label(folder, tmp_path):
     root, truth = folder
     colours = {name: np.pad(np.array(rgb, np.float32), (0, 5)) for name, rgb in COLOURS.items()}
