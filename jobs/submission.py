@@ -59,7 +59,6 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
 
     The initial checkpoint of a `remote` run may exist on the machines of the cluster only.
     """
-    from adapt.embedding.export import check_given
     from adapt.evaluation.config import EvaluateSettings
     from pretrain.align.config import read_settings as read_align_settings
     from pretrain.config.run import read_settings
@@ -80,6 +79,8 @@ def check_command(arguments: Sequence[str], *, remote: bool) -> None:
             logger.info(f"settings that depend on the initial checkpoint are not checked ({error_text(error)})")
         evaluation_settings(config)
     if args.job == "embed":
+        from adapt.embedding.export import check_given
+
         check_given(args.images, args.texts, args.image_features, args.text_features)
     if args.job == "evaluate":
         typed(EvaluateSettings, "evaluate", config.get("evaluate", {}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ _RADIUS_ROWS = 256  # pictures of the pool from which the width is estimated
 _LEAST_WIDTH = 1e-4  # of the kernel, for pools of copies
 _DUPLICATE = 1 - 1e-5  # cosine above which two pictures count as the same
 _FAR, _UNCERTAIN = 0.1, 0.25  # shares of the pool for which a reason is given
+_GROWTH = 1.05  # pictures per picture at the last look at which the pool takes new ones
 _ROWS = 32  # of a block, so that it fits into the caches of a processor
 
 
@@ -62,13 +62,13 @@ class Chooser:
         self._rng = np.random.default_rng(seed)
         self._size, self._random_every = pool_size, random_every
         self._priorities = np.empty(0)  # of all pictures: their random order, ascending
+        self._dim: int | None = None
+        self._looked_at = 0  # pictures that had their chance to enter the pool
         self._pool = np.empty(0, np.int64)  # rows of the pictures in the pool
         self._features = np.empty((0, 0), np.float32)  # of the pool
         self._cosines = np.empty((0, 0), np.float32)  # [pool, pool]
         self._kernel: np.ndarray | None = None  # [pool, pool], None after a change of the pool
         self._width = 1.0
-        self._cover = np.empty(0, np.float32)  # of the pool by `_covered`
-        self._covered: frozenset[int] = frozenset()  # labelled rows
 
     @property
     def pool(self) -> np.ndarray:
@@ -78,20 +78,23 @@ class Chooser:
     def add(self, features: np.ndarray) -> None:
         """Add pictures, unit features `[rows, dim]`; they get the next row numbers.
 
-        Costs pool_size · dim products for each picture that enters the pool, about pool_size / n of the pictures when
-        there are n. Raises `ValueError` for features of another dimension.
+        They may enter the pool at the next `update_pool`. Raises `ValueError` for features of another dimension.
         """
         features = np.asarray(features, np.float32)
-        if features.ndim != 2 or (len(self._pool) and features.shape[1] != self._features.shape[1]):
-            raise ValueError(
-                f"features have shape {list(features.shape)}; they must be [rows, {self._features.shape[1] or 'dim'}]."
-            )
-        if not len(self._pool):
-            self._features = np.empty((0, features.shape[1]), np.float32)
-        first = len(self._priorities)
+        if features.ndim != 2 or self._dim not in (None, features.shape[1]):
+            raise ValueError(f"features have shape {list(features.shape)}; they must be [rows, {self._dim or 'dim'}].")
+        self._dim = features.shape[1]
         self._priorities = np.concatenate([self._priorities, self._rng.random(len(features))])
-        rows = np.concatenate([self._pool, np.arange(first, first + len(features))])
-        self._set_pool(self._first(rows), lambda new: features[new - first])
+
+    def update_pool(self, features: np.ndarray) -> None:
+        """Let pictures enter the pool that were added since the last time; `features` `[n, dim]` are those of all.
+
+        `choose` does so when there are 5 % more pictures: a change of the pool costs about 0.1 s. Call it after the
+        last picture was added, so that the pool does not depend on when suggestions were asked for.
+        """
+        rows = np.arange(self._looked_at, len(self._priorities))
+        self._looked_at = len(self._priorities)
+        self._set_pool(self._first(np.concatenate([self._pool, rows])), features)
 
     def choose(
         self,
@@ -99,6 +102,7 @@ class Chooser:
         *,
         features: np.ndarray,
         labelled: np.ndarray,
+        nearest: np.ndarray,
         logits: np.ndarray | None,
         open_rows: np.ndarray,
     ) -> Suggestions:
@@ -106,33 +110,35 @@ class Chooser:
 
         features: all pictures that were added, `[n, dim]`.
         labelled: rows of the labelled pictures, `[m]`, and of those put aside: their like is not suggested soon.
+        nearest: cosine of each picture to the nearest of these, `[n]`; −∞ without any.
         logits: of the current classifier, `[n, classes]` for the classes labelled so far; None before there are two.
         open_rows: mask `[n]` of the pictures that may be suggested; labelled ones never are.
 
-        Costs about pool_size² operations, whatever n is, pool_size · dim products for each row labelled since the last
-        call (for all of them after the pool has changed or a label was removed), and pool_size² · dim products when the
-        pool is drawn again. Raises `ValueError` for arrays of other lengths.
+        Costs about pool_size² operations, whatever n is, and pool_size² · dim products when the pool is drawn again.
+        Raises `ValueError` for arrays of other lengths.
         """
         labelled = np.asarray(labelled, np.int64)
-        free = self._check(features, labelled, logits, open_rows)
+        free = self._check(features, labelled, nearest, logits, open_rows)
         free[labelled] = False
+        if len(features) > _GROWTH * self._looked_at:
+            self.update_pool(features)
         total = int(np.count_nonzero(free))
         if np.count_nonzero(free[self._pool]) < min(total, max(count, self._size // 2)):
-            self._set_pool(self._first(np.flatnonzero(free)), lambda new: features[new])
+            self._set_pool(self._first(np.flatnonzero(free)), features)
         if not total or count < 1:
             return Suggestions(np.empty(0, np.int64), ())
         kernel = self._refresh()
-        self._cover_by(labelled, features)
+        covered = _kernel_of(nearest[self._pool], self._width)
         is_free = free[self._pool]
         margin = None if logits is None or logits.shape[1] < 2 else _margins(logits[self._pool])
         per_class = 1.0 if margin is None else len(labelled) / logits.shape[1]
         weights = np.where(is_free, _weights(margin, is_free, per_class=per_class), 0.0).astype(np.float32)
         drawn, positions = self._draw(free, count, labels=len(labelled))
         cosines = np.asarray(features[drawn], np.float32) @ self._features.T
-        cover = np.maximum(self._cover, _kernel_of(cosines, self._width).max(axis=0, initial=0))
+        cover = np.maximum(covered, _kernel_of(cosines, self._width).max(axis=0, initial=0))
         candidates = np.flatnonzero(is_free & (cosines.max(axis=0, initial=-1) <= _DUPLICATE))
         slots = _greedy(kernel, self._cosines, cover, weights, candidates, count - len(drawn))
-        rows, reasons = self._pool[slots].tolist(), self._reasons(slots, margin, is_free)
+        rows, reasons = self._pool[slots].tolist(), _reasons(covered, slots, margin, is_free)
         for position, row in zip(positions, drawn.tolist(), strict=True):
             rows.insert(position, row)
             reasons.insert(position, "random")
@@ -149,11 +155,17 @@ class Chooser:
         return rows[np.argsort(self._priorities[rows])], positions[:number]
 
     def _check(
-        self, features: np.ndarray, labelled: np.ndarray, logits: np.ndarray | None, open_rows: np.ndarray
+        self,
+        features: np.ndarray,
+        labelled: np.ndarray,
+        nearest: np.ndarray,
+        logits: np.ndarray | None,
+        open_rows: np.ndarray,
     ) -> np.ndarray:
         """Return a copy of the mask of open rows; raise `ValueError` for arrays that do not match the pictures."""
         total = len(self._priorities)
-        for name, array in (("features", features), ("open_rows", open_rows), ("logits", logits)):
+        given = {"features": features, "open_rows": open_rows, "nearest": nearest, "logits": logits}
+        for name, array in given.items():
             if array is not None and len(array) != total:
                 raise ValueError(f"{name} has {len(array)} rows, but {total} pictures were added. Pass one row each.")
         wrong = labelled[(labelled < 0) | (labelled >= total)]
@@ -167,20 +179,18 @@ class Chooser:
             rows = rows[np.argpartition(self._priorities[rows], self._size)[: self._size]]
         return np.sort(rows)
 
-    def _set_pool(self, rows: np.ndarray, features_of: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Make `rows` the pool and compute the cosines of its new pictures; `features_of` returns their features."""
+    def _set_pool(self, rows: np.ndarray, features: np.ndarray) -> None:
+        """Make `rows` the pool and compute the cosines of its new pictures."""
         if np.array_equal(rows, self._pool):
             return
         kept = np.isin(rows, self._pool, assume_unique=True)
         old = np.searchsorted(self._pool, rows[kept])
-        new = features_of(rows[~kept])
-        features = np.empty((len(rows), new.shape[1]), np.float32)
-        features[kept], features[~kept] = self._features[old], new
+        pool = np.asarray(features[rows], np.float32)
         cosines = np.empty((len(rows), len(rows)), np.float32)
         cosines[np.ix_(kept, kept)] = self._cosines[np.ix_(old, old)]
-        products = new @ features.T
+        products = pool[~kept] @ pool.T
         cosines[~kept], cosines[:, ~kept] = products, products.T
-        self._pool, self._features, self._cosines, self._kernel = rows, features, cosines, None
+        self._pool, self._features, self._cosines, self._kernel = rows, pool, cosines, None
 
     def _refresh(self) -> np.ndarray:
         """Return the kernel of the pool, computed again if the pool has changed."""
@@ -190,29 +200,19 @@ class Chooser:
             nearest = np.partition(some, some.shape[1] - 1 - neighbours, axis=1)[:, some.shape[1] - 1 - neighbours]
             self._width = max(float(np.median(2 - 2 * nearest)), _LEAST_WIDTH)
             self._kernel = _kernel_of(self._cosines, self._width)
-            self._cover, self._covered = np.zeros(len(self._pool), np.float32), frozenset()
         return self._kernel
 
-    def _cover_by(self, labelled: np.ndarray, features: np.ndarray) -> None:
-        """Bring the cover of the pool up to date with the labelled rows."""
-        rows = frozenset(labelled.tolist())
-        if not rows >= self._covered:
-            self._cover, self._covered = np.zeros(len(self._pool), np.float32), frozenset()
-        new = np.array(sorted(rows - self._covered), np.int64)
-        for start in range(0, len(new), _ROWS):
-            cosines = np.asarray(features[new[start : start + _ROWS]], np.float32) @ self._features.T
-            np.maximum(self._cover, _kernel_of(cosines.max(axis=0), self._width), out=self._cover)
-        self._covered = rows
 
-    def _reasons(self, slots: np.ndarray, margin: np.ndarray | None, is_free: np.ndarray) -> list[Reason]:
-        if margin is None:
-            return ["representative"] * len(slots)
-        far = np.quantile(self._cover[is_free], _FAR)
-        uncertain = np.quantile(margin[is_free], _UNCERTAIN)
-        return [
-            "far" if self._cover[slot] <= far else "uncertain" if margin[slot] <= uncertain else "representative"
-            for slot in slots
-        ]
+def _reasons(cover: np.ndarray, slots: np.ndarray, margin: np.ndarray | None, is_free: np.ndarray) -> list[Reason]:
+    """Return why the pictures of the pool in `slots` are suggested, given what labelled ones cover, `[pool]`."""
+    if margin is None:
+        return ["representative"] * len(slots)
+    far = np.quantile(cover[is_free], _FAR)
+    uncertain = np.quantile(margin[is_free], _UNCERTAIN)
+    return [
+        "far" if cover[slot] <= far else "uncertain" if margin[slot] <= uncertain else "representative"
+        for slot in slots
+    ]
 
 
 def _kernel_of(cosines: np.ndarray, width: float) -> np.ndarray:

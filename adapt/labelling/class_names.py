@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 LONGEST = 80  # characters
+_RESERVED = '<>:"/\\|?*'
+_DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 _INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -24,8 +27,13 @@ def check_class_name(name: object) -> str:
         raise ValueError(f"class {name!r} contains a character that cannot be shown. Remove it.")
     if any(character in _INVISIBLE for character in name):
         raise ValueError(f"class {name!r} contains an invisible character. Remove it.")
-    if name.startswith(".") or any(character in name for character in "/\\:"):
-        raise ValueError(f"class {name!r} cannot be the name of a folder. Leave out / \\ : and a dot at the start.")
+    if name[0] == "." or name[-1] == "." or any(character in name for character in _RESERVED):
+        raise ValueError(
+            f"class {name!r} cannot be the name of a folder on every system. Leave out {' '.join(_RESERVED)} and a dot "
+            "at either end."
+        )
+    if _DEVICE.fullmatch(name.partition(".")[0].rstrip()):
+        raise ValueError(f"class {name!r} cannot be the name of a folder on Windows, where it is a device. Rename it.")
     return name
 
 

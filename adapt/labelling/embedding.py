@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,28 +56,33 @@ class FeatureStore:
         save_array(self._folder / f"piece-{max(numbers, default=-1) + 1:06d}.npy", rows)
 
 
-def embed_pictures(
-    pictures: PictureFolder,
-    encoder: Encoder,
-    store: FeatureStore,
-    *,
-    on_features: OnFeatures,
-    on_bad: OnBad,
-    stop: threading.Event,
-) -> None:
-    """Call `on_features` with numbers and unit features of all pictures, those of earlier runs first.
-
-    `on_bad` is called with the number of a picture that cannot be read, and the reason. Returns when all are done, or
-    soon after `stop` is set. Raises `ValueError` for features that are not finite.
-    """
+def load_stored(pictures: PictureFolder, store: FeatureStore, *, on_features: OnFeatures) -> dict[int, str]:
+    """Call `on_features` with numbers and unit features of the stored pictures; return the states of all others."""
     states = {pictures.state(number): number for number in range(len(pictures))}
     for piece in store:
         rows = [row for row, state in enumerate(piece.states) if state in states]
         numbers = [states.pop(piece.states[row]) for row in rows]
         if numbers:
             on_features(numbers, normalize_numpy(piece.features[rows]))
-    missing = set(states.values())
-    state_of = {number: state for state, number in states.items()}
+    return {number: state for state, number in states.items()}
+
+
+def embed_missing(
+    pictures: PictureFolder,
+    encoder: Encoder,
+    store: FeatureStore,
+    missing: Mapping[int, str],
+    *,
+    on_features: OnFeatures,
+    on_bad: OnBad,
+    stop: threading.Event,
+) -> None:
+    """Embed and store the pictures `missing`, by number with their states, in a fixed random order.
+
+    `on_features` is called with numbers and unit features, `on_bad` with the number of a picture that cannot be read,
+    and the reason. Returns when all are done, or soon after `stop` is set. Raises `ValueError` for features that are
+    not finite.
+    """
     order = [int(number) for number in pictures.shuffled() if int(number) in missing]
     for start in range(0, len(order), PIECE_ROWS):
         if stop.is_set():
@@ -94,7 +99,7 @@ def embed_pictures(
                 f"the embedding of {pictures.names[numbers[broken]]} is not finite. The checkpoint is broken, or its "
                 "dtype overflows: try --dtype=float32."
             )
-        store.append(FeaturePiece([state_of[numbers[row]] for row in good], features[good]))
+        store.append(FeaturePiece([missing[numbers[row]] for row in good], features[good]))
         if good:
             on_features([numbers[row] for row in good], normalize_numpy(features[good]))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapt.adapters.registry import create
-from adapt.labelling.model import PicturePredictions
+from adapt.labelling.classifier.model import PicturePredictions
 from adapt.labelling.session import LabellingSession
 from adapt.model_selection.methods import Candidate, MethodChoice
 from adapt.photos.classification import PREDICTIONS_FILE, classify, write_predictions
@@ -60,7 +60,7 @@ def export_session(
     with session.lock:
         predictions = session.predictions
         numbers, bad = session.predicted_numbers.copy(), dict(session.bad)
-    if predictions is None or len(set(predictions.labelled.labels.tolist())) < 2:
+    if predictions is None or len(np.unique(predictions.labels)) < 2:
         raise ValueError("there are labels of fewer than two classes. Label pictures of another class first.")
     everything = _classify(session, predictions, numbers, described)
     present = ~np.isin(numbers, list(bad))
@@ -88,16 +88,15 @@ def _classify(
     session: LabellingSession, predictions: PicturePredictions, numbers: np.ndarray, described: Mapping[str, Any]
 ) -> SortingResult:
     """Return the predictions for the pictures `numbers`, in which labelled ones have the class of their label."""
-    class_names, features = session.class_names, session.features[: len(numbers)]
-    labelled, fit = predictions.labelled, predictions.fit
-    used = np.flatnonzero(labelled.counts) if labelled.texts is None else np.arange(len(class_names))
+    class_names, features, fit = predictions.names, session.features[: len(numbers)], predictions.fit
+    used = np.unique(predictions.labels) if predictions.texts is None else np.arange(len(class_names))
     renumbered = np.full(len(class_names), -1)
     renumbered[used] = np.arange(len(used))
-    labels = renumbered[labelled.labels]
+    labels = renumbered[predictions.labels]
     paths = [session.pictures.path(number) for number in numbers.tolist()]
     query = EmbeddedFolder(session.pictures.root, paths, features, [])
-    support = EmbeddedFolder(query.root, [paths[row] for row in predictions.rows], labelled.features, [])
-    right = fit.left_out.argmax(axis=1) == labelled.labels
+    support = EmbeddedFolder(query.root, [paths[row] for row in predictions.rows], features[predictions.rows], [])
+    right = fit.left_out.argmax(axis=1) == predictions.labels
     left_out = fit.left_out[:, used] if np.bincount(labels).max() > 1 else None
     candidate = Candidate(
         method=fit.method,
@@ -112,7 +111,7 @@ def _classify(
         support=support,
         labels=labels,
         query=query,
-        class_texts=labelled.texts,
+        class_texts=predictions.texts,
         out=session.out,
         described=described,
     )

@@ -12,28 +12,31 @@ from adapt.labelling.class_names import check_class_name
 from foundation.files.json_lines import append_json_line, read_json_lines
 
 HISTORY_FILE = "labels.jsonl"
-_LABEL, _REMOVE, _UNDO = "label", "remove class", "undo"
+_LABEL, _REMOVE, _RENAME, _UNDO = "label", "remove class", "rename class", "undo"
 
 
 class Change(NamedTuple):
     """One action of a person: pictures, by name, that got a class, or lost theirs where `name` is None.
 
     `guesses` are the classes that were predicted before for those of the pictures that were drawn at random.
-    `contents` are hashes of the pictures. Without `pictures`, the class `name`, which has none, was removed.
+    `contents` are hashes of the pictures. Without `pictures`, the class `name` was renamed to `renamed`, or, where that
+    is None, was removed, as it had none.
     """
 
     pictures: tuple[str, ...]
     name: str | None
     guesses: Mapping[str, str] = {}
     contents: Mapping[str, str] = {}
+    renamed: str | None = None
 
 
 class LabelHistory:
     """The actions in `folder/labels.jsonl`, and the labels that result.
 
     A line is an object with `time`, `action` and, for "label", `pictures`, `class` (null removes a label), `guesses`
-    and `contents` (see `Change`). "remove class" removes a class without pictures, "undo" takes back the last action
-    that was not taken back. Lines are synced to disk one by one, and never changed.
+    and `contents` (see `Change`). "remove class" removes a class without pictures, "rename class" gives a class the
+    name `to`, "undo" takes back the last action that was not taken back. Lines are synced to disk one by one, and never
+    changed.
 
     Raises `ValueError` for a file that is damaged, except for a cut last line, which is left out.
     """
@@ -41,7 +44,6 @@ class LabelHistory:
     def __init__(self, folder: str | os.PathLike):
         self._path = pathlib.Path(folder) / HISTORY_FILE
         self._done: list[Change] = []
-        self._labels: dict[str, str] = {}
         for number, row in enumerate(read_json_lines(self._path), 1):
             try:
                 self._replay(row)
@@ -60,18 +62,12 @@ class LabelHistory:
     @property
     def class_names(self) -> list[str]:
         """The classes in the order in which they were first used, also those without pictures by now."""
-        names: dict[str, None] = {}
-        for change in self._done:
-            if change.name is not None and change.pictures:
-                names[change.name] = None
-            elif change.name is not None:
-                names.pop(change.name, None)
-        return list(names)
+        return list(self._names)
 
     @property
-    def removed(self) -> set[str]:
-        """The classes that were removed and not used again."""
-        return {change.name for change in self._done if change.name is not None} - set(self.class_names)
+    def former_names(self) -> Mapping[str, str | None]:
+        """The first names of classes that were renamed or removed, with their name by now; None for removed ones."""
+        return self._former
 
     @property
     def contents(self) -> Mapping[str, str]:
@@ -86,13 +82,11 @@ class LabelHistory:
     @property
     def checks(self) -> list[tuple[int, bool]]:
         """For each random picture: the number of labels before it, and whether the guess was right; oldest first."""
-        found, labelled = {}, set()
-        for change in self._done:
-            for picture, guess in change.guesses.items():
-                if picture in self._labels and picture not in found:
-                    found[picture] = (len(labelled), guess == self._labels[picture])
-            labelled.update(change.pictures)
-        return list(found.values())
+        return [
+            (count, guess == self._labels[picture])
+            for picture, (count, guess) in self._guesses.items()
+            if picture in self._labels
+        ]
 
     def label(
         self,
@@ -112,16 +106,20 @@ class LabelHistory:
             raise ValueError("no picture is selected. Select at least one.")
         row = {"action": _LABEL, "pictures": list(change.pictures), "class": change.name}
         more = {"guesses": dict(change.guesses), "contents": dict(change.contents)}
-        self._append(row | {key: value for key, value in more.items() if value})
-        self._done.append(change)
-        self._apply(change)
+        self._do(change, row | {key: value for key, value in more.items() if value})
 
     def remove_class(self, name: str) -> None:
         """Remove a class; raises `ValueError` if pictures have it."""
         if name in self._labels.values():
             raise ValueError(f"class {name!r} has labelled pictures. Label them as something else first.")
-        self._append({"action": _REMOVE, "class": name})
-        self._done.append(Change((), name))
+        self._do(Change((), name), {"action": _REMOVE, "class": name})
+
+    def rename_class(self, name: str, new: str) -> None:
+        """Give a class another name; raises `ValueError` for one that cannot be used or is that of a class."""
+        new = check_class_name(new)
+        if new in self._names:
+            raise ValueError(f"class {new!r} exists already.")
+        self._do(Change((), name, renamed=new), {"action": _RENAME, "class": name, "to": new})
 
     def undo(self) -> Change:
         """Take back the last action and return it; raises `ValueError` if there is none."""
@@ -132,7 +130,12 @@ class LabelHistory:
         self._rebuild()
         return change
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _do(self, change: Change, row: Mapping[str, Any]) -> None:
+        self._append(row)
+        self._done.append(change)
+        self._apply(change)
+
+    def _append(self, row: Mapping[str, Any]) -> None:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         append_json_line(self._path, {"time": time, **row})
 
@@ -148,16 +151,49 @@ class LabelHistory:
             self._done.append(Change(tuple(pictures), name, *more))
         elif row["action"] == _REMOVE:
             self._done.append(Change((), check_class_name(row["class"])))
+        elif row["action"] == _RENAME:
+            self._done.append(Change((), check_class_name(row["class"]), renamed=check_class_name(row["to"])))
         else:
             raise ValueError(f"unknown action {row['action']!r}")
 
     def _apply(self, change: Change) -> None:
+        for picture, guess in change.guesses.items():
+            self._guesses.setdefault(picture, (len(self._seen), guess))
+        self._seen.update(change.pictures)
         for picture in change.pictures:
             self._labels.pop(picture, None)  # a picture that is labelled again moves to the end
             if change.name is not None:
                 self._labels[picture] = change.name
+        if change.renamed is not None:
+            self._rename(change.name, change.renamed)
+        elif change.name is not None and change.pictures:
+            self._names[change.name] = None
+        elif change.name is not None:
+            self._names.pop(change.name, None)
+            self._follow(change.name, None)
+
+    def _rename(self, old: str, new: str) -> None:
+        """Give a class another name in everything that is known; it keeps its place."""
+
+        def now(name: str | None) -> str | None:
+            return new if name == old else name
+
+        self._names.setdefault(old)  # of a class that was given at the start and has no pictures
+        self._names = {now(name): None for name in self._names}
+        self._labels = {picture: now(name) for picture, name in self._labels.items()}
+        self._guesses = {picture: (count, now(guess)) for picture, (count, guess) in self._guesses.items()}
+        self._follow(old, new)
+
+    def _follow(self, name: str, new: str | None) -> None:
+        """Note the new name of a class; a name that another class had first stays the name of that one."""
+        self._former = {first: new if later == name else later for first, later in self._former.items()}
+        self._former.setdefault(name, new)
 
     def _rebuild(self) -> None:
-        self._labels = {}
+        self._labels: dict[str, str] = {}
+        self._names: dict[str, None] = {}
+        self._former: dict[str, str | None] = {}
+        self._guesses: dict[str, tuple[int, str]] = {}  # of random pictures: labelled ones before, and the guess
+        self._seen: set[str] = set()  # every picture that had a label
         for change in self._done:
             self._apply(change)

@@ -13,13 +13,15 @@ import webbrowser
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 
 from adapt.adapters.ops import normalize_numpy
 from adapt.embedding.cache import mean_of_prompts, prompts
 from adapt.embedding.encoder import Encoder
 from adapt.labelling.access import read_token
-from adapt.labelling.embedding import FeatureStore, embed_pictures, store_folder
+from adapt.labelling.embedding import FeatureStore, embed_missing, load_stored, store_folder
+from adapt.labelling.embedding_process import embed_in_process
 from adapt.labelling.export import Exported, export_session
 from adapt.labelling.pictures import PictureFolder
 from adapt.labelling.server import LabellingServer
@@ -161,7 +163,13 @@ def _embed(
                 bar.update()
 
             store = FeatureStore(folder, encoder.dim)
-            embed_pictures(pictures, encoder, store, on_features=add, on_bad=add_bad, stop=stop)
+            missing = load_stored(pictures, store, on_features=add)
+            if not missing:
+                pass
+            elif jax.default_backend() == "cpu":
+                embed_in_process(pictures, encoder, folder, missing, on_features=add, on_bad=add_bad, stop=stop)
+            else:  # an accelerator belongs to one process, and leaves the processor to the page
+                embed_missing(pictures, encoder, store, missing, on_features=add, on_bad=add_bad, stop=stop)
         if stop.is_set():
             return
         session.finish_embedding()

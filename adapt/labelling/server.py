@@ -36,9 +36,10 @@ logger = logging.getLogger(__name__)
 PAGE = pathlib.Path(__file__).with_name("page")
 STATIC = {
     "label.css": "text/css",
-    **dict.fromkeys(("label.js", "all.js", "server.js", "pictures.js", "chart.js"), "text/javascript"),
+    **dict.fromkeys((path.name for path in PAGE.glob("*.js")), "text/javascript"),
 }
 _POLL_SECONDS = 0.1
+_MOST_CONNECTIONS = 200  # others are answered 503; a page has one for events and a browser six at most
 _SHUTDOWN_SECONDS = 2  # that open requests get to finish
 _MOST_BYTES = 4_000_000  # of a request: the names of every picture of a large selection
 _NOTHING = base64.b64decode("R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==")  # one transparent pixel
@@ -51,7 +52,7 @@ class LabellingServer:
     """A server of the page of a session.
 
     export: writes the results, given "copy" or "link" and a function for its progress.
-    on_class: called with the name of a class that was used for the first time.
+    on_class: called with the name of each new class.
     token, host_names: see `AccessControl`.
     """
 
@@ -77,6 +78,7 @@ class LabellingServer:
             Route("/api/pictures", self._pictures),
             Route("/api/label", self._label, methods=["POST"]),
             Route("/api/remove_class", self._remove_class, methods=["POST"]),
+            Route("/api/rename_class", self._rename_class, methods=["POST"]),
             Route("/api/undo", self._undo, methods=["POST"]),
             Route("/api/export", self._start_export, methods=["POST"]),
             Route("/small/{number:int}", self._small),
@@ -97,6 +99,7 @@ class LabellingServer:
                 lifespan="off",
                 ws="none",
                 proxy_headers=False,
+                limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             )
         )
@@ -133,35 +136,39 @@ class LabellingServer:
             raise ValueError(f"pictures {numbers!r:.80} is not a list of numbers.")
         if "class" not in body:
             raise ValueError("the request has no class. Send null to remove labels.")
-        name = body["class"]
+        name, session = body["class"], self._session
 
-        def label() -> Response:
-            known = self._session.class_names
-            self._session.label(numbers, name)
-            for new in self._session.class_names:
-                if new not in known:
-                    self._on_class(new)
-            return self._answer(body)
+        def label() -> None:
+            with session.lock:
+                if body.get("existing") and name not in session.class_names:
+                    raise ValueError(f"class {name!r:.80} was renamed or removed meanwhile. Nothing was labelled.")
+                session.label(numbers, name)
 
-        return await run_in_threadpool(label)
+        return await self._change(body, label)
 
     async def _remove_class(self, request: Request) -> Response:
         body = await self._own_body(request)
+        return await self._change(body, lambda: self._session.remove_class(body.get("class")))
 
-        def remove() -> Response:
-            self._session.remove_class(body.get("class"))
-            return self._answer(body)
-
-        return await run_in_threadpool(remove)
+    async def _rename_class(self, request: Request) -> Response:
+        body = await self._own_body(request)
+        return await self._change(body, lambda: self._session.rename_class(body.get("class"), body.get("to")))
 
     async def _undo(self, request: Request) -> Response:
-        body = await self._own_body(request)
+        return await self._change(await self._own_body(request), self._session.undo)
 
-        def undo() -> Response:
-            self._session.undo()
+    async def _change(self, body: dict[str, Any], action: Callable[[], object]) -> Response:
+        """Change the session, and answer its new state."""
+
+        def change() -> Response:
+            known = self._session.class_names
+            action()
+            for name in self._session.class_names:
+                if name not in known:
+                    self._on_class(name)
             return self._answer(body)
 
-        return await run_in_threadpool(undo)
+        return await run_in_threadpool(change)
 
     def _pictures(self, request: Request) -> Response:
         query = request.query_params

@@ -16,15 +16,16 @@ import numpy as np
 
 from adapt.labelling.chooser import Chooser, Suggestions
 from adapt.labelling.class_names import check_class_name
+from adapt.labelling.classifier.model import LabellingModel, PicturePredictions
 from adapt.labelling.estimate import AccuracyEstimate, estimate_accuracy
 from adapt.labelling.history import Change, LabelHistory
-from adapt.labelling.model import LabellingModel, PicturePredictions, stack_texts
 from adapt.labelling.pictures import PictureFolder
 
 logger = logging.getLogger(__name__)
 
 SUGGESTIONS = 24
 _REFRESH_SECONDS = 1.0  # between two refits because of new features
+_CURVE_POINTS = 100
 _RANDOM_EVERY = 5  # one suggestion of this number is random, to estimate the accuracy
 
 EmbedText = Callable[[str], np.ndarray]
@@ -61,9 +62,9 @@ class LabellingSession:
         self._numbers = np.zeros(len(pictures), np.int64)  # of the picture in each row of the model
         self._rows = np.full(len(pictures), -1, np.int64)
         self._chooser = Chooser(random_every=_RANDOM_EVERY)
-        self._texts: dict[str, np.ndarray] = {}
         self._states: dict[int, str] = {}
         self.changed_pictures = self._find_changed()
+        self._labels = self._present_labels()
         self._lock = threading.RLock()
         self._predictions: PicturePredictions | None = None
         self._suggestions = Suggestions(np.empty(0, np.int64), ())
@@ -77,12 +78,10 @@ class LabellingSession:
         Raises `ValueError` for unknown numbers and for names that cannot be those of a class.
         """
         with self._lock:
-            known = self.class_names
             if name is not None:
                 name = check_class_name(name)
-                folded = next((each for each in known if each.casefold() == name.casefold()), name)
-                if folded != name:
-                    raise ValueError(f"class {name!r} differs from {folded!r} only in case. Use {folded!r}.")
+                if (same := self._same_but_for_case(name)) not in (None, name):
+                    raise ValueError(f"class {name!r} differs from {same!r} only in case. Use {same!r}.")
             names = [self._name(number) for number in numbers]
             contents = {} if name is None else self._contents(numbers)
             self._history.label(names, name, guesses=self._random_guesses(numbers), contents=contents)
@@ -97,10 +96,33 @@ class LabellingSession:
             self._history.remove_class(name)
             self._refresh()
 
+    def rename_class(self, name: str, new: str) -> None:
+        """Give a class another name; its pictures, its place and what it predicts stay.
+
+        Raises `ValueError` for a class that does not exist, and for a name that cannot be used or that another class
+        has: two classes are not merged.
+        """
+        with self._lock:
+            if name not in self.class_names:
+                raise ValueError(f"class {name!r} does not exist.")
+            new = check_class_name(new)
+            if new == name:
+                return
+            if (same := self._same_but_for_case(new)) not in (None, name):
+                raise ValueError(
+                    f"class {same!r} exists already. To merge the two, show the class {name!r} under All pictures, "
+                    f"select its pictures and label them {same!r}."
+                )
+            self._history.rename_class(name, new)
+            self._model.rename_class(name, new)
+            self._refresh()
+
     def undo(self) -> Change:
         """Take back the last action, whoever did it, and return it; raises `ValueError` if there is none."""
         with self._lock:
             change = self._history.undo()
+            if change.renamed is not None:
+                self._model.rename_class(change.renamed, change.name)
             self._refresh()
             return change
 
@@ -130,16 +152,17 @@ class LabellingSession:
         """Note that there are no more features, because all pictures are embedded or because of a problem."""
         with self._lock:
             self.finished_embedding, self.problem = problem is None, problem
+            self._chooser.update_pool(self._model.features)
             self._refresh()
             self.version += 1
 
     def add_class_text(self, name: str) -> None:
         """Embed the text of a class; slow, so it is called from a thread of its own."""
-        if self._embed_class is None or name in self._texts:
+        if self._embed_class is None or self._model.has_text(name):
             return
         features = self._embed_class(name)
         with self._lock:
-            self._texts[name] = features
+            self._model.add_text(name, features)
             self._refresh()
 
     # Views
@@ -152,10 +175,11 @@ class LabellingSession:
     @property
     def class_names(self) -> list[str]:
         """The classes: those given at the start, and those of labels, in the order of their first use."""
-        used = self._history.class_names
-        hidden = {name.casefold() for name in (*self._history.removed, *used)}
-        given = [name for name in self._given if name in used or name.casefold() not in hidden]
-        return list(dict.fromkeys((*given, *used)))
+        used, former = self._history.class_names, self._history.former_names
+        hidden = {name.casefold() for name in (*former, *used)}
+        given = [former.get(name, name) for name in self._given]
+        kept = [name for name in given if name is not None and (name in used or name.casefold() not in hidden)]
+        return list(dict.fromkeys((*kept, *used)))
 
     @property
     def uses_texts(self) -> bool:
@@ -165,14 +189,12 @@ class LabellingSession:
     @property
     def missing_texts(self) -> list[str]:
         """The classes whose text is to be embedded."""
-        return [name for name in self.class_names if name not in self._texts] if self.uses_texts else []
+        return [name for name in self.class_names if not self._model.has_text(name)] if self.uses_texts else []
 
     @property
     def labels(self) -> dict[int, str]:
         """The class of each labelled picture that the folder has, by number, in the order of labelling."""
-        present = ((name, label) for name, label in self._history.labels.items() if name not in self.changed_pictures)
-        found = ((self.pictures.number(name), label) for name, label in present)
-        return {number: label for number, label in found if number is not None}
+        return self._labels
 
     @property
     def missing_pictures(self) -> list[str]:
@@ -216,10 +238,11 @@ class LabellingSession:
 
     @property
     def estimates(self) -> list[tuple[int, AccuracyEstimate]]:
-        """The estimated accuracy after some numbers of labels, the last one being the present one."""
+        """The estimated accuracy after at most 100 numbers of labels, the last one being the present one."""
         checks = self._history.checks
         right = [each for _, each in checks]
-        found = ((labels, estimate_accuracy(right[: place + 1])) for place, (labels, _) in enumerate(checks))
+        places = np.unique(np.linspace(0, len(checks) - 1, min(len(checks), _CURVE_POINTS)).astype(int)).tolist()
+        found = ((checks[place][0], estimate_accuracy(right[: place + 1])) for place in places)
         return [(labels, estimate) for labels, estimate in found if estimate is not None]
 
     @property
@@ -235,8 +258,13 @@ class LabellingSession:
     def is_open(self) -> np.ndarray:
         """Return the mask of the rows without a label whose pictures can be read, `[pictures]`."""
         mask = np.ones(self._model.count, bool)
-        mask[[row for row in map(self.row, (*self.labels, *self.bad)) if row is not None]] = False
+        rows = self._rows[[*self.labels, *self.bad]]
+        mask[rows[rows >= 0]] = False
         return mask
+
+    def _same_but_for_case(self, name: str) -> str | None:
+        """Return the class that has this name, or one that differs in case only."""
+        return next((each for each in self.class_names if each.casefold() == name.casefold()), None)
 
     def _name(self, number: int) -> str:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self.pictures):
@@ -284,22 +312,29 @@ class LabellingSession:
 
     def _refresh(self) -> None:
         """Fit again, and choose the next pictures."""
-        names = self.class_names
-        labels = self._labelled_rows(names)
-        texts = stack_texts(self._texts, names)
-        self._predictions = self._model.fit(labels, texts=texts, num_classes=len(names))
+        self._labels = self._present_labels()
+        labels = self._labelled_rows()
+        self._predictions = self._model.fit(labels, self.class_names)
         self._suggestions = self._chooser.choose(
             SUGGESTIONS,
             features=self._model.features,
             labelled=np.array(list(labels), np.int64),
+            nearest=self._model.nearest,
             logits=self._predictions.probabilities if self._predictions is not None and labels else None,
             open_rows=self.is_open(),
         )
         self._refreshed = time.monotonic()
         self.version += 1
 
-    def _labelled_rows(self, names: Sequence[str]) -> dict[int, int]:
-        """Return the class number of each labelled row, in the order of labelling."""
-        number_of = {name: number for number, name in enumerate(names)}
-        rows = ((self.row(number), number_of[label]) for number, label in self.labels.items())
-        return {row: label for row, label in rows if row is not None}
+    def _present_labels(self) -> dict[int, str]:
+        """Return the labels of the history whose pictures the folder has, unchanged."""
+        return {
+            number: label
+            for name, label in self._history.labels.items()
+            if (number := self.pictures.number(name)) is not None and name not in self.changed_pictures
+        }
+
+    def _labelled_rows(self) -> dict[int, str]:
+        """Return the class of each labelled row, in the order of labelling."""
+        rows = self._rows[list(self._labels)].tolist()
+        return {row: label for row, label in zip(rows, self._labels.values(), strict=True) if row >= 0}

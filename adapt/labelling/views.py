@@ -138,7 +138,7 @@ def _members(session: LabellingSession, show: str, labels: dict[int, str]) -> np
         if name not in session.class_names:
             raise ValueError(f"class {name!r} does not exist.")
         if predictions is not None:
-            label = session.class_names.index(name)
+            label = predictions.names.index(name)
             chosen[session.predicted_numbers[(predictions.predicted == label) & ~predictions.far]] = True
         chosen[list(labels)] = [own == name for own in labels.values()]
         return chosen
@@ -152,7 +152,7 @@ def _columns(session: LabellingSession, labels: dict[int, str]) -> list[dict[str
     open_rows = session.is_open()[: len(far)]
     predicted, confidence = predictions.predicted, predictions.confidence
     columns = []
-    for label, name in enumerate(session.class_names):
+    for label, name in enumerate(predictions.names):
         rows = np.flatnonzero(open_rows & ~far & (predicted == label))
         order = rows[np.argsort(-confidence[rows], kind="stable")]
         sure = order[:COLUMN]
@@ -179,7 +179,7 @@ def _picture(session: LabellingSession, number: int, labels: dict[int, str]) -> 
     row, predictions = session.row(number), session.predictions
     if predictions is not None and row is not None and row < len(predictions.cosines):
         classified = predictions.picture(row)
-        shown["guess"] = session.class_names[classified.label]
+        shown["guess"] = predictions.names[classified.label]
         shown["probability"] = round(classified.probability, 4)
         shown["far"] = classified.far
     return shown
@@ -211,5 +211,9 @@ def _describe_change(session: LabellingSession) -> str | None:
     change = session.last
     if change is None:
         return None
+    if change.renamed is not None:
+        return f"class {change.name} renamed to {change.renamed}"
+    if not change.pictures:
+        return f"class {change.name} removed"
     pictures = change.pictures[0] if len(change.pictures) == 1 else f"{len(change.pictures):,} pictures"
     return f"label of {pictures} removed" if change.name is None else f"{pictures} → {change.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -31,17 +32,17 @@ class ClassifiedPictures:
     cosines: np.ndarray
     far_threshold: float
 
-    @property
+    @functools.cached_property
     def predicted(self) -> np.ndarray:
         """The predicted class numbers, `[pictures]`: the most likely class, the first of equally likely ones."""
         return self.probabilities.argmax(axis=1)
 
-    @property
+    @functools.cached_property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted class, `[pictures]`."""
         return self.probabilities.max(axis=1)
 
-    @property
+    @functools.cached_property
     def far(self) -> np.ndarray:
         """The mask of pictures that are far from every example, `[pictures]`."""
         return self.cosines < self.far_threshold

@@ -78,16 +78,29 @@ class Suggested:
 
     def __init__(self, pictures: np.ndarray, seed: int, *, weighted: bool = True, random_every: int = 0):
         self._pictures, self._weighted = pictures, weighted
+        self._nearest = np.full(len(pictures), -np.inf, np.float32)  # cosine to the nearest labelled picture
+        self._compared = 0  # labelled pictures in it
         self._chooser = Chooser(seed=seed, random_every=random_every)
         self._chooser.add(pictures)
 
     def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the first suggestion."""
         logits = means.cosines[: len(free)] if self._weighted else None
+        return int(self._suggest(1, labelled, logits, free)[0])
+
+    def _suggest(self, count: int, labelled: list[int], logits: np.ndarray | None, free: np.ndarray) -> np.ndarray:
+        for row in labelled[self._compared :]:
+            np.maximum(self._nearest, self._pictures @ self._pictures[row], out=self._nearest)
+        self._compared = len(labelled)
         suggested = self._chooser.choose(
-            1, features=self._pictures, labelled=np.array(labelled, np.int64), logits=logits, open_rows=free
+            count,
+            features=self._pictures,
+            labelled=np.array(labelled, np.int64),
+            nearest=self._nearest,
+            logits=logits,
+            open_rows=free,
         )
-        return int(suggested.rows[0])
+        return suggested.rows
 
 
 class SuggestedInGrid(Suggested):
@@ -100,14 +113,8 @@ class SuggestedInGrid(Suggested):
 
     def pick(self, means: NearestMeans, labelled: list[int], free: np.ndarray) -> int:
         """Return the picture in the next place, after labelled ones were replaced by the best new suggestions."""
-        suggested = self._chooser.choose(
-            2 * GRID_PLACES,
-            features=self._pictures,
-            labelled=np.array(labelled, np.int64),
-            logits=means.cosines[: len(free)],
-            open_rows=free,
-        )
-        fresh = [row for row in suggested.rows.tolist() if row not in self._places]
+        suggested = self._suggest(2 * GRID_PLACES, labelled, means.cosines[: len(free)], free)
+        fresh = [row for row in suggested.tolist() if row not in self._places]
         kept = [row if free[row] else (fresh.pop(0) if fresh else -1) for row in self._places]
         self._places = [row for row in kept if row >= 0]
         self._places += fresh[: GRID_PLACES - len(self._places)]

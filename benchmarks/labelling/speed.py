@@ -36,15 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     features = normalize_numpy(rng.standard_normal((args.pictures, args.dim), np.float32))
     logits = rng.standard_normal((args.pictures, args.classes), np.float32)
     open_rows = np.ones(args.pictures, bool)
+    nearest = np.full(args.pictures, -np.inf, np.float32)
     chooser, labelled = Chooser(), []
 
     def choose() -> float:
         began = time.perf_counter()
         labels = np.array(labelled, np.int64)
-        found = chooser.choose(SUGGESTED, features=features, labelled=labels, logits=logits, open_rows=open_rows)
+        found = chooser.choose(
+            SUGGESTED, features=features, labelled=labels, nearest=nearest, logits=logits, open_rows=open_rows
+        )
         seconds = time.perf_counter() - began
-        labelled.append(int(found.rows[0]))
+        label(found.rows[:1].tolist())
         return seconds
+
+    def label(rows: Sequence[int]) -> None:
+        labelled.extend(rows)
+        for row in rows:
+            np.maximum(nearest, features @ features[row], out=nearest)
 
     began = time.perf_counter()
     for start in range(0, args.pictures, BATCH):
@@ -52,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     added = time.perf_counter() - began
     seconds = {"first choice after pictures were added": [choose()]}
     seconds[f"choice after a click ({args.clicks} clicks)"] = [choose() for _ in range(args.clicks)]
-    labelled += rng.permutation(args.pictures)[:MANY].tolist()
+    label(rng.permutation(args.pictures)[:MANY].tolist())
     seconds[f"choice after {MANY:,} labels at once"] = [choose()]
     open_rows[chooser.pool[: 1 + POOL_SIZE // 2]] = False
     seconds["choice for which the pool is drawn again"] = [choose()]

@@ -33,6 +33,7 @@ CLICKS = 40
 WINDOW = {"width": 1400, "height": 1120}
 SCALED = (1000, 800)  # pixels of the moving picture
 SECONDS, LAST_SECONDS = 0.55, 3.0
+PATIENCE = 300  # seconds until the photos are embedded
 MOST_BYTES = 2_000_000
 
 
@@ -60,6 +61,7 @@ def main() -> None:
 
 
 def _take_pictures(page, address: str, truth: dict[str, str]) -> None:
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(address)
     page.wait_for_function("() => /^0 labelled · \\d+ pictures$/.test(document.getElementById('progress').textContent)")
     page.wait_for_function("() => document.querySelectorAll('#suggestions img').length === 12")

@@ -2,8 +2,11 @@
 
 export class Refused extends Error {}
 
+const TOO_MANY = "The server has as many connections as it takes. Close this page in other windows and on other machines.";
+
 async function request(path, options) {
   const response = await fetch(path, options);
+  if (response.status === 503) throw new Refused(TOO_MANY);
   let body;
   try {
     body = await response.json();
@@ -28,7 +31,9 @@ export function setSession(identity) {
 
 // `keep` are the numbers of pictures that the answer describes, whether they are suggested or not.
 export const getState = (keep) => post("api/state", { keep });
-export const label = (pictures, name, keep) => post("api/label", { session, pictures, class: name, keep });
+// `existing` is whether the class must exist, which another page may have renamed meanwhile.
+export const label = (pictures, name, { existing }, keep) => post("api/label", { session, pictures, class: name, existing, keep });
+export const renameClass = (name, to, keep) => post("api/rename_class", { session, class: name, to, keep });
 export const removeClass = (name, keep) => post("api/remove_class", { session, class: name, keep });
 export const undo = (keep) => post("api/undo", { session, keep });
 export const startExport = (placement, keep) => post("api/export", { session, placement, keep });

@@ -23,12 +23,16 @@ def clusters(sizes, *, dim=32, noise=0.05, seed=0):
 def created(features, **settings):
     chooser = Chooser(**settings)
     chooser.add(features)
+    chooser.update_pool(features)
     return chooser
 
 
 def choose(chooser, features, count=12, *, labelled=NONE, logits=None, open_rows=None):
     open_rows = np.ones(len(features), bool) if open_rows is None else open_rows
-    return chooser.choose(count, features=features, labelled=labelled, logits=logits, open_rows=open_rows)
+    nearest = (features @ features[labelled].T).max(axis=1, initial=-np.inf)
+    return chooser.choose(
+        count, features=features, labelled=labelled, nearest=nearest, logits=logits, open_rows=open_rows
+    )
 
 
 def class_cosines(features, labelled, labels):
@@ -103,6 +107,7 @@ def test_a_seed_gives_the_same_pool_and_suggestions_however_pictures_are_added()
             chooser.add(features[start:end])
             if len(pieces) == 4:
                 choose(chooser, features[:end], open_rows=np.ones(end, bool))
+        chooser.update_pool(features)
         found.append((chooser.pool, choose(chooser, features, labelled=labelled, logits=logits)))
     for pool, suggested in found[1:]:
         assert np.array_equal(pool, found[0][0])
@@ -165,6 +170,23 @@ def test_the_pool_is_drawn_again_when_half_of_it_is_closed():
     assert sorted(labelled) == list(range(400))
 
 
+def test_new_pictures_enter_the_pool_when_they_are_many_or_when_it_is_updated():
+    features, _ = clusters([100] * 4)
+    chooser = created(features[:350], pool_size=50)
+    first = chooser.pool
+    chooser.add(features[350:360])
+    choose(chooser, features[:360])
+    assert np.array_equal(chooser.pool, first)
+    chooser.add(features[360:])
+    choose(chooser, features)
+    assert np.array_equal(chooser.pool, created(features, pool_size=50).pool)
+    assert not np.array_equal(chooser.pool, first)
+    later = created(features[:390], pool_size=50)
+    later.add(features[390:])
+    later.update_pool(features)
+    assert np.array_equal(later.pool, chooser.pool)
+
+
 def test_reasons_name_uncertain_and_far_pictures():
     features, labels = clusters([50] * 3)
     between = normalize_numpy(features[labels == 0][:20] + features[labels == 1][:20])
@@ -203,8 +225,11 @@ def test_wrong_shapes_are_named():
         chooser.add(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="open_rows has 3 rows, but 20 pictures were added"):
         choose(chooser, features, open_rows=np.ones(3, bool))
+    wrong = {"labelled": np.array([0, 20]), "nearest": np.zeros(20), "logits": None, "open_rows": np.ones(20, bool)}
     with pytest.raises(ValueError, match="labelled has row 20; there are 20 pictures"):
-        choose(chooser, features, labelled=np.array([0, 20]))
+        chooser.choose(1, features=features, **wrong)
+    with pytest.raises(ValueError, match="nearest has 3 rows, but 20 pictures were added"):
+        chooser.choose(1, features=features, **wrong | {"labelled": NONE, "nearest": np.zeros(3)})
     with pytest.raises(ValueError, match="pool_size is 0"):
         Chooser(pool_size=0)
 
@@ -212,8 +237,10 @@ def test_wrong_shapes_are_named():
 def test_memory_does_not_grow_with_the_pictures_but_for_a_number_each():
     chooser = Chooser(pool_size=100)
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        chooser.add(normalize_numpy(rng.standard_normal((500, 16))))
+    features = normalize_numpy(rng.standard_normal((10_000, 16)))
+    for start in range(0, 10_000, 500):
+        chooser.add(features[start : start + 500])
+        chooser.update_pool(features[: start + 500])
     sizes = {name: value.nbytes for name, value in vars(chooser).items() if isinstance(value, np.ndarray)}
     assert sum(sizes.values()) <= 8 * 10_000 + 8 * 100**2 + 100 * (4 * 16 + 8 + 4)
     assert chooser_module.POOL_SIZE == 2000

@@ -7,7 +7,15 @@ from adapt.labelling.class_names import LONGEST, check_class_name, parse_class_n
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [(" cat ", "cat"), ("Äpfel", "Äpfel"), ("A\u0308", "Ä"), ("a b", "a b"), ("<b>", "<b>"), ("猫", "猫")],
+    [
+        (" cat ", "cat"),
+        ("Äpfel", "Äpfel"),
+        ("A\u0308", "Ä"),
+        ("a b", "a b"),
+        ("&b;", "&b;"),
+        ("猫", "猫"),
+        ("console", "console"),
+    ],
 )
 def test_a_name_is_trimmed_and_composed(given, name):
     assert check_class_name(given) == name
@@ -24,6 +32,18 @@ def test_a_name_is_trimmed_and_composed(given, name):
         "a/b",
         "a\\b",
         "C:x",
+        "<b>",
+        'a"b',
+        "a|b",
+        "what?",
+        "a*",
+        "end.",
+        "CON",
+        "nul",
+        "Aux.x",
+        "com1",
+        "LPT¹",
+        "con .x",
         ".hidden",
         "a\nb",
         "a\0",

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from adapt.labelling.embedding import PIECE_ROWS, FeaturePiece, FeatureStore, embed_pictures
+from adapt.labelling.embedding import PIECE_ROWS, FeaturePiece, FeatureStore, embed_missing, load_stored
 from adapt.labelling.pictures import PictureFolder
 from tests.adapt.labelling.sessions import make_pictures
 
@@ -41,14 +41,14 @@ def run(pictures, folder, encoder=None, stop=None):
     """Embed and return the features by number, the unreadable pictures, and the number of pictures embedded now."""
     encoder = encoder or Colours()
     found, bad = {}, {}
-    embed_pictures(
-        pictures,
-        encoder,
-        FeatureStore(folder, 3),
-        on_features=lambda numbers, features: found.update(zip(numbers, features, strict=True)),
-        on_bad=bad.__setitem__,
-        stop=stop or threading.Event(),
-    )
+    store = FeatureStore(folder, 3)
+
+    def add(numbers, features):
+        found.update(zip(numbers, features, strict=True))
+
+    missing = load_stored(pictures, store, on_features=add)
+    stop = stop or threading.Event()
+    embed_missing(pictures, encoder, store, missing, on_features=add, on_bad=bad.__setitem__, stop=stop)
     return found, bad, encoder.seen
 
 

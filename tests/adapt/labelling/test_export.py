@@ -73,6 +73,20 @@ def test_a_second_export_moves_what_has_changed_and_leaves_foreign_files_alone(l
     assert (session.out / "classes" / "mine" / "note.txt").read_text() == "keep"
 
 
+def test_a_renamed_class_is_another_folder_at_the_next_export(labelled):
+    session, truth = labelled
+    export(session)
+    session.rename_class("red", "crimson")
+    assert export(session).alone == 0
+    reds = {name for name in truth if truth[name] == "red"}
+    for folder, expected in (("classes", reds), ("support", {session.pictures.names[n] for n in range(12)} & reds)):
+        assert not (session.out / folder / "red").exists()
+        assert {path.name for path in (session.out / folder / "crimson").iterdir()} == expected
+    names = json.loads((session.out / "classifier" / "classes.json").read_text())["classes"]
+    assert names == session.class_names
+    assert {path.name for path in (session.out / "far").glob("*/*")} == set()
+
+
 def test_classes_without_labels_are_left_out(labelled):
     session, truth = labelled
     session.label([12], "mistake")
@@ -91,7 +105,7 @@ def test_hostile_file_names_are_sorted_and_labelled(tmp_path):
         (tmp_path / "pictures" / old).rename(tmp_path / "pictures" / new)
     os.rename(tmp_path / "pictures" / "IMG_004.png", os.fsencode(tmp_path / "pictures") + b"/\xe9.png")
     session = open_session(tmp_path / "pictures", tmp_path / "out")
-    for number, colour in enumerate(["red", "green", "<script>", "red", "green"] * 2):
+    for number, colour in enumerate(["red", "green", "&script;", "red", "green"] * 2):
         session.label([number], colour)
     assert export(session).pictures == 12
     assert open_session(tmp_path / "pictures", tmp_path / "out").labels == session.labels

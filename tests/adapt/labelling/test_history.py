@@ -35,6 +35,28 @@ def test_labels_are_in_the_order_of_labelling(tmp_path):
     assert list(history.labels) == list(LabelHistory(tmp_path).labels) == ["b", "a"]
 
 
+def test_a_renamed_class_keeps_its_pictures_its_place_and_its_checks(tmp_path):
+    history = LabelHistory(tmp_path)
+    history.label(["a"], "cat", guesses={"a": "dog"})
+    history.label(["b"], "dog", guesses={"b": "cat"})
+    history.rename_class("cat", "lion")
+    history.label(["c"], "lion", guesses={"c": "lion"})
+    history.label(["b"], "lion")
+    for each in (history, LabelHistory(tmp_path)):
+        assert dict(each.labels) == {"a": "lion", "c": "lion", "b": "lion"}
+        assert each.class_names == ["lion", "dog"]
+        assert each.former_names == {"cat": "lion"}
+        assert each.checks == [(0, False), (1, True), (2, True)]  # "cat" was guessed, and is called "lion" now
+    with pytest.raises(ValueError, match="'dog' exists already"):
+        history.rename_class("lion", "dog")
+    history.rename_class("lion", "cat")
+    assert history.former_names["cat"] == "cat"
+    for _ in range(4):
+        history.undo()
+    for each in (history, LabelHistory(tmp_path)):
+        assert (each.class_names, dict(each.labels)) == (["cat", "dog"], {"a": "cat", "b": "dog"})
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_cut_last_line_is_the_only_one_lost(tmp_path, cut):
     history = LabelHistory(tmp_path)
@@ -59,6 +81,8 @@ def test_a_cut_last_line_is_the_only_one_lost(tmp_path, cut):
         {"action": "label", "pictures": [1, [2]], "class": "x"},
         {"action": "label", "pictures": "a", "class": "x"},
         {"action": "remove class"},
+        {"action": "rename class", "class": "x"},
+        {"action": "rename class", "class": "x", "to": "a/b"},
         {"pictures": ["a"]},
     ],
 )

@@ -118,6 +118,52 @@ def test_a_framed_picture_of_a_column_is_never_exchanged_by_others(served, open_
     assert len(session.labels) == labels
 
 
+def test_a_class_is_renamed_on_one_page_and_another_page_follows(served, open_page):
+    session, client, truth = served
+    first, second = (open_session_page(open_page, client) for _ in range(2))
+    for _ in range(9):
+        label_by_keyboard(first, truth)
+    names = session.class_names
+    first.select_option("#show", f"class:{names[1]}")
+    row = first.locator("#classes li").nth(1)
+    row.locator(".small-button").first.click()
+    assert first.inner_text("#rename-title") == f"Rename class {names[1]}"
+    first.fill("#new-name", "umber")
+    first.keyboard.press("1")  # goes into the name, and labels nothing
+    first.keyboard.press("Enter")
+    expected = [names[0], "umber1", names[2]]
+    for page in (first, second):
+        page.wait_for_function("() => document.getElementById('classes').textContent.includes('umber1')")
+        assert page.locator("#classes .name").all_inner_texts() == expected
+        assert page.locator(".column h3").all_inner_texts() == [*expected, "Far from everything"]
+    assert first.input_value("#show") == "all"
+    assert len(session.labels) == 9
+    second.locator("#classes li button").nth(0).focus()
+    second.keyboard.press("F2")
+    second.fill("#new-name", "umber1")
+    second.locator("#cancel-rename").click()
+    second.keyboard.press("u")
+    first.wait_for_function("name => document.getElementById('classes').textContent.includes(name)", arg=names[1])
+    assert session.class_names == names
+
+
+def test_a_key_for_a_class_that_was_renamed_elsewhere_labels_nothing(served, browser):
+    session, client, truth = served
+    page = browser.new_page()  # Chromium reports the refused request as an error, which `open_page` does not allow
+    page.goto(client.address)
+    page.wait_for_selector("#suggestions .picture.current")
+    label_by_keyboard(page, truth)
+    old = session.class_names[0]
+    page.route("**/api/events", lambda route: route.abort())
+    page.route("**/api/state", lambda route: route.abort())  # the page does not notice
+    client.request("api/rename_class", {"class": old, "to": "umber"})
+    page.evaluate("""() => document.querySelector(".picture.current")
+        .dispatchEvent(new KeyboardEvent("keydown", { key: "1", bubbles: true }))""")
+    page.wait_for_function("() => document.getElementById('problem').textContent.includes('renamed')")
+    assert list(session.labels.values()) == ["umber"]
+    page.close()
+
+
 def test_a_held_key_labels_one_picture(served, open_page):
     session, client, truth = served
     page = open_session_page(open_page, client)
@@ -190,10 +236,10 @@ def test_unreadable_pictures_and_hostile_names_are_shown_as_they_are(served, ope
     page.select_option("#show", "all")
     page.select_option("#order", "name")
     page.wait_for_function("name => document.querySelector('#all-pictures img')?.alt === name", arg=HOSTILE)
-    page.fill("#class-name", "<img src=x onerror=alert(1)>")
+    page.fill("#class-name", "&lt;b&gt; '${alert(1)}'")
     page.keyboard.press("Enter")
     page.wait_for_selector("#classes button")
-    assert page.locator("#classes .name").all_inner_texts() == ["<img src=x onerror=alert(1)>"]
+    assert page.locator("#classes .name").all_inner_texts() == ["&lt;b&gt; '${alert(1)}'"]
 
 
 def test_a_name_that_cannot_be_a_folder_is_answered_with_a_sentence(served, browser):

@@ -1,6 +1,8 @@
 """The server of a labelling session, over loopback: what it answers, and what it refuses."""
 
+import contextlib
 import errno
+import http.client
 import io
 import json
 import pathlib
@@ -55,8 +57,6 @@ def test_two_clients_see_the_same(served):
 
 def test_events_tell_of_changes(served):
     session, client, _ = served
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
     connection.request("GET", f"/{TOKEN}/api/events")
     answer = connection.getresponse()
@@ -210,6 +210,7 @@ def test_requests_of_an_earlier_start_are_refused(served):
         ("api/label", {"pictures": [0], "class": "red"}),
         ("api/undo", {}),
         ("api/remove_class", {"class": "red"}),
+        ("api/rename_class", {"class": "red", "to": "x"}),
         ("api/export", {"placement": "copy"}),
     ):
         for identity in ("an earlier one", None):
@@ -228,6 +229,49 @@ def test_a_class_without_pictures_can_be_removed(served):
     assert (status, [each["name"] for each in state["classes"]]) == (200, ["red"])
     _, state = client.request("api/undo", {})
     assert [each["name"] for each in state["classes"]] == ["rde", "red"]
+
+
+def test_a_class_is_renamed_for_all_clients_and_undone(served):
+    session, client, _ = served
+    client.request("api/label", {"pictures": [0, 4], "class": "rde"})
+    client.request("api/label", {"pictures": [1], "class": "blue"})
+    status, state = client.request("api/rename_class", {"class": "rde", "to": "red"})
+    assert (status, [each["name"] for each in state["classes"]]) == (200, ["red", "blue"])
+    assert state["undo"] == "class rde renamed to red"
+    assert {column["name"] for column in state["columns"]} == {"red", "blue", None}
+    for body, sentence in (
+        ({"class": "red", "to": "Blue"}, "class 'blue' exists already. To merge the two"),
+        ({"class": "rde", "to": "x"}, "class 'rde' does not exist"),
+        ({"class": "red", "to": "a/b"}, "cannot be the name of a folder"),
+        ({"class": "red"}, "class None is not a text"),
+    ):
+        status, answer = client.request("api/rename_class", body)
+        assert (status, sentence in answer["problem"]) == (400, True)
+    status, answer = client.request("api/label", {"pictures": [2], "class": "rde", "existing": True})
+    assert (status, "was renamed or removed" in answer["problem"]) == (400, True)
+    assert session.labels == {0: "red", 4: "red", 1: "blue"}
+    _, state = client.request("api/undo", {})
+    assert [each["name"] for each in state["classes"]] == ["rde", "blue"]
+
+
+def test_more_connections_than_allowed_are_answered_503(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapt.labelling.server._MOST_CONNECTIONS", 5)
+    make_pictures(tmp_path / "pictures", per_class=1)
+    with serving(open_session(tmp_path / "pictures", tmp_path / "out")) as client, contextlib.ExitStack() as stack:
+        assert client.request("api/state", {})[0] == 200
+        streams = []
+        for _ in range(4):
+            streams.append(
+                stack.enter_context(contextlib.closing(http.client.HTTPConnection("127.0.0.1", client.port)))
+            )
+            streams[-1].request("GET", f"/{TOKEN}/api/events")
+            assert streams[-1].getresponse().status == 200
+        assert client.request("api/state", {}) == (503, b"Service Unavailable")
+        streams.pop().close()
+        deadline = time.monotonic() + 20
+        while client.request("api/state", {})[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(served, monkeypatch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adapt.labelling.model import PicturePredictions
+from adapt.labelling.classifier.model import PicturePredictions
 from adapt.model_selection.calibration import Calibration
 from adapt.photos.classified_pictures import ClassifiedPictures
 from adapt.photos.sorting_result import SortingResult

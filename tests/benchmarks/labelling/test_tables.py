@@ -32,7 +32,8 @@ def test_labelling_speed_prints_a_row_per_situation(capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome found; install one, or set CHROME to it")
 def test_the_label_page_is_timed_in_a_browser(capsys):
-    label_browser.main(["--pictures=200", "--clicks=2"])
+    label_browser.main(["--pictures=200", "--labels=30,100", "--clicks=2"])
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split("|")[1].strip() for row in rows[3:]] == ["200", "200, while embedding"]
+    assert [row.split("|")[1].strip() for row in rows[3:]] == ["200", "200", "200, while embedding"]
+    assert [row.split("|")[2].strip() for row in rows[3:]] == ["30", "100", "30"]
     assert all(float(cell) > 0 for row in rows[3:] for cell in row.split("|")[2:-1])

@@ -1,0 +1,1 @@
+"""The classifier of a labelling session, which follows every label."""
