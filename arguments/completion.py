@@ -1,4 +1,4 @@
-"""Completion in the shell, by argcomplete: jobs, options, choices, files, and the settings of a config.
+"""Completion in the shell, bash or zsh, by argcomplete: jobs, options, choices, files, and the settings of a config.
 
 The shell runs launch.py at each press of the tab key, so nothing of JAX is imported here.
 """
@@ -46,7 +46,17 @@ def complete() -> None:
     job = next((word for word in _words() if word in JOBS), None)
     if job is not None and job not in WITHOUT_CONFIG:
         _add_settings(job_parsers[job], job)
-    argcomplete.autocomplete(parser)
+
+    class Finder(argcomplete.CompletionFinder):
+        """A finder that describes every completion: zsh would show "None" for the remaining ones."""
+
+        def quote_completions(self, *args: Any) -> list[str]:
+            quoted = super().quote_completions(*args)
+            for each in quoted:
+                self.get_display_completions().setdefault(each, JOBS.get(each.strip(), ""))
+            return quoted
+
+    Finder()(parser)
 
 
 def _add_completer(action: argparse.Action) -> None:

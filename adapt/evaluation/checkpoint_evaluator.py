@@ -108,8 +108,8 @@ class CheckpointEvaluator:
         units = []
         if dataset.lacks_template and self.encoder.embeds_texts and not self.stored_features:
             self.notes.note(
-                f"{dataset.name}: class texts are {dataset.template!r}. For drawings or other pictures that are no "
-                "photos, set the template of the dataset in evaluate.custom_datasets"
+                f"{dataset.name}: class texts are {dataset.template!r}. For drawings and other pictures than photos, "
+                "set the template of the dataset in evaluate.custom_datasets"
             )
         for task in self.tasks(dataset, source):
             by_method = {method: self._unit(task, dataset, method) for method in self._methods(task)}

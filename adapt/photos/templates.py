@@ -41,7 +41,7 @@ def choose_templates(encoder: Encoder, templates: tuple[str, ...] | None) -> tup
         _check_tokenizer(encoder)
     if templates is None:
         logger.info(
-            f"class texts: {DEFAULT_TEMPLATE!r}. For drawings or other pictures that are no photos, pass for example "
+            f"class texts: {DEFAULT_TEMPLATE!r}. For drawings and other pictures than photos, pass for example "
             "--template='a drawing of a {}.'"
         )
     return chosen

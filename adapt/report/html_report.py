@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -31,6 +32,8 @@ from foundation.files.csv_text import csv_text
 from foundation.files.distinct_names import distinct_names
 from foundation.html import render
 from foundation.suggestions import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 CSV_FIELDS = (
     "run",
@@ -63,6 +66,7 @@ CSV_FIELDS = (
     "flagged_unknown",
 )
 TABLES, FIGURES = "tables", "figures"
+LARGE_PAGE = 3_000_000  # bytes
 
 
 def write_report(
@@ -87,7 +91,9 @@ def write_report(
     ]
     tables = [table for section in sections for table in section.tables]
     charts = [chart for section in sections for chart in section.charts]
-    write_text(folder / "report.html", _page(runs, indexes, together, sections, title=title))
+    page = _page(runs, indexes, together, sections, title=title)
+    write_text(folder / "report.html", page)
+    _note_size(folder / "report.html", len(page.encode()))
     write_text(folder / "report.csv", _rows_as_csv(runs))
     for name, endings in ((TABLES, (".csv", ".md", ".tex")), (FIGURES, (".svg", ".pdf"))):
         for old in (folder / name).glob("*"):
@@ -98,6 +104,15 @@ def write_report(
     for name, chart in zip(distinct_names([chart.name for chart in charts]), charts, strict=True):
         write_figures(chart, folder / FIGURES, name=name)
     return folder / "report.html"
+
+
+def _note_size(path: pathlib.Path, size: int) -> None:
+    """Log how to get a smaller page if its `size`, in bytes, is above `LARGE_PAGE`."""
+    if size > LARGE_PAGE:
+        logger.info(
+            f"note: {path} has {size / 1e6:.1f} MB, most of it one chart per dataset and method. For a page below "
+            f"{LARGE_PAGE / 1e6:.0f} MB, evaluate fewer methods (--methods) or datasets, or report fewer runs"
+        )
 
 
 def _few_shot_sections(indexes: Mapping[SupportProtocol, ResultsIndex]) -> list[Section]:

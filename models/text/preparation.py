@@ -74,8 +74,8 @@ def _reason(family: Family | None, evidence: TextEvidence) -> str:
     if evidence.format == "open_clip":
         return "as its open_clip config states; --canonicalize changes it"
     return (
-        "nothing in its files or name says whether it is a CLIP or a SigLIP, so texts reach its tokenizer unchanged. "
-        "If it was trained on prepared texts, such as lower-cased ones, name the preparation with --canonicalize"
+        "by its tokenizer alone: nothing in its files or name says whether it is a CLIP or a SigLIP. If it was trained "
+        "on texts prepared in another way, such as lower-cased ones, name the preparation with --canonicalize"
     )
 
 

@@ -1,10 +1,13 @@
-"""Completion in a real bash, with the code that argcomplete installs there."""
+"""Completion in a real bash and a real zsh, with the code that argcomplete installs there."""
 
 import os
 import pathlib
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -12,7 +15,7 @@ from adapt.choices import METHOD_SUMMARIES
 from arguments.help_texts import JOBS
 
 ROOT = pathlib.Path(__file__).parents[2]
-BASH = shutil.which("bash")
+BASH, ZSH = shutil.which("bash"), shutil.which("zsh")
 SCRIPT = r"""
 eval "$(activate-global-python-argcomplete --dest=-)"
 COMP_LINE="$1" COMP_POINT=${#1} COMP_TYPE=9
@@ -69,3 +72,56 @@ def test_completion_imports_neither_jax_nor_the_models():
     environment |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": os.devnull}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.stdout.startswith("[] 0"), ended
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("launch.py evaluate --methods=knn,tip_x", "--methods=knn,tip_x"),
+        ("launch.py repor", "report"),
+        ("launch.py adapt --image_s", "--image_size"),
+    ],
+)
+def test_zsh_gets_a_description_of_every_completion(tmp_path, line, expected):
+    out = tmp_path / "out"
+    environment = os.environ | {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": "zsh", "_ARGCOMPLETE_IFS": "\n"}
+    environment |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(out)}
+    subprocess.run([sys.executable, "launch.py"], cwd=ROOT, env=environment, check=True)
+    [found] = out.read_text().splitlines()
+    completion, _, description = found.partition(":")
+    assert completion.strip() == expected and description != "None"
+    assert description.startswith("Write WORKDIR/report.html") == (expected == "report")
+
+
+@pytest.mark.skipif(ZSH is None, reason="no zsh")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("python launch.py qui", "quickstart"),
+        ("python launch.py quickstart --config.align.ep", "--config.align.epochs"),
+    ],
+)
+def test_zsh_completes_at_the_tab_key(tmp_path, typed, expected):
+    shell = f'autoload -Uz compinit && compinit -D\nPATH={pathlib.Path(sys.executable).parent}:$PATH\nPS1="ready> "\n'
+    (tmp_path / ".zshrc").write_text(shell + 'eval "$(activate-global-python-argcomplete --dest=-)"\n')
+    process, terminal = pty.fork()
+    if process == 0:
+        environment = os.environ | {"ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+        os.chdir(ROOT)
+        os.execve(ZSH, [ZSH, "-i"], environment)
+    try:
+        shown = shown_until(terminal, "ready> ")
+        os.write(terminal, f"{typed}\t".encode())
+        assert "command not found" not in shown and expected in shown_until(terminal, expected)
+    finally:
+        os.kill(process, 9)
+        os.waitpid(process, 0)
+
+
+def shown_until(terminal, text, seconds=60):
+    """Return what a terminal shows until it contains a text, or until the time is over."""
+    shown, end = "", time.monotonic() + seconds
+    while text not in shown and time.monotonic() < end:
+        if select.select([terminal], [], [], 1)[0]:
+            shown += os.read(terminal, 65536).decode(errors="replace")
+    return shown

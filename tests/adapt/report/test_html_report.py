@@ -12,6 +12,7 @@ from adapt.report import html_report
 from adapt.report.charts import Line, line_chart
 from adapt.report.html_report import CSV_FIELDS, write_report
 from adapt.report.results_index import Run, read_runs
+from tests.logged import logged
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the browser's font draws them, not matplotlib's
 HOSTILE = """<script>alert("x")</script> & 'one' "two" $\\frac{$ שלום 👩‍🚀 </style>"""
@@ -265,3 +266,13 @@ def test_the_baseline_is_the_run_that_all_runs_are_compared_with(tmp_path):
         write_report(others, tmp_path, title="t", baseline="contxt")
     with pytest.raises(ValueError, match=r"Known runs: plain, context\.$"):
         write_report(others, tmp_path, title="t", baseline="x")
+
+
+def test_a_large_page_is_noted_with_the_way_to_a_smaller_one(tmp_path, monkeypatch):
+    with logged() as messages:
+        write_report([run("one")], tmp_path, title="t")
+        assert not any("MB" in message for message in messages)
+        monkeypatch.setattr(html_report, "LARGE_PAGE", 1000)
+        path = write_report([run("one")], tmp_path, title="t")
+    [note] = [message for message in messages if "MB" in message]
+    assert f"{path} has {path.stat().st_size / 1e6:.1f} MB" in note and "--methods" in note

@@ -207,7 +207,7 @@ def test_another_tokenizer_is_prepared_as_the_checkpoint_was_trained(tmp_path):
 
 def test_without_a_known_family_the_log_says_what_happens_to_texts_and_what_to_do(tmp_path):
     line = opened(vocabulary(huggingface(tmp_path, "clip"), "siglip"))[1]
-    assert "texts reach its tokenizer unchanged" in line and "with --canonicalize" in line
+    assert "(by its tokenizer alone: " in line and "with --canonicalize" in line
 
 
 def test_without_a_known_family_in_open_clip_the_log_names_the_config(tmp_path):
