@@ -37,9 +37,9 @@ def test_a_difference_is_that_of_the_paired_predictions(folder):
         assert index.difference("first", "second", key=key, method="zero_shot", shots=4).mean == 0
 
 
-def test_rows_with_different_data_or_support_sets_are_not_compared(folder):
+def test_rows_with_different_data_support_sets_or_queries_are_not_compared(folder):
     runs = read_runs(folder)
-    for change in ({"dataset_fingerprint": "other"}, {"support": "other"}):
+    for change in ({"dataset_fingerprint": "other"}, {"support": "other"}, {"queries": 99}):  # those of a pool
         other = runs[1]._replace(results=[row | change for row in runs[1].results])
         index = ResultsIndex([runs[0], other])
         assert index.difference("first", "second", key=TaskKey("birds"), method="knn", shots=4) is None
