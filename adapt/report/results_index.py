@@ -228,7 +228,8 @@ class ResultsIndex:
         labels = before.labels
         weights = (before.predicted >= 0).astype(np.float64)
         if pair[0][0]["metric"] == "mean_per_class_accuracy":
-            weights /= np.maximum(np.bincount(labels)[labels], 1)
+            counted = np.stack([np.bincount(labels, each)[labels] for each in weights])
+            weights /= np.maximum(counted, 1)
         return paired_bootstrap(before.predicted == labels, after.predicted == labels, weights=weights)
 
     def predictions(self, run: str, rows: Sequence[Mapping[str, Any]]) -> Predictions | None:
