@@ -8,6 +8,7 @@ import pytest
 
 from adapt.report.headline import headline
 from adapt.report.html_report import write_report
+from adapt.report.notes import query_notes
 from adapt.report.results_index import ResultsIndex, TaskKey, read_runs
 from adapt.report.statistics import mean_difference
 from foundation.files.array_files import load_array, save_array
@@ -44,6 +45,9 @@ def test_rows_with_different_data_support_sets_or_queries_are_not_compared(folde
         other = runs[1]._replace(results=[row | change for row in runs[1].results])
         index = ResultsIndex([runs[0], other])
         assert index.difference("first", "second", key=TaskKey("birds"), method="knn", shots=4) is None
+    (note,) = query_notes(index, TaskKey("birds"))
+    assert "different numbers of queries per seed (first 200, second 99), so they are not compared" in note
+    assert not query_notes(ResultsIndex(runs), TaskKey("birds"))
 
 
 def test_a_difference_of_mean_per_class_accuracies_weighs_classes_by_the_queries_that_count(tmp_path):
