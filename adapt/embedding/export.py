@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _NOTHING = "nothing to embed. Pass --images, --texts or both, or --image_features and --text_features for heads."
 _KEYS = {  # of the description that must match, and their names in messages
-    "checkpoint": "checkpoint, dtype, image size or tokenizer",
+    "checkpoint": "checkpoint, dtype, image size, number of patches or tokenizer",
     "collection": "collection",
     "count": "number of rows",
 }
@@ -158,11 +158,11 @@ class _CollectionExport(NamedTuple):
         Returns None if pieces of other shards are missing. Other processes are kept out of the same pieces.
         """
         if shard == WHOLE:
-            with _lock(out, f".{name}.lock"), contextlib.ExitStack() as shards:
+            with _lock(out, f".{name}.lock"):
                 finished = self._begin(out, name, progress)
                 if finished is not None:
                     return finished
-                _lock_shards(out, name, shards)
+                _check_no_shard_runs(out, name)
                 self._embed_missing(out, name, progress, shard)
                 return self._join(out, name)
         with contextlib.ExitStack() as own:
@@ -173,9 +173,9 @@ class _CollectionExport(NamedTuple):
                 own.enter_context(_lock(out, f".{name}.shard-{shard.index}-of-{shard.count}.lock"))
             self._embed_missing(out, name, progress, shard)
         # Its own lock is released before the check, so that of two shards that finish together the later one joins.
-        with _lock(out, f".{name}.lock", wait=True), contextlib.ExitStack() as shards:
+        with _lock(out, f".{name}.lock", wait=True):
             finished = self._claim(out / f"{name}.json", out)
-            return finished or self._join_if_complete(out, name, shards)
+            return finished or self._join_if_complete(out, name)
 
     def _begin(self, out: pathlib.Path, name: str, progress: Progress) -> EmbeddedCollection | None:
         """Claim the folder; return the collection if it is finished."""
@@ -188,9 +188,7 @@ class _CollectionExport(NamedTuple):
             _parts(out, name).mkdir(exist_ok=True)
         return finished
 
-    def _join_if_complete(
-        self, out: pathlib.Path, name: str, shards: contextlib.ExitStack
-    ) -> EmbeddedCollection | None:
+    def _join_if_complete(self, out: pathlib.Path, name: str) -> EmbeddedCollection | None:
         """Join the pieces if all are there and no shard is running; log what is missing."""
         pieces = Pieces(_parts(out, name), self.count)
         missing = sum(not piece.path.is_file() for piece in pieces)
@@ -198,7 +196,7 @@ class _CollectionExport(NamedTuple):
             logger.info(f"{name}: {missing} of {len(pieces)} pieces belong to other shards; the last one joins them")
             return None
         try:
-            _lock_shards(out, name, shards)
+            _check_no_shard_runs(out, name)
         except ValueError:
             logger.info(f"{name}: another shard is still running; the last one joins the pieces")
             return None
@@ -305,10 +303,11 @@ def _shard_locks(out: pathlib.Path, name: str) -> list[pathlib.Path]:
     return sorted(out.glob(f".{name}.shard-*.lock"))
 
 
-def _lock_shards(out: pathlib.Path, name: str, stack: contextlib.ExitStack) -> None:
-    """Keep all shards out that have ever started; raise `ValueError` if one is running."""
+def _check_no_shard_runs(out: pathlib.Path, name: str) -> None:
+    """Raise `ValueError` if a shard is running. None starts while the caller holds the lock of the collection."""
     for path in _shard_locks(out, name):
-        stack.enter_context(_lock(out, path.name))
+        with _lock(out, path.name):
+            pass
 
 
 def _again(description: pathlib.Path) -> str:

@@ -12,7 +12,7 @@ from adapt.adapters.ops import normalize_numpy
 from data.features.arrays import open_array
 from data.features.open import find_features
 
-_BLOCK_BYTES = 64 << 20  # of stored features as float32
+_BLOCK_BYTES = 64 << 20  # of stored features as float32, and of their cosines to some of the queries
 
 
 class NearestRows(NamedTuple):
@@ -28,12 +28,18 @@ def nearest(features: str | os.PathLike | Sequence[str | os.PathLike], queries: 
     `features` is a folder that `launch.py embed --images` wrote, a `.npy` or `.safetensors` file, or several of them,
     whose rows are numbered one after the other. They are mapped into memory and read in blocks of 64 MB: memory does
     not depend on their number, and each call reads all of them once. The search is exact, by NumPy, or by faiss where
-    it is installed; of rows with equal cosines the first ones are returned. The id of a row is its line in
+    it is installed, with cosines in float32. Rows whose cosines differ by less than their rounding, such as copies,
+    come in any order, and any of them are returned where there are more than `k`. The id of a row is its line in
     `images.ids.jsonl`.
 
     Raises `FileNotFoundError` and `ValueError` for files that are missing or do not fit the queries or each other, for
-    values that are not finite, and for `k` outside 1 and the number of rows.
+    values that are not finite, and unless `k` is a whole number from 1 to the number of rows.
     """
+    if isinstance(features, np.ndarray):
+        raise ValueError(
+            f"features is an array of {list(features.shape)}; nearest takes files. Write it with numpy.save, and pass "
+            "the path."
+        )
     names = [features] if isinstance(features, str | os.PathLike) else list(features)
     paths = [find_features(name, kind="images") for name in names]
     parts = [open_array(path) for path in paths]
@@ -45,8 +51,8 @@ def nearest(features: str | os.PathLike | Sequence[str | os.PathLike], queries: 
             f"queries have shape {list(queries.shape)}, and the stored features {shapes}. Both are [rows, dim] of one "
             "encoder."
         )
-    if not 1 <= k <= total:
-        raise ValueError(f"k is {k}, and there are {total:,} stored rows. Use a number from 1 to that.")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= total:
+        raise ValueError(f"k is {k!r}, and there are {total:,} stored rows. Use a whole number from 1 to that.")
     _check_finite(queries, "the queries")
     queries, search = normalize_numpy(queries), _search()
     best = NearestRows(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32))
@@ -78,18 +84,19 @@ def _search() -> Callable[[np.ndarray, np.ndarray, int], NearestRows]:
 
 
 def _search_numpy(queries: np.ndarray, block: np.ndarray, k: int) -> NearestRows:
-    """Return the nearest rows of a block, in any order; of equal ones the first."""
-    cosines = queries @ block.T
-    kth = np.partition(cosines, -k, axis=1)[:, -k, None]
-    rows = np.empty((len(queries), k), np.int64)
-    for number, (own, least) in enumerate(zip(cosines, kth, strict=True)):
-        above = np.flatnonzero(own > least)
-        rows[number] = np.concatenate([above, np.flatnonzero(own == least)[: k - len(above)]])
-    return NearestRows(rows, np.take_along_axis(cosines, rows, axis=1))
+    """Return the nearest rows of a block, in any order, for some queries at a time."""
+    size = max(_BLOCK_BYTES // (4 * len(block)), 1)
+    rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for start in range(0, len(queries), size):
+        some = slice(start, start + size)
+        found = queries[some] @ block.T
+        rows[some] = np.argpartition(found, -k, axis=1)[:, -k:]
+        cosines[some] = np.take_along_axis(found, rows[some], axis=1)
+    return NearestRows(rows, cosines)
 
 
 def _merge(one: NearestRows, other: NearestRows, k: int) -> NearestRows:
-    """Return the `k` nearest rows of both, the nearest first, of equal ones the first row."""
+    """Return the `k` nearest rows of both, the nearest first."""
     rows = np.concatenate([one.rows, other.rows], axis=1)
     cosines = np.concatenate([one.cosines, other.cosines], axis=1)
     order = np.lexsort((rows, -cosines), axis=1)[:, :k]

@@ -141,7 +141,9 @@ class CheckpointEvaluator:
                 protocol=self.settings.support_protocol,
             )
             if task is None:
-                self.notes.note(f"{dataset.name} does not support task {name}")
+                self.notes.note(
+                    f"{dataset.name} lacks the classes, images or queries that task {name} needs: it is left out"
+                )
                 continue
             for note in task.notes:
                 self.notes.note(note)

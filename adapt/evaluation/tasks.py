@@ -144,7 +144,7 @@ def _linear_probe_task(dataset: Dataset, *, label_noise: float) -> EvaluationTas
         return None
     drawn = draw_all(dataset.support.labels)
     options = {"shots": 0, "seed": 0, "label_noise": label_noise}
-    everything = support_set_of(drawn, dataset.support.labels, _all_classes(dataset), **options)
+    everything = support_set_of(drawn, dataset.support.labels, **options)
     return _task("linear_probe", dataset, query_sets=[_all_queries(dataset)], draws=SupportDraws((everything,)))
 
 
@@ -167,9 +167,12 @@ def _halves_task(name: str, dataset: Dataset, *, draw: Callable[..., SupportDraw
     if name == "base_to_new" and count < 4:
         return None  # among one class every prediction is right
     base = np.arange(count) < -(-count // 2)
+    halves = _split_queries(dataset, base)
+    if halves is None:
+        return None
     query_sets = [
         dataclasses.replace(each, name=half, candidates=mask if name == "base_to_new" else each.candidates)
-        for half, mask, each in zip(("base", "new"), (base, ~base), _split_queries(dataset, base), strict=True)
+        for half, mask, each in zip(("base", "new"), (base, ~base), halves, strict=True)
     ]
     return _task(name, dataset, query_sets=query_sets, draws=draw(dataset, base))
 
@@ -184,11 +187,14 @@ def _open_set_task(dataset: Dataset, *, draw: Callable[..., SupportDraws]) -> Ev
         return None  # among one class every prediction is right
     number = -(-count // 2)
     known = np.arange(count) < number
-    halves = [
+    halves = _split_queries(dataset, known)
+    if halves is None:
+        return None
+    query_sets = [
         dataclasses.replace(each, name=half, candidates=each.candidates[:number])
-        for half, each in zip((KNOWN, UNKNOWN), _split_queries(dataset, known), strict=True)
+        for half, each in zip((KNOWN, UNKNOWN), halves, strict=True)
     ]
-    task = _task("open_set", dataset, query_sets=halves, draws=draw(dataset, known))
+    task = _task("open_set", dataset, query_sets=query_sets, draws=draw(dataset, known))
     return dataclasses.replace(task, class_names=task.class_names[:number], templates=task.templates[:number])
 
 
@@ -218,12 +224,14 @@ def _transfer_task(dataset: Dataset, source: Dataset, *, draw: Callable[..., Sup
     )
 
 
-def _split_queries(dataset: Dataset, first: np.ndarray) -> list[QuerySet]:
-    """Return the queries of the classes in the mask `first`, and those of the other classes."""
+def _split_queries(dataset: Dataset, first: np.ndarray) -> list[QuerySet] | None:
+    """Return the queries of the classes in the mask `first` and those of the other classes; None if either has none."""
     everything = _all_queries(dataset)
     halves = []
     for mask in (first, ~first):
         rows = np.flatnonzero(mask[everything.labels])
+        if not len(rows):
+            return None
         images = everything.images.take(rows, everything.labels[rows])
         pool_rows = rows if dataset.query is None else None
         halves.append(dataclasses.replace(everything, images=images, labels=images.labels, pool_rows=pool_rows))

@@ -42,3 +42,21 @@ def identical_notes(index: ResultsIndex) -> list[str]:
         "support sets are drawn from. They are counted as queries."
         for (dataset, query_set), number in found.items()
     ]
+
+
+def query_notes(index: ResultsIndex, key: TaskKey) -> list[str]:
+    """Return a sentence for a dataset whose runs have different numbers of queries, so that they are not compared."""
+    queries = {run.name: number for run in index.runs if (number := _queries(index, run.name, key)) is not None}
+    if len(set(queries.values())) < 2:
+        return []
+    listed = ", ".join(f"{name} {number:,}" for name, number in queries.items())
+    return [
+        f"The runs have different numbers of queries per seed ({listed}), so they are not compared. From a pool, the "
+        "queries depend on the numbers of shots: evaluate all runs with the same."
+    ]
+
+
+def _queries(index: ResultsIndex, run: str, key: TaskKey) -> int | None:
+    """Return the number of queries per seed of a run, or None without rows."""
+    found = (index.rows(run, key, method=method, shots=k) for k in index.shots(key) for method in index.methods())
+    return next((rows[0]["queries"] for rows in found if rows), None)

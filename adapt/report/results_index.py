@@ -212,10 +212,12 @@ class ResultsIndex:
     def difference(self, first: str, second: str, *, key: TaskKey, method: str, shots: int) -> Difference | None:
         """Return how much better the second run is than the first on the same support sets and queries.
 
-        None where either run lacks the rows, or where data or support sets differ.
+        None where either run lacks the rows, or where data, support sets or queries differ. From a pool, the queries of
+        one support set differ between evaluations with other numbers of shots.
         """
         pair = [self.rows(run, key, method=method, shots=shots) for run in (first, second)]
-        drawn = [[(row["seed"], row["support"], row["dataset_fingerprint"]) for row in rows] for rows in pair]
+        fields = ("seed", "support", "queries", "dataset_fingerprint")
+        drawn = [[tuple(row[field] for field in fields) for row in rows] for rows in pair]
         if not pair[0] or drawn[0] != drawn[1]:
             return None
         before, after = (self.predictions(run, rows) for run, rows in zip((first, second), pair, strict=True))
@@ -226,7 +228,8 @@ class ResultsIndex:
         labels = before.labels
         weights = (before.predicted >= 0).astype(np.float64)
         if pair[0][0]["metric"] == "mean_per_class_accuracy":
-            weights /= np.maximum(np.bincount(labels)[labels], 1)
+            counted = np.stack([np.bincount(labels, each)[labels] for each in weights])
+            weights /= np.maximum(counted, 1)
         return paired_bootstrap(before.predicted == labels, after.predicted == labels, weights=weights)
 
     def predictions(self, run: str, rows: Sequence[Mapping[str, Any]]) -> Predictions | None:

@@ -171,7 +171,7 @@ def resize_and_crop(
         short, long = size, int(size * max(width, height) / min(width, height))
         size = (long, short) if width <= height else (short, long)
     if size[0] * size[1] > MAX_PIXELS:
-        detail = f"an image of {width} × {height} pixels would be resized to {size[1]} × {size[0]}"
+        detail = f"an image of {width} × {height} pixels would be resized to {size[1]} × {size[0]}. Crop or remove it."
         raise BadRecord("too many pixels", "image", detail)
     pixels = np.asarray(image.resize((size[1], size[0]), resample))
     return pixels if crop is None else _center_crop(pixels, crop)

@@ -7,8 +7,8 @@ import numpy as np
 _STREAM = 3  # of random numbers, apart from those of the draws
 
 
-def add_label_noise(labels: np.ndarray, classes: np.ndarray, *, share: float, seed: int, shots: int) -> np.ndarray:
-    """Return the labels `[n]` with round(share · n) of them wrong, each another class of the mask `classes`.
+def add_label_noise(labels: np.ndarray, *, share: float, seed: int, shots: int) -> np.ndarray:
+    """Return the labels `[n]` with round(share · n) of them wrong, each that of another class among them.
 
     Rows and wrong labels are uniform draws of the seed and the number of shots. Raises `ValueError` for noise among
     fewer than two classes.
@@ -16,7 +16,7 @@ def add_label_noise(labels: np.ndarray, classes: np.ndarray, *, share: float, se
     wrong = round(share * len(labels))
     if not wrong:
         return labels
-    among = np.flatnonzero(classes)
+    among = np.unique(labels)
     if len(among) < 2:
         raise ValueError(
             f"evaluate.label_noise={share:g} needs two classes or more, and support is drawn from {len(among)}. Set it "

@@ -52,18 +52,21 @@ def draw_support_sets(
 ) -> SupportDraws:
     """Return the support sets of every number of shots and seed, restricted to the mask `classes`, and notes.
 
-    The order in which the images of a class are drawn does not depend on the mask.
+    The order in which the images of a class are drawn does not depend on the mask. There are no support sets if no
+    class has an image to draw, as in a pool with one image per class.
     """
     labels, count = dataset.support.labels, len(dataset.class_names)
     coop = dataset.settings.draws == "coop" and protocol.balance == BALANCED
     keep = 1 if dataset.query is None and not coop else 0
+    sizes = np.bincount(labels, minlength=count)[classes] - keep
+    if sizes.max() < 1:
+        return SupportDraws(())
     support_sets, notes = [], _protocol_notes(dataset, classes, protocol)
     for k in shots:
         drawn = [
             _draw(labels, classes, shots=k, seed=seed, coop=coop, keep=keep, protocol=protocol) for seed in range(seeds)
         ]
         if any(each.short for each in drawn):
-            sizes = np.bincount(labels, minlength=count)[classes] - keep
             shortage = _shortage(max(0, int(sizes.min())), k, coop=coop, keep=keep, few_examples=few_examples)
             if protocol.balance != BALANCED:
                 shortage = _imbalanced_shortage(k, protocol, few_examples=few_examples)
@@ -71,7 +74,7 @@ def draw_support_sets(
             if few_examples == "skip":
                 continue
         support_sets += [
-            support_set_of(each, labels, classes, shots=k, seed=seed, label_noise=protocol.label_noise)
+            support_set_of(each, labels, shots=k, seed=seed, label_noise=protocol.label_noise)
             for seed, each in enumerate(drawn)
         ]
     return SupportDraws(tuple(support_sets), tuple(notes))
@@ -98,12 +101,10 @@ def _draw(
     return Draw(rows[classes[labels[rows]]], bool(sizes.min() < shots))
 
 
-def support_set_of(
-    drawn: Draw, labels: np.ndarray, classes: np.ndarray, *, shots: int, seed: int, label_noise: float
-) -> SupportSet:
+def support_set_of(drawn: Draw, labels: np.ndarray, *, shots: int, seed: int, label_noise: float) -> SupportSet:
     """Return a draw as a support set, with `label_noise` of its labels wrong."""
     right = labels[drawn.rows]
-    noisy = add_label_noise(right, classes, share=label_noise, seed=seed, shots=shots)
+    noisy = add_label_noise(right, share=label_noise, seed=seed, shots=shots)
     wrong = int((noisy != right).sum())
     return SupportSet(shots=shots, seed=seed, rows=drawn.rows, labels=noisy, short=drawn.short, wrong_labels=wrong)
 

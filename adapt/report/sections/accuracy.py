@@ -9,7 +9,7 @@ from adapt.report.baselines import BETTER, NOTE, baseline_curves, better_baselin
 from adapt.report.figures.chart import Chart, LegendEntry, grey_look
 from adapt.report.figures.panels import Curve
 from adapt.report.formatting import count, mark_best
-from adapt.report.notes import zero_shot_notes
+from adapt.report.notes import query_notes, zero_shot_notes
 from adapt.report.results_index import ResultsIndex, TaskKey
 from adapt.report.sections.section import Section, accuracy_curve, method_chart
 from adapt.report.statistics import MIN_DRAWS, AccuracyInterval
@@ -168,6 +168,7 @@ def _dataset_curves(index: ResultsIndex, key: TaskKey) -> Section:
     return Section(
         title,
         f"{first['classes']} classes, {first['queries']:,} query images per seed; chance is {1 / first['classes']:.1%}."
+        + "".join(f" {note}" for note in query_notes(index, key))
         + _short_note(index, key)
         + _explain(index, panels, shown)
         + (NOTE + f" The chart has the better ones of {index.runs[0].name}." if grey else ""),

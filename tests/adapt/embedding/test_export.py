@@ -94,7 +94,8 @@ def test_finished_embeddings_are_reused_and_never_mixed_with_others(checkpoint, 
     assert embed_collections(encoder, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path) == first
     other = Encoder(save_checkpoint(tmp_path / "other", tiny_checkpoint("siglip", seed=1)))
     with pytest.raises(
-        ValueError, match=r"texts.json describes embeddings of another checkpoint, dtype, image size or tokenizer\. Use"
+        ValueError,
+        match=r"texts.json .* another checkpoint, dtype, image size, number of patches or tokenizer\. Use",
     ):
         embed_collections(other, tmp_path / "out", texts=photos / "texts.txt", data_dir=tmp_path)
     (tmp_path / "more.txt").write_text("\n".join([*TEXTS, "more"]))

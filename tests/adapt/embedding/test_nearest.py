@@ -1,6 +1,7 @@
 """Nearest neighbours among stored features, against all cosines at once."""
 
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -37,10 +38,23 @@ def test_neighbours_are_those_of_all_cosines(stored, k):
     assert all(len(set(rows)) == k for rows in found.rows.tolist())
 
 
-def test_of_equal_rows_the_first_is_returned(stored):
+def test_copies_are_found(stored):
     names, features = stored
-    assert adapt.nearest(names[0], features[5:6], 2).rows.tolist() == [[5, 6]]
+    assert set(adapt.nearest(names[0], features[5:6], 2).rows[0].tolist()) == {5, 6}
     assert set(adapt.nearest(names, features[5:6], 3).rows[0].tolist()) == {5, 6, 70}
+
+
+def test_memory_does_not_grow_with_rows_times_queries(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 1 << 16)
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(8192, 4)).astype("f4"))
+    queries = np.random.default_rng(1).normal(size=(2048, 4))
+    tracemalloc.start()
+    found = adapt.nearest(tmp_path, queries, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20  # all cosines of a block would be 32 MiB
+    for number in (0, 1000, 2047):
+        assert adapt.nearest(tmp_path, queries[number : number + 1], 2).rows.tolist() == [found.rows[number].tolist()]
 
 
 def test_faiss_searches_the_blocks_where_it_is_installed(stored, monkeypatch):
@@ -62,6 +76,11 @@ def test_what_does_not_fit_is_refused(stored, tmp_path):
     for k in (0, 91):
         with pytest.raises(ValueError, match=rf"k is {k}, and there are 90 stored rows"):
             adapt.nearest(names, features[:2], k)
+    for k in (2.0, "2", True):
+        with pytest.raises(ValueError, match=rf"k is {k!r}, .* Use a whole number from 1"):
+            adapt.nearest(names, features[:2], k)
+    with pytest.raises(ValueError, match=r"an array of \[90, 8\]; nearest takes files\. Write it with numpy\.save"):
+        adapt.nearest(features, features[:2], 1)
     with pytest.raises(ValueError, match=r"queries have shape \[2, 7\], and the stored features \[50, 8\], \[40, 8\]"):
         adapt.nearest(names, features[:2, :7], 1)
     with pytest.raises(ValueError, match="the queries have a value that is not finite"):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -77,6 +78,20 @@ def test_a_running_shard_is_not_run_twice_nor_joined_over(embed, whole, tmp_path
             assert embed(1, 2) == {}
         assert messages[-1] == "texts: another shard is still running; the last one joins the pieces"
     assert embed(1, 2)["texts"].rows == 1700 and same(tmp_path, whole)
+
+
+def test_more_shards_than_files_that_a_process_may_open(embed, whole, tmp_path):
+    embed(0, 2)
+    for index in range(300):
+        (tmp_path / f".texts.shard-{index}-of-300.lock").touch()
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, most))
+    try:
+        assert embed(1, 2)["texts"].rows == 1700
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    assert same(tmp_path, whole)
 
 
 def test_a_damaged_piece_of_another_shard_is_removed_and_embedded_again(embed, whole, tmp_path):

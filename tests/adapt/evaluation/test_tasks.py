@@ -235,3 +235,21 @@ def test_every_task_draws_by_its_protocol_and_notes_classes_without_images():
         "set: CoOp's draws are balanced; natural support sets are drawn instead",
     )
     assert all(each.short for each in task.support_sets)
+
+
+@pytest.mark.parametrize("name", ["base_to_new", "forgetting", "open_set"])
+@pytest.mark.parametrize("query", [[0, 1, 2, 0], [3, 4, 3]])
+def test_a_query_split_without_queries_of_a_half_does_not_support_tasks_of_halves(name, query):
+    assert build(name, dataset(query=query)) is None
+
+
+@pytest.mark.parametrize("balance", ["balanced", "natural", "zipf"])
+def test_a_pool_with_one_image_per_class_has_no_support_sets(balance):
+    task = build("few_shot", dataset(support=[0, 1, 2, 3, 4], query=None), protocol=SupportProtocol(balance, 1.0))
+    assert task.support_sets == ()
+
+
+def test_wrong_labels_are_those_of_classes_that_have_support():
+    pool = dataset(support=[0, 1] * 8 + [2], query=None, classes=3)  # the only image of class 2 stays a query
+    task = build("few_shot", pool, shots=(4,), seeds=20, protocol=SupportProtocol(label_noise=0.5))
+    assert {label for each in task.support_sets for label in each.labels.tolist()} == {0, 1}

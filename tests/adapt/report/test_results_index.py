@@ -8,8 +8,10 @@ import pytest
 
 from adapt.report.headline import headline
 from adapt.report.html_report import write_report
+from adapt.report.notes import query_notes
 from adapt.report.results_index import ResultsIndex, TaskKey, read_runs
 from adapt.report.statistics import mean_difference
+from foundation.files.array_files import load_array, save_array
 from tests.adapt.report.artificial_runs import DATASETS, SHARES, write_evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
@@ -37,12 +39,32 @@ def test_a_difference_is_that_of_the_paired_predictions(folder):
         assert index.difference("first", "second", key=key, method="zero_shot", shots=4).mean == 0
 
 
-def test_rows_with_different_data_or_support_sets_are_not_compared(folder):
+def test_rows_with_different_data_support_sets_or_queries_are_not_compared(folder):
     runs = read_runs(folder)
-    for change in ({"dataset_fingerprint": "other"}, {"support": "other"}):
+    for change in ({"dataset_fingerprint": "other"}, {"support": "other"}, {"queries": 99}):  # those of a pool
         other = runs[1]._replace(results=[row | change for row in runs[1].results])
         index = ResultsIndex([runs[0], other])
         assert index.difference("first", "second", key=TaskKey("birds"), method="knn", shots=4) is None
+    (note,) = query_notes(index, TaskKey("birds"))
+    assert "different numbers of queries per seed (first 200, second 99), so they are not compared" in note
+    assert not query_notes(ResultsIndex(runs), TaskKey("birds"))
+
+
+def test_a_difference_of_mean_per_class_accuracies_weighs_classes_by_the_queries_that_count(tmp_path):
+    runs = read_runs(write_evaluation(tmp_path))
+    labels = load_array(tmp_path / "evaluation/predictions/labels.npy")
+    excluded = (labels == 0) & (np.cumsum(labels == 0) > 3)  # class 0 keeps three queries
+    values = []
+    for number, run in enumerate(runs):
+        path = tmp_path / "evaluation/predictions" / f"{run.name}0knn.npy"
+        predicted = np.where(excluded, -1, load_array(path))
+        predicted[:, (labels == 0) & ~excluded] = 1 - number  # all wrong, then all right
+        save_array(path, predicted)
+        found = [predicted[case] == labels for case in range(1, len(predicted), 2)]  # at 4 shots
+        values.append(np.mean([[right[(labels == c) & ~excluded].mean() for c in range(5)] for right in found]))
+    runs = [run._replace(results=[row | {"metric": "mean_per_class_accuracy"} for row in run.results]) for run in runs]
+    gain = ResultsIndex(runs).difference("first", "second", key=TaskKey("birds"), method="knn", shots=4)
+    assert gain.mean == pytest.approx(values[1] - values[0], abs=1e-12)
 
 
 def test_the_headline_states_which_run_is_better_by_how_much_and_with_which_interval(folder):

@@ -86,7 +86,7 @@ def test_rows_of_a_checkpoint_are_those_of_its_features_and_baselines_have_the_p
         assert protocol_of(row) == PROTOCOL
         labels = LABELS[parts["support"]]
         drawn = draw_imbalanced(labels, np.ones(5, bool), shots=row["shots"], seed=row["seed"], protocol=PROTOCOL).rows
-        noisy = add_label_noise(labels[drawn], np.ones(5, bool), share=0.4, seed=row["seed"], shots=row["shots"])
+        noisy = add_label_noise(labels[drawn], share=0.4, seed=row["seed"], shots=row["shots"])
         classify = CLASSIFIERS[row["method"].partition(": ")[2]]
         predicted = classify(features[parts["support"]][drawn], noisy, features[parts["query"]])
         assert row["value"] == pytest.approx(np.mean(predicted == LABELS[parts["query"]]))

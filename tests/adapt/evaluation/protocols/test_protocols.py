@@ -76,7 +76,7 @@ def test_wrong_labels_reach_the_method_and_its_selection(features, tmp_path):
     query, asked = np.load(features / "query.npy"), np.load(features / "query_labels.npy")
     for row in (row for row in noisy if row["method"] == "tip_adapter"):
         drawn = draw_nested(labels, CLASSES, shots=4, seed=row["seed"]).rows
-        wrong = add_label_noise(labels[drawn], np.ones(CLASSES, bool), share=0.5, seed=row["seed"], shots=4)
+        wrong = add_label_noise(labels[drawn], share=0.5, seed=row["seed"], shots=4)
         selected = adapt.select("tip_adapter", support[drawn], wrong, class_text_features=texts)
         assert row["settings"] == dict(selected.best_params)
         classifier = adapt.create("tip_adapter", **row["settings"]).fit(
