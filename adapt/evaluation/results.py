@@ -13,7 +13,6 @@ import numpy as np
 
 from data.io.fingerprint import fingerprint
 from foundation.files.array_files import save_array
-from foundation.files.atomic import write_text
 from foundation.files.checksum_file import SUMS_FILE, changed_files, write_checksums
 from foundation.files.json_lines import append_json_line, parse_json_lines, read_json_lines, write_json_lines
 
@@ -21,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FILE, COSTS_FILE = "results.jsonl", "costs.jsonl"
 UNITS, PREDICTIONS = "units", "predictions"
-UNFINISHED = "unfinished"  # a file that is there while units are missing
 VERSION = "1"
 
 
@@ -72,11 +70,6 @@ class MergedRows(NamedTuple):
     missing: int
 
 
-def begin(out: pathlib.Path) -> None:
-    """Mark the results in `out` as those of an earlier evaluation, until `merge` writes new ones."""
-    write_text(out / UNFINISHED, f"an evaluation has begun that has not written {RESULTS_FILE}\n")
-
-
 def merge(out: pathlib.Path, units: Sequence[Unit]) -> MergedRows:
     """Return the rows in the order of the units; write them to `results.jsonl` if every unit is finished.
 
@@ -91,7 +84,6 @@ def merge(out: pathlib.Path, units: Sequence[Unit]) -> MergedRows:
     if not missing:
         write_json_lines(out / RESULTS_FILE, rows)
         write_checksums(out, [RESULTS_FILE])
-        (out / UNFINISHED).unlink(missing_ok=True)
     return MergedRows(rows, missing)
 
 
@@ -117,7 +109,7 @@ def append_cost(out: pathlib.Path, **cost: Any) -> None:
 
 
 def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the rows that `evaluate` wrote to `folder`; log a warning if a later evaluation has not finished.
+    """Return the rows that `evaluate` wrote to `folder`.
 
     Raises `FileNotFoundError` where it has not finished, and `ValueError` for rows that are damaged or do not have the
     checksum in `SHA256SUMS`.
@@ -137,11 +129,6 @@ def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} is damaged or edited: it does not have the checksum in {SUMS_FILE}. {again}, or remove "
             f"{folder / SUMS_FILE} to use it as it is."
-        )
-    if (folder / UNFINISHED).is_file():
-        logger.warning(
-            f"{path} has the results of an earlier evaluation: a later one has begun and not finished. Run that "
-            "`launch.py evaluate` command again, or its missing shards, to complete it."
         )
     rows, damaged = parse_json_lines(path)
     if damaged or not rows:

@@ -16,7 +16,7 @@ from adapt.embedding.cache import Hosts, Progress
 from adapt.evaluation.checkpoint_evaluator import CheckpointEvaluator, NoteLog
 from adapt.evaluation.config import EvaluateSettings
 from adapt.evaluation.datasets import EvaluationInputs, open_inputs
-from adapt.evaluation.results import Unit, begin, merge
+from adapt.evaluation.results import Unit, merge
 from foundation.shard import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,6 @@ def evaluate(
     out = pathlib.Path(out)
     cache = out / "embeddings" if cache is None else pathlib.Path(cache)
     datasets, source, captioned = inputs or open_inputs(settings, data_dir)
-    begin(out)
     units: list[Unit] = []
     notes = NoteLog()
     for name, path in checkpoints.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapt.evaluation.checkpoint_evaluator import CheckpointEvaluator, NoteLog
 from adapt.evaluation.config import EvaluateSettings
-from adapt.evaluation.results import Unit, begin, merge
+from adapt.evaluation.results import Unit, merge
 from adapt.evaluation.stored.embedder import StoredEmbedder, StoredEncoder, as_dataset
 from adapt.evaluation.stored.feature_sets import FeatureSet, find_feature_sets
 from data.features.labelled import FeatureDataset, open_labelled_features
@@ -40,7 +40,6 @@ def evaluate_features(
     _report_pairing(opened)
     if settings.baselines and "few_shot" in settings.tasks:
         logger.info("note: stored features have no pictures: raw pixels and untrained towers are not evaluated")
-    begin(out)
     notes = NoteLog()
     units: list[Unit] = []
     for encoder, own in opened.items():

@@ -177,10 +177,6 @@ def test_the_shards_of_an_evaluation_give_the_results_of_one_job(evaluated, tmp_
     assert "4 of 7 units belong to other shards" in messages[-1]
     with pytest.raises(FileNotFoundError, match=r"has 3 finished units but no results\.jsonl: .* to resume it\."):
         read_results(tmp_path / "parts")
-    (tmp_path / "parts/results.jsonl").write_text('{"earlier": 1}\n')
-    with logged() as messages:
-        assert read_results(tmp_path / "parts") == [{"earlier": 1}]
-    assert "has the results of an earlier evaluation: a later one has begun and not finished" in messages[0]
     run(tmp_path / "parts", shard=Shard(index=0, count=2))
     assert (tmp_path / "whole/results.jsonl").read_bytes() == (tmp_path / "parts/results.jsonl").read_bytes()
     assert read_results(tmp_path / "parts") == whole
