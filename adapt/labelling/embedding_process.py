@@ -1,4 +1,4 @@
-"""Embed pictures in a process of its own with a low priority, so that the page keeps its processor."""
+"""Embed pictures in a process of its own, with a low priority after the first ones, so that the page stays fast."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import os
 import pathlib
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from adapt.embedding.encoder import Encoder
 from adapt.labelling.embedding import FeatureStore, OnBad, OnFeatures, embed_missing
@@ -79,8 +81,15 @@ def _embed(
     """Embed pictures and send what is found; the target of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the job, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
+    first = True
+
+    def send(numbers: Sequence[int], features: np.ndarray) -> None:
+        nonlocal first
+        if first and hasattr(os, "nice"):
+            os.nice(_NICENESS)  # from now on: a person waits for the first pictures
+        first = False
+        sender.send((_FEATURES, numbers, features))
+
     try:
         encoder = Encoder(checkpoint, **options)
         embed_missing(
@@ -88,7 +97,7 @@ def _embed(
             encoder,
             FeatureStore(folder, encoder.dim),
             missing,
-            on_features=lambda numbers, features: sender.send((_FEATURES, numbers, features)),
+            on_features=send,
             on_bad=lambda number, reason: sender.send((_BAD, number, reason)),
             stop=threading.Event(),
         )

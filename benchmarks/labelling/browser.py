@@ -24,13 +24,10 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.machine import describe_machine
 
-DIM, CLUSTERS = 512, 10
 TOKEN = "benchmark"
-_LINKS = 10_000  # names of one file; file systems allow 65,000
 WARMUP = 12  # clicks, until every class is known
 CHECKPOINT = pathlib.Path(__file__).parents[2] / "checkpoints" / "photos"
 _LABELLED = "count => document.getElementById('progress').textContent.startsWith(`${count} labelled`)"
@@ -97,7 +94,7 @@ def measure(count: int, *, labels: int, clicks: int, embedding: bool = False) ->
         process.start()
         theirs.close()  # so that `recv` fails if the server does
         try:
-            port, truth = ours.recv()
+            port, names = ours.recv()
             chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
             page = chromium.new_page(viewport={"width": 1400, "height": 900})
             page.goto(f"http://127.0.0.1:{port}/{TOKEN}/")
@@ -106,7 +103,7 @@ def measure(count: int, *, labels: int, clicks: int, embedding: bool = False) ->
             page.on("requestfinished", lambda request: server_times.append(_waited(request)))
             for click in range(WARMUP + clicks):
                 number = int(page.evaluate("document.querySelector('.picture.current').dataset.number"))
-                name = f"class {truth[number]}"
+                name = names[number]
                 known = page.locator("#classes .name").all_inner_texts()
                 if name in known and known.index(name) < 9:
                     milliseconds = page.evaluate(_PRESS, str(known.index(name) + 1))
@@ -135,40 +132,14 @@ def serve(count: int, labels: int, folder: str, pipe, embedding: bool) -> None:
     """Serve a session over random features; send the port and the classes, and later the peak memory in MB."""
     import threading
 
-    from adapt.adapters.ops import normalize_numpy
     from adapt.embedding.encoder import Encoder
     from adapt.labelling.embedding_process import embed_in_process
-    from adapt.labelling.history import LabelHistory
-    from adapt.labelling.pictures import PictureFolder
     from adapt.labelling.server import LabellingServer
-    from adapt.labelling.session import LabellingSession
+    from benchmarks.labelling.random_session import open_random_session
 
-    root = pathlib.Path(folder, "pictures")
-    root.mkdir()
-    for number in range(count):
-        path = root / f"picture-{number:06d}.png"
-        if number % _LINKS == 0:
-            Image.new("RGB", (64, 48), (120, 150, 90)).save(path)
-            first = path
-        else:
-            path.hardlink_to(first)
-    rng = np.random.default_rng(0)
-    truth = rng.integers(CLUSTERS, size=count)
-    centers = rng.normal(size=(CLUSTERS, DIM)).astype(np.float32)
-    features = normalize_numpy(centers[truth] + 1.5 * rng.standard_normal((count, DIM), np.float32))
-    pictures = PictureFolder(str(root))
-    history = LabelHistory(folder)
-    for number in range(min(labels, CLUSTERS)):  # the rest by whole classes, as each action is synced to disk
-        history.label([pictures.names[number]], f"class {truth[number]}")
-    for label in range(CLUSTERS):
-        chosen = [pictures.names[number] for number in range(labels) if truth[number] == label]
-        if chosen:
-            history.label(chosen, f"class {label}")
-    session = LabellingSession(pictures, pathlib.Path(folder), dim=DIM)
     present = count - count // 5 if embedding else count
-    for start in range(0, present, 1024):
-        part = np.arange(start, min(start + 1024, present))
-        session.add_features(part.tolist(), features[part])
+    session, names, features = open_random_session(pathlib.Path(folder), count, labels=labels, embedded=present)
+    pictures = session.pictures
     listener = socket.create_server(("127.0.0.1", 0))
     server = LabellingServer(session, export=None, on_class=lambda name: None, token=TOKEN, host_names=frozenset())
     threading.Thread(target=server.run, args=(listener,), daemon=True).start()
@@ -185,9 +156,7 @@ def serve(count: int, labels: int, folder: str, pipe, embedding: bool) -> None:
         threading.Thread(
             target=embed_in_process, args=(pictures, encoder, store, missing), kwargs=options, daemon=True
         ).start()
-    else:
-        session.finish_embedding()
-    pipe.send((listener.getsockname()[1], truth))
+    pipe.send((listener.getsockname()[1], names))
     pipe.recv()
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     threading.Event().wait()  # until the process is terminated

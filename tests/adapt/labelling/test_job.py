@@ -63,7 +63,7 @@ def start():
         job.process.stdout.close()
 
 
-def wait_for(client, holds, seconds=60):
+def wait_for(client, holds, seconds=300):
     deadline = time.monotonic() + seconds
     while not holds(state := client.state()):
         assert time.monotonic() < deadline, state
@@ -106,6 +106,7 @@ def test_a_page_continues_after_the_server_was_killed_and_started_again(tmp_path
     job = start(tmp_path / "pictures", tmp_path / "out")
     client = job.client()
     page = browser.new_page()
+    page.set_default_timeout(300_000)  # milliseconds: the checkpoint is opened by another process first
     page.goto(client.address)
     page.wait_for_selector("#suggestions .picture.current")
     for _ in range(30):

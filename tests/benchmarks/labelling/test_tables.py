@@ -25,8 +25,10 @@ def test_labelling_clicks_prints_both_tables_and_names_missing_data(tmp_path, mo
 
 
 def test_labelling_speed_prints_a_row_per_situation(capsys):
-    assert speed.main(["--pictures=2600", "--dim=8", "--classes=3", "--clicks=2"]) == 0
-    assert capsys.readouterr().out.count("\n| ") == 7
+    assert (
+        speed.main(["--pictures=2600", "--dim=8", "--classes=3", "--clicks=2", "--session=200", "--labels=20,40"]) == 0
+    )
+    assert capsys.readouterr().out.count("\n| ") == 4 + 7
 
 
 @pytest.mark.slow
