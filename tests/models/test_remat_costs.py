@@ -1,6 +1,7 @@
 """Costs of rematerialization policies: counted from the architecture, and found in the traced gradient."""
 
 import dataclasses
+import functools
 import math
 from typing import get_args
 
@@ -59,6 +60,7 @@ def count_products(jaxpr):
     return flops
 
 
+@functools.cache
 def gradient_flops(settings):
     model = create_model(settings)
 
