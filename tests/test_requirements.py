@@ -31,7 +31,7 @@ def test_every_requirement_has_both_bounds_and_a_reason(name, line):
 def test_every_imported_package_is_required():
     required = {canonicalize_name(each.name) for each in RUNTIME}
     providers = importlib.metadata.packages_distributions()
-    optional = {"wandb", "faiss"}  # monitor.wandb names the one in an error; adapt.nearest works without the other
+    optional = {"wandb"}  # monitor.wandb names it in an error
     own = {path.name for path in ROOT.iterdir()} | {path.stem for path in ROOT.glob("*.py")}
     for path in [*ROOT.glob("*.py"), *(path for folder in ROOT.glob("*/") for path in folder.rglob("*.py"))]:
         if path.relative_to(ROOT).parts[0].startswith((".", "tests", "benchmarks", "docs", "runs", "build")):

@@ -204,6 +204,20 @@ class Classifier:
         self._check_not_stacked()
         return _logits(self, check_features(features, self.support.features.shape[-1], "query"))
 
+    def unit_logits(self, x: jax.Array) -> jax.Array:
+        """Return the logits `[queries, classes]` of rows of length 1, `x` `[queries, dim]`, without checks.
+
+        For use inside `jax.jit` and `jax.vmap`.
+        """
+        adapter, support = self.adapter, self.support
+
+        def logits(x: jax.Array) -> jax.Array:
+            return adapter.logits(adapter.logit_terms(self.state, support, x))
+
+        if adapter.transductive:
+            return logits(x)
+        return in_blocks(logits, max(support.features.shape[0], support.num_classes), x)
+
     def predict(self, features: Any) -> jax.Array:
         """Return the most likely class of each query, `[queries]`; the first of equally likely ones."""
         return jnp.argmax(self(features), axis=-1)
@@ -285,12 +299,4 @@ def _extend_state(adapter: Adapter, state: State, old: Support, new: Support, ke
 
 @jax.jit
 def _logits(classifier: Classifier, features: jax.Array) -> jax.Array:
-    adapter, support = classifier.adapter, classifier.support
-
-    def logits(x: jax.Array) -> jax.Array:
-        return adapter.logits(adapter.logit_terms(classifier.state, support, x))
-
-    if adapter.transductive:
-        return logits(normalize(features))
-    columns = max(support.features.shape[0], support.num_classes)
-    return in_blocks(logits, columns, normalize(features))
+    return classifier.unit_logits(normalize(features))

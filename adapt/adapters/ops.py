@@ -13,8 +13,11 @@ _EPSILON = 1e-12
 _ONE_HOT_CLASSES = 256  # up to this many classes, a one-hot matrix product is as fast as a scatter
 _BLOCK_ENTRIES = 2**24  # entries of a block [rows, columns]: 64 MiB in float32
 _MIN_BLOCK_ROWS = 16
+_TOP_K_BLOCK = 32  # columns of a block of `top_k`,
+_TOP_K_LENGTH = 256  # which are used for rows of at least this many entries for each that is searched
 
 
+@jax.jit
 def normalize(features: jax.Array) -> jax.Array:
     """Return the rows of `features` `[..., dim]` scaled to length 1; rows of zeros stay zero.
 
@@ -82,6 +85,34 @@ def class_means(features: jax.Array, labels: jax.Array, num_classes: int) -> Cla
     members = one_hot(labels, num_classes)
     counts = members.sum(axis=0)
     return ClassMeans(matmul(members.T, features) / jnp.maximum(counts, 1)[:, None], counts)
+
+
+class TopK(NamedTuple):
+    """The largest entries of each row, `values` `[rows, k]`, the largest first, and their columns, `index`."""
+
+    values: jax.Array
+    index: jax.Array
+
+
+def top_k(values: jax.Array, k: int) -> TopK:
+    """Return the `k` largest entries of each row of `values` `[rows, n]`; of equal entries, the first come first.
+
+    The result is that of `jax.lax.top_k`, which takes up to five times as long on CPUs. In long rows, the largest
+    entries are searched in the `k` blocks of columns with the largest maxima. No other block has one of them: each of
+    these blocks has an entry that is larger, or equal and further left. `values` have no NaN.
+    """
+    rows, n = values.shape
+    if n < _TOP_K_LENGTH * k:
+        return TopK(*jax.lax.top_k(values, k))
+    padding = [(0, 0), (0, -n % _TOP_K_BLOCK)]
+    blocks = jnp.pad(values, padding, constant_values=-jnp.inf).reshape(rows, -1, _TOP_K_BLOCK)
+    _, block = jax.lax.top_k(blocks.max(axis=2), k)
+    block = jnp.sort(block, axis=1)
+    candidates = jnp.take_along_axis(blocks, block[:, :, None], axis=1).reshape(rows, -1)
+    largest, place = jax.lax.top_k(candidates, k)
+    return TopK(
+        largest, jnp.take_along_axis(block, place // _TOP_K_BLOCK, axis=1) * _TOP_K_BLOCK + place % _TOP_K_BLOCK
+    )
 
 
 def in_blocks(function: Callable[..., Any], columns: int, *arrays: jax.Array) -> Any:

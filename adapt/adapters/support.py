@@ -109,22 +109,29 @@ class Fold(NamedTuple):
     others: jax.Array
 
 
+def split_folds(support: Support) -> Fold:
+    """Return the folds of a support set, stacked: `rows` and `others` are `[FOLDS, …]`, in ascending order."""
+    n, margin = len(support.labels), (FOLDS - 1) * support.num_classes
+    # Of the n_c examples of a class, a fold has at least (n_c − 3) / 4 and at most (n_c + 3) / 4.
+    most = min(n, (n + margin) // FOLDS), min(n, ((FOLDS - 1) * n + margin) // FOLDS)
+    is_member = support.folds == jnp.arange(FOLDS)[:, None]
+    masks = (support.labels >= 0) & jnp.stack([is_member, ~is_member])
+    rows, others = jnp.sort(jnp.where(masks, jnp.arange(n), n))
+    return Fold(rows[:, : most[0]], others[:, : most[1]])
+
+
 def over_fold_rows(terms_of: Callable[[Fold], tuple[jax.Array, ...]], support: Support) -> tuple[jax.Array, ...]:
     """Return the terms of every row, `[n, …]` each, from `terms_of(fold)`, the terms of the rows of a fold.
 
     The terms of padding have no meaning.
     """
-    n, margin = len(support.labels), (FOLDS - 1) * support.num_classes
-    # Of the n_c examples of a class, a fold has at least (n_c − 3) / 4 and at most (n_c + 3) / 4.
-    most = min(n, (n + margin) // FOLDS), min(n, ((FOLDS - 1) * n + margin) // FOLDS)
-    fold, folds, numbers = support.folds, jnp.arange(FOLDS)[:, None], jnp.arange(n)
-    is_member = fold == folds
-    masks = (support.labels >= 0) & jnp.stack([is_member, ~is_member])
-    ranks = jnp.cumsum(masks, axis=2) - 1  # [2, folds, n]
-    empty = jnp.full((2, FOLDS, most[1]), n)
-    rows, others = empty.at[jnp.arange(2)[:, None, None], folds, jnp.where(masks, ranks, n)].set(numbers, mode="drop")
-    terms = jax.lax.map(terms_of, Fold(rows[:, : most[0]], others))
-    return tuple(term[fold, ranks[0, fold, numbers]] for term in terms)
+    folds = split_folds(support)
+
+    def by_row(term: jax.Array) -> jax.Array:
+        empty = jnp.zeros((len(support.labels), *term.shape[2:]), term.dtype)
+        return empty.at[folds.rows].set(term, mode="drop")
+
+    return jax.tree.map(by_row, jax.lax.map(terms_of, folds))
 
 
 def make_support(

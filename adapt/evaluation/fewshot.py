@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -69,11 +68,12 @@ def run_grid(
     scores = np.zeros((2 if with_scores else 0, *predictions.shape), np.float32)
     present = np.ones(predictions.shape, bool) if counted is None else np.stack(counted)
     entries = _ENTRIES if create(method).training_free else 0
+    texts = None if class_texts is None else normalize(class_texts)
     together = np.zeros_like(groups) if not create(method).transductive else groups
     for number in np.unique(together):
         part = np.flatnonzero(together == number)
         padding = (0, _padded(len(part)) - len(part))
-        part_queries = np.pad(queries[part], [padding, (0, 0)])
+        part_queries = normalize(np.pad(queries[part], [padding, (0, 0)]))
         part_groups = np.pad(groups[part], padding)
         part_present = np.pad(present[:, part], [(0, 0), padding])
         for members, rows in _buckets([len(each) for each in labels], entries=entries).items():
@@ -83,9 +83,9 @@ def run_grid(
                 features[place, : len(labels[case])] = supports[case]
                 padded_labels[place, : len(labels[case])] = labels[case]
             index = list(members)
-            sets = features, padded_labels, part_present[index]
+            sets = normalize(features), padded_labels, part_present[index]
             options = part_queries, part_groups, candidates, np.float32(logit_scale)
-            found = _run(method, with_scores, sets, class_texts, *options)
+            found = _run(method, with_scores, sets, texts, *options)
             chosen[index] = found[0]
             for target, each in zip((predictions, *scores), found[1:], strict=True):
                 target[np.ix_(index, part)] = np.asarray(each)[:, : len(part)]
@@ -97,15 +97,21 @@ def _buckets(sizes: Sequence[int], *, entries: int) -> dict[tuple[int, ...], int
 
     A program takes about as long to compile as `entries` more entries in matrices `[rows, rows]` take to compute.
     """
-    rows: list[int] = []
-    added = 0
-    for size, count in sorted(collections.Counter(max(size, _ROWS) for size in sizes).items(), reverse=True):
-        more = count * (rows[-1] ** 2 - size**2) if rows else 0
-        if not rows or (size * _PADDING < rows[-1] and added + more > entries):
-            rows.append(size)
-            added = 0
-        else:
-            added += more
+    counts: dict[int, int] = {}
+    for size in sorted((max(size, _ROWS) for size in sizes), reverse=True):
+        shared = next((rows for rows in counts if size * _PADDING >= rows), size)
+        counts[shared] = counts.get(shared, 0) + 1
+    # best[i]: the least cost of the programs for the i smallest sizes, and the rows of these programs.
+    ascending = sorted(counts.items())
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+    for number, (largest, _) in enumerate(ascending):
+        total, options = 0, []
+        for first in range(number, -1, -1):
+            total += ascending[first][1]
+            cost, rows = best[first]
+            options.append((cost + entries + total * largest**2, (*rows, largest)))
+        best.append(min(options))
+    _, rows = best[-1]
     buckets: dict[int, list[int]] = {}
     for number, size in enumerate(sizes):
         buckets.setdefault(min(row for row in rows if row >= size), []).append(number)
@@ -130,23 +136,22 @@ def _run(
 ) -> tuple[jax.Array, ...]:
     """Return the chosen settings `[sets]` and predictions `[sets, queries]`.
 
-    `sets` are the support features `[sets, rows, dim]`, their labels `[sets, rows]`, and the queries that a
-    transductive method may see, `[sets, queries]`. With `with_scores`, also the largest logits and the log odds of the
-    largest probabilities, `[sets, queries]`.
+    All features have rows of length 1. `sets` are the support features `[sets, rows, dim]`, their labels
+    `[sets, rows]`, and the queries that a transductive method may see, `[sets, queries]`. With `with_scores`, also the
+    largest logits and the log odds of the largest probabilities, `[sets, queries]`.
     """
     options, key = Grid(method), jax.random.key(0)
-    texts, queries = None if texts is None else normalize(texts), normalize(queries)
 
     def one(case: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         features, labels, present = case
-        support = Support(normalize(features), labels, texts, logit_scale, num_classes=masks.shape[1])
+        support = Support(features, labels, texts, logit_scale, num_classes=masks.shape[1])
         chosen, _ = options.choose(support, key=key)
 
         def classify(adapter: Adapter) -> tuple[jax.Array, ...]:
             if isinstance(adapter, TransductiveAdapter):
                 logits = adapter.query_logits(support, Queries(queries, present, masks[groups[0]]))
             else:
-                logits = adapter.fit_support(support, key=key)(queries)
+                logits = adapter.fit_support(support, key=key).unit_logits(queries)
             logits = jnp.where(masks[groups], logits, -jnp.inf)
             predicted = jnp.argmax(logits, axis=1).astype(jnp.int32)
             if not with_scores:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt.adapters.base import Adapter, as_key, check_not_stacked
+from adapt.adapters.base import Adapter, Terms, as_key, check_not_stacked
 from adapt.adapters.pytrees import settings_of
 from adapt.adapters.registry import create, find
-from adapt.adapters.support import FOLDS, Support, make_support
+from adapt.adapters.support import FOLDS, Fold, Support, make_support, split_folds
 from foundation.suggestions import unknown_name
 
 LEAVE_ONE_OUT = "leave-one-out on the support"
@@ -99,11 +99,9 @@ class Grid:
 
     def accuracy(self, support: Support, *, key: jax.Array) -> jax.Array:
         """Return the accuracy of each setting on left-out support examples, `[settings]`; traceable by JAX."""
-        accuracy = jnp.zeros(len(self.settings))
-        for program in self._programs:
-            scores = program.accuracy(support, leave_out=self.leave_out, key=key)
-            accuracy = accuracy.at[program.rows].set(scores)
-        return accuracy
+        hits = [program.hits(support, leave_out=self.leave_out, key=key).reshape(-1) for program in self._programs]
+        order = np.argsort(np.concatenate([program.rows.reshape(-1) for program in self._programs]))
+        return jnp.concatenate(hits)[order] / jnp.maximum(jnp.sum(_present(support.labels)), 1)
 
     def choose(self, support: Support, *, key: jax.Array) -> GridChoice:
         """Return the setting with the highest accuracy, the first of equal ones; traceable by JAX.
@@ -216,20 +214,36 @@ class _Program(NamedTuple):
         adapter = jax.tree.unflatten(self.structure, leaves)
         return adapter.with_term_weights(self.weights[inner])
 
-    def accuracy(self, support: Support, *, leave_out: str, key: jax.Array) -> jax.Array:
-        """Return the accuracy of each setting on left-out support examples, `[outer, inner]`."""
+    def hits(self, support: Support, *, leave_out: str, key: jax.Array) -> jax.Array:
+        """Return how many left-out support examples each setting classifies correctly, `[outer, inner]`."""
+        adapter = self.adapter(0, 0)
+        if leave_out == "one":
+            return self._hits(lambda adapter: adapter.leave_one_out(support, key=key), support.labels)
+        if type(adapter).leave_fold_out is not Adapter.leave_fold_out or adapter.transductive:
+            return self._hits(lambda adapter: adapter.leave_fold_out(support, key=key), support.labels)
 
-        def outer_accuracy(outer: jax.Array) -> jax.Array:
-            adapter = self.adapter(outer, 0)
-            terms_without_row = adapter.leave_one_out if leave_out == "one" else adapter.leave_fold_out
-            terms = terms_without_row(support, key=key)
+        def fold_hits(fold: Fold) -> jax.Array:
+            rest, left_out = support.take(fold.others), support.take(fold.rows)
+            return self._hits(
+                lambda adapter: adapter.logit_terms(adapter.fit_state(rest, key=key), rest, left_out.features),
+                left_out.labels,
+            )
 
-            def inner_accuracy(inner: jax.Array) -> jax.Array:
-                return _accuracy(self.adapter(outer, inner).logits(terms), support.labels)
+        # The settings are the inner loop: the compiler moves out of it what does not depend on them.
+        return jnp.sum(jax.lax.map(fold_hits, split_folds(support)), axis=0)
 
-            return jax.lax.map(inner_accuracy, jnp.arange(self.rows.shape[1]))
+    def _hits(self, terms_of: Callable[[Adapter], Terms], labels: jax.Array) -> jax.Array:
+        """Return how many rows each setting classifies correctly by its terms, `[outer, inner]`."""
 
-        return jax.lax.map(outer_accuracy, jnp.arange(self.rows.shape[0]))
+        def outer_hits(outer: jax.Array) -> jax.Array:
+            terms = terms_of(self.adapter(outer, 0))
+
+            def inner_hits(inner: jax.Array) -> jax.Array:
+                return _hits(self.adapter(outer, inner).logits(terms), labels)
+
+            return jax.lax.map(inner_hits, jnp.arange(self.rows.shape[1]))
+
+        return jax.lax.map(outer_hits, jnp.arange(self.rows.shape[0]))
 
 
 def _programs(adapters: Sequence[Adapter]) -> list[_Program]:
@@ -249,14 +263,18 @@ def _programs(adapters: Sequence[Adapter]) -> list[_Program]:
     return programs
 
 
-def _accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the fraction of rows whose label has the largest logit, the first of equal ones; padding is ignored."""
-    own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)
-    classes, labels = jnp.arange(logits.shape[1]), labels[:, None]
-    better = (logits > own) | ((logits == own) & (classes < labels))
-    beaten = jnp.any(better & (classes != labels), axis=1)  # a compiler may compute `own` with another rounding
-    labels = labels[:, 0]
-    return jnp.sum(~beaten & (labels >= 0)) / jnp.maximum(jnp.sum(labels >= 0), 1)
+def _hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the number of rows whose label has the largest logit, the first of equal ones; padding is ignored."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1, mode="clip")
+    classes, column = jnp.arange(logits.shape[1]), labels[:, None]
+    better = (logits > own) | ((logits == own) & (classes < column))
+    beaten = jnp.any(better & (classes != column), axis=1)  # a compiler may compute `own` with another rounding
+    return jnp.sum(jnp.where(beaten, 0.0, _present(labels)))
+
+
+def _present(labels: jax.Array) -> jax.Array:
+    """Return 1 for each row that is not padding and 0 for padding, `[n]`; sums of floats compile faster."""
+    return jnp.where(labels >= 0, 1.0, 0.0)
 
 
 def _check_grid(name: str, grid: Any, fixed: Mapping[str, Any]) -> None:

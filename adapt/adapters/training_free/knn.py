@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt.adapters.base import Adapter, State, Terms
-from adapt.adapters.ops import cosines, in_blocks
+from adapt.adapters.ops import cosines, in_blocks, top_k
 from adapt.adapters.pytrees import pytree, static
 from adapt.adapters.support import Support
 from adapt.adapters.validation import check_at_least, check_one_of, check_positive
@@ -58,7 +58,7 @@ class Knn(Adapter):
 
     def _votes(self, support: Support, similarity: jax.Array) -> jax.Array:
         similarity = jnp.where(support.labels >= 0, similarity, -jnp.inf)
-        nearest, index = jax.lax.top_k(similarity, min(int(self.k), similarity.shape[1]))
+        nearest, index = top_k(similarity, min(int(self.k), similarity.shape[1]))
         found = jnp.isfinite(nearest)
         nearest = jnp.where(found, nearest, -1.0)
         rank = jnp.arange(nearest.shape[1])

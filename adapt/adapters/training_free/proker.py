@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from adapt.adapters.base import Adapter, State, Terms
 from adapt.adapters.ops import affinity, matmul
 from adapt.adapters.pytrees import pytree
-from adapt.adapters.support import Fold, Support, over_fold_rows
+from adapt.adapters.support import Support
 from adapt.adapters.validation import check_at_least, check_positive
 
 
@@ -52,18 +52,6 @@ class Proker(Adapter):
         only = (members > 0) & (support.counts == 1)  # its class has no other example
         predicted = self.ridge * jnp.where(only, 0.0, residual - left)
         return (support.zero_shot(support.features) + support.logit_scale * predicted,)
-
-    def leave_fold_out(self, support: Support, *, key: jax.Array) -> Terms:
-        """Return the same as `Adapter.leave_fold_out`, with the kernel computed once for all folds."""
-        kernel = affinity(support.features, support.features, self.beta)
-
-        def logit_terms(fold: Fold) -> Terms:
-            columns = kernel[:, fold.others]
-            coefficients = self._solve(support.take(fold.others), columns[fold.others])
-            return (support.logit_scale * matmul(columns[fold.rows], coefficients),)
-
-        (predicted,) = over_fold_rows(logit_terms, support)
-        return (support.zero_shot(support.features) + predicted,)
 
     def _solve(self, support: Support, kernel: jax.Array) -> jax.Array:
         factor = jnp.linalg.cholesky(self._system(support, kernel), symmetrize_input=False)

@@ -47,7 +47,7 @@ class SsText(Adapter):
         counts = support.counts
         shares = counts / jnp.maximum(counts.sum(), 1) if self.penalty == "shots" else jnp.ones_like(counts)
         weights = support.logit_scale / self.constraint * shares
-        vectors = support.class_text_features + matmul((weights * support.members).T, support.features)
+        vectors = support.class_text_features + weights[:, None] * matmul(support.members.T, support.features)
         away = normalize(2 * vectors - jnp.mean(vectors, axis=0))
         return {"vectors": normalize(vectors - self.repel * away)}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from adapt.adapters.ops import cosines, in_blocks, matmul
+from adapt.adapters.ops import cosines, in_blocks, matmul, top_k
 from adapt.adapters.transductive.queries import Queries
 
 _DENSE_ROWS = 1024  # above, a product with all pairs of queries costs more than a loop over the neighbours
@@ -33,7 +33,7 @@ def nearest_queries(x: jax.Array, present: jax.Array, queries: Queries, *, k: in
         allowed = present[:, None] & queries.present
         if own:
             allowed &= number[:, None] != jnp.arange(len(queries.features))
-        nearest, index = jax.lax.top_k(jnp.where(allowed, cosines(rows, queries.features), -jnp.inf), k)
+        nearest, index = top_k(jnp.where(allowed, cosines(rows, queries.features), -jnp.inf), k)
         return Neighbors(index, jnp.maximum(nearest, 0.0))
 
     return in_blocks(block, len(queries.features), x, present, jnp.arange(len(x)))
