@@ -41,7 +41,7 @@ from foundation import log
 from foundation.command_line.file_names import check_encoding
 from foundation.command_line.option_values import split_list
 from foundation.console import configure_streams, hidden_stderr, printable
-from foundation.error_text import error_text
+from foundation.error_text import error_text, is_full
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -105,7 +105,8 @@ def exit_code(error: BaseException, *, traceback: bool) -> int:
     if peer_lost:
         print(f"error: {error_text(PEER_LOST)} ({printable(error_text(error)[:200])})", file=sys.stderr)
         return EXIT_PEER_LOST
-    print(f"error: {printable(missing or error_text(error))}", file=sys.stderr)
+    way_out = ". Free space, and run the command again." if is_full(error) else ""
+    print(f"error: {printable(missing or error_text(error))}{way_out}", file=sys.stderr)
     return 1
 
 

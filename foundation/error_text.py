@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import errno
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 def error_text(error: BaseException) -> str:
     """Return the first line of an error's message, for system errors the reason and the file name."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return (
-            f"{error.strerror}{f': {error.filename}' if error.filename else ''}. Free space, and run the command again."
-        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def first_line(error: BaseException) -> str:

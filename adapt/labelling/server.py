@@ -29,7 +29,7 @@ from adapt.labelling.views import MOST, View, list_pictures, session_state
 from adapt.photos.folders import readable
 from adapt.photos.sorted_folders import COPY, LINK
 from data.sources.base import BadRecord
-from foundation.error_text import error_text
+from foundation.error_text import error_text, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +290,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 def _report_failure(request: Request, error: Exception) -> Response:
     """Answer an error of the file system, such as a full disk."""
-    text = readable(error_text(error))
+    text = readable(error_text(error)) + (". Free space and try again" if is_full(error) else "")
     logger.error(f"{request.method} {request.url.path.rpartition('/')[2]}: {text}")
     return JSONResponse({"problem": f"nothing was saved: {text}."}, 500)
 

@@ -283,7 +283,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(served, monkeypatch):
 
     monkeypatch.setattr("adapt.labelling.history.append_json_line", full)
     status, answer = client.request("api/label", {"pictures": [1], "class": "red"})
-    assert (status, answer["problem"]) == (500, "nothing was saved: No space left on device.")
+    assert (status, answer["problem"]) == (500, "nothing was saved: No space left on device. Free space and try again.")
     assert session.labels == {0: "red"}
 
 
