@@ -93,7 +93,7 @@ def test_zsh_gets_a_description_of_every_completion(tmp_path, line, expected):
     assert description.startswith("Write WORKDIR/report.html") == (expected == "report")
 
 
-@pytest.mark.skipif(ZSH is None, reason="no zsh")
+@pytest.mark.skipif(ZSH is None, reason="zsh is not installed")
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [

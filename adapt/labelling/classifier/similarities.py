@@ -7,7 +7,7 @@ compared again with all labelled ones: those whose nearest it was, and those who
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class LabelledSimilarities:
         self,
         labelled: np.ndarray,
         pictures: slice | np.ndarray,
-        results: Sequence[_Result],
+        results: Sequence[ClassSums | NearestLabelled],
         classes: Mapping[int, str] | None = None,
     ) -> None:
         """Add the cosines of some pictures to some labelled ones to the results."""
@@ -77,28 +77,34 @@ class LabelledSimilarities:
         queries, rows = self._features[pictures], np.arange(len(self._features))[pictures]
         labelled = _rows(sorted(labelled.tolist(), key=classes.__getitem__))  # so that a block has few classes
         for start in range(0, len(labelled) if len(rows) else 0, _BLOCK):
-            block = labelled[start : start + _BLOCK]
-            cosines = self._features[block] @ queries.T
-            own = np.nonzero(block[:, None] == rows)
+            some = labelled[start : start + _BLOCK]
+            block = _CosineBlock(
+                labelled=some,
+                names=[classes[row] for row in some.tolist()],
+                pictures=pictures,
+                cosines=self._features[some] @ queries.T,
+                own=np.nonzero(some[:, None] == rows),
+            )
             for result in results:
-                result.add(block, [classes[row] for row in block.tolist()], cosines, own=own, pictures=pictures)
+                result.add(block)
 
 
 def _rows(rows: Iterable[int]) -> np.ndarray:
     return np.fromiter(rows, np.int64)
 
 
-class _Result(Protocol):
-    def add(
-        self,
-        labelled: np.ndarray,
-        names: Sequence[str],
-        cosines: np.ndarray,
-        *,
-        own: tuple[np.ndarray, np.ndarray],
-        pictures: slice | np.ndarray,
-    ) -> None:
-        """Add the cosines `[labelled, pictures]`; `own` are the places of pictures compared with themselves."""
+class _CosineBlock(NamedTuple):
+    """Cosines `[labelled, pictures]` of some labelled pictures and some pictures.
+
+    `labelled` are the rows of the former, `names` their classes, and `pictures` the rows of the latter. `own` are the
+    places at which a picture is compared with itself.
+    """
+
+    labelled: np.ndarray
+    names: Sequence[str]
+    pictures: slice | np.ndarray
+    cosines: np.ndarray
+    own: tuple[np.ndarray, np.ndarray]
 
 
 class ClassSums:
@@ -120,23 +126,16 @@ class ClassSums:
                 sums[place] = self._sums[name][kernel, rows]
         return np.ascontiguousarray(sums.T)
 
-    def add(
-        self,
-        labelled: np.ndarray,
-        names: Sequence[str],
-        cosines: np.ndarray,
-        *,
-        own: tuple[np.ndarray, np.ndarray],
-        pictures: slice | np.ndarray,
-    ) -> None:
-        """Add the cosines `[labelled, pictures]` to labelled pictures, with the name of the class of each."""
-        members = {name: np.array([other == name for other in names]) for name in set(names)}
+    def add(self, block: _CosineBlock) -> None:
+        """Add the kernels of a block to the sums of its classes."""
+        cosines = block.cosines
+        members = {name: np.array([other == name for other in block.names]) for name in set(block.names)}
         for kernel in range(KERNELS):
             values = cosines.copy() if kernel == COSINE else np.exp(np.float32(BETAS[kernel - 1]) * (cosines - 1))
-            values[own] = 0
+            values[block.own] = 0
             for name, chosen in members.items():
                 sums = self._sums.setdefault(name, np.zeros((KERNELS, self._capacity), np.float32))
-                sums[kernel, pictures] += values[chosen].sum(axis=0)
+                sums[kernel, block.pictures] += values[chosen].sum(axis=0)
 
     def subtract(self, removed: ClassSums, name: str) -> np.ndarray:
         """Subtract sums of a class; set those that lose more than half to zero, and return their pictures."""
@@ -177,24 +176,17 @@ class NearestLabelled:
         """The cosines to the nearest one that is another picture."""
         return self._cosines[1]
 
-    def add(
-        self,
-        labelled: np.ndarray,
-        names: Sequence[str],
-        cosines: np.ndarray,
-        *,
-        own: tuple[np.ndarray, np.ndarray],
-        pictures: slice | np.ndarray,
-    ) -> None:
-        """Add the cosines `[labelled, pictures]` to labelled pictures."""
-        others = np.where(cosines > _DUPLICATE, -np.inf, cosines)
-        others[own] = -np.inf
-        for kind, values in enumerate((cosines, others)):
+    def add(self, block: _CosineBlock) -> None:
+        """Take the largest cosines of a block where they are larger than those so far."""
+        pictures = block.pictures
+        others = np.where(block.cosines > _DUPLICATE, -np.inf, block.cosines)
+        others[block.own] = -np.inf
+        for kind, values in enumerate((block.cosines, others)):
             best = values.argmax(axis=0)
             value = values[best, np.arange(values.shape[1])]
             better = value > self._cosines[kind, pictures]
             self._cosines[kind, pictures] = np.where(better, value, self._cosines[kind, pictures])
-            self._rows[kind, pictures] = np.where(better, labelled[best], self._rows[kind, pictures])
+            self._rows[kind, pictures] = np.where(better, block.labelled[best], self._rows[kind, pictures])
 
     def forget(self, rows: np.ndarray, count: int) -> np.ndarray:
         """Reset the pictures whose nearest is one of `rows`, and return them; they are to be added again."""
