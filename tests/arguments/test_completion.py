@@ -104,18 +104,25 @@ def test_zsh_gets_a_description_of_every_completion(tmp_path, line, expected):
 def test_zsh_completes_at_the_tab_key(tmp_path, typed, expected):
     shell = f'autoload -Uz compinit && compinit -D\nPATH={pathlib.Path(sys.executable).parent}:$PATH\nPS1="ready> "\n'
     (tmp_path / ".zshrc").write_text(shell + 'eval "$(activate-global-python-argcomplete --dest=-)"\n')
-    process, terminal = pty.fork()
-    if process == 0:
-        environment = os.environ | {"ZDOTDIR": str(tmp_path), "TERM": "dumb"}
-        os.chdir(ROOT)
-        os.execve(ZSH, [ZSH, "-i"], environment)
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [ZSH, "-i"],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        cwd=ROOT,
+        env=os.environ | {"ZDOTDIR": str(tmp_path), "TERM": "dumb"},
+        start_new_session=True,
+    )
+    os.close(inside)
     try:
         shown = shown_until(terminal, "ready> ")
         os.write(terminal, f"{typed}\t".encode())
         assert "command not found" not in shown and expected in shown_until(terminal, expected)
     finally:
-        os.kill(process, 9)
-        os.waitpid(process, 0)
+        process.kill()
+        process.wait()
+        os.close(terminal)
 
 
 def shown_until(terminal, text, seconds=60):
